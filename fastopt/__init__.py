@@ -1,0 +1,31 @@
+"""Fused, in-place optimizer updates on the CPU, over flat NumPy buffers.
+
+>>> import numpy as np, fastopt
+>>> w = np.zeros(1000, np.float32)
+>>> opt = fastopt.Adam(w, lr=1e-3)
+>>> opt.step(np.ones(1000, np.float32))
+
+Importing this loads NumPy and the compiled module, and nothing else.
+"""
+
+from ._version import __version__
+from .arrays import pack
+from .config import show_config
+from .optimizer import Optimizer
+from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
+from .threads import get_num_threads, set_num_threads
+
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "RMSprop",
+    "Rprop",
+    "__version__",
+    "get_num_threads",
+    "pack",
+    "set_num_threads",
+    "show_config",
+]

@@ -1,0 +1,63 @@
+"""What this installation is and what it found on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ._version import __version__
+from .kernels import backends, cpu, floating_point
+from .threads import get_num_threads
+
+
+def get_config() -> dict[str, Any]:
+    """What `show_config` prints, as a dict."""
+    config: dict[str, Any] = {
+        "fastopt": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "platform": f"{sys.platform} {platform.machine()}",
+        "cpus available": cpu.available_cpus(),
+    }
+    error = backends.compiled_module_error()
+    if error is None:
+        from .kernels import cython_loops, native
+
+        config |= {
+            "compiled module": "yes",
+            "instruction set": cython_loops.LEVEL,
+            "prefetch distance": native.PREFETCH_DISTANCE,
+            "openmp": native.CAPABILITIES["openmp"] or "no (built for one thread)",
+            "can flush denormals": native.CAPABILITIES["can_flush_denormals"],
+        }
+    else:
+        config |= {"compiled module": f"no: {error}", "can flush denormals": floating_point.can_flush_denormals()}
+    config["backend auto"] = "cython" if error is None else "numba"
+    config["numba"] = "installed" if importlib.util.find_spec("numba") else "not installed"
+    config["threads"] = get_num_threads()
+    variables = ("OMP_NUM_THREADS", cpu.LEVEL_VARIABLE, cpu.PREFETCH_VARIABLE)
+    config["environment"] = {name: os.environ[name] for name in variables if name in os.environ}
+    config["openmp runtimes"] = _openmp_runtimes()
+    return config
+
+
+def _openmp_runtimes() -> list[str]:
+    """The OpenMP libraries in this process, from what it has mapped; Linux only."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return []
+    paths = {line.split(maxsplit=5)[-1] for line in lines if "/" in line}
+    return sorted(path for path in paths if any(name in Path(path).name for name in ("libgomp", "libomp", "libiomp")))
+
+
+def show_config() -> None:
+    """Print versions, backends, instruction set, threads and OpenMP runtimes: what a bug report needs."""
+    for key, value in get_config().items():
+        print(f"{key + ':':<22}{value}")

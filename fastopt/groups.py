@@ -1,0 +1,93 @@
+"""Parameter groups: dicts, as in torch.optim, that check what is assigned to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .specs import HYPERPARAMETERS, Spec
+
+NOTES = ("name", "initial_lr")
+"""Keys that a group may carry for its owner; they change nothing."""
+
+
+class ParamGroup(dict[str, Any]):
+    """The hyperparameters of a group and, under "params", its arrays.
+
+    An assignment is checked at once and counts from the next step. The arrays, and with them the keys, are fixed.
+    """
+
+    def __init__(self, spec: Spec, params: list[np.ndarray], values: Mapping[str, Any], changed: Callable[[], None]):
+        self._spec = spec
+        self._changed = changed
+        self._allowed_states: frozenset[str] | None = None
+        notes = {key: values[key] for key in NOTES if key in values}
+        super().__init__(params=params, **spec.convert(values), **notes)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return {name: self[name] for name in self._spec.defaults}
+
+    def fix_states(self, states: tuple[str, ...]) -> None:
+        """From now on, refuse hyperparameters that would need other states than these."""
+        self._allowed_states = frozenset(states)
+
+    def converted(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """What `changes` would put in, checked together with the rest; the group is left as it is."""
+        for key in changes:
+            if key == "params":
+                raise ValueError("a group's 'params' are fixed; create a new optimizer for other parameters")
+            check_key(self._spec, key)
+        values = self._spec.convert({**self.hyperparameters, **changes})
+        needed = set(self._spec.states(values))
+        if self._allowed_states is not None and not needed <= self._allowed_states:
+            missing = ", ".join(sorted(needed - self._allowed_states))
+            reason = ", ".join(f"{name}={values[name]!r}" for name in self._spec.variants)
+            raise ValueError(f"{reason} needs state that this optimizer was created without: {missing}")
+        return {key: values.get(key, value) for key, value in changes.items()}
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        super().update(self.converted(dict(*args, **kwargs)))
+        self._changed()
+
+    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("the keys of a parameter group are fixed; assign new values to them instead")
+
+    __delitem__ = _refuse
+    pop = _refuse
+    popitem = _refuse
+    clear = _refuse
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+def check_key(spec: Spec, key: Any) -> None:
+    """Check that a group may have this key.
+
+    Raises
+    ------
+    ValueError
+        It is no hyperparameter of this optimizer; the message lists those.
+    """
+    if key not in spec.defaults and key not in NOTES:
+        known = ", ".join(("params", *spec.defaults))
+        hint = " (a hyperparameter of other optimizers)" if key in HYPERPARAMETERS else ""
+        raise ValueError(f"unknown key {key!r}{hint} in a parameter group of {spec.name} (expected {known})")

@@ -1,0 +1,125 @@
+"""The shape in which parameters were given (an array, a list, a dict, groups), so that gradients can mirror it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Leaves = list[Any]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """`kind` is "array", "list", "dict" or "groups"; `keys` are a dict's, `children` are the groups'."""
+
+    kind: str
+    size: int
+    keys: tuple[Any, ...] = ()
+    children: tuple[Layout, ...] = ()
+
+    def labels(self, root: str) -> list[str]:
+        """What to call each leaf in a message: `grads[2]`, `params['W']`."""
+        if self.kind == "array":
+            return [root]
+        if self.kind == "dict":
+            return [f"{root}[{key!r}]" for key in self.keys]
+        if self.kind == "list":
+            return [f"{root}[{index}]" for index in range(self.size)]
+        return [label for index, child in enumerate(self.children) for label in child.labels(f"{root}[{index}]")]
+
+    def flatten(self, values: Any, root: str = "grads") -> Leaves:
+        """The leaves of something of this layout, in order.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is of another layout: leaves are missing, or there are too many.
+        """
+        if self.kind == "array":
+            return [values]
+        if self.kind == "dict":
+            return self._flatten_dict(values, root)
+        expected = self.size if self.kind == "list" else len(self.children)
+        noun = "parameter" if self.kind == "list" else "parameter group"
+        if not isinstance(values, (list, tuple)):
+            raise TypeError(
+                f"{root} must be a list of {expected}, one for each {noun}, as the parameters are; "
+                f"got {type(values).__name__}"
+            )
+        if len(values) != expected:
+            raise ValueError(f"{root} must be a list of {expected}, one for each {noun}; got {len(values)}")
+        if self.kind == "list":
+            return list(values)
+        leaves: Leaves = []
+        for index, (child, value) in enumerate(zip(self.children, values, strict=True)):
+            leaves += child.flatten(value, f"{root}[{index}]")
+        return leaves
+
+    def _flatten_dict(self, values: Any, root: str) -> Leaves:
+        if not isinstance(values, Mapping):
+            raise TypeError(f"{root} must be a dict with the parameters' keys, got {type(values).__name__}")
+        missing = [key for key in self.keys if key not in values]
+        unknown = [key for key in values if key not in self.keys]
+        if missing or unknown:
+            parts = [f"missing {missing}"] * bool(missing) + [f"unknown {unknown}"] * bool(unknown)
+            raise ValueError(
+                f"{root} must have the parameters' keys: {' and '.join(parts)} (None for a parameter without gradient)"
+            )
+        return [values[key] for key in self.keys]
+
+
+def read_params(params: Any, root: str = "params") -> tuple[Layout, list[Any]]:
+    """One group's parameters, as the user gave them, and their layout."""
+    if isinstance(params, np.ndarray):
+        return Layout("array", 1), [params]
+    if isinstance(params, Mapping):
+        return Layout("dict", len(params), keys=tuple(params)), list(params.values())
+    if isinstance(params, (set, frozenset)):
+        raise TypeError(f"{root} must be an ordered collection, got {type(params).__name__}; its order can change")
+    if isinstance(params, (str, bytes)) or not isinstance(params, Iterable) or hasattr(params, "__array_interface__"):
+        raise _not_params(root, params)
+    try:
+        leaves = list(params)
+    except TypeError as error:
+        raise _not_params(root, params) from error
+    return Layout("list", len(leaves)), leaves
+
+
+def _not_params(root: str, value: Any) -> TypeError:
+    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    hint = ""
+    if name.startswith("torch."):
+        hint = " (for a CPU tensor, tensor.detach().numpy() shares its memory)"
+    return TypeError(
+        f"{root} must be a numpy.ndarray, a list or a dict of arrays, or a list of groups; got {name}{hint}"
+    )
+
+
+def read_groups(params: Any) -> tuple[Layout, list[tuple[list[Any], dict[str, Any]]]]:
+    """The `params` of an optimizer: for each group its arrays and the hyperparameters given with them."""
+    if isinstance(params, Mapping) and "params" in params and not isinstance(params["params"], np.ndarray):
+        raise TypeError("params is a single group; pass a list of groups: [group]")
+    layout, leaves = read_params(params)
+    if not leaves:
+        raise ValueError("optimizer got an empty parameter list")
+    if layout.kind != "list" or not any(isinstance(leaf, Mapping) for leaf in leaves):
+        return layout, [(leaves, {})]
+    children, groups = [], []
+    for index, group in enumerate(leaves):
+        child, arrays, values = read_group(group, index)
+        children.append(child)
+        groups.append((arrays, values))
+    return Layout("groups", sum(child.size for child in children), children=tuple(children)), groups
+
+
+def read_group(group: Any, index: int) -> tuple[Layout, list[Any], dict[str, Any]]:
+    """One group: a dict with "params" and hyperparameters."""
+    if not isinstance(group, Mapping):
+        raise TypeError(f"param_group must be a dict, but got {type(group).__name__} as group {index}")
+    if "params" not in group:
+        raise ValueError(f"parameter group {index} has no 'params' (its keys: {', '.join(map(repr, group))})")
+    layout, arrays = read_params(group["params"], f"params[{index}]['params']")
+    return layout, arrays, {key: value for key, value in group.items() if key != "params"}

@@ -1,0 +1,124 @@
+"""State dicts in torch's form: written, and read with every check before anything is taken over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .groups import NOTES, ParamGroup
+from .specs import Spec
+from .states import States
+
+TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "param_names")
+"""Keys of torch's groups that say how torch computes, and mean nothing here."""
+
+
+def without_params(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in group.items() if key != "params"}
+
+
+def save(spec: Spec, groups: Sequence[ParamGroup], states: Sequence[States], steps: np.ndarray) -> dict[str, Any]:
+    """See `Optimizer.state_dict`. As in torch, a parameter that was never stepped has no entry."""
+    saved_groups, start = [], 0
+    for group in groups:
+        stop = start + len(group["params"])
+        saved_groups.append({**without_params(group), "params": list(range(start, stop))})
+        start = stop
+    saved_states: dict[int, dict[str, Any]] = {}
+    for index, state in enumerate(states):
+        if steps[index]:
+            counted = {"step": int(steps[index])} if spec.counts_steps else {}
+            saved_states[index] = {**counted, **{name: array.copy() for name, array in state.items()}}
+    return {"state": saved_states, "param_groups": saved_groups}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a state dict says, checked: for each group its hyperparameters, for each parameter its states and steps."""
+
+    groups: list[dict[str, Any]]
+    states: list[States]
+    steps: list[int]
+
+
+def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]) -> Loaded:
+    """Check a state dict against the groups that it is for, and read it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It does not fit.
+    """
+    if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
+        raise ValueError("state_dict must be a dict with 'state' and 'param_groups'")
+    saved_groups = state_dict["param_groups"]
+    if len(saved_groups) != len(groups):
+        raise ValueError(
+            "loaded state dict has a different number of parameter groups "
+            f"(expected {len(groups)}, got {len(saved_groups)})"
+        )
+    loaded = Loaded([], [], [])
+    for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        if len(saved["params"]) != len(group["params"]):
+            raise ValueError(
+                "loaded state dict contains a parameter group that doesn't match the size of optimizer's group "
+                f"(group {index}: expected {len(group['params'])} parameters, got {len(saved['params'])})"
+            )
+        values = _read_group(spec, saved, index)
+        loaded.groups.append(values)
+        for param, key in zip(group["params"], saved["params"], strict=True):
+            states, step = _read_state(spec, values, param, state_dict["state"].get(key), f"state[{key!r}]")
+            loaded.states.append(states)
+            loaded.steps.append(step)
+    return loaded
+
+
+def _read_group(spec: Spec, saved: Mapping[str, Any], index: int) -> dict[str, Any]:
+    known = {**{name: saved.get(name, default) for name, default in spec.defaults.items()}}
+    for key in saved:
+        if key not in known and key not in (*TORCH_ONLY, *NOTES, "params"):
+            raise ValueError(f"param_groups[{index}] has {key!r}, which {spec.name} does not know")
+    numbers = {name: _plain(value) for name, value in known.items()}
+    return {**spec.convert(numbers), **{key: saved[key] for key in NOTES if key in saved}}
+
+
+def _plain(value: Any) -> Any:
+    """A one-element tensor or array as a number."""
+    return value.item() if hasattr(value, "item") and not isinstance(value, (bool, int, float)) else value
+
+
+def _read_state(
+    spec: Spec, values: Mapping[str, Any], param: np.ndarray, saved: Mapping[str, Any] | None, label: str
+) -> tuple[States, int]:
+    names = spec.states(values)
+    if not saved or (names and all(saved.get(name) is None for name in names)):
+        return {}, 0
+    for key in saved:
+        if key != "step" and key not in names and saved[key] is not None:
+            raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
+    states: States = {}
+    for name in names:
+        if saved.get(name) is None:
+            raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, saved))})")
+        array = np.asarray(saved[name])
+        if array.dtype != param.dtype:
+            raise TypeError(f"{label}[{name!r}] must be of its parameter's dtype {param.dtype}, got {array.dtype}")
+        if array.shape != param.shape:
+            raise ValueError(f"{label}[{name!r}] must be of its parameter's shape {param.shape}, got {array.shape}")
+        states[name] = array.copy()
+    return states, _read_step(spec, saved, label)
+
+
+def _read_step(spec: Spec, saved: Mapping[str, Any], label: str) -> int:
+    if not spec.counts_steps:
+        return int(saved.get("step", 1))  # torch's SGD knows only whether there was a first step
+    if "step" not in saved:
+        raise ValueError(f"{label} has no 'step' (it has {', '.join(map(repr, saved))})")
+    step = float(saved["step"])
+    if not (math.isfinite(step) and step >= 0 and step == int(step)):
+        raise ValueError(f"{label}['step'] must be a whole number >= 0, got {step}")
+    return int(step)

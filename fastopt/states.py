@@ -1,0 +1,56 @@
+"""The memory of optimizer states, and how users see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from .arrays import ALIGNMENT, empty_aligned
+from .groups import ParamGroup
+from .specs import Spec
+
+States = dict[str, np.ndarray]
+
+
+def initial_states(spec: Spec, group: ParamGroup) -> list[States]:
+    """New states for each parameter of a group: one buffer a state, in which each parameter's part is aligned."""
+    params = group["params"]
+    states: list[States] = [{} for _ in params]
+    for name in spec.states(group):
+        dtype = params[0].dtype if params else np.dtype(np.float32)
+        step = ALIGNMENT // dtype.itemsize
+        padded = [-(-param.size // step) * step for param in params]
+        buffer = empty_aligned(sum(padded), dtype)
+        if name in spec.initial:
+            buffer.fill(group[spec.initial[name]])
+        start = 0
+        for param, size, own in zip(params, padded, states, strict=True):
+            own[name] = buffer[start : start + param.size].reshape(param.shape)
+            start += size
+    return states
+
+
+class StateView(Mapping[int, Mapping[str, Any]]):
+    """`opt.state`: position of a parameter -> its states by name. Its arrays can be written to, not replaced."""
+
+    def __init__(self, spec: Spec, states: list[States], steps: np.ndarray) -> None:
+        self._spec = spec
+        self._states = states
+        self._steps = steps
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        if not 0 <= index < len(self._states):
+            raise KeyError(f"there is no parameter {index!r} (expected 0 to {len(self._states) - 1})")
+        return MappingProxyType({"step": int(self._steps[index]), **self._states[index]})
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self._states)))
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __repr__(self) -> str:
+        return repr({index: dict(self[index]) for index in self})

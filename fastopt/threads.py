@@ -1,0 +1,66 @@
+"""How many threads a step uses."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+from .kernels import backends, python_engine
+
+
+def _number_of_threads(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    number = int(value)
+    if number < 1:
+        raise ValueError(f"{name} must be at least 1, got {number}")
+    if number > 4096:
+        raise ValueError(f"{name} must be at most 4096, got {number}")
+    return number
+
+
+def check_n_threads(value: Any) -> int:
+    """An optimizer's `n_threads` as the engine takes it: 0 for the default."""
+    return 0 if value is None else _number_of_threads("n_threads", value)
+
+
+def set_num_threads(n: int | None) -> None:
+    """Set how many threads optimizers without their own `n_threads` use at most, from their next step on.
+
+    Small steps use fewer: a thread must have a few microseconds of work to be worth waking up. The results are the same
+    bits with any number.
+
+    Parameters
+    ----------
+    n: int or None
+        At least 1. None goes back to the default: OMP_NUM_THREADS where it is set, else the processors that this
+        process may use (its affinity, and its control group's quota rounded up).
+
+    Raises
+    ------
+    TypeError, ValueError
+        `n` is no integer, or less than 1.
+
+    Examples
+    --------
+    >>> import fastopt
+    >>> fastopt.set_num_threads(1)
+    >>> fastopt.get_num_threads()
+    1
+    >>> fastopt.set_num_threads(None)
+    """
+    value = 0 if n is None else _number_of_threads("n", n)
+    if backends.compiled_module_error() is None:
+        from .kernels import native
+
+        native.set_requested_threads(value)
+    python_engine.set_requested_threads(value)
+
+
+def get_num_threads() -> int:
+    """How many threads optimizers without their own `n_threads` use at most; see `set_num_threads`."""
+    if backends.compiled_module_error() is None:
+        from .kernels import native
+
+        return int(native.get_default_threads())
+    return python_engine.default_threads()

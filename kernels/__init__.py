@@ -1,0 +1,15 @@
+"""Update rules and everything that runs them: arrays and scalars only, no optimizer classes.
+
+=====================  ==================================================================
+`rules`                the update rules, once each, as scalar Python functions
+`coefficients`         hyperparameters and step count -> the scalars that a rule takes
+`vocabulary`           the few functions that a rule may call, as NumPy understands them
+`dialect`              reads and checks such functions
+`render`               writes them as Cython (at build time) and as Numba source
+`engine.pyx`           the native step: segment table, threads, floating-point mode
+`python_engine`        the same step in plain Python, for the reference
+`reference`, `numba_loops`, `cython_loops`   one rule -> one loop over flat memory
+`backends`             the table of backends, by name
+`cpu`                  instruction sets, processors that this process may use
+=====================  ==================================================================
+"""

@@ -1,0 +1,85 @@
+"""The table of backends: where loops, coefficient functions and the engine come from, by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to run the rules."""
+
+    name: str
+    engine: Callable[..., Any]
+    loop: Callable[[str, Any], Any]
+    coefficient_function: Callable[[str], Any]
+
+
+@functools.cache
+def compiled_module_error() -> str | None:
+    """Why the compiled module cannot be used, or None when it can."""
+    try:
+        from . import native  # noqa: F401
+    except ImportError as error:
+        return str(error)
+    return None
+
+
+def _cython() -> Backend:
+    try:
+        from . import cython_loops, native
+    except ImportError as error:
+        raise ImportError(
+            f"backend 'cython': the compiled module cannot be loaded ({error}). In a checkout, build it with "
+            "`python -m pip install -e .`; after a plain `pip install .`, start Python outside of the checkout's root"
+        ) from error
+    return Backend("cython", native.Engine, cython_loops.loop, native.coefficient_function)
+
+
+def _numba() -> Backend:
+    try:
+        from . import numba_loops
+    except ImportError as error:
+        raise ImportError(f"backend 'numba': Numba cannot be loaded ({error}); `pip install numba`") from error
+    if compiled_module_error() is None:
+        from . import native
+
+        return Backend("numba", native.Engine, numba_loops.loop, native.coefficient_function)
+    from . import reference
+    from .python_engine import ThreadedPythonEngine, callable_loop
+
+    def loop(rule: str, dtype: Any) -> Any:
+        return callable_loop(numba_loops.loop(rule, dtype))
+
+    return Backend("numba", ThreadedPythonEngine, loop, reference.coefficient_function)
+
+
+def _reference() -> Backend:
+    from . import reference
+    from .python_engine import PythonEngine
+
+    return Backend("reference", PythonEngine, reference.loop, reference.coefficient_function)
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {"cython": _cython, "numba": _numba, "reference": _reference}
+
+
+@functools.cache
+def load(name: str) -> Backend:
+    """A backend by name; "auto" is cython where it was built, else numba.
+
+    Raises
+    ------
+    ValueError
+        There is no backend of that name.
+    ImportError
+        There is, but what it needs is not installed.
+    """
+    if name == "auto":
+        name = "cython" if compiled_module_error() is None else "numba"
+    if name not in BACKENDS:
+        raise ValueError(f"unknown backend: {name!r} (expected one of 'auto', {', '.join(map(repr, BACKENDS))})")
+    return BACKENDS[name]()

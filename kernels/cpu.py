@@ -1,0 +1,103 @@
+"""Which instruction set to run, and how many processors this process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
+"""The x86-64 micro-architecture levels that the loops are compiled for, from plain to AVX-512."""
+
+OTHER = "native"
+"""The only level on other architectures."""
+
+LEVEL_VARIABLE = "FASTOPT_CPU"
+PREFETCH_VARIABLE = "FASTOPT_PREFETCH"
+
+
+def module_name(level: str) -> str:
+    """The compiled module that holds the loops of a level."""
+    return "_loops_" + level.replace("-", "_")
+
+
+def choose_level(capabilities: dict[str, object]) -> str:
+    """The best level that the processor has, or the one that FASTOPT_CPU names.
+
+    Raises
+    ------
+    ValueError
+        FASTOPT_CPU names no level, or one that this processor does not have.
+    """
+    usable = [OTHER]
+    if capabilities["x86_64"]:
+        usable = [level for level in LEVELS if capabilities.get(level.replace("-", "_"))]
+    wanted = os.environ.get(LEVEL_VARIABLE, "")
+    if not wanted:
+        return usable[-1]
+    if wanted not in (*LEVELS, OTHER):
+        raise ValueError(f"{LEVEL_VARIABLE}={wanted!r} is no instruction set level; choose one of {', '.join(usable)}")
+    if wanted not in usable:
+        raise ValueError(f"{LEVEL_VARIABLE}={wanted!r} cannot run on this processor; choose one of {', '.join(usable)}")
+    return wanted
+
+
+def choose_prefetch_distance(capabilities: dict[str, object]) -> int:
+    """How many elements ahead the loops prefetch; 0 for not at all.
+
+    Measured: on an Intel server a distance of 512 gains 20 % at 10 million parameters; on an AMD Zen 4 server every
+    distance from 128 to 2048 loses 10 to 40 %.
+    """
+    wanted = os.environ.get(PREFETCH_VARIABLE, "")
+    if not wanted:
+        return 512 if capabilities["intel"] else 0
+    if not wanted.isdigit():
+        raise ValueError(f"{PREFETCH_VARIABLE}={wanted!r}: expected a number of elements, 0 for no prefetch")
+    return int(wanted)
+
+
+def available_cpus(root: str = "/") -> int:
+    """Processors that this process may use: its affinity, and its control group's quota rounded up."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    count = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    quota = cgroup_quota(Path(root))
+    return count if quota is None else max(1, min(count, math.ceil(quota)))
+
+
+def cgroup_quota(root: Path) -> float | None:
+    """The processors' worth of time that the control groups above this process allow, or None."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    quotas = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            quotas += _quotas_above(root / "sys/fs/cgroup", path, _read_v2)
+        elif "cpu" in controllers.split(","):
+            quotas += _quotas_above(root / "sys/fs/cgroup" / controllers, path, _read_v1)
+    return min(quotas, default=None)
+
+
+def _quotas_above(mount: Path, path: str, read) -> list[float]:  # type: ignore[no-untyped-def]
+    folder = mount / path.strip("/")
+    folders = [folder, *folder.parents]
+    folders = folders[: folders.index(mount) + 1] if mount in folders else [mount]
+    return [quota for each in folders if (quota := read(each)) is not None]
+
+
+def _read_v2(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _read_v1(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,60 @@
+"""Denormals as zero, in this thread, for code that NumPy runs; the engine does the same for itself.
+
+It goes through the C library's floating-point environment, so that it needs no compiled module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import platform
+import sys
+from collections.abc import Iterator
+
+# (system, machine): the byte offset of the control register in fenv_t, and its bits for denormals.
+_CONTROL_REGISTERS = {
+    ("linux", "x86_64"): (28, 0x8040),
+    ("linux", "aarch64"): (0, 1 << 24),
+    ("darwin", "x86_64"): (4, 0x8040),
+    ("darwin", "arm64"): (8, 1 << 24),
+}
+_ENVIRONMENT_BYTES = 64  # More than any fenv_t.
+
+
+@functools.cache
+def _register() -> tuple[ctypes.CDLL, int, int] | None:
+    known = _CONTROL_REGISTERS.get((sys.platform, platform.machine()))
+    if known is None:
+        return None
+    return ctypes.CDLL(None), *known
+
+
+def can_flush_denormals() -> bool:
+    """Whether this system's floating-point environment is known here."""
+    return _register() is not None
+
+
+@contextlib.contextmanager
+def denormals(flush: bool) -> Iterator[None]:
+    """Within, denormals are zero (or, with `flush=False`, are not); the thread's mode is as before afterwards."""
+    register = _register()
+    if register is None:
+        if flush:
+            raise NotImplementedError(
+                f"flush_denormals=True: not known how, without the compiled module, on {sys.platform} "
+                f"{platform.machine()}; pass flush_denormals=False"
+            )
+        yield
+        return
+    library, offset, bits = register
+    before = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)()
+    library.fegetenv(before)
+    changed = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)(*before)
+    control = ctypes.c_uint32.from_buffer(changed, offset)
+    control.value = control.value | bits if flush else control.value & ~bits
+    library.fesetenv(changed)
+    try:
+        yield
+    finally:
+        library.fesetenv(before)

@@ -1,0 +1,26 @@
+"""The compiled modules: loaded, and told about this machine, when this is imported.
+
+Importing this raises ImportError where they were not built; whoever can do without them catches it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from . import _coefficients, cpu
+from . import engine as _engine
+
+CAPABILITIES: dict[str, object] = _engine.describe()
+Engine = _engine.Engine
+set_requested_threads = _engine.set_requested_threads
+get_default_threads = _engine.get_default_threads
+
+PREFETCH_DISTANCE = cpu.choose_prefetch_distance(CAPABILITIES)
+_engine.set_prefetch_distance(PREFETCH_DISTANCE)
+if not os.environ.get("OMP_NUM_THREADS"):
+    _engine.set_available_threads(cpu.available_cpus())
+
+
+def coefficient_function(name: str) -> int:
+    """The address of a compiled coefficient function."""
+    return int(_coefficients.ADDRESSES[name])

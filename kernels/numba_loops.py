@@ -1,0 +1,92 @@
+"""Loops compiled by Numba from the rules, when first used: native functions of the same form as the Cython ones.
+
+The engine calls them through their addresses, so threads, floating-point mode and segment table are the engine's, and
+Numba's own threading layers are not involved.
+"""
+
+from __future__ import annotations
+
+import functools
+import linecache
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from . import render
+
+_inline = numba.njit(error_model="numpy")
+
+
+@intrinsic
+def _prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
+    """Bring the cache line of element `index` near; past the end of an array it does nothing."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base, offset = arguments
+        byte_pointer = ir.IntType(8).as_pointer()
+        address = builder.bitcast(builder.gep(base, [offset]), byte_pointer)
+        word = ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch")
+        builder.call(function, [address, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp), generate
+
+
+@functools.cache
+def _vocabulary(real: str) -> dict[str, Any]:
+    """The dialect's words for Numba, in one precision."""
+    number = np.dtype(real).type
+    zero, one, minus_one = number(0), number(1), number(-1)
+
+    @_inline
+    def select(condition, if_true, if_false):  # type: ignore[no-untyped-def]
+        return if_true if condition else if_false
+
+    @_inline
+    def maximum(a, b):  # type: ignore[no-untyped-def]
+        return b if a < b else a
+
+    @_inline
+    def clip(x, low, high):  # type: ignore[no-untyped-def]
+        return low if x < low else (high if x > high else x)
+
+    @_inline
+    def sign(x):  # type: ignore[no-untyped-def]
+        return one if x > zero else (minus_one if x < zero else zero)
+
+    return {
+        "inline": _inline,
+        "number": number,
+        "prefetch": _prefetch,
+        "sqrt": np.sqrt,
+        "select": select,
+        "maximum": maximum,
+        "clip": clip,
+        "sign": sign,
+    }
+
+
+@functools.cache
+def compiled_loop(rule: str, real: str) -> Any:
+    """The compiled function; its `address` is what the engine calls."""
+    source = render.numba_source(render.rules()[rule], real)
+    filename = f"<fastopt {rule} {real}>"
+    # Lets Numba and tracebacks show the lines.
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace = dict(_vocabulary(real))
+    exec(compile(source, filename, "exec"), namespace)
+    element = types.float32 if real == "float32" else types.float64
+    signature = types.void(types.CPointer(types.CPointer(element)), types.intp, types.CPointer(element), types.intp)
+    return numba.cfunc(signature)(namespace[f"{rule}_loop"])
+
+
+def loop(rule: str, dtype: np.dtype) -> int:
+    """The address of a rule's loop over float32 or float64; compiles it the first time."""
+    return int(compiled_loop(rule, dtype.name).address)

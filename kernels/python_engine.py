@@ -1,0 +1,152 @@
+"""The step in plain Python: for the reference, and for Numba's loops where the compiled module was not built.
+
+It promises what `engine.Engine` promises (one step at a time, everything checked before anything is written), without
+the speed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from .floating_point import denormals
+from .plan import MAX_RESULTS, GroupPlan, Reject, Segment
+
+BOUNDARY = 64  # as in engine.pyx
+
+
+class PythonEngine:
+    """Takes what `engine.Engine` takes; loops and coefficient functions are callables."""
+
+    threaded = False
+
+    def __init__(
+        self,
+        dtype: np.dtype,
+        plans: list[GroupPlan],
+        segments: list[Segment],
+        steps: np.ndarray,
+        reject: Reject,
+        flush_denormals: bool,
+        n_threads: int,
+    ) -> None:
+        self.dtype = dtype
+        self.plans = list(plans)
+        self.segments = segments
+        self.steps = steps
+        self.reject = reject
+        self.flush = flush_denormals
+        self.n_threads = n_threads
+        self.bound = False
+        self.gradients: list[Any] = [None] * len(segments)
+        self.memory = [self.address(segment.param) for segment in segments]
+        self.lock = threading.Lock()
+
+    @staticmethod
+    def address(array: np.ndarray) -> tuple[int, int]:
+        return array.__array_interface__["data"][0], array.nbytes
+
+    def set_hyperparameters(self, index: int, plan: GroupPlan) -> None:
+        self.plans[index] = plan
+
+    def accept(self, gradients: list[Any]) -> None:
+        for index, gradient in enumerate(gradients):
+            if gradient is not None:
+                self.reject(index, gradient)
+
+    def bind(self, gradients: list[Any]) -> None:
+        self.accept(gradients)
+        self.gradients = list(gradients)
+        self.bound = True
+
+    def step(self, gradients: list[Any] | None = None) -> None:
+        if not self.lock.acquire(blocking=False):
+            raise RuntimeError("this optimizer is in the middle of a step in another thread")
+        try:
+            for segment, memory in zip(self.segments, self.memory, strict=True):
+                if self.address(segment.param) != memory:
+                    raise RuntimeError(
+                        "an array was resized or its memory replaced after it was given to the optimizer "
+                        f"(now of shape {segment.param.shape}); nothing was changed, create a new optimizer"
+                    )
+            if gradients is None:
+                gradients = self.gradients
+            self.accept(gradients)
+            work = [
+                (index, gradient, self.coefficients(segment.group, int(self.steps[index]) + 1))
+                for index, (segment, gradient) in enumerate(zip(self.segments, gradients, strict=True))
+                if gradient is not None
+            ]
+            for index, gradient, scalars in work:
+                segment = self.segments[index]
+                streams = [segment.param.reshape(-1), gradient.reshape(-1)]
+                streams += [state.reshape(-1) for state in segment.states]
+                self.run(self.plans[segment.group], streams, scalars)
+                self.steps[index] += 1
+        finally:
+            self.lock.release()
+
+    def coefficients(self, group: int, step: int) -> list[Any]:
+        results: dict[int, float] = {}
+        for number, stage in enumerate(self.plans[group].stages):
+            arguments = list(stage.arguments)
+            if stage.step_argument >= 0:
+                arguments[stage.step_argument] = float(step)
+            for position, value in enumerate(stage.function(*arguments)):
+                results[number * MAX_RESULTS + position] = float(value)
+        with np.errstate(over="ignore"):
+            return [self.dtype.type(results[position]) for position in self.plans[group].pick]
+
+    def run(self, plan: GroupPlan, streams: list[np.ndarray], scalars: list[Any]) -> None:
+        with np.errstate(all="ignore"), denormals(flush=self.flush):
+            plan.loop(streams, scalars)
+
+
+class ThreadedPythonEngine(PythonEngine):
+    """The same, split over Python threads: for loops that release the GIL."""
+
+    threaded = True
+
+    def run(self, plan: GroupPlan, streams: list[np.ndarray], scalars: list[Any]) -> None:
+        n_threads = self.n_threads or default_threads()
+        size = math.ceil(streams[0].size / n_threads / BOUNDARY) * BOUNDARY
+        if n_threads == 1 or streams[0].size * plan.cost < 50_000:
+            super().run(plan, streams, scalars)
+            return
+        with ThreadPoolExecutor(n_threads) as pool:
+            starts = range(0, streams[0].size, size)
+            parts = [[stream[start : start + size] for stream in streams] for start in starts]
+            for future in [pool.submit(super(ThreadedPythonEngine, self).run, plan, part, scalars) for part in parts]:
+                future.result()
+
+
+_requested_threads = 0
+
+
+def set_requested_threads(n_threads: int) -> None:
+    global _requested_threads
+    _requested_threads = n_threads
+
+
+def default_threads() -> int:
+    from . import cpu
+
+    return _requested_threads or cpu.available_cpus()
+
+
+def callable_loop(address: int) -> Callable[[Sequence[np.ndarray], Sequence[Any]], None]:
+    """A compiled loop as a function of arrays; ctypes releases the GIL while it runs."""
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_ssize_t)(address)
+
+    def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+        addresses = (ctypes.c_void_p * len(streams))(*(stream.ctypes.data for stream in streams))
+        coefficients = np.array(scalars)
+        function(ctypes.addressof(addresses), streams[0].size, coefficients.ctypes.data, 0)
+
+    return run

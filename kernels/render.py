@@ -1,0 +1,311 @@
+"""Writes the rules and the coefficient functions as Cython (at build time) and as Numba source (when first used).
+
+Both come from the syntax trees that `dialect` read, so there is one text of each formula. Numbers become numbers of the
+working precision; the vocabulary becomes functions of that precision. This file must import without NumPy, Numba and
+the compiled module: `setup.py` runs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+import hashlib
+import textwrap
+from pathlib import Path
+
+from .dialect import VOCABULARY, Function, Rule, called_functions, is_rule, read_module
+
+HERE = Path(__file__).parent
+REALS = {"float32": "float", "float64": "double"}
+"""Working precisions and their C types."""
+
+PREFETCH_BLOCK = 64
+"""Elements between two rounds of prefetches, in loops that prefetch."""
+
+CACHE_LINE = 64
+
+
+@functools.cache
+def rules() -> dict[str, Rule]:
+    """Every update rule of `rules.py`, by name."""
+    return {name: Rule(function) for name, function in rule_functions().items() if is_rule(function)}
+
+
+@functools.cache
+def rule_functions() -> dict[str, Function]:
+    return read_module(HERE / "rules.py")
+
+
+@functools.cache
+def coefficient_functions() -> dict[str, Function]:
+    return read_module(HERE / "coefficients.py")
+
+
+def coefficient_names(rule: Rule) -> tuple[str, ...]:
+    """What a loop over this rule takes, in order: the coefficients of `regularize`, then the rule's own."""
+    return (*rule_functions()["regularize"].arguments[2:], *rule.coefficients)
+
+
+class _Spelling(ast.NodeTransformer):
+    """Renames calls, wraps numbers, and turns `**` into a call."""
+
+    def __init__(self, call: str, number: str) -> None:
+        self.call = call
+        self.number = number
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        assert isinstance(node.func, ast.Name)
+        node.func = ast.Name(self.call.format(node.func.id), ast.Load())
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return ast.Call(ast.Name(self.number, ast.Load()), [ast.Constant(float(node.value))], [])
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Pow):
+            return ast.Call(ast.Name(self.call.format("power"), ast.Load()), [node.left, node.right], [])
+        return node
+
+
+def _statements(function: Function, call: str, number: str) -> tuple[list[str], list[str]]:
+    """The body and the returned expressions, respelled."""
+    spelling = _Spelling(call, number)
+    body = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.body]
+    returns = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.returns]
+    return body, returns
+
+
+def _indent(lines: list[str], levels: int) -> str:
+    return textwrap.indent("\n".join(lines), "    " * levels)
+
+
+# --- Cython ---------------------------------------------------------------------------------------------------------
+
+_CYTHON_HEADER = """\
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: binding=False, embedsignature=False, freethreading_compatible=True
+# Rendered by kernels/render.py; never edited, never committed.
+
+cdef extern from *:
+    '''
+    #include <math.h>
+{vocabulary}
+    '''
+{declarations}
+"""
+
+_C_VOCABULARY = """\
+    typedef {c} *__restrict__ {real}_stream;
+    #define number_{real}(x) (({c})(x))
+    static inline {c} sqrt_{real}({c} x) {{ return sqrt{suffix}(x); }}
+    static inline {c} power_{real}({c} x, {c} y) {{ return pow{suffix}(x, y); }}
+    static inline {c} select_{real}(int condition, {c} a, {c} b) {{ return condition ? a : b; }}
+    static inline {c} maximum_{real}({c} a, {c} b) {{ return a < b ? b : a; }}
+    static inline {c} clip_{real}({c} x, {c} low, {c} high) {{ return x < low ? low : (x > high ? high : x); }}
+    static inline {c} sign_{real}({c} x) {{ return x > 0 ? ({c})1 : (x < 0 ? ({c})-1 : ({c})0); }}"""
+
+_CYTHON_DECLARATIONS = """\
+    ctypedef {c} *{real}_stream
+    {c} number_{real}(double) noexcept nogil
+    {c} sqrt_{real}({c}) noexcept nogil
+    {c} power_{real}({c}, {c}) noexcept nogil
+    {c} select_{real}(bint, {c}, {c}) noexcept nogil
+    {c} maximum_{real}({c}, {c}) noexcept nogil
+    {c} clip_{real}({c}, {c}, {c}) noexcept nogil
+    {c} sign_{real}({c}) noexcept nogil"""
+
+_CYTHON_PREFETCH = f"""\
+cdef extern from *:
+    '''
+    #if defined(__GNUC__)
+    #define prefetch_for_update(address) __builtin_prefetch(address, 0, 3)
+    #else
+    #define prefetch_for_update(address) ((void)(address))
+    #endif
+    '''
+    void prefetch_for_update(const void *) noexcept nogil
+
+cdef enum:
+    BLOCK = {PREFETCH_BLOCK}
+"""
+
+
+def _cython_prelude(reals: list[str]) -> str:
+    values = [{"real": real, "c": REALS[real], "suffix": "f" if real == "float32" else ""} for real in reals]
+    return _CYTHON_HEADER.format(
+        vocabulary="\n".join(_C_VOCABULARY.format(**value) for value in values),
+        declarations="\n".join(_CYTHON_DECLARATIONS.format(**value) for value in values),
+    )
+
+
+def _cython_function(function: Function, real: str) -> str:
+    c = REALS[real]
+    body, returns = _statements(function, call="{}_" + real, number=f"number_{real}")
+    result = c if len(returns) == 1 else "(" + ", ".join([c] * len(returns)) + ")"
+    arguments = ", ".join(f"{c} {name}" for name in function.arguments)
+    lines = [f"cdef {c} {name}" for name in function.local_names] + body
+    lines.append("return " + (returns[0] if len(returns) == 1 else "(" + ", ".join(returns) + ")"))
+    return f"cdef inline {result} {function.name}_{real}({arguments}) noexcept nogil:\n{_indent(lines, 1)}\n"
+
+
+_CYTHON_LOOP = """\
+cdef inline void {name}_over_{real}({stream_arguments}, Py_ssize_t size, const {c} *coefficients,
+                                    Py_ssize_t prefetch) noexcept nogil:
+{locals}
+    cdef Py_ssize_t i, block, blocks = 0
+    if prefetch > 0:
+        blocks = size // BLOCK
+        for block in range(blocks):
+            for i in range(block * BLOCK + prefetch, (block + 1) * BLOCK + prefetch, {per_line}):
+{prefetches}
+            for i in range(block * BLOCK, (block + 1) * BLOCK):
+{body_in_block}
+    for i in range(blocks * BLOCK, size):
+{body}
+
+
+cdef void {name}_loop_{real}(void **streams, Py_ssize_t size, const void *coefficients,
+                             Py_ssize_t prefetch) noexcept nogil:
+    {name}_over_{real}({streams}, size, <const {c} *>coefficients, prefetch)
+"""
+
+
+def _cython_loop(rule: Rule, real: str) -> str:
+    c = REALS[real]
+    names = coefficient_names(rule)
+    shared = len(names) - len(rule.coefficients)
+    states, own = rule.states, rule.coefficients
+    inputs = ", ".join(["param_i", "grad_i", *(f"{state}[i]" for state in states), *(f"c_{name}" for name in own)])
+    outputs = ", ".join(f"{name}[i]" for name in ("param", *states))
+    regularized = ", ".join(["param[i]", "grad[i]", *(f"c_{name}" for name in names[:shared])])
+    body = [f"param_i, grad_i = regularize_{real}({regularized})", f"{outputs} = {rule.name}_{real}({inputs})"]
+    declared = [f"cdef {c} param_i, grad_i"]
+    declared += [f"cdef {c} c_{name} = coefficients[{index}]" for index, name in enumerate(names)]
+    itemsize = 4 if real == "float32" else 8
+    return _CYTHON_LOOP.format(
+        name=rule.name,
+        real=real,
+        c=c,
+        stream_arguments=", ".join(f"{real}_stream {name}" for name in rule.streams),
+        streams=", ".join(f"<{real}_stream>streams[{index}]" for index in range(len(rule.streams))),
+        locals=_indent(declared, 1),
+        per_line=CACHE_LINE // itemsize,
+        prefetches=_indent([f"prefetch_for_update({name} + i)" for name in rule.streams], 4),
+        body_in_block=_indent(body, 4),
+        body=_indent(body, 2),
+    )
+
+
+def loops_source(level: str) -> str:
+    """The Cython module that holds every rule's loop, for one instruction set; the text is the same for each."""
+    functions, parts = rule_functions(), []
+    for real in REALS:
+        parts += [_cython_function(function, real) for function in functions.values()]
+        parts += [_cython_loop(rule, real) for rule in rules().values()]
+    table = [f'("{name}", "{real}"): <size_t>&{name}_loop_{real},' for real in REALS for name in rules()]
+    return "\n\n".join(
+        [
+            _cython_prelude(list(REALS)),
+            _CYTHON_PREFETCH,
+            *parts,
+            f"ADDRESSES = {{\n{_indent(table, 1)}\n}}\nLEVEL = {level!r}\nDIGEST = {digest()!r}\n",
+        ]
+    )
+
+
+_CYTHON_COEFFICIENTS = """\
+cdef void {name}_host(const double *arguments, double *results) noexcept nogil:
+    {results} = {name}_float64({arguments})
+"""
+
+
+def coefficients_source() -> str:
+    """The Cython module that holds every coefficient function as `void f(const double *, double *)`."""
+    functions, parts = coefficient_functions(), []
+    for function in functions.values():
+        parts.append(_cython_function(function, "float64"))
+        parts.append(
+            _CYTHON_COEFFICIENTS.format(
+                name=function.name,
+                results=", ".join(f"results[{index}]" for index in range(len(function.returns))),
+                arguments=", ".join(f"arguments[{index}]" for index in range(len(function.arguments))),
+            )
+        )
+    table = [f'"{name}": <size_t>&{name}_host,' for name in functions]
+    ending = f"ADDRESSES = {{\n{_indent(table, 1)}\n}}\nDIGEST = {digest()!r}\n"
+    return "\n\n".join([_cython_prelude(["float64"]), *parts, ending])
+
+
+def digest() -> str:
+    """Identifies the formulas that something was rendered from: everything but comments, names of files and layout."""
+    text = "\n".join(
+        ast.dump(ast.parse((HERE / name).read_text(encoding="utf-8"))) for name in ("rules.py", "coefficients.py")
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- Numba ----------------------------------------------------------------------------------------------------------
+
+_NUMBA_FUNCTION = """\
+@inline
+def {name}({arguments}):
+{body}
+"""
+
+_NUMBA_LOOP = """\
+def {name}_loop(streams, size, coefficients, prefetch_distance):
+{locals}
+    blocks = 0
+    if prefetch_distance > 0:
+        blocks = size // {block}
+        for block in range(blocks):
+            for i in range(block * {block} + prefetch_distance, (block + 1) * {block} + prefetch_distance, {per_line}):
+{prefetches}
+            for j in range({block}):
+                i = block * {block} + j
+{body_in_block}
+    for i in range(blocks * {block}, size):
+{body}
+"""
+
+
+def numba_source(rule: Rule, real: str) -> str:
+    """A rule's loop as the source of a Numba function over raw pointers, with what it calls.
+
+    It expects `inline` (a decorator), `number` (the working precision), `prefetch` and the vocabulary in its globals.
+    """
+    functions = rule_functions()
+    parts = []
+    needed = [functions["regularize"], *called_functions(rule.function, functions), rule.function]
+    for function in needed:
+        body, returns = _statements(function, call="{}", number="number")
+        lines = [*body, "return " + ", ".join(returns)]
+        arguments = ", ".join(function.arguments)
+        parts.append(_NUMBA_FUNCTION.format(name=function.name, arguments=arguments, body=_indent(lines, 1)))
+    names = coefficient_names(rule)
+    shared = len(names) - len(rule.coefficients)
+    inputs = ["param_i", "grad_i", *(f"{state}[i]" for state in rule.states)]
+    inputs += [f"c_{name}" for name in rule.coefficients]
+    outputs = ", ".join(f"{name}[i]" for name in ("param", *rule.states))
+    regularized = ", ".join(["param[i]", "grad[i]", *(f"c_{name}" for name in names[:shared])])
+    body = [f"param_i, grad_i = regularize({regularized})", f"{outputs} = {rule.name}({', '.join(inputs)})"]
+    local = [f"{name} = streams[{index}]" for index, name in enumerate(rule.streams)]
+    local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(names)]
+    parts.append(
+        _NUMBA_LOOP.format(
+            name=rule.name,
+            block=PREFETCH_BLOCK,
+            per_line=CACHE_LINE // (4 if real == "float32" else 8),
+            locals=_indent(local, 1),
+            prefetches=_indent([f"prefetch({name}, i)" for name in rule.streams], 4),
+            body_in_block=_indent(body, 4),
+            body=_indent(body, 2),
+        )
+    )
+    return "\n\n".join(parts)
+
+
+assert set(VOCABULARY) == {"sqrt", "select", "maximum", "clip", "sign"}, "spell the new word in C and Numba too"

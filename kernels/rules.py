@@ -1,0 +1,156 @@
+"""The update rules, once each.
+
+A rule is a scalar function `(param, grad, *state, *coefficients) -> (param, *state)`; the names it returns after
+`param` are its state, the arguments left over are its coefficients. It is straight-line code (see `dialect`): `+ - * /`,
+comparisons inside `select`, the functions of `vocabulary`, and other functions of this file. Called with arrays it is
+the NumPy reference; Numba and the compiled module run what is rendered from this source.
+
+The coefficients are decided once per step, on the host, in float64, by `coefficients`. They have the slots in which
+frameworks differ (`eps_in` under the root and `eps_out` outside of it, the rate inside the momentum buffer or outside),
+so a framework's convention is a row of coefficients and never another rule: adding 0 and multiplying by 1 are exact.
+
+`regularize` comes before every rule; it is what all updates have in common.
+"""
+
+from .vocabulary import clip, maximum, select, sign, sqrt
+
+
+def regularize(param, grad, grad_sign, weight_decay, param_decay):
+    """Maximise or minimise, coupled weight decay (into the gradient), decoupled weight decay (into the parameter)."""
+    grad = grad_sign * grad + weight_decay * param
+    param = param_decay * param
+    return param, grad
+
+
+def lerp(start, end, weight):
+    """An exponential moving average, as torch.lerp computes it."""
+    return start + (end - start) * weight
+
+
+def average_square(square_avg, grad, beta, one_minus_beta):
+    return beta * square_avg + one_minus_beta * grad * grad
+
+
+def root(square, eps_in, eps_out):
+    return sqrt(square + eps_in) + eps_out
+
+
+def sgd(param, grad, step_size):
+    param = param - step_size * grad
+    return param
+
+
+def sgd_momentum(param, grad, momentum_buffer, momentum, grad_weight, step_size):
+    momentum_buffer = momentum * momentum_buffer + grad_weight * grad
+    param = param - step_size * momentum_buffer
+    return param, momentum_buffer
+
+
+def sgd_nesterov(
+    param, grad, momentum_buffer, momentum, grad_weight, nesterov_momentum, nesterov_grad_weight, step_size
+):
+    momentum_buffer = momentum * momentum_buffer + grad_weight * grad
+    param = param - step_size * (nesterov_grad_weight * grad + nesterov_momentum * momentum_buffer)
+    return param, momentum_buffer
+
+
+def adam(param, grad, exp_avg, exp_avg_sq, one_minus_beta1, beta2, one_minus_beta2, step_size, eps_in, eps_out):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    param = param - step_size * exp_avg / root(exp_avg_sq, eps_in, eps_out)
+    return param, exp_avg, exp_avg_sq
+
+
+def adam_amsgrad(
+    param,
+    grad,
+    exp_avg,
+    exp_avg_sq,
+    max_exp_avg_sq,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    step_size,
+    eps_in,
+    eps_out,
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    max_exp_avg_sq = maximum(exp_avg_sq, max_exp_avg_sq)
+    param = param - step_size * exp_avg / root(max_exp_avg_sq, eps_in, eps_out)
+    return param, exp_avg, exp_avg_sq, max_exp_avg_sq
+
+
+def centered_variance(square_avg, grad_avg):
+    # Never negative in exact arithmetic; rounding can make it so, and torch's root is then NaN.
+    return maximum(square_avg - grad_avg * grad_avg, 0)
+
+
+def rmsprop(param, grad, square_avg, alpha, one_minus_alpha, eps_in, eps_out, step_size):
+    square_avg = average_square(square_avg, grad, alpha, one_minus_alpha)
+    param = param - step_size * grad / root(square_avg, eps_in, eps_out)
+    return param, square_avg
+
+
+def rmsprop_momentum(
+    param,
+    grad,
+    square_avg,
+    momentum_buffer,
+    alpha,
+    one_minus_alpha,
+    eps_in,
+    eps_out,
+    momentum,
+    buffer_step_size,
+    param_step_size,
+):
+    square_avg = average_square(square_avg, grad, alpha, one_minus_alpha)
+    momentum_buffer = momentum * momentum_buffer + buffer_step_size * grad / root(square_avg, eps_in, eps_out)
+    param = param - param_step_size * momentum_buffer
+    return param, square_avg, momentum_buffer
+
+
+def rmsprop_centered(param, grad, square_avg, grad_avg, alpha, one_minus_alpha, eps_in, eps_out, step_size):
+    square_avg = average_square(square_avg, grad, alpha, one_minus_alpha)
+    grad_avg = lerp(grad_avg, grad, one_minus_alpha)
+    param = param - step_size * grad / root(centered_variance(square_avg, grad_avg), eps_in, eps_out)
+    return param, square_avg, grad_avg
+
+
+def rmsprop_centered_momentum(
+    param,
+    grad,
+    square_avg,
+    grad_avg,
+    momentum_buffer,
+    alpha,
+    one_minus_alpha,
+    eps_in,
+    eps_out,
+    momentum,
+    buffer_step_size,
+    param_step_size,
+):
+    square_avg = average_square(square_avg, grad, alpha, one_minus_alpha)
+    grad_avg = lerp(grad_avg, grad, one_minus_alpha)
+    scaled = buffer_step_size * grad / root(centered_variance(square_avg, grad_avg), eps_in, eps_out)
+    momentum_buffer = momentum * momentum_buffer + scaled
+    param = param - param_step_size * momentum_buffer
+    return param, square_avg, grad_avg, momentum_buffer
+
+
+def adagrad(param, grad, sum, step_size, eps_in, eps_out):
+    sum = sum + grad * grad
+    param = param - step_size * grad / root(sum, eps_in, eps_out)
+    return param, sum
+
+
+def rprop(param, grad, prev, step_size, etaminus, etaplus, step_size_min, step_size_max):
+    product = grad * prev
+    # The innermost `select` hands a NaN on, as torch does.
+    factor = select(product > 0, etaplus, select(product < 0, etaminus, select(product == 0, 1, product)))
+    step_size = clip(step_size * factor, step_size_min, step_size_max)
+    prev = select(product < 0, 0, grad)
+    param = param - sign(prev) * step_size
+    return param, prev, step_size

@@ -1,0 +1,115 @@
+"""Builds the compiled modules: renders the rules as Cython, then compiles them once per instruction set.
+
+Environment variables
+---------------------
+FASTOPT_BUILD_OPENMP=0      compile without OpenMP: the result works on one thread. Without it, a compiler that
+                            lacks OpenMP fails the build.
+FASTOPT_BUILD_EXTENSION=0   compile nothing: only the numba and reference backends.
+"""
+
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+from kernels import cpu, render  # noqa: E402  (they import nothing that is not in the standard library)
+
+GENERATED = HERE / "build" / "generated"
+IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)
+
+# The same bits on every instruction set: no fused multiply-add, nothing that reorders. The two relaxations concern
+# errno and trap handlers only, not values; without them sqrt is a call and `select` a branch, and neither vectorises.
+COMPILE = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+VECTORS = {"x86-64": [], "x86-64-v3": [], "x86-64-v4": ["-mprefer-vector-width=512"], cpu.OTHER: []}
+OPENMP = {
+    "darwin": (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
+    "linux": (["-fopenmp"], ["-fopenmp"]),
+}
+
+NO_OPENMP = """
+The C compiler ({compiler}) cannot compile and link an OpenMP program with {flags}:
+
+{output}
+
+fastopt's compiled module runs on several threads through OpenMP. Install it (Debian, Ubuntu: `apt install gcc`, which
+brings libgomp; macOS: `brew install libomp`), or set FASTOPT_BUILD_OPENMP=0 to build for one thread.
+"""
+
+
+def enabled(variable: str) -> bool:
+    value = os.environ.get(variable, "1")
+    if value not in ("0", "1"):
+        raise SystemExit(f"{variable}={value!r}: expected 0 or 1")
+    return value == "1"
+
+
+def extensions() -> list[Extension]:
+    import numpy as np
+    from Cython.Build import cythonize
+
+    GENERATED.mkdir(parents=True, exist_ok=True)
+    sources = {"_coefficients": render.coefficients_source()}
+    sources |= {cpu.module_name(level): render.loops_source(level) for level in LEVELS}
+    for name, text in sources.items():
+        path = GENERATED / f"{name}.pyx"
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+
+    def extension(name: str, source: Path, flags: list[str]) -> Extension:
+        relative = os.path.relpath(source, HERE)
+        return Extension(
+            f"fastopt.kernels.{name}",
+            [relative],
+            include_dirs=[np.get_include()],
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+            extra_compile_args=[*COMPILE, *flags],
+        )
+
+    modules = [
+        extension("engine", HERE / "kernels" / "engine.pyx", []),
+        extension("_coefficients", GENERATED / "_coefficients.pyx", []),
+    ]
+    for level in LEVELS:
+        march = [f"-march={level}"] if IS_X86 else []
+        name = cpu.module_name(level)
+        modules.append(extension(name, GENERATED / f"{name}.pyx", [*march, *VECTORS[level]]))
+    return cythonize(modules, build_dir=os.path.relpath(GENERATED, HERE), language_level=3, quiet=True)
+
+
+class BuildExtensions(build_ext):
+    """Adds OpenMP to the engine, or says loudly why it cannot."""
+
+    def build_extensions(self) -> None:
+        if enabled("FASTOPT_BUILD_OPENMP"):
+            compile_flags, link_flags = OPENMP.get(sys.platform, OPENMP["linux"])
+            self.require_openmp(compile_flags, link_flags)
+            for extension in self.extensions:
+                if extension.name.endswith(".engine"):
+                    extension.extra_compile_args += compile_flags
+                    extension.extra_link_args += link_flags
+        super().build_extensions()
+
+    def require_openmp(self, compile_flags: list[str], link_flags: list[str]) -> None:
+        compiler = list(self.compiler.compiler)
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "check.c"
+            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
+            command = [*compiler, str(source), "-o", str(Path(folder) / "check"), *compile_flags, *link_flags]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+        if result.returncode:
+            flags = " ".join([*compile_flags, *link_flags])
+            raise SystemExit(NO_OPENMP.format(compiler=compiler[0], flags=flags, output=result.stderr.strip()))
+
+
+setup(
+    ext_modules=extensions() if enabled("FASTOPT_BUILD_EXTENSION") else [],
+    cmdclass={"build_ext": BuildExtensions},
+)
