@@ -52,6 +52,8 @@ def enabled(variable: str) -> bool:
 
 
 def extensions() -> list[Extension]:
+    if not enabled("FASTOPT_BUILD_EXTENSION"):
+        return []
     import numpy as np
     from Cython.Build import cythonize
 
@@ -109,7 +111,8 @@ class BuildExtensions(build_ext):
             raise SystemExit(NO_OPENMP.format(compiler=compiler[0], flags=flags, output=result.stderr.strip()))
 
 
+enabled("FASTOPT_BUILD_OPENMP")  # An error now, rather than after rendering everything.
 setup(
-    ext_modules=extensions() if enabled("FASTOPT_BUILD_EXTENSION") else [],
+    ext_modules=extensions(),
     cmdclass={"build_ext": BuildExtensions},
 )

@@ -8,12 +8,24 @@
 Importing this loads NumPy and the compiled module, and nothing else.
 """
 
+try:
+    from .kernels import backends
+except ModuleNotFoundError as error:
+    if error.name != f"{__name__}.kernels":
+        raise
+    raise ImportError(
+        "this is fastopt's source folder, which has no kernels of its own: either start Python outside of the "
+        "checkout's root, or install the checkout with `python -m pip install -e .`"
+    ) from error
 from ._version import __version__
 from .arrays import pack
 from .config import show_config
 from .optimizer import Optimizer
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
 from .threads import get_num_threads, set_num_threads
+
+# Loaded now, so that a wrong FASTOPT_CPU is an error at import, and OpenMP is there for whoever limits it.
+backends.compiled_module_error()
 
 __all__ = [
     "SGD",

@@ -36,10 +36,10 @@ def check_array(label: str, array: object, *, writable: bool) -> np.ndarray:
     """
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
         raise TypeError(f"{label} must be a numpy.ndarray, got {_type_name(array)}{_advice(array)}")
-    if array.dtype not in DTYPES:
-        raise TypeError(f"{label} must be of dtype float32 or float64, got {array.dtype}")
     if not array.dtype.isnative:
         raise TypeError(f"{label} must be in this machine's byte order, got dtype {array.dtype.str!r}")
+    if array.dtype not in DTYPES:
+        raise TypeError(f"{label} must be of dtype float32 or float64, got {array.dtype}")
     if not array.flags.c_contiguous:
         raise ValueError(
             f"{label} must be C-contiguous, got shape {array.shape} with strides {array.strides}; "

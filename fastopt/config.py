@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import platform
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,12 +10,18 @@ from typing import Any
 import numpy as np
 
 from ._version import __version__
-from .kernels import backends, cpu, floating_point
+from .kernels import backends, cpu
 from .threads import get_num_threads
 
 
 def get_config() -> dict[str, Any]:
     """What `show_config` prints, as a dict."""
+    # Slow to load, and not needed to step.
+    import importlib.util
+    import platform
+
+    from .kernels import floating_point
+
     config: dict[str, Any] = {
         "fastopt": __version__,
         "python": platform.python_version(),

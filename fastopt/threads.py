@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 from typing import Any
 
-from .kernels import backends, python_engine
+from .kernels import backends, cpu
 
 
 def _number_of_threads(name: str, value: Any) -> int:
@@ -54,7 +54,7 @@ def set_num_threads(n: int | None) -> None:
         from .kernels import native
 
         native.set_requested_threads(value)
-    python_engine.set_requested_threads(value)
+    cpu.set_requested_threads(value)
 
 
 def get_num_threads() -> int:
@@ -63,4 +63,4 @@ def get_num_threads() -> int:
         from .kernels import native
 
         return int(native.get_default_threads())
-    return python_engine.default_threads()
+    return cpu.default_threads()

@@ -20,9 +20,15 @@ class Backend:
 
 @functools.cache
 def compiled_module_error() -> str | None:
-    """Why the compiled module cannot be used, or None when it can."""
+    """Why the compiled module cannot be used, or None when it can; loads it, with this processor's loops.
+
+    Raises
+    ------
+    ValueError
+        FASTOPT_CPU or FASTOPT_PREFETCH asks for what is not possible.
+    """
     try:
-        from . import native  # noqa: F401
+        from . import cython_loops, native  # noqa: F401
     except ImportError as error:
         return str(error)
     return None

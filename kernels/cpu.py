@@ -56,6 +56,21 @@ def choose_prefetch_distance(capabilities: dict[str, object]) -> int:
     return int(wanted)
 
 
+_requested_threads = 0
+
+
+def set_requested_threads(n_threads: int) -> None:
+    """What `default_threads` answers; 0 for as many as the process may use."""
+    global _requested_threads
+    _requested_threads = n_threads
+
+
+def default_threads() -> int:
+    """How many threads to use, where there is no compiled module to say so."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    return _requested_threads or (int(wanted) if wanted.isdigit() and int(wanted) else available_cpus())
+
+
 def available_cpus(root: str = "/") -> int:
     """Processors that this process may use: its affinity, and its control group's quota rounded up."""
     affinity = getattr(os, "sched_getaffinity", None)

@@ -133,7 +133,7 @@ class _Reader:
         if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
             statements = statements[1:]
         if not statements or not isinstance(statements[-1], ast.Return) or statements[-1].value is None:
-            raise self.fail(node, f"{node.name}: the last statement must return a value")
+            raise self.fail(node.body[-1], f"{node.name}: the last statement must return a value")
         body = [self.assignment(statement) for statement in statements[:-1]]
         value = statements[-1].value
         returns = tuple(value.elts) if isinstance(value, ast.Tuple) else (value,)

@@ -100,6 +100,8 @@ cdef extern from *:
 
 from cython.parallel cimport parallel
 
+from .plan import resized_message, with_owners
+
 watch_forks()
 
 cdef enum:
@@ -224,6 +226,13 @@ def set_available_threads(int n_threads):
     available_threads = n_threads
 
 
+def set_nanoseconds_per_thread(double nanoseconds):
+    """Set how much work a thread must have to be woken up, by `Group.cost`; returns what it was."""
+    global NANOSECONDS_PER_THREAD
+    before, NANOSECONDS_PER_THREAD = NANOSECONDS_PER_THREAD, nanoseconds
+    return before
+
+
 cdef int default_threads() noexcept nogil:
     if requested_threads > 0:
         return requested_threads
@@ -286,7 +295,8 @@ cdef class Engine:
     cdef bint busy
     cdef readonly bint bound
     cdef list params
-    cdef list alive
+    cdef list alive             # the arrays that the table points into
+    cdef list watched           # the arrays that the guards point to
     cdef object gradients
     cdef readonly object steps
     cdef object reject
@@ -305,7 +315,7 @@ cdef class Engine:
         self.counts = <int64_t *>cnp.PyArray_DATA(steps)
         self.reject = reject
         self.params = [segment.param for segment in segments]
-        self.alive = [segments]
+        self.alive = segments
         self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
         self.table.segments = <Segment *>calloc(max(self.n_segments, 1), sizeof(Segment))
         self.table.active = <Active *>calloc(max(self.n_segments, 1), sizeof(Active))
@@ -366,23 +376,19 @@ cdef class Engine:
 
     # Memory that was given to us and may not go away or move: a parameter, and whatever array owns its memory.
     cdef int set_guards(self) except -1:
-        watched = {}
-        for array in (*self.params, *(self.gradients or ())):
-            while isinstance(array, cnp.ndarray):
-                watched[id(array)] = array
-                array = array.base
+        watched = with_owners([*self.params, *(self.gradients or ())])
         cdef Guard *guards = <Guard *>calloc(max(len(watched), 1), sizeof(Guard))
         if not guards:
             raise MemoryError("no memory for the table of segments")
         cdef Py_ssize_t index
-        for index, array in enumerate(watched.values()):
+        for index, array in enumerate(watched):
             guards[index].array = <cnp.PyArrayObject *>array
             guards[index].data = cnp.PyArray_DATA(array)
             guards[index].nbytes = cnp.PyArray_NBYTES(array)
         free(self.guards)
         self.guards = guards
         self.n_guards = len(watched)
-        self.alive[1:] = [list(watched.values())]
+        self.watched = watched
         return 0
 
     cdef int check_guards(self) except -1:
@@ -392,10 +398,7 @@ cdef class Engine:
             guard = &self.guards[index]
             array = <object>guard.array
             if cnp.PyArray_DATA(array) != guard.data or cnp.PyArray_NBYTES(array) != guard.nbytes:
-                raise RuntimeError(
-                    "an array was resized or its memory replaced after it was given to the optimizer "
-                    f"(now of shape {array.shape}); nothing was changed, create a new optimizer"
-                )
+                raise RuntimeError(resized_message(array))
         return 0
 
     cdef int set_intervals(self, list segments) except -1:

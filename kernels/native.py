@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import os
 
-from . import _coefficients, cpu
-from . import engine as _engine
+from . import _coefficients, cpu  # type: ignore[attr-defined]
+from . import engine as _engine  # type: ignore[attr-defined]
 
 CAPABILITIES: dict[str, object] = _engine.describe()
 Engine = _engine.Engine
 set_requested_threads = _engine.set_requested_threads
 get_default_threads = _engine.get_default_threads
+set_nanoseconds_per_thread = _engine.set_nanoseconds_per_thread
 
 PREFETCH_DISTANCE = cpu.choose_prefetch_distance(CAPABILITIES)
 _engine.set_prefetch_distance(PREFETCH_DISTANCE)

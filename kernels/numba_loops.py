@@ -43,7 +43,7 @@ def _prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
 def _vocabulary(real: str) -> dict[str, Any]:
     """The dialect's words for Numba, in one precision."""
     number = np.dtype(real).type
-    zero, one, minus_one = number(0), number(1), number(-1)
+    zero, one = number(0), number(1)
 
     @_inline
     def select(condition, if_true, if_false):  # type: ignore[no-untyped-def]
@@ -55,11 +55,12 @@ def _vocabulary(real: str) -> dict[str, Any]:
 
     @_inline
     def clip(x, low, high):  # type: ignore[no-untyped-def]
-        return low if x < low else (high if x > high else x)
+        y = low if x < low else x
+        return high if y > high else y
 
     @_inline
     def sign(x):  # type: ignore[no-untyped-def]
-        return one if x > zero else (minus_one if x < zero else zero)
+        return (one if x > zero else zero) - (one if x < zero else zero)
 
     return {
         "inline": _inline,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,24 @@ class Segment:
     group: int
     param: np.ndarray
     states: Sequence[np.ndarray]
+
+
+def with_owners(arrays: Iterable[np.ndarray | None]) -> list[np.ndarray]:
+    """These arrays and those that own their memory: what must stay in place while its addresses are held."""
+    watched: dict[int, np.ndarray] = {}
+    for array in arrays:
+        each: object = array
+        while isinstance(each, np.ndarray):
+            watched[id(each)] = each
+            each = each.base
+    return list(watched.values())
+
+
+def resized_message(array: np.ndarray) -> str:
+    return (
+        "an array was resized or its memory replaced after it was given to the optimizer "
+        f"(now of shape {array.shape}); nothing was changed, create a new optimizer"
+    )
 
 
 Reject = Callable[[int, object], None]

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from . import cpu
 from .floating_point import denormals
-from .plan import MAX_RESULTS, GroupPlan, Reject, Segment
+from .plan import MAX_RESULTS, GroupPlan, Reject, Segment, resized_message, with_owners
 
 BOUNDARY = 64  # as in engine.pyx
 
@@ -45,12 +46,13 @@ class PythonEngine:
         self.n_threads = n_threads
         self.bound = False
         self.gradients: list[Any] = [None] * len(segments)
-        self.memory = [self.address(segment.param) for segment in segments]
+        self.watched: list[tuple[np.ndarray, int, int]] = []
+        self.watch()
         self.lock = threading.Lock()
 
-    @staticmethod
-    def address(array: np.ndarray) -> tuple[int, int]:
-        return array.__array_interface__["data"][0], array.nbytes
+    def watch(self) -> None:
+        arrays = with_owners([*(segment.param for segment in self.segments), *self.gradients])
+        self.watched = [(array, array.ctypes.data, array.nbytes) for array in arrays]
 
     def set_hyperparameters(self, index: int, plan: GroupPlan) -> None:
         self.plans[index] = plan
@@ -63,18 +65,16 @@ class PythonEngine:
     def bind(self, gradients: list[Any]) -> None:
         self.accept(gradients)
         self.gradients = list(gradients)
+        self.watch()
         self.bound = True
 
     def step(self, gradients: list[Any] | None = None) -> None:
         if not self.lock.acquire(blocking=False):
             raise RuntimeError("this optimizer is in the middle of a step in another thread")
         try:
-            for segment, memory in zip(self.segments, self.memory, strict=True):
-                if self.address(segment.param) != memory:
-                    raise RuntimeError(
-                        "an array was resized or its memory replaced after it was given to the optimizer "
-                        f"(now of shape {segment.param.shape}); nothing was changed, create a new optimizer"
-                    )
+            for array, data, nbytes in self.watched:
+                if (array.ctypes.data, array.nbytes) != (data, nbytes):
+                    raise RuntimeError(resized_message(array))
             if gradients is None:
                 gradients = self.gradients
             self.accept(gradients)
@@ -114,7 +114,7 @@ class ThreadedPythonEngine(PythonEngine):
     threaded = True
 
     def run(self, plan: GroupPlan, streams: list[np.ndarray], scalars: list[Any]) -> None:
-        n_threads = self.n_threads or default_threads()
+        n_threads = self.n_threads or cpu.default_threads()
         size = math.ceil(streams[0].size / n_threads / BOUNDARY) * BOUNDARY
         if n_threads == 1 or streams[0].size * plan.cost < 50_000:
             super().run(plan, streams, scalars)
@@ -124,20 +124,6 @@ class ThreadedPythonEngine(PythonEngine):
             parts = [[stream[start : start + size] for stream in streams] for start in starts]
             for future in [pool.submit(super(ThreadedPythonEngine, self).run, plan, part, scalars) for part in parts]:
                 future.result()
-
-
-_requested_threads = 0
-
-
-def set_requested_threads(n_threads: int) -> None:
-    global _requested_threads
-    _requested_threads = n_threads
-
-
-def default_threads() -> int:
-    from . import cpu
-
-    return _requested_threads or cpu.available_cpus()
 
 
 def callable_loop(address: int) -> Callable[[Sequence[np.ndarray], Sequence[Any]], None]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import ast
 import copy
 import functools
-import hashlib
-import textwrap
 from pathlib import Path
 
 from .dialect import VOCABULARY, Function, Rule, called_functions, is_rule, read_module
@@ -61,7 +59,8 @@ class _Spelling(ast.NodeTransformer):
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return ast.Call(ast.Name(self.number, ast.Load()), [ast.Constant(float(node.value))], [])
+        value = ast.Constant(float(node.value))  # type: ignore[arg-type]
+        return ast.Call(ast.Name(self.number, ast.Load()), [value], [])
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
@@ -79,7 +78,7 @@ def _statements(function: Function, call: str, number: str) -> tuple[list[str], 
 
 
 def _indent(lines: list[str], levels: int) -> str:
-    return textwrap.indent("\n".join(lines), "    " * levels)
+    return "\n".join("    " * levels + line for line in lines)
 
 
 # --- Cython ---------------------------------------------------------------------------------------------------------
@@ -104,8 +103,8 @@ _C_VOCABULARY = """\
     static inline {c} power_{real}({c} x, {c} y) {{ return pow{suffix}(x, y); }}
     static inline {c} select_{real}(int condition, {c} a, {c} b) {{ return condition ? a : b; }}
     static inline {c} maximum_{real}({c} a, {c} b) {{ return a < b ? b : a; }}
-    static inline {c} clip_{real}({c} x, {c} low, {c} high) {{ return x < low ? low : (x > high ? high : x); }}
-    static inline {c} sign_{real}({c} x) {{ return x > 0 ? ({c})1 : (x < 0 ? ({c})-1 : ({c})0); }}"""
+    static inline {c} clip_{real}({c} x, {c} low, {c} high) {{ {c} y = x < low ? low : x; return y > high ? high : y; }}
+    static inline {c} sign_{real}({c} x) {{ return (x > 0 ? ({c})1 : ({c})0) - (x < 0 ? ({c})1 : ({c})0); }}"""
 
 _CYTHON_DECLARATIONS = """\
     ctypedef {c} *{real}_stream
@@ -241,6 +240,8 @@ def coefficients_source() -> str:
 
 def digest() -> str:
     """Identifies the formulas that something was rendered from: everything but comments, names of files and layout."""
+    import hashlib  # rarely needed, and slow to load
+
     text = "\n".join(
         ast.dump(ast.parse((HERE / name).read_text(encoding="utf-8"))) for name in ("rules.py", "coefficients.py")
     )

@@ -1,7 +1,7 @@
 """The update rules, once each.
 
 A rule is a scalar function `(param, grad, *state, *coefficients) -> (param, *state)`; the names it returns after
-`param` are its state, the arguments left over are its coefficients. It is straight-line code (see `dialect`): `+ - * /`,
+`param` are its state, the arguments left over are its coefficients. It is straight-line code (see `dialect`): + - * /,
 comparisons inside `select`, the functions of `vocabulary`, and other functions of this file. Called with arrays it is
 the NumPy reference; Numba and the compiled module run what is rendered from this source.
 

@@ -29,11 +29,12 @@ def maximum(a: Any, b: Any) -> Any:
 
 
 def clip(x: Any, low: Any, high: Any) -> Any:
-    """`x` limited to [low, high]; NaN stays NaN."""
-    return select(x < low, low, select(x > high, high, x))
+    """`x` limited to low, then to high; NaN stays NaN."""
+    y = select(x < low, low, x)
+    return select(y > high, high, y)
 
 
 def sign(x: Any) -> Any:
     """-1, 0 or 1; 0 for NaN and for both zeros."""
     dtype = np.asarray(x).dtype.type
-    return select(x > 0, dtype(1), select(x < 0, dtype(-1), dtype(0)))
+    return select(x > 0, dtype(1), dtype(0)) - select(x < 0, dtype(1), dtype(0))

@@ -1,0 +1,30 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.kernels import native
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+def threads_always() -> Iterator[None]:
+    """Let even the smallest step use as many threads as it may."""
+    before = native.set_nanoseconds_per_thread(1e-6)
+    yield
+    native.set_nanoseconds_per_thread(before)
+
+
+@pytest.fixture(autouse=True)
+def _default_threads() -> Iterator[None]:
+    yield
+    fastopt.set_num_threads(None)

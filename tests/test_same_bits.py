@@ -1,0 +1,96 @@
+"""All backends, thread counts, lengths and alignments give the same bits: parameters and every state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import BACKENDS, CASES, DTYPES, PLAIN, Case, equal_bits, random_gradient
+
+LENGTHS = (0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 4097)
+OFFSETS = range(16)
+STEPS = 20
+LARGE = 1_000_003
+
+by_case = pytest.mark.parametrize("case", CASES, ids=str)
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+
+
+def at_offset(values: np.ndarray, offset: int) -> np.ndarray:
+    """A copy that starts `offset` elements after a cache line."""
+    memory = np.empty(values.size + offset + 64, values.dtype)
+    start = (-memory.ctypes.data % 64) // values.itemsize + offset
+    view = memory[start : start + values.size]
+    view[:] = values
+    return view
+
+
+def assert_same(case: Case, expected: tuple[list[Any], Any], actual: tuple[list[Any], Any], label: str) -> None:
+    for index, (mine, theirs) in enumerate(zip(expected[0], actual[0], strict=True)):
+        assert equal_bits(mine, theirs), f"{case} {label}: parameter {index} of {mine.size} elements differs"
+        for name, state in expected[1][index].items():
+            other = actual[1][index][name]
+            same = state == other if name == "step" else equal_bits(state, other)
+            assert same, f"{case} {label}: {name} of parameter {index} differs"
+
+
+def run(case: Case, starts: list[np.ndarray], gradients: list[list[np.ndarray]], **options: Any) -> tuple[Any, Any]:
+    params = [at_offset(start, index % 16) for index, start in enumerate(starts)]
+    optimizer = case.make(params, **options)
+    for step in gradients:
+        optimizer.step(step)
+    return params, optimizer.state
+
+
+@by_case
+@by_dtype
+@pytest.mark.usefixtures("threads_always")
+def test_every_length_at_every_offset(case: Case, dtype: Any, rng: np.random.Generator) -> None:
+    sizes = [length for length in LENGTHS for _ in OFFSETS]
+    starts = [rng.standard_normal(size).astype(dtype) for size in sizes]
+    gradients = [
+        [at_offset(random_gradient(rng, size, dtype), (3 * index + step) % 16) for index, size in enumerate(sizes)]
+        for step in range(STEPS)
+    ]
+    expected = run(case, starts, gradients, backend="reference")
+    for backend, n_threads in (("cython", 1), ("cython", 2), ("cython", 7), ("numba", 1), ("numba", 5)):
+        actual = run(case, starts, gradients, backend=backend, n_threads=n_threads)
+        assert_same(case, expected, actual, f"{backend}, {n_threads} threads")
+
+
+@by_case
+@by_dtype
+def test_every_number_of_threads(case: Case, dtype: Any, rng: np.random.Generator) -> None:
+    starts = [rng.standard_normal(LARGE).astype(dtype)]
+    few = [random_gradient(rng, LARGE, dtype) for _ in range(3)]
+    gradients = [[few[step % 3] if step % 2 else -few[step % 3]] for step in range(STEPS)]
+    expected = run(case, starts, gradients, backend="reference")
+    for backend in ("cython", "numba"):
+        for n_threads in range(1, 9):
+            actual = run(case, starts, gradients, backend=backend, n_threads=n_threads)
+            assert_same(case, expected, actual, f"{backend}, {n_threads} threads")
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+@by_dtype
+@pytest.mark.parametrize("flush", [True, False])
+def test_denormals_and_nonfinite_values(case: Case, dtype: Any, flush: bool, rng: np.random.Generator) -> None:
+    tiny = np.finfo(dtype).tiny
+    special = np.array([0, -0.0, tiny, -tiny, tiny / 8, -tiny / 1024, np.inf, -np.inf, np.nan, 1, -1], dtype)
+    starts = [rng.choice(special, 1000)]
+    gradients = [[rng.choice(special, 1000)] for _ in range(STEPS)]
+    with np.errstate(all="ignore"):
+        expected, *others = (
+            run(case, starts, gradients, backend=name, flush_denormals=flush) for name in ("reference", *BACKENDS)
+        )
+    for backend, actual in zip(BACKENDS, others, strict=True):
+        assert_same(case, expected, actual, f"{backend}, flush_denormals={flush}")
+
+
+def test_the_comparison_can_fail() -> None:
+    a = np.array([0.0, 1.0, np.nan], np.float32)
+    assert equal_bits(a, a.copy())
+    assert not equal_bits(a, np.array([-0.0, 1.0, np.nan], np.float32))
+    assert not equal_bits(a, np.array([0.0, np.nextafter(np.float32(1), np.float32(2)), np.nan], np.float32))
+    assert not equal_bits(a, np.array([0.0, 1.0, 1.0], np.float32))

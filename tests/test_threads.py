@@ -1,0 +1,179 @@
+"""Thread counts: asked for, found, honoured; one step at a time; the GIL is released."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import BACKENDS, equal_bits
+
+import fastopt
+from fastopt.kernels import cpu
+
+
+def threads_in_subprocess(code: str = "", **environment: str) -> int:
+    program = f"import os\n{code}\nimport fastopt\nprint(fastopt.get_num_threads())"
+    inherited = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], env={**inherited, **environment}, capture_output=True, text=True, check=True
+    )
+    return int(result.stdout)
+
+
+def test_set_and_get() -> None:
+    fastopt.set_num_threads(3)
+    assert fastopt.get_num_threads() == 3
+    fastopt.set_num_threads(None)
+    assert fastopt.get_num_threads() >= 1
+
+
+def test_omp_num_threads_is_honoured() -> None:
+    assert threads_in_subprocess(OMP_NUM_THREADS="1") == 1
+    assert threads_in_subprocess(OMP_NUM_THREADS="5") == 5
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no processor affinity")
+def test_affinity_is_honoured() -> None:
+    first = min(os.sched_getaffinity(0))
+    assert threads_in_subprocess(f"os.sched_setaffinity(0, {{{first}}})") == 1
+    assert threads_in_subprocess() == cpu.available_cpus()
+
+
+def test_threadpoolctl_limits_us() -> None:
+    code = "import fastopt, threadpoolctl\nlimit = threadpoolctl.threadpool_limits(1, user_api='openmp')"
+    assert threads_in_subprocess(code) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 1.5),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "50000 100000\n"}, 0.5),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/x\n0::/y\n",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_quota_us": "200000\n",
+                "sys/fs/cgroup/cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
+            },
+            2.0,
+        ),
+        ({"proc/self/cgroup": "2:cpu:/\n", "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n"}, None),
+        ({}, None),
+    ],
+)
+def test_cgroup_quotas(tmp_path: Path, files: dict[str, str], expected: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert cpu.cgroup_quota(tmp_path) == expected
+    counts = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    quota = math.inf if expected is None else math.ceil(expected)
+    assert cpu.available_cpus(str(tmp_path)) == min(counts or 1, quota)
+
+
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+def test_the_gil_is_released(backend: str) -> None:
+    optimizer = fastopt.Adam(np.ones(5_000_000, np.float32), grads=np.ones(5_000_000, np.float32), backend=backend)
+    optimizer.step()
+    ticks, inside, stop = 0, 0, threading.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        while not stop.is_set():
+            ticks += 1
+
+    # With a switch interval this long, another thread runs only while this one has let go of the GIL.
+    before = sys.getswitchinterval()
+    thread = threading.Thread(target=tick)
+    sys.setswitchinterval(0.5)
+    try:
+        thread.start()
+        for _ in range(3):
+            start = ticks
+            optimizer.step()
+            inside += ticks - start
+    finally:
+        stop.set()
+        sys.setswitchinterval(before)
+        thread.join()
+    assert inside > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_two_threads_in_one_step_get_an_error_and_nothing_interleaves(backend: str) -> None:
+    size = 3_000_000
+    optimizer = fastopt.SGD(np.zeros(size), lr=1.0, grads=np.ones(size), backend=backend)
+    done: list[int] = []
+    errors: list[RuntimeError] = []
+    barrier = threading.Barrier(4)
+
+    def work() -> None:
+        barrier.wait()
+        for _ in range(5):
+            try:
+                optimizer.step()
+                done.append(1)
+            except RuntimeError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(done) + len(errors) == 20
+    assert errors, "the steps never met"
+    assert all("another thread" in str(error) for error in errors)
+    assert set(np.unique(optimizer.param_groups[0]["params"][0])) == {-float(len(done))}
+
+
+def test_optimizers_in_several_threads_do_not_disturb_each_other(rng: np.random.Generator) -> None:
+    gradient = rng.standard_normal(200_000).astype(np.float32)
+    expected = np.zeros(200_000, np.float32)
+    reference = fastopt.Adam(expected, n_threads=1)
+    for _ in range(10):
+        reference.step(gradient)
+    results = [np.zeros(200_000, np.float32) for _ in range(8)]
+
+    def work(param: np.ndarray, backend: str) -> None:
+        optimizer = fastopt.Adam(param, backend=backend)
+        for _ in range(10):
+            optimizer.step(gradient)
+
+    threads = [
+        threading.Thread(target=work, args=(param, ("cython", "numba")[index % 2]))
+        for index, param in enumerate(results)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(equal_bits(expected, result) for result in results)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+def test_a_forked_child_can_step() -> None:
+    code = """
+import os, warnings
+import numpy as np, fastopt
+warnings.simplefilter("ignore")
+w = np.ones(1_000_000, np.float32)
+optimizer = fastopt.Adam(w, grads=np.ones_like(w), n_threads=2)
+optimizer.step()
+child = os.fork()
+optimizer.step()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+    print(float(w[0]))
+else:
+    os._exit(0 if abs(w[0] - 0.998) < 1e-5 else 1)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.startswith("0.99")
