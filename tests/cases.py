@@ -23,6 +23,7 @@ FULL: dict[str, Any] = {
     "initial_accumulator_value": 0.25,
     "dampening": 0.3,
     "eps": 1e-6,
+    "step_sizes": (0.015, 0.03),
 }
 EXTRAS: tuple[dict[str, Any], ...] = ({}, {"maximize": True}, {"decoupled_weight_decay": True})
 

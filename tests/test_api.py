@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import pickle
+import sys
+import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -266,6 +270,37 @@ def test_a_rate_of_zero_leaves_parameters_as_they_are(rng: np.random.Generator) 
             before = w.copy()
             case.make(w, lr=0.0).step(g)
             assert equal_bits(w, before), str(case)
+
+
+def peak_of_memory(call: Callable[[], Any]) -> int:
+    """The most bytes of Python objects that were ever alive while this was called, beyond those from before."""
+    call()
+    tracemalloc.start()
+    try:
+        call()
+        tracemalloc.reset_peak()
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in itertools.repeat(None, 1000):
+            call()
+        return tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("backend", ["cython", "numba"])
+def test_a_step_with_bound_gradients_allocates_nothing(backend: str) -> None:
+    params = [np.ones(10, np.float32), np.ones((3, 3), np.float32)]
+    optimizer = fastopt.Adam(params, grads=[np.ones_like(param) for param in params], backend=backend)
+    step = optimizer.step
+
+    def nothing() -> None:
+        pass
+
+    assert peak_of_memory(step) == peak_of_memory(nothing) < peak_of_memory(list)
+    blocks = sys.getallocatedblocks()
+    for _ in itertools.repeat(None, 1_000_000):
+        step()
+    assert abs(sys.getallocatedblocks() - blocks) < 10
 
 
 def test_show_config(capsys: pytest.CaptureFixture[str]) -> None:

@@ -79,8 +79,10 @@ def test_cgroup_quotas(tmp_path: Path, files: dict[str, str], expected: float | 
 
 
 @pytest.mark.parametrize("backend", ["cython", "numba"])
-def test_the_gil_is_released(backend: str) -> None:
-    optimizer = fastopt.Adam(np.ones(5_000_000, np.float32), grads=np.ones(5_000_000, np.float32), backend=backend)
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_gil_is_released(backend: str, n_threads: int) -> None:
+    param, gradient = np.ones((2, 5_000_000), np.float32)
+    optimizer = fastopt.Adam(param, grads=gradient, backend=backend, n_threads=n_threads)
     optimizer.step()
     ticks, inside, stop = 0, 0, threading.Event()
 
