@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -19,12 +19,14 @@ class ParamGroup(dict[str, Any]):
     An assignment is checked at once and counts from the next step. The arrays, and with them the keys, are fixed.
     """
 
-    def __init__(self, spec: Spec, params: list[np.ndarray], values: Mapping[str, Any], changed: Callable[[], None]):
+    def __init__(
+        self, spec: Spec, params: Iterable[np.ndarray], values: Mapping[str, Any], changed: Callable[[], None]
+    ):
         self._spec = spec
         self._changed = changed
-        self._allowed_states: frozenset[str] | None = None
+        self.allowed_states: frozenset[str] | None = None
         notes = {key: values[key] for key in NOTES if key in values}
-        super().__init__(params=params, **spec.convert(values), **notes)
+        super().__init__(params=tuple(params), **spec.convert(values), **notes)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -32,7 +34,12 @@ class ParamGroup(dict[str, Any]):
 
     def fix_states(self, states: tuple[str, ...]) -> None:
         """From now on, refuse hyperparameters that would need other states than these."""
-        self._allowed_states = frozenset(states)
+        self.allowed_states = frozenset(states)
+
+    def restore(self, values: Mapping[str, Any], allowed_states: frozenset[str] | None) -> None:
+        """Go back to what `dict(group)` and `allowed_states` were, after something else failed."""
+        super().update(values)
+        self.allowed_states = allowed_states
 
     def converted(self, changes: Mapping[str, Any]) -> dict[str, Any]:
         """What `changes` would put in, checked together with the rest; the group is left as it is."""
@@ -42,8 +49,8 @@ class ParamGroup(dict[str, Any]):
             check_key(self._spec, key)
         values = self._spec.convert({**self.hyperparameters, **changes})
         needed = set(self._spec.states(values))
-        if self._allowed_states is not None and not needed <= self._allowed_states:
-            missing = ", ".join(sorted(needed - self._allowed_states))
+        if self.allowed_states is not None and not needed <= self.allowed_states:
+            missing = ", ".join(sorted(needed - self.allowed_states))
             reason = ", ".join(f"{name}={values[name]!r}" for name in self._spec.variants)
             raise ValueError(f"{reason} needs state that this optimizer was created without: {missing}")
         return {key: values.get(key, value) for key, value in changes.items()}

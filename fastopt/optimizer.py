@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from . import arrays, state_dicts
 from .groups import ParamGroup, check_key
 from .kernels import backends, render
-from .kernels.plan import MAX_RESULTS, GroupPlan, Segment, Stage
+from .kernels.plan import GroupPlan, Segment, Stage
 from .layout import Layout, read_group, read_groups
 from .specs import SPECS, Spec
 from .states import StateView, initial_states
@@ -113,6 +114,8 @@ class Optimizer:
         self._stale = True
 
     def _check_params(self) -> None:
+        if not self._params:
+            raise ValueError("optimizer got an empty parameter list: no group has any")
         labels = self._layout.labels("params")
         for label, param in zip(labels, self._params, strict=True):
             arrays.check_array(label, param, writable=True)
@@ -145,7 +148,7 @@ class Optimizer:
             spans += [(*arrays.memory_span(each), label) for each in (segment.param, *segment.states) if each.nbytes]
         self._written = sorted(spans)
         engine = self._backend.engine(
-            self._params[0].dtype if self._params else np.dtype(np.float32),
+            self._params[0].dtype,
             [self._plan(group) for group in self._groups],
             segments,
             self._steps,
@@ -160,17 +163,42 @@ class Optimizer:
         self._engine = engine
         self._stale = False
 
+    @contextlib.contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Within, change what the optimizer is made of; if that fails, it is what it was."""
+        before, values = dict(self.__dict__), [dict(group) for group in self._groups]
+        allowed = [group.allowed_states for group in self._groups]
+        with self._claimed():
+            try:
+                yield
+            except BaseException:
+                self.__dict__.update(before)
+                for group, value, states in zip(self._groups, values, allowed, strict=True):
+                    group.restore(value, states)
+                raise
+
+    @contextlib.contextmanager
+    def _claimed(self) -> Iterator[None]:
+        """Within, no other thread can step; an error when one is in the middle of it."""
+        engine = self._engine
+        engine.claim()
+        try:
+            yield
+        finally:
+            engine.release()
+
     def _plan(self, group: ParamGroup) -> GroupPlan:
         rule, coefficient_names = _described_rule(self.spec.rule(group))
         seen = self.spec.numbers(group)
-        stages, positions = [], {}
+        stages: list[Stage] = []
+        positions: dict[str, tuple[int, int]] = {}
         for number, name in enumerate(("regularize", self.spec.coefficients[self._options["convention"]])):
             function = render.coefficient_functions()[name]
             arguments = tuple(seen.get(argument, 0.0) for argument in function.arguments)
             step_argument = function.arguments.index("step") if "step" in function.arguments else -1
             stages.append(Stage(self._backend.coefficient_function(name), arguments, step_argument))
             for position, result in enumerate(function.returned_names):
-                positions[result] = number * MAX_RESULTS + position
+                positions[result] = (number, position)
         return GroupPlan(
             loop=self._backend.loop(rule.name, self._params[0].dtype),
             stages=tuple(stages),
@@ -181,6 +209,10 @@ class Optimizer:
 
     def _refresh(self) -> None:
         """Take over what was assigned to the groups since the last step."""
+        with self._claimed():
+            self._take_over()
+
+    def _take_over(self) -> None:
         if self._rules != [self.spec.rule(group) for group in self._groups]:
             self._build(self._gradients)
         start = 0
@@ -301,8 +333,7 @@ class Optimizer:
         elif grads is not None:
             raise TypeError("no gradients are bound to this optimizer; pass the new group's to step()")
         new = ParamGroup(self.spec, given, {**self.defaults, **values}, self._mark_stale)
-        before = dict(self.__dict__)
-        try:
+        with self._all_or_nothing():
             self._layout = layout
             self._groups = [*self._groups, new]
             self._params = [*self._params, *given]
@@ -310,9 +341,6 @@ class Optimizer:
             self._states = [*self._states, *initial_states(self.spec, new)]
             self._steps = np.concatenate([self._steps, np.zeros(len(given), np.int64)])
             self._build(gradients)
-        except BaseException:
-            self.__dict__.update(before)
-            raise
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all states and hyperparameters, in torch's form, with NumPy arrays where torch has tensors.
@@ -321,7 +349,8 @@ class Optimizer:
         --------
         load_state_dict : takes this back, or a state dict of the torch.optim class of the same name.
         """
-        return state_dicts.save(self.spec, self._groups, self._states, self._steps)
+        with self._claimed():
+            return state_dicts.save(self.spec, self._groups, self._states, self._steps)
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over states and hyperparameters from a state dict of this class, fastopt's or torch's.
@@ -332,16 +361,16 @@ class Optimizer:
             It does not fit: other groups, shapes, dtypes or states. Nothing has been changed.
         """
         loaded = state_dicts.read(self.spec, self._groups, state_dict)
-        # Nothing below depends on what was loaded any more.
-        for group, values in zip(self._groups, loaded.groups, strict=True):
-            group.fix_states(self.spec.states(values))
-            group.update(values)
-        self._states = [state for group in self._groups for state in initial_states(self.spec, group)]
-        for mine, theirs in zip(self._states, loaded.states, strict=True):
-            for name, value in theirs.items():
-                mine[name][...] = value
-        self._steps[:] = loaded.steps
-        self._build(self._gradients)
+        with self._all_or_nothing():
+            for group, values in zip(self._groups, loaded.groups, strict=True):
+                group.fix_states(self.spec.states(values))
+                group.update(values)
+            self._states = [state for group in self._groups for state in initial_states(self.spec, group)]
+            for mine, theirs in zip(self._states, loaded.states, strict=True):
+                for name, value in theirs.items():
+                    mine[name][...] = value
+            self._steps = np.array(loaded.steps, np.int64)
+            self._build(self._gradients)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from .arrays import ALIGNMENT, empty_aligned
-from .groups import ParamGroup
 from .specs import Spec
 
 States = dict[str, np.ndarray]
 
 
-def initial_states(spec: Spec, group: ParamGroup) -> list[States]:
+def initial_states(spec: Spec, group: Mapping[str, Any]) -> list[States]:
     """New states for each parameter of a group: one buffer a state, in which each parameter's part is aligned."""
     params = group["params"]
     states: list[States] = [{} for _ in params]

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+cimport cython
 cimport numpy as cnp
 
 cnp.import_array()
@@ -100,7 +101,7 @@ cdef extern from *:
 
 from cython.parallel cimport parallel
 
-from .plan import resized_message, with_owners
+from .plan import BUSY, resized_message, with_owners
 
 watch_forks()
 
@@ -125,7 +126,7 @@ cdef struct Group:
     int n_streams
     int n_stages
     int n_coefficients
-    int pick[MAX_COEFFICIENTS]  # which of the stages' results the loop takes, in its order
+    int pick[MAX_COEFFICIENTS]  # what the loop takes, in its order, out of all stages' results
     Stage stages[MAX_STAGES]
 
 cdef struct Segment:
@@ -267,6 +268,7 @@ def set_prefetch_distance(Py_ssize_t elements):
 
 # --- The engine -----------------------------------------------------------------------------------------------------
 
+@cython.final
 cdef class Engine:
     """Parameters, gradients and states as addresses, stepped together.
 
@@ -292,7 +294,7 @@ cdef class Engine:
     cdef int64_t *counts
     cdef int type_number
     cdef bint is_float32
-    cdef bint busy
+    cdef bint busy              # in the middle of a step, or claimed
     cdef readonly bint bound
     cdef list params
     cdef list alive             # the arrays that the table points into
@@ -356,8 +358,8 @@ cdef class Engine:
         group.n_streams = 2 + plan.n_states
         group.n_stages = len(plan.stages)
         group.n_coefficients = len(plan.pick)
-        for k in range(group.n_coefficients):
-            group.pick[k] = plan.pick[k]
+        for k, (stage, position) in enumerate(plan.pick):
+            group.pick[k] = stage * MAX_COEFFICIENTS + position
         for k, stage in enumerate(plan.stages):
             group.stages[k].function = <coefficient_function><uintptr_t>stage.function
             group.stages[k].step_argument = stage.step_argument
@@ -483,11 +485,18 @@ cdef class Engine:
         self.commit_gradients()
         self.bound = True
 
+    cpdef claim(self):
+        """Keep other threads' steps out until `release`; an error when one is under way."""
+        if self.busy:  # Only ever read and set with the GIL held.
+            raise RuntimeError(BUSY)
+        self.busy = True
+
+    cpdef release(self):
+        self.busy = False
+
     def step(self, list gradients=None):
         """One step of every segment that has a gradient. All or nothing: errors come before the first write."""
-        if self.busy:
-            raise RuntimeError("this optimizer is in the middle of a step in another thread")
-        self.busy = True
+        self.claim()
         try:
             self.check_guards()
             if gradients is not None:

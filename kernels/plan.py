@@ -8,9 +8,6 @@ from typing import Any
 
 import numpy as np
 
-MAX_RESULTS = 24
-"""Coefficients that one stage may give; where the results of the next stage begin."""
-
 
 @dataclass(frozen=True)
 class Stage:
@@ -27,7 +24,7 @@ class GroupPlan:
 
     loop: Any  # an address for the native engine, a callable for the Python one
     stages: tuple[Stage, ...]
-    pick: tuple[int, ...]  # which of the stages' results the loop takes; stage k's begin at k * MAX_RESULTS
+    pick: tuple[tuple[int, int], ...]  # what the loop takes, in its order: (stage, which of its results)
     n_states: int
     cost: float  # nanoseconds an element on one thread, in cache
 
@@ -58,6 +55,8 @@ def resized_message(array: np.ndarray) -> str:
         f"(now of shape {array.shape}); nothing was changed, create a new optimizer"
     )
 
+
+BUSY = "this optimizer is in the middle of a step, or of being saved or changed, in another thread"
 
 Reject = Callable[[int, object], None]
 """Called with the index of a segment and a gradient that will not do; raises the error that says why."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from . import cpu
 from .floating_point import denormals
-from .plan import MAX_RESULTS, GroupPlan, Reject, Segment, resized_message, with_owners
+from .plan import BUSY, GroupPlan, Reject, Segment, resized_message, with_owners
 
 BOUNDARY = 64  # as in engine.pyx
 
@@ -50,6 +50,14 @@ class PythonEngine:
         self.watch()
         self.lock = threading.Lock()
 
+    def claim(self) -> None:
+        """Keep other threads' steps out until `release`; an error when one is under way."""
+        if not self.lock.acquire(blocking=False):
+            raise RuntimeError(BUSY)
+
+    def release(self) -> None:
+        self.lock.release()
+
     def watch(self) -> None:
         arrays = with_owners([*(segment.param for segment in self.segments), *self.gradients])
         self.watched = [(array, array.ctypes.data, array.nbytes) for array in arrays]
@@ -69,8 +77,7 @@ class PythonEngine:
         self.bound = True
 
     def step(self, gradients: list[Any] | None = None) -> None:
-        if not self.lock.acquire(blocking=False):
-            raise RuntimeError("this optimizer is in the middle of a step in another thread")
+        self.claim()
         try:
             for array, data, nbytes in self.watched:
                 if (array.ctypes.data, array.nbytes) != (data, nbytes):
@@ -90,18 +97,17 @@ class PythonEngine:
                 self.run(self.plans[segment.group], streams, scalars)
                 self.steps[index] += 1
         finally:
-            self.lock.release()
+            self.release()
 
     def coefficients(self, group: int, step: int) -> list[Any]:
-        results: dict[int, float] = {}
-        for number, stage in enumerate(self.plans[group].stages):
+        results = []
+        for stage in self.plans[group].stages:
             arguments = list(stage.arguments)
             if stage.step_argument >= 0:
                 arguments[stage.step_argument] = float(step)
-            for position, value in enumerate(stage.function(*arguments)):
-                results[number * MAX_RESULTS + position] = float(value)
+            results.append([float(value) for value in stage.function(*arguments)])
         with np.errstate(over="ignore"):
-            return [self.dtype.type(results[position]) for position in self.plans[group].pick]
+            return [self.dtype.type(results[stage][position]) for stage, position in self.plans[group].pick]
 
     def run(self, plan: GroupPlan, streams: list[np.ndarray], scalars: list[Any]) -> None:
         with np.errstate(all="ignore"), denormals(flush=self.flush):

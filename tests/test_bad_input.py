@@ -82,6 +82,7 @@ GROUPS = [
         ValueError,
         "unknown key 'alpha' .a hyperparameter of other optimizers",
     ),
+    Bad("only empty groups", lambda: fastopt.Adam([{"params": []}]), ValueError, "empty parameter list: no group"),
     Bad("not a dict", lambda: fastopt.Adam([{"params": ones(3)}, ones(2)]), TypeError, "param_group must be a dict"),
     Bad(
         "the same in two groups",
