@@ -293,10 +293,8 @@ def test_a_step_with_bound_gradients_allocates_nothing(backend: str) -> None:
     optimizer = fastopt.Adam(params, grads=[np.ones_like(param) for param in params], backend=backend)
     step = optimizer.step
 
-    def nothing() -> None:
-        pass
-
-    assert peak_of_memory(step) == peak_of_memory(nothing) < peak_of_memory(list)
+    # `object` makes the smallest object there is. Other threads' objects can only add to a peak.
+    assert min(peak_of_memory(step) for _ in range(5)) < min(peak_of_memory(object) for _ in range(5))
     blocks = sys.getallocatedblocks()
     for _ in itertools.repeat(None, 1_000_000):
         step()
