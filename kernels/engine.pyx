@@ -16,74 +16,7 @@ cimport numpy as cnp
 
 cnp.import_array()
 
-cdef extern from *:
-    """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define FASTOPT_OPENMP _OPENMP
-    #else
-    #define FASTOPT_OPENMP 0
-    static int omp_get_max_threads(void) { return 1; }
-    static int omp_get_num_threads(void) { return 1; }
-    static int omp_get_thread_num(void) { return 0; }
-    #endif
-
-    /* Denormals: the bits that make the processor treat them as zero, on input and on output. */
-    #if defined(__x86_64__) || defined(__i386__)
-    #include <immintrin.h>
-    typedef unsigned int floating_point_mode;
-    #define FLUSH_BITS 0x8040u
-    static inline floating_point_mode get_mode(void) { return _mm_getcsr(); }
-    static inline void set_mode(floating_point_mode mode) { _mm_setcsr(mode); }
-    #elif defined(__aarch64__)
-    typedef unsigned long long floating_point_mode;
-    #define FLUSH_BITS (1ull << 24)
-    static inline floating_point_mode get_mode(void) {
-        floating_point_mode mode; __asm__ __volatile__("mrs %0, fpcr" : "=r"(mode)); return mode;
-    }
-    static inline void set_mode(floating_point_mode mode) { __asm__ __volatile__("msr fpcr, %0" : : "r"(mode)); }
-    #else
-    typedef unsigned int floating_point_mode;
-    #define FLUSH_BITS 0u
-    static inline floating_point_mode get_mode(void) { return 0; }
-    static inline void set_mode(floating_point_mode mode) { (void)mode; }
-    #endif
-    static inline floating_point_mode enter_mode(int flush) {
-        floating_point_mode caller = get_mode();
-        set_mode(flush ? (caller | FLUSH_BITS) : (caller & ~FLUSH_BITS));
-        return caller;
-    }
-
-    /* A forked child has no OpenMP threads, and libgomp would wait for them for ever: the child steps serially. */
-    static int forked_after_threads = 0, threads_were_used = 0;
-    #if !defined(_WIN32)
-    #include <pthread.h>
-    static void note_fork(void) { if (threads_were_used) forked_after_threads = 1; }
-    static void watch_forks(void) { pthread_atfork(0, 0, note_fork); }
-    #else
-    static void watch_forks(void) {}
-    #endif
-
-    #if defined(__x86_64__) && defined(__GNUC__)
-    static int supports_v3(void) {
-        __builtin_cpu_init();
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi")
-            && __builtin_cpu_supports("bmi2");
-    }
-    static int supports_v4(void) {
-        return supports_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
-            && __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq")
-            && __builtin_cpu_supports("avx512vl");
-    }
-    static int is_intel(void) { __builtin_cpu_init(); return __builtin_cpu_is("intel"); }
-    static int is_x86_64(void) { return 1; }
-    #else
-    static int supports_v3(void) { return 0; }
-    static int supports_v4(void) { return 0; }
-    static int is_intel(void) { return 0; }
-    static int is_x86_64(void) { return 0; }
-    #endif
-    """
+cdef extern from "machine.h":
     ctypedef unsigned long long floating_point_mode
     const int FASTOPT_OPENMP
     const unsigned long long FLUSH_BITS
@@ -98,6 +31,7 @@ cdef extern from *:
     int supports_v4()
     int is_intel()
     int is_x86_64()
+    double nanoseconds() noexcept nogil
 
 from cython.parallel cimport parallel
 
@@ -208,41 +142,7 @@ cdef void run_threads(Table *table, int n_threads) noexcept nogil:
         run_part(table, omp_get_thread_num(), omp_get_num_threads())
 
 
-# --- Threads --------------------------------------------------------------------------------------------------------
-
-cdef int requested_threads = 0   # set_num_threads
-cdef int available_threads = 0   # affinity and quota, where OMP_NUM_THREADS does not say otherwise
-cdef double NANOSECONDS_PER_THREAD = 5000.0
-cdef double NANOSECONDS_TO_RELEASE = 5000.0
-
-
-def set_requested_threads(int n_threads):
-    """What optimizers without `n_threads` use; 0 for as many as OpenMP and the process may use."""
-    global requested_threads
-    requested_threads = n_threads
-
-
-def set_available_threads(int n_threads):
-    global available_threads
-    available_threads = n_threads
-
-
-def set_nanoseconds_per_thread(double nanoseconds):
-    """Set how much work a thread must have to be woken up, by `Group.cost`; returns what it was."""
-    global NANOSECONDS_PER_THREAD
-    before, NANOSECONDS_PER_THREAD = NANOSECONDS_PER_THREAD, nanoseconds
-    return before
-
-
-cdef int default_threads() noexcept nogil:
-    if requested_threads > 0:
-        return requested_threads
-    cdef int limit = omp_get_max_threads()
-    return available_threads if 0 < available_threads < limit else limit
-
-
-def get_default_threads():
-    return default_threads()
+include "threads.pxi"
 
 
 def describe():
@@ -302,7 +202,8 @@ cdef class Engine:
     cdef object gradients
     cdef readonly object steps
     cdef object reject
-    cdef public int n_threads   # 0: the default
+    cdef public int n_threads   # at most; 0: the default
+    cdef ThreadChoice choice
 
     def __cinit__(self, dtype, list plans, list segments, cnp.ndarray steps, reject, bint flush_denormals, int n_threads):
         cdef Py_ssize_t index, k
@@ -316,6 +217,7 @@ cdef class Engine:
         self.steps = steps
         self.counts = <int64_t *>cnp.PyArray_DATA(steps)
         self.reject = reject
+        self.choice = ThreadChoice()
         self.params = [segment.param for segment in segments]
         self.alive = segments
         self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
@@ -549,7 +451,9 @@ cdef class Engine:
         cdef double work = 0.0, nbytes = 0.0
         cdef Segment *segment
         cdef Group *group
-        cdef int n_threads
+        cdef int n_threads, affordable
+        cdef double start = 0.0
+        cdef bint learning
         cdef Table *table = &self.table
         for k in range(table.n_active):
             index = table.active[k].segment
@@ -558,11 +462,12 @@ cdef class Engine:
             nbytes += <double>table.segments[index].size * group.n_streams * table.itemsize
             self.counts[index] += 1
         table.prefetch = prefetch_distance if nbytes > PREFETCH_BYTES else 0
-        n_threads = 1
-        if work >= 2 * NANOSECONDS_PER_THREAD and FASTOPT_OPENMP and not forked_after_threads:
-            n_threads = self.n_threads if self.n_threads > 0 else default_threads()
-            if work < n_threads * NANOSECONDS_PER_THREAD:
-                n_threads = <int>(work / NANOSECONDS_PER_THREAD)
+        affordable = affordable_threads(work, self.n_threads)
+        n_threads = affordable
+        learning = adaptive and affordable > 1
+        if learning:
+            n_threads = self.choice.choose(affordable)
+            start = nanoseconds()
         if n_threads > 1:
             threads_were_used = 1
             with nogil:
@@ -572,3 +477,5 @@ cdef class Engine:
                 run_part(table, 0, 1)
         else:
             run_part(table, 0, 1)
+        if learning:
+            self.choice.learn(n_threads, (nanoseconds() - start) / work)

@@ -14,7 +14,8 @@ CAPABILITIES: dict[str, object] = _engine.describe()
 Engine = _engine.Engine
 set_requested_threads = _engine.set_requested_threads
 get_default_threads = _engine.get_default_threads
-set_nanoseconds_per_thread = _engine.set_nanoseconds_per_thread
+set_thread_policy = _engine.set_thread_policy
+ThreadChoice = _engine.ThreadChoice
 
 PREFETCH_DISTANCE = cpu.choose_prefetch_distance(CAPABILITIES)
 _engine.set_prefetch_distance(PREFETCH_DISTANCE)

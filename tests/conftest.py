@@ -18,10 +18,10 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def threads_always() -> Iterator[None]:
-    """Let even the smallest step use as many threads as it may."""
-    before = native.set_nanoseconds_per_thread(1e-6)
+    """Let every step use as many threads as it may, however small it is and however long it takes."""
+    before = native.set_thread_policy(1e-6, False)
     yield
-    native.set_nanoseconds_per_thread(before)
+    native.set_thread_policy(*before)
 
 
 @pytest.fixture(autouse=True)

@@ -61,6 +61,7 @@ def test_every_length_at_every_offset(case: Case, dtype: Any, rng: np.random.Gen
 
 @by_case
 @by_dtype
+@pytest.mark.usefixtures("threads_always")
 def test_every_number_of_threads(case: Case, dtype: Any, rng: np.random.Generator) -> None:
     starts = [rng.standard_normal(LARGE).astype(dtype)]
     few = [random_gradient(rng, LARGE, dtype) for _ in range(3)]

@@ -14,7 +14,7 @@ import pytest
 from cases import BACKENDS, equal_bits
 
 import fastopt
-from fastopt.kernels import cpu
+from fastopt.kernels import cpu, native
 
 
 def threads_in_subprocess(code: str = "", **environment: str) -> int:
@@ -78,8 +78,22 @@ def test_cgroup_quotas(tmp_path: Path, files: dict[str, str], expected: float | 
     assert cpu.available_cpus(str(tmp_path)) == min(counts or 1, quota)
 
 
+def test_threads_that_do_not_pay_are_given_up_for_a_while() -> None:
+    choice = native.ThreadChoice()
+    used = []
+    for time_on_two in [*[9.0] * 2, *[0.6] * 10, 5.0, 0.6, *[5.0] * 40, *[0.6] * 30]:
+        used.append(choice.choose(2))
+        choice.learn(used[-1], 1.0 if used[-1] == 1 else time_on_two)
+    two, one = [2], [1]
+    learning = two * 2 + one * 2 + two * 8
+    assert used[:14] == learning + two * 2, "one slow step is forgiven"
+    assert used[14:54] == two * 2 + one * 16 + two + one * 21, "two are not, and the second pause is longer"
+    assert used[54:] == one * 11 + two * 19, "threads are tried again"
+
+
 @pytest.mark.parametrize("backend", ["cython", "numba"])
 @pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.usefixtures("threads_always")
 def test_the_gil_is_released(backend: str, n_threads: int) -> None:
     param, gradient = np.ones((2, 5_000_000), np.float32)
     optimizer = fastopt.Adam(param, grads=gradient, backend=backend, n_threads=n_threads)
