@@ -1,0 +1,156 @@
+"""The command `fastopt`: a table of subcommands, each with its arguments and what it runs.
+
+Exit codes: 0 done, 1 something is missing or a result is wrong, 2 the arguments cannot be used, 130 interrupted. Errors
+are one line on the standard error stream.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from . import __version__, show_config
+
+EXTRA = ("rich", "matplotlib", "threadpoolctl")
+"""The packages of the extra `cli`, without which some subcommands cannot run."""
+
+
+class UsageError(Exception):
+    """The arguments cannot be used; the message says why, in one line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises its errors, so that all errors are reported in one place and in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+# --- kinds of arguments -----------------------------------------------------------------------------------------------
+
+
+def positive_integer(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def natural_number(value: str) -> int:
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {value!r}")
+    return int(value)
+
+
+def text_file(value: str) -> tuple[str, str]:
+    """A file's name and what is in it."""
+    path = Path(value)
+    try:
+        return path.name, path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{value} is not text in UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {value}: {error.strerror}") from None
+
+
+def png_path(value: str) -> Path:
+    """A path that a PNG can be written to; found out by opening it, since it is written minutes later."""
+    path = Path(value)
+    if path.suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"cannot write {value}: expected a name that ends in .png")
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {value}: {error.strerror}") from None
+    return path
+
+
+# --- subcommands ------------------------------------------------------------------------------------------------------
+
+
+def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--text", type=text_file, metavar="FILE", help="a text in UTF-8; default Python's documentation"
+    )
+    parser.add_argument(
+        "--plot", type=png_path, metavar="PNG", default="fastopt-demo.png", help="the plot of the losses (%(default)s)"
+    )
+    parser.add_argument("--seed", type=natural_number, default=0, help="of the weights and the sample (%(default)s)")
+    parser.add_argument("--epochs", type=positive_integer, help="how often RMSprop goes through the text")
+    parser.add_argument("--comparison-epochs", type=positive_integer, help="how often the other optimizers do")
+    parser.add_argument("--quick", action="store_true", help="a small network and little text: a few seconds")
+
+
+def run_demo(arguments: argparse.Namespace) -> int:
+    from . import demo
+    from .examples.char_rnn import TextTooShortError
+
+    try:
+        all_equal = demo.run_demo(
+            arguments.text,
+            arguments.plot,
+            seed=arguments.seed,
+            epochs=arguments.epochs,
+            comparison_epochs=arguments.comparison_epochs,
+            quick=arguments.quick,
+        )
+    except TextTooShortError as error:
+        raise UsageError(f"the text is too short: {error}") from None
+    return 0 if all_equal else 1
+
+
+def run_config(arguments: argparse.Namespace) -> int:
+    show_config()
+    return 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand. `run` imports what it needs itself, so that the others do without."""
+
+    summary: str
+    run: Callable[[argparse.Namespace], int]
+    add_arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
+
+
+COMMANDS = {
+    "demo": Command(
+        "train a character-level network with every optimizer, and time them", run_demo, add_demo_arguments
+    ),
+    "config": Command("print versions, instruction set, threads: what a bug report needs", run_config),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = Parser("fastopt", description="Fused, in-place optimizer updates on the CPU.")
+    parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    for name, command in COMMANDS.items():
+        command.add_arguments(subparsers.add_parser(name, help=command.summary, description=command.summary))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line, by default this process's; the exit code."""
+    try:
+        arguments = make_parser().parse_args(argv)
+        return COMMANDS[arguments.command].run(arguments)
+    except UsageError as error:
+        message, code = str(error), 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        if package not in EXTRA:
+            raise
+        message, code = f"{package} is not installed: `pip install 'fastopt[cli]'` brings it", 1
+    except KeyboardInterrupt:
+        message, code = "interrupted", 130
+    print(f"fastopt: error: {message}", file=sys.stderr)
+    return code
