@@ -204,7 +204,7 @@ class Optimizer:
             stages=tuple(stages),
             pick=tuple(positions[name] for name in coefficient_names),
             n_states=len(rule.states),
-            cost=self.spec.costs[rule.name] * (self._params[0].itemsize / 4),
+            cost=self.spec.costs[rule.name][arrays.DTYPES.index(self._params[0].dtype)],
         )
 
     def _refresh(self) -> None:

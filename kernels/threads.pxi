@@ -2,7 +2,7 @@
 
 cdef int requested_threads = 0   # set_num_threads
 cdef int available_threads = 0   # affinity and quota, where OMP_NUM_THREADS does not say otherwise
-cdef double NANOSECONDS_PER_THREAD = 2000.0  # the least work that it pays to wake a thread for
+cdef double NANOSECONDS_PER_THREAD = 1100.0  # the least work that it pays to wake a thread for
 cdef double NANOSECONDS_TO_RELEASE = 5000.0  # the least work that it pays to release the GIL for
 cdef bint adaptive = True
 
@@ -53,7 +53,7 @@ cdef enum:
     SHORTEST_PAUSE = 16
     LONGEST_PAUSE = 1024
 
-cdef double SLOW = 1.25
+cdef double SLOW = 1.1
 
 
 @cython.final
