@@ -204,6 +204,8 @@ cdef class Engine:
     cdef object reject
     cdef public int n_threads   # at most; 0: the default
     cdef ThreadChoice choice
+    cdef double nanoseconds_per_thread
+    cdef bint adaptive
 
     def __cinit__(self, dtype, list plans, list segments, cnp.ndarray steps, reject, bint flush_denormals, int n_threads):
         cdef Py_ssize_t index, k
@@ -218,6 +220,8 @@ cdef class Engine:
         self.counts = <int64_t *>cnp.PyArray_DATA(steps)
         self.reject = reject
         self.choice = ThreadChoice()
+        self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
+        self.adaptive = adaptive
         self.params = [segment.param for segment in segments]
         self.alive = segments
         self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
@@ -462,9 +466,9 @@ cdef class Engine:
             nbytes += <double>table.segments[index].size * group.n_streams * table.itemsize
             self.counts[index] += 1
         table.prefetch = prefetch_distance if nbytes > PREFETCH_BYTES else 0
-        affordable = affordable_threads(work, self.n_threads)
+        affordable = affordable_threads(work, self.nanoseconds_per_thread, self.n_threads)
         n_threads = affordable
-        learning = adaptive and affordable > 1
+        learning = self.adaptive and affordable > 1
         if learning:
             n_threads = self.choice.choose(affordable)
             start = nanoseconds()
@@ -478,4 +482,4 @@ cdef class Engine:
         else:
             run_part(table, 0, 1)
         if learning:
-            self.choice.learn(n_threads, (nanoseconds() - start) / work)
+            self.choice.learn(n_threads, affordable, (nanoseconds() - start) / work)

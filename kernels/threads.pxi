@@ -19,7 +19,10 @@ def set_available_threads(int n_threads):
 
 
 def set_thread_policy(double nanoseconds_per_thread, bint is_adaptive):
-    """Set how much work (by `Group.cost`) a thread must have, and whether to learn; returns what it was."""
+    """Set how much work (by `Group.cost`) a thread must have, and whether engines learn; returns what it was.
+
+    Engines that are made from then on go by it.
+    """
     global NANOSECONDS_PER_THREAD, adaptive
     before = NANOSECONDS_PER_THREAD, adaptive
     NANOSECONDS_PER_THREAD, adaptive = nanoseconds_per_thread, is_adaptive
@@ -37,18 +40,19 @@ def get_default_threads():
     return default_threads()
 
 
-cdef int affordable_threads(double work, int limit) noexcept nogil:
-    """How many threads have enough to do, by the table of costs; `work` is in nanoseconds."""
-    if work < 2 * NANOSECONDS_PER_THREAD or not FASTOPT_OPENMP or forked_after_threads:
+cdef int affordable_threads(double work, double per_thread, int limit) noexcept nogil:
+    """How many threads have enough to do, by the table of costs; times are in nanoseconds."""
+    if work < 2 * per_thread or not FASTOPT_OPENMP or forked_after_threads:
         return 1
     if limit <= 0:
         limit = default_threads()
-    return limit if work >= limit * NANOSECONDS_PER_THREAD else <int>(work / NANOSECONDS_PER_THREAD)
+    return limit if work >= limit * per_thread else <int>(work / per_thread)
 
 
 cdef enum:
     WARM_STEPS = 2      # first steps, not learnt from: memory is touched for the first time
-    SERIAL_STEPS = 2    # then so many on one thread, to know what that takes
+    PROBE_STEPS = 2     # so many steps on one thread show what that takes; the first finds the caches shared out
+    PROBE_EVERY = 128   # times the number of threads: what probing costs is less than one step in a hundred
     SLOW_STEPS = 2      # so many slow steps in a row make a pause
     SHORTEST_PAUSE = 16
     LONGEST_PAUSE = 1024
@@ -61,34 +65,45 @@ cdef class ThreadChoice:
     """Learns whether several threads are faster than one where this optimizer runs.
 
     They are in a program that does nothing else. They are not while other programs, or the spinning threads of a BLAS,
-    hold the processors: then a step waits for its last thread, which waits for a processor. So a step on one thread is
-    timed early, and after two steps in a row that were slower than that on several threads, the next 16 (later 32, 64...
-    1,024) use one. Times are per unit of work, because a step need not update every parameter.
+    hold the processors: then a step waits for its last thread, which waits for a processor. So now and then a step on
+    one thread is timed, and after two steps in a row that were slower than that on several threads, the next 16 (later
+    32, 64... 1,024) use one. Times are per unit of work, because a step need not update every parameter.
     """
 
-    cdef double serial          # a unit of work on one thread
-    cdef int seen, slow, pause, pause_length
+    cdef double serial          # a unit of work on one thread, once known
+    cdef double probed          # the same, of the probe under way
+    cdef int until_probe, probes, slow, pause, pause_length
+
+    def __cinit__(self):
+        self.until_probe = WARM_STEPS
 
     cpdef int choose(self, int n_threads) noexcept:
         """How many of these threads to use now."""
-        if WARM_STEPS <= self.seen < WARM_STEPS + SERIAL_STEPS or self.pause > 0:
-            return 1
-        return n_threads
+        return 1 if self.pause > 0 or self.until_probe <= 0 else n_threads
 
-    cpdef void learn(self, int n_threads, double time) noexcept:
-        """What a unit of work took on so many threads."""
-        if self.seen < WARM_STEPS + SERIAL_STEPS:
-            self.seen += 1
-            if self.seen > WARM_STEPS and (self.serial == 0 or time < self.serial):
-                self.serial = time
-        elif n_threads == 1:
+    cpdef void learn(self, int n_threads, int could_use, double time) noexcept:
+        """What a unit of work took on so many threads, of those that it could have used."""
+        if self.pause > 0:
             self.pause -= 1
             self.serial += (time - self.serial) / 8
-        elif time <= SLOW * self.serial:
+        elif n_threads == 1:
+            self.probed = time if self.probes == 0 else min(time, self.probed)
+            self.probes += 1
+            if self.probes == PROBE_STEPS:
+                self.serial = self.probed
+                self.probes = 0
+                self.until_probe = PROBE_EVERY * could_use
+        else:
+            self.until_probe -= 1
+            self.judge(time)
+
+    cdef void judge(self, double time) noexcept:
+        """Whether a step on several threads was worth it; nothing is known before the first probe."""
+        if self.serial == 0 or time <= SLOW * self.serial:
             self.slow = 0
             self.pause_length //= 2
-        else:
-            self.slow += 1
-            if self.slow >= SLOW_STEPS:
-                self.pause_length = min(max(2 * self.pause_length, SHORTEST_PAUSE), LONGEST_PAUSE)
-                self.pause = self.pause_length
+            return
+        self.slow += 1
+        if self.slow >= SLOW_STEPS:
+            self.pause_length = min(max(2 * self.pause_length, SHORTEST_PAUSE), LONGEST_PAUSE)
+            self.pause = self.pause_length

@@ -78,17 +78,30 @@ def test_cgroup_quotas(tmp_path: Path, files: dict[str, str], expected: float | 
     assert cpu.available_cpus(str(tmp_path)) == min(counts or 1, quota)
 
 
-def test_threads_that_do_not_pay_are_given_up_for_a_while() -> None:
+def threads_chosen(times_on_two: list[float]) -> list[int]:
+    """What is chosen, one step after the other, when a step takes 1 on one thread and this on two."""
     choice = native.ThreadChoice()
     used = []
-    for time_on_two in [*[9.0] * 2, *[0.6] * 10, 5.0, 0.6, *[5.0] * 40, *[0.6] * 30]:
+    for time in times_on_two:
         used.append(choice.choose(2))
-        choice.learn(used[-1], 1.0 if used[-1] == 1 else time_on_two)
-    two, one = [2], [1]
-    learning = two * 2 + one * 2 + two * 8
-    assert used[:14] == learning + two * 2, "one slow step is forgiven"
-    assert used[14:54] == two * 2 + one * 16 + two + one * 21, "two are not, and the second pause is longer"
-    assert used[54:] == one * 11 + two * 19, "threads are tried again"
+        choice.learn(used[-1], 2, 1.0 if used[-1] == 1 else time)
+    return used
+
+
+WARM_AND_PROBE = [2, 2, 1, 1]
+
+
+def test_threads_that_pay_are_used_but_for_a_probe_now_and_then() -> None:
+    used = threads_chosen([9.0] * 2 + [0.6] * 1000)
+    assert used[:4] == WARM_AND_PROBE
+    assert used[4:] == ([2] * 256 + [1] * 2) * 3 + [2] * (1002 - 4 - 3 * 258)
+
+
+def test_threads_that_do_not_pay_are_given_up_for_a_while() -> None:
+    used = threads_chosen([9.0] * 2 + [0.6] * 10 + [5.0] + [0.6] + [5.0] * 40 + [0.6] * 30)
+    assert used[:14] == WARM_AND_PROBE + [2] * 10, "one slow step is forgiven"
+    assert used[14:54] == [2] * 2 + [1] * 16 + [2] + [1] * 21, "two are not, and the second pause is longer"
+    assert used[54:] == [1] * 11 + [2] * 19, "threads are tried again"
 
 
 @pytest.mark.parametrize("backend", ["cython", "numba"])

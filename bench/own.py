@@ -1,0 +1,71 @@
+"""fastopt itself, in the ways that are measured against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+import fastopt
+from fastopt.arrays import empty_aligned
+from fastopt.kernels import backends
+
+from . import move
+from .cases import Problem, copies
+from .runner import Peer, Runner
+
+LEARNING_STEPS = 4
+"""So many steps first: the third and fourth are on one thread, to learn what that takes."""
+
+
+def _unaligned_copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Each array 16 bytes after the start of a cache line: all that NumPy promises of its own memory."""
+    made = []
+    for array in arrays:
+        skipped = 16 // array.itemsize
+        memory = empty_aligned(array.size + skipped, array.dtype)[skipped:].reshape(array.shape)
+        memory[...] = array
+        made.append(memory)
+    return made
+
+
+def _needs_compiled_module(problem: Problem) -> str | None:
+    return backends.compiled_module_error()
+
+
+def _fastopt(
+    name: str,
+    *,
+    memory: Callable[[list[np.ndarray]], list[np.ndarray]] = copies,
+    made_within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    bound: bool = True,
+    unavailable: Callable[[Problem], str | None] = lambda problem: None,
+    **options: Any,
+) -> Peer:
+    def start(problem: Problem) -> Runner:
+        params, grads = memory(problem.params), memory(problem.grads)
+        settings = {"n_threads": problem.n_threads, **problem.variant.hyperparameters, **options}
+        optimizer = getattr(fastopt, problem.variant.optimizer)
+
+        def take_gradients() -> None:
+            for mine, given in zip(grads, problem.grads, strict=True):
+                mine[...] = given
+
+        with made_within():
+            made = optimizer(params, grads=grads if bound else None, **settings)
+        step = made.step if bound else lambda: made.step(grads)
+        return Runner(step, lambda: params, take_gradients, LEARNING_STEPS)
+
+    return Peer(name, start, unavailable)
+
+
+FASTOPT = _fastopt("fastopt")
+CYTHON = _fastopt("fastopt cython", backend="cython", unavailable=_needs_compiled_module)
+NUMBA = _fastopt("fastopt numba", backend="numba")
+SERIAL = _fastopt("fastopt serial", n_threads=1)
+THREADED = _fastopt("fastopt all threads", made_within=move.all_threads, unavailable=_needs_compiled_module)
+PASSED = _fastopt("fastopt step(grads)", bound=False)
+UNALIGNED = _fastopt("fastopt unaligned", memory=_unaligned_copies)
+MOVE = Peer("move", move.start, move.unavailable)
