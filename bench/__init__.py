@@ -1,0 +1,1 @@
+"""Benchmarks of fastopt beside its peers, on pytest-benchmark; see bench/README.md."""

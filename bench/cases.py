@@ -1,0 +1,148 @@
+"""What is measured: every variant of every optimizer in `fastopt.specs.SPECS`, on flat arrays and lists of tensors."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fastopt.arrays import empty_aligned
+from fastopt.kernels import render
+from fastopt.specs import HYPERPARAMETERS, SPECS, Spec
+
+FLOAT32 = np.dtype(np.float32)
+SMALLEST_GRADIENT = 0.01
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An optimizer with the hyperparameters that choose one of its rules."""
+
+    optimizer: str
+    rule: str
+    hyperparameters: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return " ".join([self.optimizer, *self.hyperparameters])
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        states: tuple[str, ...] = render.rules()[self.rule].states
+        return states
+
+    @property
+    def bytes_per_parameter(self) -> int:
+        """What a step must move, float32: parameter, gradient and states read, parameter and states written."""
+        reads, writes = 2 + len(self.states), 1 + len(self.states)
+        return (reads + writes) * FLOAT32.itemsize
+
+
+def _variants(spec: Spec) -> list[Variant]:
+    found: dict[str, Variant] = {}
+    for chosen, rule in spec.rules.items():
+        names = [name for name, is_chosen in zip(spec.variants, chosen, strict=True) if is_chosen]
+        values = {name: True if HYPERPARAMETERS[name].flag else 0.9 for name in names}
+        if spec.check({**spec.defaults, **values}) is None:
+            found.setdefault(rule, Variant(spec.name, rule, values))
+    return list(found.values())
+
+
+VARIANTS: dict[str, Variant] = {each.name: each for spec in SPECS.values() for each in _variants(spec)}
+"""Every optimizer with every rule that it has; a new row of SPECS is here by itself."""
+
+ADAM = VARIANTS["Adam"]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """Tensors of these shapes."""
+
+    name: str
+    shapes: tuple[tuple[int, ...], ...] = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        return sum(math.prod(shape) for shape in self.shapes)
+
+
+def identifier(each: Variant | Workload) -> str:
+    """A name that `pytest -k` can take."""
+    return each.name.replace(", ", "-").replace(" ", "-").replace(",", "_")
+
+
+def flat(size: int) -> Workload:
+    """One flat tensor."""
+    return Workload(f"{size:,}", ((size,),))
+
+
+def _gpt2() -> tuple[tuple[int, ...], ...]:
+    width, vocabulary, context, layers = 768, 50257, 1024, 12
+    norm: tuple[tuple[int, ...], ...] = ((width,), (width,))
+    attention = ((width, 3 * width), (3 * width,), (width, width), (width,))
+    perceptron = ((width, 4 * width), (4 * width,), (4 * width, width), (width,))
+    return ((vocabulary, width), (context, width), *(norm + attention + norm + perceptron) * layers, *norm)
+
+
+FLAT = tuple(flat(10**power) for power in range(3, 9))
+TENSOR_LISTS = (
+    Workload("500 tensors of 256", ((256,),) * 500),
+    Workload("GPT-2 124M, 148 tensors", _gpt2()),
+    Workload("10 tensors, 2,100 in all", ((20, 20), (20,)) * 5),
+)
+
+
+@dataclass
+class Problem:
+    """What an optimizer is given: parameters to copy, and the gradients that all sides share."""
+
+    variant: Variant
+    workload: Workload
+    n_threads: int
+    params: list[np.ndarray]
+    grads: list[np.ndarray]
+
+    @classmethod
+    def make(cls, variant: Variant, workload: Workload, n_threads: int) -> Problem:
+        params, grads = _numbers(workload.size)
+        views = [_views(params, workload), copies(_views(grads, workload))]
+        return cls(variant, workload, n_threads, *views)
+
+    def change_gradients(self) -> None:
+        """Give a part of the gradients another sign and all of that part another size, in place."""
+        for grad in self.grads:
+            grad.reshape(-1)[::3] *= -0.75
+
+
+@functools.lru_cache(maxsize=1)
+def _numbers(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Parameters and gradients, random, the gradients not zero; kept for the next case of the same size."""
+    generator = np.random.default_rng(size)
+    params = generator.random(size, np.float32) - FLOAT32.type(0.5)
+    grads = generator.random(size, np.float32) - FLOAT32.type(0.5)
+    grads += np.copysign(FLOAT32.type(SMALLEST_GRADIENT), grads)
+    params.flags.writeable = grads.flags.writeable = False
+    return params, grads
+
+
+def _views(numbers: np.ndarray, workload: Workload) -> list[np.ndarray]:
+    views, start = [], 0
+    for shape in workload.shapes:
+        stop = start + math.prod(shape)
+        views.append(numbers[start:stop].reshape(shape))
+        start = stop
+    return views
+
+
+def copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Each array in memory of its own that starts on a cache line, as torch allocates its tensors."""
+    made = []
+    for array in arrays:
+        copy = empty_aligned(array.size, array.dtype).reshape(array.shape)
+        copy[...] = array
+        made.append(copy)
+    return made

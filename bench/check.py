@@ -1,0 +1,56 @@
+"""Whether two optimizers agree: looked at before anything is timed."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+
+from .cases import Problem
+from .runner import Runner
+
+STEPS = 3
+ABSOLUTE = 1e-6
+RELATIVE = 1e-5
+"""Agreement: |a - b| <= ABSOLUTE + RELATIVE * |b| for each parameter, after STEPS steps that each move it by about the
+learning rate, 1e-3 at least. At first parameters lie within [-0.5, 0.5]."""
+
+CHUNK = 1 << 20
+"""Elements compared at a time."""
+
+
+def take_steps(problem: Problem, runners: dict[str, Runner]) -> dict[str, float]:
+    """STEPS steps of each, over gradients that change, their signs included; the seconds of each one's last step."""
+    seconds = {}
+    for _ in range(STEPS):
+        problem.change_gradients()
+        for name, runner in runners.items():
+            runner.take_gradients()
+            start = time.perf_counter()
+            runner.step()
+            seconds[name] = time.perf_counter() - start
+    return seconds
+
+
+def difference(mine: list[np.ndarray], theirs: list[np.ndarray]) -> str | None:
+    """Where two lists of parameters first disagree, in words; None when they agree. NaN agrees with nothing."""
+    for index, (left, right) in enumerate(zip(mine, theirs, strict=True)):
+        left, right = left.reshape(-1), right.reshape(-1)
+        for start in range(0, left.size, CHUNK):
+            a, b = left[start : start + CHUNK], right[start : start + CHUNK]
+            with np.errstate(invalid="ignore"):
+                agrees = np.abs(a - b) <= ABSOLUTE + RELATIVE * np.abs(b)
+            if not agrees.all():
+                first = int(np.argmin(agrees))
+                return f"tensor {index}, element {start + first}: {a[first]} and {b[first]}"
+    return None
+
+
+def disagreement(problem: Problem, ours: Runner, theirs: Runner) -> str | None:
+    """What is wrong with two runners that have taken the same steps, or None."""
+    if ours.results is None or theirs.results is None:
+        return None
+    mine = ours.results()
+    if difference(mine, problem.params) is None:
+        return "no parameter was updated"
+    return difference(mine, theirs.results())

@@ -1,0 +1,105 @@
+"""Options, fixtures and the summary of `pytest bench/`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pytest_benchmark.fixture import BenchmarkFixture
+
+from . import machine, measure, tables
+from .measure import Record, Settings
+
+QUICK_SIZE = 1_000_000
+RECORDS = pytest.StashKey[list[Record]]()
+LOAD = pytest.StashKey[machine.Load]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("fastopt benchmarks")
+    group.addoption("--quick", action="store_true", help=f"only up to {QUICK_SIZE:,} parameters, and few repeats")
+    group.addoption("--threads", type=int, default=2, help="threads of fastopt and of its peers (default: 2)")
+    group.addoption("--seconds", type=float, help="about how long to measure each case (default: 2; quick: 0.2)")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[RECORDS] = []
+    config.stash[LOAD] = machine.Load()
+    config.option.benchmark_quiet = True  # the tables below say more than pytest-benchmark's own
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--quick"):
+        return
+    sizes = [_size(item) for item in items]
+    left_out = [item for item, size in zip(items, sizes, strict=True) if size > QUICK_SIZE]
+    items[:] = [item for item, size in zip(items, sizes, strict=True) if size <= QUICK_SIZE]
+    config.hook.pytest_deselected(items=left_out)
+
+
+def _size(item: pytest.Item) -> int:
+    """The parameters that a test works on, where it says so."""
+    parameters = getattr(item, "callspec", None)
+    workload = parameters.params.get("workload") if parameters else None
+    return workload.size if workload else 0
+
+
+@pytest.fixture(scope="session")
+def quick(pytestconfig: pytest.Config) -> bool:
+    return bool(pytestconfig.getoption("--quick"))
+
+
+@pytest.fixture(scope="session")
+def settings(pytestconfig: pytest.Config, quick: bool) -> Settings:
+    seconds = pytestconfig.getoption("--seconds")
+    default = 0.2 if quick else 2.0
+    return Settings(pytestconfig.getoption("--threads"), default if seconds is None else seconds)
+
+
+@pytest.fixture
+def record(pytestconfig: pytest.Config, benchmark: BenchmarkFixture) -> Callable[[Record], None]:
+    """Puts a record into pytest-benchmark's JSON and into the summary."""
+    load = machine.Load()
+
+    def keep(found: Record) -> None:
+        found["busy"] = load.processors()
+        benchmark.extra_info.update(found)
+        pytestconfig.stash[RECORDS].append(found)
+
+    return keep
+
+
+@pytest.fixture
+def compare(benchmark: BenchmarkFixture, settings: Settings, record: Callable[[Record], None]) -> Callable[..., None]:
+    """`measure.compare`, recorded; fails where a result is wrong."""
+
+    def run(*arguments: Any, **keywords: Any) -> None:
+        found = measure.compare(benchmark, settings, *arguments, **keywords)
+        record(found)
+        wrong = {name: result["wrong"] for name, result in found["peers"].items() if "wrong" in result}
+        if wrong:
+            pytest.fail(f"WRONG: {found['subject']} disagrees with {wrong}", pytrace=False)
+
+    return run
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    load = {"processors busy with other work": f"{config.stash[LOAD].processors():.2f} on average"}
+    machine_info["described"] = machine.describe(config.getoption("--threads")) | load
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    records = config.stash[RECORDS]
+    if not records:
+        return
+    from rich.console import Console
+
+    text = io.StringIO()
+    console = Console(file=text, width=160, force_terminal=terminalreporter.hasmarkup)
+    for table in map(tables.as_rich, tables.all_tables(records)):
+        if table.row_count:
+            console.print(table)
+    terminalreporter.write("\n" + text.getvalue())

@@ -1,0 +1,91 @@
+"""What was measured on: processor, versions, OpenMP runtimes."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import time
+from pathlib import Path
+
+PACKAGES = ("fastopt", "numpy", "numba", "torch", "pytest-benchmark")
+CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "FASTOPT_", "THP_")
+
+
+class Load:
+    """How many processors other processes keep busy, on average, from when this is made."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.others = _seconds_of_others()
+
+    def processors(self) -> float:
+        return max(0.0, _seconds_of_others() - self.others) / (time.perf_counter() - self.started)
+
+
+def _seconds_of_others() -> float:
+    """Processor seconds spent so far by everything but this process and its children; 0 where it cannot be read."""
+    try:
+        user, nice, system, _, _, interrupt, soft_interrupt = Path("/proc/stat").read_text().split()[1:8]
+    except OSError:
+        return 0.0
+    ticks = sum(map(int, (user, nice, system, interrupt, soft_interrupt)))
+    return ticks / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+
+
+def describe(n_threads: int) -> dict[str, str]:
+    """The machine and the software, as labelled text."""
+    from fastopt.config import get_config
+
+    config = get_config()
+    described = {
+        "processor": _processor(),
+        "processors available": str(config["cpus available"]),
+        "caches": _caches() or "unknown",
+        "threads asked for": str(n_threads),
+        "system": f"{platform.system()} {platform.release()}, huge pages {_huge_pages() or 'unknown'}",
+        "Python": platform.python_version(),
+        **{package: _version(package) for package in PACKAGES},
+        "instruction set": str(config.get("instruction set", "no compiled module")),
+        "prefetch distance": str(config.get("prefetch distance", "none")),
+        "OpenMP runtimes": ", ".join(Path(path).name for path in config["openmp runtimes"]) or "unknown",
+    }
+    variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIXES)}
+    described["environment"] = ", ".join(f"{name}={value}" for name, value in variables.items()) or "nothing set"
+    return described
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _caches() -> str:
+    """Level, kind and size of each cache of the first processor; Linux only."""
+    found = []
+    for folder in sorted(CACHES.glob("index*")):
+        level, kind, size = ((folder / name).read_text().strip() for name in ("level", "type", "size"))
+        if kind != "Instruction":
+            found.append(f"L{level} {size}")
+    return ", ".join(found)
+
+
+def _huge_pages() -> str:
+    try:
+        text = HUGE_PAGES.read_text()
+    except OSError:
+        return ""
+    return text[text.index("[") + 1 : text.index("]")]

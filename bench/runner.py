@@ -1,0 +1,35 @@
+"""What a peer is, and what an optimizer must offer to be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .cases import Problem
+
+
+@dataclass(frozen=True)
+class Runner:
+    """An optimizer, ready to step.
+
+    `results` gives its parameters as NumPy arrays; None where nothing is computed that could be compared.
+    `take_gradients` is called when the problem's gradients have changed. It is as fast as it gets after so many
+    `learning_steps`.
+    """
+
+    step: Callable[[], Any]
+    results: Callable[[], list[np.ndarray]] | None
+    take_gradients: Callable[[], None] = lambda: None
+    learning_steps: int = 0
+
+
+@dataclass(frozen=True)
+class Peer:
+    """One way to run an optimizer. `unavailable` says why it cannot run a problem, or None when it can."""
+
+    name: str
+    start: Callable[[Problem], Runner]
+    unavailable: Callable[[Problem], str | None] = lambda problem: None
