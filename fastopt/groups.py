@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,28 @@ NOTES = ("name", "initial_lr")
 """Keys that a group may carry for its owner; they change nothing."""
 
 
+class Changes:
+    """Whether a group was assigned to since the optimizer last looked.
+
+    Groups hold this, not the optimizer: without a cycle of references, an optimizer's memory is free as soon as it is
+    dropped.
+    """
+
+    __slots__ = ("pending",)
+
+    def __init__(self) -> None:
+        self.pending = False
+
+
 class ParamGroup(dict[str, Any]):
     """The hyperparameters of a group and, under "params", its arrays.
 
     An assignment is checked at once and counts from the next step. The arrays, and with them the keys, are fixed.
     """
 
-    def __init__(
-        self, spec: Spec, params: Iterable[np.ndarray], values: Mapping[str, Any], changed: Callable[[], None]
-    ):
+    def __init__(self, spec: Spec, params: Iterable[np.ndarray], values: Mapping[str, Any], changes: Changes):
         self._spec = spec
-        self._changed = changed
+        self._changes = changes
         self.allowed_states: frozenset[str] | None = None
         notes = {key: values[key] for key in NOTES if key in values}
         super().__init__(params=tuple(params), **spec.convert(values), **notes)
@@ -60,7 +71,7 @@ class ParamGroup(dict[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         super().update(self.converted(dict(*args, **kwargs)))
-        self._changed()
+        self._changes.pending = True
 
     def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
         self.update(other)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import arrays, state_dicts
-from .groups import ParamGroup, check_key
+from .gradients import GradientChecker
+from .groups import Changes, ParamGroup, check_key
 from .kernels import backends, render
 from .kernels.plan import GroupPlan, Segment, Stage
 from .layout import Layout, read_group, read_groups
@@ -102,16 +102,13 @@ class Optimizer:
         self._options = options
         self._layout = layout
         self.defaults = self.spec.convert({**self.spec.defaults, **defaults})
-        self._stale = False
-        self._groups = [ParamGroup(self.spec, given, values, self._mark_stale) for given, values in groups]
+        self._changes = Changes()
+        self._groups = [ParamGroup(self.spec, given, values, self._changes) for given, values in groups]
         self._params = [param for group in self._groups for param in group["params"]]
         self._check_params()
         self._states = [state for group in self._groups for state in initial_states(self.spec, group)]
         self._steps = np.zeros(len(self._params), np.int64)
         self._build(gradients)
-
-    def _mark_stale(self) -> None:
-        self._stale = True
 
     def _check_params(self) -> None:
         if not self._params:
@@ -142,17 +139,12 @@ class Optimizer:
                 states = [self._states[len(segments)][name] for name in names]
                 segments.append(Segment(index, param, states))
             group.fix_states(tuple(self._states[len(segments) - 1]) if group["params"] else names)
-        labels = self._layout.labels("params")
-        spans = []
-        for label, segment in zip(labels, segments, strict=True):
-            spans += [(*arrays.memory_span(each), label) for each in (segment.param, *segment.states) if each.nbytes]
-        self._written = sorted(spans)
         engine = self._backend.engine(
             self._params[0].dtype,
             [self._plan(group) for group in self._groups],
             segments,
             self._steps,
-            self._check_gradient,
+            GradientChecker(self._layout, segments),
             bool(self._options["flush_denormals"]),
             self._n_threads,
         )
@@ -161,7 +153,7 @@ class Optimizer:
         self._gradients = gradients
         self._rules = [self.spec.rule(group) for group in self._groups]
         self._engine = engine
-        self._stale = False
+        self._changes.pending = False
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -223,20 +215,7 @@ class Optimizer:
                     for name, hyperparameter in self.spec.initial.items():
                         self._states[position][name][...] = group[hyperparameter]
             start += len(group["params"])
-        self._stale = False
-
-    def _check_gradient(self, index: int, gradient: object) -> None:
-        label = self._layout.labels("grads")[index]
-        checked = arrays.check_like(label, gradient, self._params[index])
-        begin, end = arrays.memory_span(checked)
-        if begin == end:
-            return
-        position = bisect.bisect_right(self._written, (end, 0, "")) - 1
-        if position >= 0 and self._written[position][1] > begin:
-            raise ValueError(
-                f"{label} shares memory with {self._written[position][2]} or its state, which the step writes; "
-                "a gradient needs memory of its own"
-            )
+        self._changes.pending = False
 
     # --- what users call --------------------------------------------------------------------------------------------
 
@@ -259,7 +238,7 @@ class Optimizer:
         RuntimeError
             Another thread is in the middle of a step of this optimizer, or a parameter's memory was replaced.
         """
-        if self._stale:
+        if self._changes.pending:
             self._refresh()
         if grads is None:
             if not self._engine.bound:
@@ -332,7 +311,7 @@ class Optimizer:
             gradients = [*self._gradients, *child.flatten(grads)]
         elif grads is not None:
             raise TypeError("no gradients are bound to this optimizer; pass the new group's to step()")
-        new = ParamGroup(self.spec, given, {**self.defaults, **values}, self._mark_stale)
+        new = ParamGroup(self.spec, given, {**self.defaults, **values}, self._changes)
         with self._all_or_nothing():
             self._layout = layout
             self._groups = [*self._groups, new]

@@ -9,7 +9,6 @@ written, and nothing can fail after that.
 
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
 cimport cython
 cimport numpy as cnp
@@ -265,6 +264,8 @@ cdef class Engine:
         group.n_stages = len(plan.stages)
         group.n_coefficients = len(plan.pick)
         for k, (stage, position) in enumerate(plan.pick):
+            if not (0 <= stage < MAX_STAGES and 0 <= position < MAX_COEFFICIENTS):
+                raise ValueError(f"the rule is too large for the engine: {plan}")
             group.pick[k] = stage * MAX_COEFFICIENTS + position
         for k, stage in enumerate(plan.stages):
             group.stages[k].function = <coefficient_function><uintptr_t>stage.function

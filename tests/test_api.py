@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import gc
 import itertools
 import pickle
 import sys
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -247,6 +249,19 @@ def test_loading_brings_the_variant_along() -> None:
     target.step()
     source.step()
     assert equal_bits(source.state[0]["max_exp_avg_sq"], target.state[0]["max_exp_avg_sq"])
+
+
+@by_backend
+def test_memory_is_free_as_soon_as_an_optimizer_is_dropped(backend: str) -> None:
+    optimizer = fastopt.Adam([np.ones(3), np.ones(2)], grads=[np.ones(3), None], backend=backend)
+    optimizer.step()
+    state = weakref.ref(optimizer.state[0]["exp_avg"])
+    gc.disable()
+    try:
+        del optimizer
+        assert state() is None
+    finally:
+        gc.enable()
 
 
 def test_repr_is_torchs() -> None:
