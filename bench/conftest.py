@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -21,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastopt benchmarks")
     group.addoption("--quick", action="store_true", help=f"only up to {QUICK_SIZE:,} parameters, and few repeats")
     group.addoption("--threads", type=int, default=2, help="threads of fastopt and of its peers (default: 2)")
-    group.addoption("--seconds", type=float, help="about how long to measure each case (default: 2; quick: 0.2)")
+    group.addoption("--seconds", type=float, help="about how long to measure each case (default: 1; quick: 0.2)")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -55,7 +57,7 @@ def quick(pytestconfig: pytest.Config) -> bool:
 @pytest.fixture(scope="session")
 def settings(pytestconfig: pytest.Config, quick: bool) -> Settings:
     seconds = pytestconfig.getoption("--seconds")
-    default = 0.2 if quick else 2.0
+    default = 0.2 if quick else 1.0
     return Settings(pytestconfig.getoption("--threads"), default if seconds is None else seconds)
 
 
@@ -72,8 +74,18 @@ def record(pytestconfig: pytest.Config, benchmark: BenchmarkFixture) -> Callable
     return keep
 
 
+def give_memory_back() -> None:
+    """To the system: what garbage held, and what the allocator keeps (gigabytes, after lists of large tensors)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
+    if trim is not None:
+        trim(0)
+
+
 @pytest.fixture
-def compare(benchmark: BenchmarkFixture, settings: Settings, record: Callable[[Record], None]) -> Callable[..., None]:
+def compare(
+    benchmark: BenchmarkFixture, settings: Settings, record: Callable[[Record], None]
+) -> Iterator[Callable[..., None]]:
     """`measure.compare`, recorded; fails where a result is wrong."""
 
     def run(*arguments: Any, **keywords: Any) -> None:
@@ -83,7 +95,8 @@ def compare(benchmark: BenchmarkFixture, settings: Settings, record: Callable[[R
         if wrong:
             pytest.fail(f"WRONG: {found['subject']} disagrees with {wrong}", pytrace=False)
 
-    return run
+    yield run
+    give_memory_back()
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
