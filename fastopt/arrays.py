@@ -35,7 +35,7 @@ def check_array(label: str, array: object, *, writable: bool) -> np.ndarray:
         It is not C-contiguous, not aligned, or read-only where it must be written.
     """
     if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
-        raise TypeError(f"{label} must be a numpy.ndarray, got {_type_name(array)}{_advice(array)}")
+        raise TypeError(f"{label} must be a numpy.ndarray, got {describe_type(array)}")
     if not array.dtype.isnative:
         raise TypeError(f"{label} must be in this machine's byte order, got dtype {array.dtype.str!r}")
     if array.dtype not in DTYPES:
@@ -76,14 +76,12 @@ def check_no_overlap(arrays: Sequence[tuple[str, np.ndarray]]) -> None:
             raise ValueError(f"{label} and {other} share memory; every parameter needs its own")
 
 
-def _type_name(value: object) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-
-
-def _advice(value: object) -> str:
-    if type(value).__module__.split(".")[0] == "torch":
-        return " (for a CPU tensor, tensor.detach().numpy() shares its memory)"
-    return ""
+def describe_type(value: object) -> str:
+    """What something is that should have been an array, with advice where there is some."""
+    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    if name.split(".")[0] == "torch":
+        name += " (for a CPU tensor, tensor.detach().numpy() shares its memory)"
+    return name
 
 
 @overload
@@ -130,14 +128,14 @@ def pack(arrays: Any) -> Any:
         or not isinstance(arrays, (Mapping, Sequence))
         or isinstance(arrays, (str, bytes))
     ):
-        raise TypeError(f"arrays must be a dict or a sequence of arrays, got {_type_name(arrays)}")
+        raise TypeError(f"arrays must be a dict or a sequence of arrays, got {describe_type(arrays)}")
     named = list(arrays.items()) if isinstance(arrays, Mapping) else list(enumerate(arrays))
     if not named:
         raise ValueError("arrays is empty; there is nothing to pack")
     dtypes = {}
     for name, array in named:
         if not isinstance(array, np.ndarray):
-            raise TypeError(f"arrays[{name!r}] must be a numpy.ndarray, got {_type_name(array)}{_advice(array)}")
+            raise TypeError(f"arrays[{name!r}] must be a numpy.ndarray, got {describe_type(array)}")
         if array.dtype not in DTYPES or not array.dtype.isnative:
             raise TypeError(f"arrays[{name!r}] must be of native float32 or float64, got dtype {array.dtype.str!r}")
         dtypes[array.dtype] = name

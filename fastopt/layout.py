@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import describe_type
+
 Leaves = list[Any]
 
 
@@ -89,13 +91,8 @@ def read_params(params: Any, root: str = "params") -> tuple[Layout, list[Any]]:
 
 
 def _not_params(root: str, value: Any) -> TypeError:
-    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    hint = ""
-    if name.startswith("torch."):
-        hint = " (for a CPU tensor, tensor.detach().numpy() shares its memory)"
-    return TypeError(
-        f"{root} must be a numpy.ndarray, a list or a dict of arrays, or a list of groups; got {name}{hint}"
-    )
+    got = describe_type(value)
+    return TypeError(f"{root} must be a numpy.ndarray, a list or a dict of arrays, or a list of groups; got {got}")
 
 
 def read_groups(params: Any) -> tuple[Layout, list[tuple[list[Any], dict[str, Any]]]]:

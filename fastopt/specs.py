@@ -281,6 +281,3 @@ SPECS: dict[str, Spec] = {
     )
 }
 """Every optimizer, by the name of its class."""
-
-CONVENTIONS = tuple(dict.fromkeys(name for spec in SPECS.values() for name in spec.coefficients))
-"""The frameworks whose arithmetic can be asked for."""

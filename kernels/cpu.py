@@ -45,8 +45,8 @@ def choose_level(capabilities: dict[str, object]) -> str:
 def choose_prefetch_distance(capabilities: dict[str, object]) -> int:
     """How many elements ahead the loops prefetch; 0 for not at all.
 
-    Measured: on an Intel server a distance of 512 gains 20 % at 10 million parameters; on an AMD Zen 4 server every
-    distance from 128 to 2048 loses 10 to 40 %.
+    On an Intel server a distance of 512 gained 20 % at 10 million parameters; on an AMD Zen 4 server nearly every
+    distance and size lost, up to 1.9 times (docs/performance.md).
     """
     wanted = os.environ.get(PREFETCH_VARIABLE, "")
     if not wanted:

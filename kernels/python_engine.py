@@ -25,8 +25,6 @@ BOUNDARY = 64  # as in engine.pyx
 class PythonEngine:
     """Takes what `engine.Engine` takes; loops and coefficient functions are callables."""
 
-    threaded = False
-
     def __init__(
         self,
         dtype: np.dtype,
@@ -116,8 +114,6 @@ class PythonEngine:
 
 class ThreadedPythonEngine(PythonEngine):
     """The same, split over Python threads: for loops that release the GIL."""
-
-    threaded = True
 
     def run(self, plan: GroupPlan, streams: list[np.ndarray], scalars: list[Any]) -> None:
         n_threads = self.n_threads or cpu.default_threads()
