@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
         "this is fastopt's source folder, which has no kernels of its own: either start Python outside of the "
         "checkout's root, or install the checkout with `python -m pip install -e .`"
     ) from error
+from . import constraints
 from ._version import __version__
 from .arrays import pack
 from .config import show_config
@@ -36,6 +37,7 @@ __all__ = [
     "RMSprop",
     "Rprop",
     "__version__",
+    "constraints",
     "get_num_threads",
     "pack",
     "set_num_threads",

@@ -52,9 +52,9 @@ def check_array(label: str, array: object, *, writable: bool) -> np.ndarray:
     return array
 
 
-def check_like(label: str, array: object, param: np.ndarray) -> np.ndarray:
+def check_like(label: str, array: object, param: np.ndarray, *, writable: bool = False) -> np.ndarray:
     """Check that an array can stand beside a parameter as its gradient: same dtype, same shape."""
-    checked = check_array(label, array, writable=False)
+    checked = check_array(label, array, writable=writable)
     if checked.dtype != param.dtype:
         raise TypeError(f"{label} must be of its parameter's dtype {param.dtype}, got {checked.dtype}")
     if checked.shape != param.shape:

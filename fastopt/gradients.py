@@ -13,7 +13,8 @@ from .layout import Layout
 class GradientChecker:
     """Raises the error that says what is wrong with a gradient; engines call it, with the position of its parameter."""
 
-    def __init__(self, layout: Layout, segments: Sequence[Segment]) -> None:
+    def __init__(self, layout: Layout, segments: Sequence[Segment], written: bool = False) -> None:
+        self.zeroed = written
         self.labels = layout.labels("grads")
         self.params = [segment.param for segment in segments]
         spans = []
@@ -30,7 +31,7 @@ class GradientChecker:
             It is no array of its parameter's dtype and shape, or shares memory with what a step writes.
         """
         label = self.labels[index]
-        checked = arrays.check_like(label, gradient, self.params[index])
+        checked = arrays.check_like(label, gradient, self.params[index], writable=self.zeroed)
         begin, end = arrays.memory_span(checked)
         if begin == end:
             return

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .options import GROUP_OPTIONS, check_group_options
 from .specs import HYPERPARAMETERS, Spec
 
 NOTES = ("name", "initial_lr")
@@ -20,10 +21,11 @@ class Changes:
     dropped.
     """
 
-    __slots__ = ("pending",)
+    __slots__ = ("max_grad_norm", "pending")
 
-    def __init__(self) -> None:
+    def __init__(self, max_grad_norm: float | None = None) -> None:
         self.pending = False
+        self.max_grad_norm = max_grad_norm  # the optimizer's, which excludes other clipping
 
 
 class ParamGroup(dict[str, Any]):
@@ -37,11 +39,16 @@ class ParamGroup(dict[str, Any]):
         self._changes = changes
         self.allowed_states: frozenset[str] | None = None
         notes = {key: values[key] for key in NOTES if key in values}
-        super().__init__(params=tuple(params), **spec.convert(values), **notes)
+        options = check_group_options(values, changes.max_grad_norm)
+        super().__init__(params=tuple(params), **spec.convert(values), **options, **notes)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         return {name: self[name] for name in self._spec.defaults}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {name: self[name] for name in GROUP_OPTIONS}
 
     def fix_states(self, states: tuple[str, ...]) -> None:
         """From now on, refuse hyperparameters that would need other states than these."""
@@ -58,12 +65,14 @@ class ParamGroup(dict[str, Any]):
             if key == "params":
                 raise ValueError("a group's 'params' are fixed; create a new optimizer for other parameters")
             check_key(self._spec, key)
+        options = check_group_options({**self.options, **changes}, self._changes.max_grad_norm)
         values = self._spec.convert({**self.hyperparameters, **changes})
         needed = set(self._spec.states(values))
         if self.allowed_states is not None and not needed <= self.allowed_states:
             missing = ", ".join(sorted(needed - self.allowed_states))
             reason = ", ".join(f"{name}={values[name]!r}" for name in self._spec.variants)
             raise ValueError(f"{reason} needs state that this optimizer was created without: {missing}")
+        values |= options
         return {key: values.get(key, value) for key, value in changes.items()}
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -103,9 +112,9 @@ def check_key(spec: Spec, key: Any) -> None:
     Raises
     ------
     ValueError
-        It is no hyperparameter of this optimizer; the message lists those.
+        It is no hyperparameter or group option of this optimizer; the message lists those.
     """
-    if key not in spec.defaults and key not in NOTES:
-        known = ", ".join(("params", *spec.defaults))
+    if key not in spec.defaults and key not in NOTES and key not in GROUP_OPTIONS:
+        known = ", ".join(("params", *spec.defaults, *GROUP_OPTIONS))
         hint = " (a hyperparameter of other optimizers)" if key in HYPERPARAMETERS else ""
         raise ValueError(f"unknown key {key!r}{hint} in a parameter group of {spec.name} (expected {known})")

@@ -32,6 +32,17 @@ class Layout:
             return [f"{root}[{index}]" for index in range(self.size)]
         return [label for index, child in enumerate(self.children) for label in child.labels(f"{root}[{index}]")]
 
+    def names(self, start: int = 0) -> list[Any]:
+        """What each leaf is called by its owner: its key in a dict, else its position among all leaves."""
+        if self.kind == "dict":
+            return list(self.keys)
+        if self.kind == "groups":
+            names: list[Any] = []
+            for child in self.children:
+                names += child.names(start + len(names))
+            return names
+        return list(range(start, start + self.size))
+
     def flatten(self, values: Any, root: str = "grads") -> Leaves:
         """The leaves of something of this layout, in order.
 

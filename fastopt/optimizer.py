@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from . import arrays, state_dicts
+from . import arrays, segments, state_dicts
 from .gradients import GradientChecker
 from .groups import Changes, ParamGroup, check_key
-from .kernels import backends, render
-from .kernels.plan import GroupPlan, Segment, Stage
+from .kernels import backends
+from .kernels.plan import Segment, SegmentSettings
 from .layout import Layout, read_group, read_groups
+from .nonfinite import NonfiniteGradients
+from .options import (
+    GROUP_OPTIONS,
+    Options,
+    check_grad_scale,
+    check_names,
+    positive_or_none,
+    read_step_options,
+)
+from .planning import AVERAGE, Planner, extra_states, row_length
 from .specs import SPECS, Spec
 from .states import StateView, initial_states
-from .threads import check_n_threads
-
-Options = dict[str, Any]
 
 
 class Optimizer:
@@ -35,6 +41,36 @@ class Optimizer:
     grads: as `params`, optional
         Gradients bound once: `step()` then reads these arrays each time, with the least overhead. None for a parameter
         that never has one.
+    grad_scale: float, default 1
+        Gradients are divided by it (times 1 / grad_scale) before anything else: for scaled losses. `opt.grad_scale` can
+        be changed between steps.
+    accumulate_steps: int, default 1
+        So many calls of `step` make one update, with the mean of their gradients.
+    max_grad_norm: float, optional
+        All gradients together are scaled down to this L2 norm where theirs is larger, as by
+        torch.nn.utils.clip_grad_norm_. The norm is added up in float64 in one pass, `opt.grad_norm` is its last value,
+        and the scale rides in the update: the gradients are not rewritten. `inf` only measures.
+    clip_norm: float, optional
+        The same for each parameter by itself. Also an option of a group.
+    clip_value: float, optional
+        Each element of the gradient is limited to [-clip_value, clip_value]. Also an option of a group. At most one of
+        the three ways of clipping.
+    nonfinite: "propagate", "skip" or "raise"
+        What a NaN or an infinity in any gradient does, or an element whose square overflows where the optimizer squares
+        it: nothing special, or no update at all, of any group: parameters, states and step counts stay as they are.
+        "skip" counts it (`opt.skipped_steps`, `opt.nonfinite_counts`), "raise" raises a FloatingPointError that says
+        where. It costs one more read of the gradients, and nothing where a norm is taken.
+    max_consecutive_skips: int, optional
+        With `nonfinite="skip"`: a FloatingPointError when more steps in a row are skipped.
+    ema_decay: float, optional
+        Keeps an average of the parameters, in the same pass: average = ema_decay * average + (1 - ema_decay) * p, from
+        the first step on, as Keras does. It is `opt.state[i]["param_average"]`; see `averaged_params`.
+    ema_overwrite_frequency: int, optional
+        Every so many steps the parameters are set to their average.
+    zero_grads: bool, default False
+        Gradients are zeroed as they are read (and when a step is skipped, not when it raises).
+    projection, prox: see `fastopt.constraints`, optional
+        What parameters are held to after each update, in the same pass. Also options of a group.
     backend: "auto", "cython", "numba" or "reference"
         What runs the update; all give the same bits. "auto" is cython where it was built, else numba. "reference" is
         plain NumPy, for checking.
@@ -45,6 +81,11 @@ class Optimizer:
     flush_denormals: bool
         Treat denormals as zero inside a step (the caller's floating-point mode is restored). Without it, the moments of
         parameters with zero gradients decay to denormals and make steps up to ten times slower.
+
+    Notes
+    -----
+    A step does, in this order (Keras 3's): divide by `grad_scale`, accumulate, clip, weight decay, update, average,
+    `prox`, `projection`, zero the gradients.
 
     Raises
     ------
@@ -63,51 +104,49 @@ class Optimizer:
         self,
         params: Any,
         defaults: Mapping[str, Any],
-        *,
-        grads: Any = None,
-        backend: str = "auto",
-        n_threads: int | None = None,
-        convention: str = "torch",
-        flush_denormals: bool = True,
+        options: Options,
     ) -> None:
+        given: dict[str, Any] = dict(options)
+        check_names(type(self).__name__, given)
         layout, groups = read_groups(params)
+        defaults = {**defaults, **{name: given[name] for name in GROUP_OPTIONS if name in given}}
         filled = []
-        for given, values in groups:
+        for arrays_given, values in groups:
             for key in values:
                 check_key(self.spec, key)
-            filled.append((given, {**defaults, **values}))
-        options = {
-            "backend": backend,
-            "n_threads": n_threads,
-            "convention": convention,
-            "flush_denormals": flush_denormals,
-        }
-        self._set_up(layout, filled, dict(defaults), options, None if grads is None else layout.flatten(grads))
+            filled.append((arrays_given, {**defaults, **values}))
+        grads = given.get("grads")
+        self._set_up(
+            layout, filled, defaults, read_step_options(given), None if grads is None else layout.flatten(grads)
+        )
 
     def _set_up(
         self,
         layout: Layout,
         groups: list[tuple[list[Any], dict[str, Any]]],
         defaults: dict[str, Any],
-        options: Options,
+        options: dict[str, Any],
         gradients: list[Any] | None,
     ) -> None:
         self._backend = backends.load(options["backend"])
-        self._n_threads = check_n_threads(options["n_threads"])
         if options["convention"] not in self.spec.coefficients:
             known = ", ".join(map(repr, self.spec.coefficients))
             raise ValueError(f"unknown convention: {options['convention']!r} (expected one of {known})")
-        if not isinstance(options["flush_denormals"], (bool, np.bool_)):
-            raise TypeError(f"flush_denormals must be True or False, got {options['flush_denormals']!r}")
         self._options = options
         self._layout = layout
-        self.defaults = self.spec.convert({**self.spec.defaults, **defaults})
-        self._changes = Changes()
+        group_options = {name: defaults[name] for name in GROUP_OPTIONS if name in defaults}
+        self.defaults = {**self.spec.convert({**self.spec.defaults, **defaults}), **group_options}
+        self._changes = Changes(options["max_grad_norm"])
         self._groups = [ParamGroup(self.spec, given, values, self._changes) for given, values in groups]
         self._params = [param for group in self._groups for param in group["params"]]
         self._check_params()
-        self._states = [state for group in self._groups for state in initial_states(self.spec, group)]
+        self._states = [
+            state for group in self._groups for state in initial_states(self.spec, group, extra_states(options))
+        ]
         self._steps = np.zeros(len(self._params), np.int64)
+        self._settings = SegmentSettings.of(len(self._params))
+        self._nonfinite = NonfiniteGradients(options["nonfinite"], options["max_consecutive_skips"])
+        self._swapped = False
         self._build(gradients)
 
     def _check_params(self) -> None:
@@ -130,30 +169,43 @@ class Optimizer:
 
     # --- the engine -------------------------------------------------------------------------------------------------
 
-    def _build(self, gradients: list[Any] | None) -> None:
-        """Make the engine for the groups, states and gradients as they now are."""
-        segments: list[Segment] = []
+    def _build(self, gradients: list[Any] | None, before: Any = None) -> None:
+        """Make the engine for the groups, states and gradients as they now are; `before` is the one it replaces."""
+        planner = Planner(self.spec, self._backend, self._params[0].dtype, self._options)
+        extra = extra_states(self._options)
+        table: list[Segment] = []
         for index, group in enumerate(self._groups):
             names = self.spec.states(group)
             for param in group["params"]:
-                states = [self._states[len(segments)][name] for name in names]
-                segments.append(Segment(index, param, states))
-            group.fix_states(tuple(self._states[len(segments) - 1]) if group["params"] else names)
+                state = self._states[len(table)]
+                streams = [state[name] for name in (*names, *extra)]
+                table.append(Segment(index, param, streams, row_length(group, param)))
+            group.fix_states(tuple(self._states[len(table) - 1]) if group["params"] else names)
+        self._nonfinite.labels = self._layout.labels("grads")
+        self._nonfinite.sizes = [param.size for param in self._params]
         engine = self._backend.engine(
             self._params[0].dtype,
-            [self._plan(group) for group in self._groups],
-            segments,
+            [planner.group_plan(group) for group in self._groups],
+            table,
             self._steps,
-            GradientChecker(self._layout, segments),
-            bool(self._options["flush_denormals"]),
-            self._n_threads,
+            self._settings,
+            planner.step_plan(),
+            GradientChecker(self._layout, table, written=self._options["zero_grads"]),
+            self._nonfinite,
         )
+        if before is not None:
+            engine.accumulated, engine.calls = before.accumulated, before.calls
         if gradients is not None:
             engine.bind(gradients)
         self._gradients = gradients
-        self._rules = [self.spec.rule(group) for group in self._groups]
+        self._structure = self._current_structure()
+        self._planner = planner
         self._engine = engine
         self._changes.pending = False
+
+    def _current_structure(self) -> list[Any]:
+        """What the engine must be made anew for, when it changes."""
+        return [(self.spec.rule(group), *group.options.values()) for group in self._groups]
 
     @contextlib.contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
@@ -179,37 +231,19 @@ class Optimizer:
         finally:
             engine.release()
 
-    def _plan(self, group: ParamGroup) -> GroupPlan:
-        rule, coefficient_names = _described_rule(self.spec.rule(group))
-        seen = self.spec.numbers(group)
-        stages: list[Stage] = []
-        positions: dict[str, tuple[int, int]] = {}
-        for number, name in enumerate(("regularize", self.spec.coefficients[self._options["convention"]])):
-            function = render.coefficient_functions()[name]
-            arguments = tuple(seen.get(argument, 0.0) for argument in function.arguments)
-            step_argument = function.arguments.index("step") if "step" in function.arguments else -1
-            stages.append(Stage(self._backend.coefficient_function(name), arguments, step_argument))
-            for position, result in enumerate(function.returned_names):
-                positions[result] = (number, position)
-        return GroupPlan(
-            loop=self._backend.loop(rule.name, self._params[0].dtype),
-            stages=tuple(stages),
-            pick=tuple(positions[name] for name in coefficient_names),
-            n_states=len(rule.states),
-            cost=self.spec.costs[rule.name][arrays.DTYPES.index(self._params[0].dtype)],
-        )
-
     def _refresh(self) -> None:
         """Take over what was assigned to the groups since the last step."""
         with self._claimed():
+            self._check_not_swapped("step")
             self._take_over()
 
     def _take_over(self) -> None:
-        if self._rules != [self.spec.rule(group) for group in self._groups]:
-            self._build(self._gradients)
+        if self._structure != self._current_structure():
+            self._build(self._gradients, self._engine)
+        self._engine.set_scale(self._planner.step_plan())
         start = 0
         for index, group in enumerate(self._groups):
-            self._engine.set_hyperparameters(index, self._plan(group))
+            self._engine.set_hyperparameters(index, self._planner.group_plan(group))
             for position in range(start, start + len(group["params"])):
                 if self._steps[position] == 0:  # not stepped yet: starts with what its group says now
                     for name, hyperparameter in self.spec.initial.items():
@@ -248,6 +282,168 @@ class Optimizer:
             if self._engine.bound:
                 raise TypeError("gradients are bound to this optimizer; call step() without any")
             self._engine.step(self._layout.flatten(grads))
+
+    # --- options that can change ------------------------------------------------------------------------------------
+
+    @property
+    def grad_scale(self) -> float:
+        """What gradients are divided by; an assignment counts from the next step."""
+        scale: float = self._options["grad_scale"]
+        return scale
+
+    @grad_scale.setter
+    def grad_scale(self, value: float) -> None:
+        self._options["grad_scale"] = check_grad_scale("grad_scale", value)
+        self._changes.pending = True
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """The largest norm of all gradients together. It can be changed between steps, not turned on or off."""
+        norm: float | None = self._options["max_grad_norm"]
+        return norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float) -> None:
+        norm = positive_or_none("max_grad_norm", value)
+        if (norm is None) != (self.max_grad_norm is None):
+            raise ValueError(
+                f"max_grad_norm cannot be turned on or off after construction (it is {self.max_grad_norm!r}), "
+                f"got {value!r}; construct with max_grad_norm=math.inf to measure without clipping"
+            )
+        self._options["max_grad_norm"] = norm
+        self._changes.pending = True
+
+    # --- what a step found ------------------------------------------------------------------------------------------
+
+    @property
+    def grad_norm(self) -> float:
+        """The norm of all gradients, after division by `grad_scale`, in the last update; NaN before, and without
+        `max_grad_norm`."""
+        return float(self._engine.grad_norm)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were skipped because of gradients that are not finite, with `nonfinite="skip"`."""
+        return self._nonfinite.skipped
+
+    @property
+    def consecutive_skips(self) -> int:
+        """How many of them in a row up to now."""
+        return self._nonfinite.consecutive_after(self._engine.calls)
+
+    @property
+    def nonfinite_counts(self) -> dict[str, int]:
+        """For the last step that was skipped or raised: which gradients had elements that cannot be used, how many."""
+        return dict(self._nonfinite.counts)
+
+    # --- averages ---------------------------------------------------------------------------------------------------
+
+    def swap_averages(self) -> None:
+        """Exchange the parameters with their averages, in place; a second call changes them back.
+
+        In between, `step`, `state_dict` and the like raise a RuntimeError. See `averaged_params` for a `with` block.
+
+        Raises
+        ------
+        RuntimeError
+            There are no averages (no `ema_decay`).
+        """
+        if self._options["ema_decay"] is None:
+            raise RuntimeError("there are no averages to swap in; construct the optimizer with ema_decay=")
+        if self._changes.pending and not self._swapped:
+            self._refresh()
+        with self._claimed():
+            self._engine.swap()
+            self._swapped = not self._swapped
+            self._changes.pending = True  # the next step looks whether it may
+
+    @contextlib.contextmanager
+    def averaged_params(self) -> Iterator[None]:
+        """Within, the parameters are their averages: for evaluation.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> p = np.zeros(1)
+        >>> opt = fastopt.SGD(p, lr=1.0, ema_decay=0.5)
+        >>> opt.step(np.array([-1.0])); opt.step(np.array([-2.0]))
+        >>> with opt.averaged_params():
+        ...     print(p)
+        [2.]
+        >>> p
+        array([3.])
+        """
+        self.swap_averages()
+        try:
+            yield
+        finally:
+            self.swap_averages()
+
+    def _check_not_swapped(self, what: str) -> None:
+        if self._swapped:
+            raise RuntimeError(
+                f"the averages are swapped in, so {what} is not possible; call swap_averages() again, "
+                "or leave the block of averaged_params()"
+            )
+
+    # --- single parameters ------------------------------------------------------------------------------------------
+
+    @property
+    def segments(self) -> tuple[segments.ParamSettings, ...]:
+        """What holds for each parameter beyond its group: `lr_scale`, `weight_decay`, `frozen`; see `set_segments`."""
+        return segments.describe(self._settings, self._names())
+
+    def set_segments(
+        self, which: segments.Select, *, lr_scale: Any = ..., weight_decay: Any = ..., frozen: Any = ...
+    ) -> None:
+        """Set what holds for single parameters; counts from the next step, and the step is still one native call.
+
+        Parameters
+        ----------
+        which: name, position, list of them, mask, or function
+            The key in the dict that parameters were given in, else the position among all parameters; or a bool for
+            each parameter; or a function of (name, array) that returns one.
+        lr_scale: float
+            The group's lr is multiplied by it. At least 0.
+        weight_decay: float or None
+            In place of the group's. None goes back to the group's.
+        frozen: bool
+            Frozen parameters are not updated and not averaged, their gradients not read and not part of a norm.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No parameter is meant, or a value is not usable. Nothing has been changed.
+
+        Notes
+        -----
+        Not saved in state dicts, as nothing is that belongs to construction; pickles and deep copies keep it.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.AdamW({"W": np.ones((2, 2)), "b": np.ones(2)}, weight_decay=0.1)
+        >>> opt.set_segments(lambda name, param: param.ndim < 2, weight_decay=0)
+        >>> [each.weight_decay for each in opt.segments]
+        [None, 0.0]
+        """
+        changes = segments.check_values(lr_scale, weight_decay, frozen)
+        positions = segments.select(which, self._names(), self._params)
+        if "weight_decay" in changes and "weight_decay" not in self.spec.defaults:
+            raise ValueError(f"{self.spec.name} has no weight_decay")
+        if "lr_scale" in changes and not self.spec.uses_lr(self._options["convention"]):
+            raise ValueError(f"lr_scale has no effect: lr is not used in the steps of {self.spec.name}")
+        with self._claimed():
+            for name, value in changes.items():
+                getattr(self._settings, name)[positions] = value
+
+    def _names(self) -> list[tuple[Any, int]]:
+        """For each parameter its key or position, and its group."""
+        keys = self._layout.names()
+        groups = [index for index, group in enumerate(self._groups) for _ in group["params"]]
+        return list(zip(keys, groups, strict=True))
+
+    # --- gradients, groups, saving ----------------------------------------------------------------------------------
 
     def zero_grad(self) -> None:
         """Fill the bound gradients with zeros.
@@ -299,6 +495,7 @@ class Optimizer:
         grads: as the group's "params"
             Its gradients, where the optimizer's gradients are bound.
         """
+        self._check_not_swapped("add_param_group")
         child, given, values = read_group(param_group, len(self._groups))
         for key in values:
             check_key(self.spec, key)
@@ -317,9 +514,10 @@ class Optimizer:
             self._groups = [*self._groups, new]
             self._params = [*self._params, *given]
             self._check_params()
-            self._states = [*self._states, *initial_states(self.spec, new)]
+            self._states = [*self._states, *initial_states(self.spec, new, extra_states(self._options))]
             self._steps = np.concatenate([self._steps, np.zeros(len(given), np.int64)])
-            self._build(gradients)
+            self._settings = self._settings.extended(len(given))
+            self._build(gradients, self._engine)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all states and hyperparameters, in torch's form, with NumPy arrays where torch has tensors.
@@ -329,7 +527,14 @@ class Optimizer:
         load_state_dict : takes this back, or a state dict of the torch.optim class of the same name.
         """
         with self._claimed():
-            return state_dicts.save(self.spec, self._groups, self._states, self._steps)
+            self._check_not_swapped("state_dict")
+            saved = state_dicts.save(self.spec, self._groups, self._states, self._steps, self._settings.pending)
+            if self._options["accumulate_steps"] > 1:
+                saved["accumulated"] = {
+                    "calls": self._engine.accumulated,
+                    "params": np.flatnonzero(self._settings.pending).tolist(),
+                }
+            return saved
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over states and hyperparameters from a state dict of this class, fastopt's or torch's.
@@ -339,17 +544,21 @@ class Optimizer:
         TypeError, ValueError
             It does not fit: other groups, shapes, dtypes or states. Nothing has been changed.
         """
-        loaded = state_dicts.read(self.spec, self._groups, state_dict)
+        self._check_not_swapped("load_state_dict")
+        extra = extra_states(self._options)
+        loaded = state_dicts.read(self.spec, self._groups, state_dict, extra)
         with self._all_or_nothing():
             for group, values in zip(self._groups, loaded.groups, strict=True):
                 group.fix_states(self.spec.states(values))
                 group.update(values)
-            self._states = [state for group in self._groups for state in initial_states(self.spec, group)]
+            self._states = [state for group in self._groups for state in initial_states(self.spec, group, extra)]
             for mine, theirs in zip(self._states, loaded.states, strict=True):
                 for name, value in theirs.items():
                     mine[name][...] = value
             self._steps = np.array(loaded.steps, np.int64)
-            self._build(self._gradients)
+            self._settings = self._settings.with_pending(loaded.pending)
+            self._build(self._gradients, self._engine)
+            self._engine.accumulated = loaded.accumulated
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -358,23 +567,22 @@ class Optimizer:
             "defaults": self.defaults,
             "options": self._options,
             "gradients": self._gradients,
+            "settings": self._settings,
+            "nonfinite": self._nonfinite,
+            "calls": self._engine.calls,
             "state_dict": self.state_dict(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        saved = state["state_dict"]
         self._set_up(state["layout"], state["groups"], state["defaults"], state["options"], state["gradients"])
-        self.load_state_dict(saved)
+        self._settings, self._nonfinite = state["settings"], state["nonfinite"]
+        self._engine.calls = state["calls"]
+        self.load_state_dict(state["state_dict"])
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
         for index, group in enumerate(self._groups):
             lines.append(f"Parameter Group {index}")
-            lines += [f"    {key}: {group[key]}" for key in sorted(group) if key != "params"]
+            shown = [key for key in sorted(group) if key not in ("params", *GROUP_OPTIONS) or group[key] is not None]
+            lines += [f"    {key}: {group[key]}" for key in shown if key != "params"]
         return "\n".join([*lines, ")"])
-
-
-@functools.cache
-def _described_rule(name: str) -> tuple[Any, tuple[str, ...]]:
-    rule = render.rules()[name]
-    return rule, render.coefficient_names(rule)

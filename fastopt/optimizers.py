@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .optimizer import Optimizer
+from .options import Options
+
+if TYPE_CHECKING:  # typing has it from Python 3.11 only
+    from typing_extensions import Unpack
 
 
 class SGD(Optimizer):
@@ -20,7 +24,7 @@ class SGD(Optimizer):
 
     Parameters
     ----------
-    params, grads, backend, n_threads, convention, flush_denormals, maximize
+    params, maximize, options
         See `fastopt.Optimizer`.
     lr: float, default 1e-3
         The rate, per step; at least 0.
@@ -63,11 +67,7 @@ class SGD(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
-        grads: Any = None,
-        backend: str = "auto",
-        n_threads: int | None = None,
-        convention: str = "torch",
-        flush_denormals: bool = True,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -80,11 +80,7 @@ class SGD(Optimizer):
                 "maximize": maximize,
                 "decoupled_weight_decay": decoupled_weight_decay,
             },
-            grads=grads,
-            backend=backend,
-            n_threads=n_threads,
-            convention=convention,
-            flush_denormals=flush_denormals,
+            options,
         )
 
 
@@ -101,7 +97,7 @@ class Adam(Optimizer):
 
     Parameters
     ----------
-    params, grads, backend, n_threads, convention, flush_denormals, maximize
+    params, maximize, options
         See `fastopt.Optimizer`.
     lr: float, default 1e-3
         The rate, per step; at least 0.
@@ -151,11 +147,7 @@ class Adam(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
-        grads: Any = None,
-        backend: str = "auto",
-        n_threads: int | None = None,
-        convention: str = "torch",
-        flush_denormals: bool = True,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -168,11 +160,7 @@ class Adam(Optimizer):
                 "maximize": maximize,
                 "decoupled_weight_decay": decoupled_weight_decay,
             },
-            grads=grads,
-            backend=backend,
-            n_threads=n_threads,
-            convention=convention,
-            flush_denormals=flush_denormals,
+            options,
         )
 
 
@@ -186,7 +174,7 @@ class AdamW(Adam):
 
     Parameters
     ----------
-    params, grads, backend, n_threads, convention, flush_denormals, maximize
+    params, maximize, options
         See `fastopt.Optimizer`.
     lr, betas, eps, amsgrad
         See `Adam`.
@@ -220,11 +208,7 @@ class AdamW(Adam):
         amsgrad: bool = False,
         *,
         maximize: bool = False,
-        grads: Any = None,
-        backend: str = "auto",
-        n_threads: int | None = None,
-        convention: str = "torch",
-        flush_denormals: bool = True,
+        **options: Unpack[Options],
     ) -> None:
         Optimizer.__init__(
             self,
@@ -238,11 +222,7 @@ class AdamW(Adam):
                 "maximize": maximize,
                 "decoupled_weight_decay": True,
             },
-            grads=grads,
-            backend=backend,
-            n_threads=n_threads,
-            convention=convention,
-            flush_denormals=flush_denormals,
+            options,
         )
 
 
@@ -259,7 +239,7 @@ class RMSprop(Optimizer):
 
     Parameters
     ----------
-    params, grads, backend, n_threads, convention, flush_denormals, maximize
+    params, maximize, options
         See `fastopt.Optimizer`.
     lr: float, default 1e-2
         The rate, per step; at least 0.
@@ -307,11 +287,7 @@ class RMSprop(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
-        grads: Any = None,
-        backend: str = "auto",
-        n_threads: int | None = None,
-        convention: str = "torch",
-        flush_denormals: bool = True,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -325,11 +301,7 @@ class RMSprop(Optimizer):
                 "maximize": maximize,
                 "decoupled_weight_decay": decoupled_weight_decay,
             },
-            grads=grads,
-            backend=backend,
-            n_threads=n_threads,
-            convention=convention,
-            flush_denormals=flush_denormals,
+            options,
         )
 
 
@@ -343,7 +315,7 @@ class Adagrad(Optimizer):
 
     Parameters
     ----------
-    params, grads, backend, n_threads, convention, flush_denormals, maximize
+    params, maximize, options
         See `fastopt.Optimizer`.
     lr: float, default 1e-2
         The rate, per step; at least 0.
@@ -386,11 +358,7 @@ class Adagrad(Optimizer):
         *,
         maximize: bool = False,
         decoupled_weight_decay: bool = False,
-        grads: Any = None,
-        backend: str = "auto",
-        n_threads: int | None = None,
-        convention: str = "torch",
-        flush_denormals: bool = True,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
@@ -403,11 +371,7 @@ class Adagrad(Optimizer):
                 "maximize": maximize,
                 "decoupled_weight_decay": decoupled_weight_decay,
             },
-            grads=grads,
-            backend=backend,
-            n_threads=n_threads,
-            convention=convention,
-            flush_denormals=flush_denormals,
+            options,
         )
 
 
@@ -424,7 +388,7 @@ class Rprop(Optimizer):
 
     Parameters
     ----------
-    params, grads, backend, n_threads, convention, flush_denormals, maximize
+    params, maximize, options
         See `fastopt.Optimizer`.
     lr: float, default 1e-2
         The step size that every element starts with; at least 0. It counts before the first step only.
@@ -460,18 +424,10 @@ class Rprop(Optimizer):
         step_sizes: tuple[float, float] = (1e-6, 50.0),
         *,
         maximize: bool = False,
-        grads: Any = None,
-        backend: str = "auto",
-        n_threads: int | None = None,
-        convention: str = "torch",
-        flush_denormals: bool = True,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__(
             params,
             {"lr": lr, "etas": etas, "step_sizes": step_sizes, "maximize": maximize},
-            grads=grads,
-            backend=backend,
-            n_threads=n_threads,
-            convention=convention,
-            flush_denormals=flush_denormals,
+            options,
         )

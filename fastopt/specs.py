@@ -144,6 +144,9 @@ class Spec:
     costs: per rule, nanoseconds an element of float32 and of float64, on one thread with everything in cache
         (measured, AVX-512). They decide when a thread pays for itself.
     counts_steps: whether torch keeps a `step` in the state.
+    squares: whether it squares the gradient, so that a large one overflows.
+    proximal: per rule, the operation that does a proximal step with its rate, and which state stands for which of the
+        operation's streams.
     """
 
     name: str
@@ -155,10 +158,16 @@ class Spec:
     initial: Mapping[str, str] = field(default_factory=dict)
     check: Callable[[Hyperparameters], str | None] = lambda values: None
     counts_steps: bool = True
+    squares: bool = True
+    proximal: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
 
     def rule(self, values: Mapping[str, Any]) -> str:
         """The name of the rule that these hyperparameters ask for."""
         return self.rules[tuple(bool(values[name]) for name in self.variants)]
+
+    def uses_lr(self, convention: str) -> bool:
+        """Whether lr is part of every step; Rprop's is only where step sizes begin."""
+        return "lr" in render.coefficient_functions()[self.coefficients[convention]].arguments
 
     def states(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the states that it keeps, in the rule's order."""
@@ -187,6 +196,13 @@ def _check_nesterov(values: Hyperparameters) -> str | None:
     return None
 
 
+def _adaptive(state: str) -> tuple[str, Mapping[str, str]]:
+    """The proximal step of a rule that divides by the root of this state."""
+    return "proximal_adaptive", {"square_avg": state}
+
+
+_PLAIN: tuple[str, Mapping[str, str]] = ("proximal_plain", {})
+_CENTERED: tuple[str, Mapping[str, str]] = ("proximal_centered", {})
 _EVERYWHERE = {"maximize": False}
 _DECAY = {"decoupled_weight_decay": False, **_EVERYWHERE}
 
@@ -199,6 +215,7 @@ def _adam(name: str, defaults: Hyperparameters) -> Spec:
         rules={(False,): "adam", (True,): "adam_amsgrad"},
         coefficients={"torch": "adam_torch"},
         costs={"adam": (0.30, 0.89), "adam_amsgrad": (0.31, 0.90)},
+        proximal={"adam": _adaptive("exp_avg_sq"), "adam_amsgrad": _adaptive("max_exp_avg_sq")},
     )
 
 
@@ -226,6 +243,8 @@ SPECS: dict[str, Spec] = {
             costs={"sgd": (0.10, 0.17), "sgd_momentum": (0.14, 0.27), "sgd_nesterov": (0.14, 0.27)},
             check=_check_nesterov,
             counts_steps=False,
+            squares=False,
+            proximal={"sgd": _PLAIN, "sgd_momentum": _PLAIN, "sgd_nesterov": _PLAIN},
         ),
         _adam("Adam", {"weight_decay": 0.0, "amsgrad": False, **_DECAY}),
         _adam("AdamW", {"weight_decay": 1e-2, "amsgrad": False, **_EVERYWHERE, "decoupled_weight_decay": True}),
@@ -254,6 +273,12 @@ SPECS: dict[str, Spec] = {
                 "rmsprop_centered": (0.31, 0.89),
                 "rmsprop_centered_momentum": (0.36, 0.90),
             },
+            proximal={
+                "rmsprop": _adaptive("square_avg"),
+                "rmsprop_momentum": _adaptive("square_avg"),
+                "rmsprop_centered": _CENTERED,
+                "rmsprop_centered_momentum": _CENTERED,
+            },
         ),
         Spec(
             "Adagrad",
@@ -269,6 +294,7 @@ SPECS: dict[str, Spec] = {
             coefficients={"torch": "adagrad_torch"},
             costs={"adagrad": (0.29, 0.88)},
             initial={"sum": "initial_accumulator_value"},
+            proximal={"adagrad": _adaptive("sum")},
         ),
         Spec(
             "Rprop",
@@ -277,6 +303,8 @@ SPECS: dict[str, Spec] = {
             coefficients={"torch": "rprop_torch"},
             costs={"rprop": (0.29, 0.57)},
             initial={"step_size": "lr"},
+            squares=False,
+            proximal={"rprop": ("proximal_rprop", {})},
         ),
     )
 }

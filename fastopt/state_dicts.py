@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from .groups import NOTES, ParamGroup
+from .options import GROUP_OPTIONS
+from .planning import ACCUMULATOR, AVERAGE
 from .specs import Spec
 from .states import States
 
@@ -21,17 +23,22 @@ def without_params(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}
 
 
-def save(spec: Spec, groups: Sequence[ParamGroup], states: Sequence[States], steps: np.ndarray) -> dict[str, Any]:
+def save(
+    spec: Spec, groups: Sequence[ParamGroup], states: Sequence[States], steps: np.ndarray, pending: np.ndarray
+) -> dict[str, Any]:
     """See `Optimizer.state_dict`. As in torch, a parameter that was never stepped has no entry."""
     saved_groups, start = [], 0
     for group in groups:
         stop = start + len(group["params"])
-        saved_groups.append({**without_params(group), "params": list(range(start, stop))})
+        values = {key: value for key, value in without_params(group).items() if key not in GROUP_OPTIONS}
+        saved_groups.append({**values, "params": list(range(start, stop))})
         start = stop
     saved_states: dict[int, dict[str, Any]] = {}
     for index, state in enumerate(states):
-        if steps[index]:
-            counted = {"step": int(steps[index])} if spec.counts_steps else {}
+        if steps[index] or pending[index]:
+            # torch's SGD keeps no count; ours needs one where it is not simply "stepped before".
+            needs_count = spec.counts_steps or not steps[index] or AVERAGE in state
+            counted = {"step": int(steps[index])} if needs_count else {}
             saved_states[index] = {**counted, **{name: array.copy() for name, array in state.items()}}
     return {"state": saved_states, "param_groups": saved_groups}
 
@@ -43,10 +50,12 @@ class Loaded:
     groups: list[dict[str, Any]]
     states: list[States]
     steps: list[int]
+    pending: list[bool]
+    accumulated: int
 
 
-def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]) -> Loaded:
-    """Check a state dict against the groups that it is for, and read it.
+def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any], extra: Sequence[str] = ()) -> Loaded:
+    """Check a state dict against the groups that it is for, and read it; `extra` are states that options bring.
 
     Raises
     ------
@@ -61,7 +70,10 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
             "loaded state dict has a different number of parameter groups "
             f"(expected {len(groups)}, got {len(saved_groups)})"
         )
-    loaded = Loaded([], [], [])
+    accumulated = state_dict.get("accumulated", {"calls": 0, "params": []})
+    if accumulated["calls"] and ACCUMULATOR not in extra:
+        raise ValueError("state_dict was saved between accumulated steps; this optimizer has accumulate_steps=1")
+    loaded = Loaded([], [], [], [], int(accumulated["calls"]))
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         if len(saved["params"]) != len(group["params"]):
             raise ValueError(
@@ -71,7 +83,8 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
         values = _read_group(spec, saved, index)
         loaded.groups.append(values)
         for param, key in zip(group["params"], saved["params"], strict=True):
-            states, step = _read_state(spec, values, param, state_dict["state"].get(key), f"state[{key!r}]")
+            states, step = _read_state(spec, values, param, state_dict["state"].get(key), f"state[{key!r}]", extra)
+            loaded.pending.append(len(loaded.pending) in accumulated["params"])
             loaded.states.append(states)
             loaded.steps.append(step)
     return loaded
@@ -92,13 +105,19 @@ def _plain(value: Any) -> Any:
 
 
 def _read_state(
-    spec: Spec, values: Mapping[str, Any], param: np.ndarray, saved: Mapping[str, Any] | None, label: str
+    spec: Spec,
+    values: Mapping[str, Any],
+    param: np.ndarray,
+    saved: Mapping[str, Any] | None,
+    label: str,
+    extra: Sequence[str],
 ) -> tuple[States, int]:
-    names = spec.states(values)
+    needed = spec.states(values)
+    names = (*needed, *(name for name in extra if saved and saved.get(name) is not None))
     if not saved or (names and all(saved.get(name) is None for name in names)):
         return {}, 0
     for key in saved:
-        if key != "step" and key not in names and saved[key] is not None:
+        if key not in ("step", *names) and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
     states: States = {}
     for name in names:

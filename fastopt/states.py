@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from .arrays import ALIGNMENT, empty_aligned
+from .planning import AVERAGE
 from .specs import Spec
 
 States = dict[str, np.ndarray]
 
 
-def initial_states(spec: Spec, group: Mapping[str, Any]) -> list[States]:
-    """New states for each parameter of a group: one buffer a state, in which each parameter's part is aligned."""
+def initial_states(spec: Spec, group: Mapping[str, Any], extra: Sequence[str] = ()) -> list[States]:
+    """New states for each parameter of a group: one buffer a state, in which each parameter's part is aligned.
+
+    `extra` are those that options bring; an average starts as a copy of its parameter.
+    """
     params = group["params"]
     states: list[States] = [{} for _ in params]
-    for name in spec.states(group):
+    for name in (*spec.states(group), *extra):
         dtype = params[0].dtype if params else np.dtype(np.float32)
         step = ALIGNMENT // dtype.itemsize
         padded = [-(-param.size // step) * step for param in params]
@@ -28,6 +32,8 @@ def initial_states(spec: Spec, group: Mapping[str, Any]) -> list[States]:
         start = 0
         for param, size, own in zip(params, padded, states, strict=True):
             own[name] = buffer[start : start + param.size].reshape(param.shape)
+            if name == AVERAGE:
+                own[name][...] = param
             start += size
     return states
 

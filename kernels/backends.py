@@ -15,6 +15,7 @@ class Backend:
     name: str
     engine: Callable[..., Any]
     loop: Callable[[str, Any], Any]
+    sum_over: Callable[[str, Any], Any]
     coefficient_function: Callable[[str], Any]
 
 
@@ -42,7 +43,7 @@ def _cython() -> Backend:
             f"backend 'cython': the compiled module cannot be loaded ({error}). In a checkout, build it with "
             "`python -m pip install -e .`; after a plain `pip install .`, start Python outside of the checkout's root"
         ) from error
-    return Backend("cython", native.Engine, cython_loops.loop, native.coefficient_function)
+    return Backend("cython", native.Engine, cython_loops.loop, cython_loops.sum_over, native.coefficient_function)
 
 
 def _numba() -> Backend:
@@ -51,23 +52,24 @@ def _numba() -> Backend:
     except ImportError as error:
         raise ImportError(f"backend 'numba': Numba cannot be loaded ({error}); `pip install numba`") from error
     if compiled_module_error() is None:
-        from . import native
+        from . import cython_loops, native
 
-        return Backend("numba", native.Engine, numba_loops.loop, native.coefficient_function)
+        # Sums are the engine's own, for every kind of loop.
+        return Backend("numba", native.Engine, numba_loops.loop, cython_loops.sum_over, native.coefficient_function)
     from . import reference
     from .python_engine import ThreadedPythonEngine, callable_loop
 
-    def loop(rule: str, dtype: Any) -> Any:
-        return callable_loop(numba_loops.loop(rule, dtype))
+    def loop(name: str, dtype: Any) -> Any:
+        return callable_loop(numba_loops.loop(name, dtype))
 
-    return Backend("numba", ThreadedPythonEngine, loop, reference.coefficient_function)
+    return Backend("numba", ThreadedPythonEngine, loop, reference.sum_over, reference.coefficient_function)
 
 
 def _reference() -> Backend:
     from . import reference
     from .python_engine import PythonEngine
 
-    return Backend("reference", PythonEngine, reference.loop, reference.coefficient_function)
+    return Backend("reference", PythonEngine, reference.loop, reference.sum_over, reference.coefficient_function)
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"cython": _cython, "numba": _numba, "reference": _reference}

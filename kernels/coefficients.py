@@ -6,14 +6,14 @@ the names of its own arguments. Called from Python these are plain functions of 
 rendered from this source, so a step needs no Python.
 """
 
-from .vocabulary import select, sqrt
+from .vocabulary import floor, maximum, select, sqrt
 
 
-def regularize(lr, weight_decay, decoupled_weight_decay, maximize):
-    grad_sign = 1 - 2 * maximize
+def regularize(lr, weight_decay, decoupled_weight_decay, maximize, update_divisor, clip_coefficient):
+    grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
     param_decay = 1 - select(decoupled_weight_decay != 0, lr * weight_decay, 0)
     weight_decay = select(decoupled_weight_decay != 0, 0, weight_decay)
-    return grad_sign, weight_decay, param_decay
+    return grad_factor, weight_decay, param_decay
 
 
 def sgd_torch(step, lr, momentum, dampening):
@@ -58,3 +58,58 @@ def adagrad_torch(step, lr, lr_decay, eps):
 
 def rprop_torch(etaminus, etaplus, step_size_min, step_size_max):
     return etaminus, etaplus, step_size_min, step_size_max
+
+
+# --- around the update: what `operations` takes -----------------------------------------------------------------------
+
+
+def preparation(gather_divisor, value_divisor, clip_value):
+    """Unscaling, by whichever operation reads the gradient first."""
+    gather_factor = 1 / gather_divisor
+    value_factor = 1 / value_divisor
+    return gather_factor, value_factor, clip_value
+
+
+def averaging(step, ema_decay, ema_overwrite_frequency):
+    # As Keras does, the average begins with the parameters after the first step.
+    ema_weight = select(step == 1, 0, ema_decay)
+    ema_rest = 1 - ema_weight
+    overwrite = select(floor(step / ema_overwrite_frequency) * ema_overwrite_frequency == step, 1, 0)
+    return ema_weight, ema_rest, overwrite
+
+
+def constraint(l1, l2, low, high):
+    return l1, l2, low, high
+
+
+def clipping_torch(sum_of_squares, divisor, max_norm):
+    """torch.nn.utils.clip_grad_norm_: of gradients that are to be divided by `divisor`."""
+    ratio = max_norm / (sqrt(sum_of_squares) / divisor + 1e-6)
+    clip_coefficient = select(ratio > 1, 1, ratio)
+    return clip_coefficient
+
+
+# --- of whole rows: (sum, count, own arguments) -> what the row's operation takes ------------------------------------
+
+
+def l2_ball(sum_of_squares, count, radius, lr):
+    norm = sqrt(sum_of_squares)
+    factor = select(norm > radius, radius / norm, 1)
+    return factor
+
+
+def group_lasso(sum_of_squares, count, strength, lr):
+    # A NaN norm is not <=, so it is handed on.
+    norm = sqrt(sum_of_squares)
+    factor = select(norm <= lr * strength, 0, 1 - lr * strength / norm)
+    return factor
+
+
+def simplex(sum_above, count, total, lr):
+    threshold = (sum_above - total) / count
+    return threshold
+
+
+def l1_ball(sum_above, count, radius, lr):
+    threshold = maximum((sum_above - radius) / count, 0)
+    return threshold

@@ -14,6 +14,11 @@ _module = importlib.import_module("." + cpu.module_name(LEVEL), __package__)
 DIGEST: str = _module.DIGEST
 
 
-def loop(rule: str, dtype: np.dtype) -> int:
-    """The address of a rule's loop over float32 or float64."""
-    return int(_module.ADDRESSES[rule, dtype.name])
+def loop(name: str, dtype: np.dtype) -> int:
+    """The address of a rule's or an operation's loop over float32 or float64."""
+    return int(_module.ADDRESSES[name, dtype.name])
+
+
+def sum_over(name: str, dtype: np.dtype) -> int:
+    """The address of a sum over elements of float32 or float64."""
+    return int(_module.SUMS[name, dtype.name])

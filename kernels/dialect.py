@@ -8,11 +8,11 @@ only (a power is not correctly rounded). No branches, no loops, no attributes: a
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-VOCABULARY = {"sqrt": 1, "select": 3, "maximum": 2, "clip": 3, "sign": 1}
+VOCABULARY = {"sqrt": 1, "floor": 1, "select": 3, "maximum": 2, "clip": 3, "sign": 1}
 """The functions that may be called, and how many arguments each takes."""
 
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
@@ -31,6 +31,7 @@ class Function:
     arguments: tuple[str, ...]
     body: tuple[ast.Assign, ...]
     returns: tuple[ast.expr, ...]
+    keywords: tuple[str, ...] = ()  # those of the arguments that are keyword-only
 
     @property
     def returned_names(self) -> tuple[str, ...]:
@@ -70,6 +71,38 @@ class Rule:
         return ("param", "grad", *self.states)
 
 
+@dataclass(frozen=True)
+class Operation:
+    """What is done around an update: a function `(arrays read, *, coefficients) -> arrays written`."""
+
+    function: Function
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return self.function.arguments[: len(self.function.arguments) - len(self.function.keywords)]
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        return self.function.returned_names
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        return self.function.keywords
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.reads, *self.writes)))
+
+
+def is_operation(function: Function) -> bool:
+    """It writes what it returns; a helper returns an expression."""
+    return bool(function.returned_names)
+
+
 def is_rule(function: Function) -> bool:
     states = function.returned_names[1:]
     return (
@@ -79,14 +112,14 @@ def is_rule(function: Function) -> bool:
     )
 
 
-def read_module(path: Path | str) -> dict[str, Function]:
-    """All functions of a source file, in order, each checked."""
+def read_module(path: Path | str, imported: Mapping[str, Function] | None = None) -> dict[str, Function]:
+    """All functions of a source file, in order, each checked; they may call those of the files that it imports from."""
     path = Path(path)
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     functions: dict[str, Function] = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            functions[node.name] = _Reader(str(path), functions).read(node)
+            functions[node.name] = _Reader(str(path), {**(imported or {}), **functions}).read(node)
     return functions
 
 
@@ -124,9 +157,10 @@ class _Reader:
 
     def read(self, node: ast.FunctionDef) -> Function:
         spec = node.args
-        if spec.vararg or spec.kwarg or spec.kwonlyargs or spec.posonlyargs or spec.defaults:
-            raise self.fail(node, f"{node.name}: plain positional arguments only")
-        arguments = tuple(argument.arg for argument in spec.args)
+        if spec.vararg or spec.kwarg or spec.posonlyargs or spec.defaults or any(spec.kw_defaults):
+            raise self.fail(node, f"{node.name}: plain arguments only, without defaults")
+        arguments = tuple(argument.arg for argument in (*spec.args, *spec.kwonlyargs))
+        keywords = tuple(argument.arg for argument in spec.kwonlyargs)
         self.defined = set(arguments)
         statements = list(node.body)
         first = statements[0]
@@ -139,7 +173,7 @@ class _Reader:
         returns = tuple(value.elts) if isinstance(value, ast.Tuple) else (value,)
         for part in returns:
             self.expression(part)
-        return Function(node.name, arguments, tuple(body), returns)
+        return Function(node.name, arguments, tuple(body), returns, keywords)
 
     def assignment(self, node: ast.stmt) -> ast.Assign:
         if not isinstance(node, ast.Assign) or len(node.targets) != 1:

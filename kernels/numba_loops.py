@@ -67,6 +67,7 @@ def _vocabulary(real: str) -> dict[str, Any]:
         "number": number,
         "prefetch": _prefetch,
         "sqrt": np.sqrt,
+        "floor": np.floor,
         "select": select,
         "maximum": maximum,
         "clip": clip,
@@ -75,19 +76,19 @@ def _vocabulary(real: str) -> dict[str, Any]:
 
 
 @functools.cache
-def compiled_loop(rule: str, real: str) -> Any:
+def compiled_loop(name: str, real: str) -> Any:
     """The compiled function; its `address` is what the engine calls."""
-    source = render.numba_source(render.rules()[rule], real)
-    filename = f"<fastopt {rule} {real}>"
+    source = render.numba_source(render.loops()[name], real)
+    filename = f"<fastopt {name} {real}>"
     # Lets Numba and tracebacks show the lines.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     namespace = dict(_vocabulary(real))
     exec(compile(source, filename, "exec"), namespace)
     element = types.float32 if real == "float32" else types.float64
     signature = types.void(types.CPointer(types.CPointer(element)), types.intp, types.CPointer(element), types.intp)
-    return numba.cfunc(signature)(namespace[f"{rule}_loop"])
+    return numba.cfunc(signature)(namespace[f"{name}_loop"])
 
 
-def loop(rule: str, dtype: np.dtype) -> int:
-    """The address of a rule's loop over float32 or float64; compiles it the first time."""
-    return int(compiled_loop(rule, dtype.name).address)
+def loop(name: str, dtype: np.dtype) -> int:
+    """The address of a rule's or an operation's loop over float32 or float64; compiles it the first time."""
+    return int(compiled_loop(name, dtype.name).address)

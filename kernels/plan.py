@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
+
+
+PARAM, GRAD = 0, 1
+"""The first two of a segment's streams; its states follow."""
+
+PREPARED, CLIPPED = -1, -2
+"""Streams that are a thread's own block: the gradient as it was gathered, and with its values clipped."""
+
+ENGINE_ARGUMENTS = ("step", "lr", "weight_decay", "clip_coefficient")
+"""Arguments of coefficient functions whose values the engine puts in, because they differ by step or by segment."""
+
+PROGRAMS = ("update", "gather", "clear", "swap")
+"""What a call can do to a segment: a whole step, only keep its gradient, only zero it, exchange it with its average."""
 
 
 @dataclass(frozen=True)
@@ -15,27 +29,98 @@ class Stage:
 
     function: Any  # an address for the native engine, a callable for the Python one
     arguments: tuple[float, ...]
-    step_argument: int  # which argument is the step count, or -1
+    positions: tuple[int, ...]  # of each of ENGINE_ARGUMENTS among the arguments, or -1
+
+
+@dataclass(frozen=True)
+class Operation:
+    """A loop, what it walks over, and what it takes."""
+
+    loop: Any  # an address for the native engine, a callable for the Python one
+    streams: tuple[int, ...]  # positions in a segment's streams, or PREPARED or CLIPPED
+    pick: tuple[tuple[int, int], ...]  # its coefficients, in its order: (stage, which of its results)
+
+
+@dataclass(frozen=True)
+class RowOperation:
+    """What is done to each row of a parameter after its update.
+
+    Rows are added up by `sum`, `function(sum, count, argument, lr)` says what the loop takes. Where it `iterates`, that
+    is a threshold, from which the sum is taken again until it counts no fewer elements.
+    """
+
+    sum: Any
+    function: Any
+    argument: float
+    loop: Any
+    start: float
+    iterates: bool
 
 
 @dataclass(frozen=True)
 class GroupPlan:
     """How the parameters of a group are updated."""
 
-    loop: Any  # an address for the native engine, a callable for the Python one
     stages: tuple[Stage, ...]
-    pick: tuple[tuple[int, int], ...]  # what the loop takes, in its order: (stage, which of its results)
-    n_states: int
+    programs: Mapping[str, tuple[Operation, ...]]
+    n_streams: int
     cost: float  # nanoseconds an element on one thread, in cache
+    lr: float = 0.0
+    rows: tuple[RowOperation, ...] = ()
+    rows_after: int = 0  # how many of the operations of an update come before those on rows
+    sum: Any = None  # what is added up over the gradient before the update, or None
+    sum_of_squares: bool = False  # whether that is the squares; else it counts what cannot be used
+    limit: float = math.inf  # of a gradient's elements, beyond which they cannot be used
+    clip_norm: float = 0.0  # of each segment, or 0
+    accumulator: int = -1  # which of the streams holds the gradients of calls before
 
 
 @dataclass(frozen=True)
 class Segment:
-    """One parameter: its group, its memory and the memory of its states, in the order of the rule."""
+    """One parameter: its group, and its memory in the order of its streams, without the gradient."""
 
     group: int
     param: np.ndarray
     states: Sequence[np.ndarray]
+    row: int = 0  # elements of what its row operations take together, or 0 without any
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What all groups have in common."""
+
+    flush_denormals: bool = True
+    n_threads: int = 0
+    accumulate_steps: int = 1
+    max_grad_norm: float = 0.0  # of all segments together, or 0
+    clipping: Any = None  # the coefficient function (sum of squares, divisor, largest norm)
+    divisor: float = 1.0  # of the gradients that are added up
+    checks: bool = False  # whether gradients that cannot be used stop the step
+    unusable: Any = None  # the sum that counts them
+    clears: bool = False  # whether a step zeroes the gradients
+
+
+@dataclass(frozen=True)
+class SegmentSettings:
+    """What can differ by segment, one value each; engines read these arrays at every step, and write `pending`."""
+
+    lr_scale: np.ndarray  # float64
+    weight_decay: np.ndarray  # float64; NaN: its group's
+    frozen: np.ndarray  # bool
+    pending: np.ndarray  # bool: whether it holds gradients of calls since the last update
+
+    def extended(self, n: int) -> SegmentSettings:
+        """With so many more segments."""
+        more = SegmentSettings.of(n)
+        pairs = ((getattr(self, each.name), getattr(more, each.name)) for each in fields(self))
+        return SegmentSettings(*(np.concatenate(pair) for pair in pairs))
+
+    def with_pending(self, pending: Sequence[bool]) -> SegmentSettings:
+        return replace(self, pending=np.array(pending, np.bool_))
+
+    @staticmethod
+    def of(n: int) -> SegmentSettings:
+        return SegmentSettings(np.ones(n), np.full(n, np.nan), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
 
 
 def with_owners(arrays: Iterable[np.ndarray | None]) -> list[np.ndarray]:
@@ -60,3 +145,7 @@ BUSY = "this optimizer is in the middle of a step, or of being saved or changed,
 
 Reject = Callable[[int, object], None]
 """Called with the index of a segment and a gradient that will not do; raises the error that says why."""
+
+Report = Callable[[list[tuple[int, int]], int], None]
+"""Called before anything is written, with (segment, how many elements of its gradient cannot be used) for each that
+has some, and the number of calls that went well before; may raise."""

@@ -1,4 +1,4 @@
-"""The rules run by NumPy: slow, and what the other backends are measured against, bit by bit."""
+"""The rules and operations run by NumPy: slow, and what the other backends are measured against, bit by bit."""
 
 from __future__ import annotations
 
@@ -7,20 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from . import coefficients, render, rules
+from . import coefficients, operations, render, rules, sums
 
 BLOCK = 1 << 16
 """Elements at a time, so that the temporaries stay in cache."""
 
 Loop = Callable[[Sequence[np.ndarray], Sequence[Any]], None]
-"""Updates one-dimensional arrays (parameter, gradient, states) in place with the given coefficients."""
+"""Updates one-dimensional arrays, the streams of a loop, in place with the given coefficients."""
+
+Sum = Callable[[np.ndarray, float], tuple[float, float]]
+"""Adds up a term over at most a block of elements; the second result is 0 where the term is a single number."""
 
 
-def loop(rule_name: str, dtype: np.dtype) -> Loop:
-    """A rule's loop over arrays of float32 or float64."""
-    rule = render.rules()[rule_name]
-    update = getattr(rules, rule_name)
-    shared = len(render.coefficient_names(rule)) - len(rule.coefficients)
+def loop(name: str, dtype: np.dtype) -> Loop:
+    """A rule's or an operation's loop over arrays of float32 or float64."""
+    return rule_loop(name) if name in render.rules() else operation_loop(name)
+
+
+def rule_loop(name: str) -> Loop:
+    rule = render.rules()[name]
+    update = getattr(rules, name)
+    shared = len(render.loops()[name].coefficients) - len(rule.coefficients)
 
     def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
         size = streams[0].size
@@ -28,12 +35,57 @@ def loop(rule_name: str, dtype: np.dtype) -> Loop:
             param, grad, *states = (stream[start : start + BLOCK] for stream in streams)
             new_param, new_grad = rules.regularize(param, grad, *scalars[:shared])
             results = update(new_param, new_grad, *states, *scalars[shared:])
-            if not states:
-                results = (results,)
-            for target, value in zip((param, *states), results, strict=True):
-                target[...] = value
+            store((param, *states), results)
 
     return run
+
+
+def operation_loop(name: str) -> Loop:
+    operation = render.operations()[name]
+    function = getattr(operations, name)
+    reads = len(operation.reads)
+    written = [operation.streams.index(stream) for stream in operation.writes]
+
+    def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+        keywords = dict(zip(operation.coefficients, scalars, strict=True))
+        results = function(*(stream.copy() for stream in streams[:reads]), **keywords)
+        store([streams[index] for index in written], results)
+
+    return run
+
+
+def store(targets: Sequence[np.ndarray], results: Any) -> None:
+    if len(targets) == 1:
+        results = (results,)
+    for target, value in zip(targets, results, strict=True):
+        target[...] = value
+
+
+def sum_over(name: str, dtype: np.dtype) -> Sum:
+    """A sum over at most a block of elements, in the order that the compiled ones add."""
+    term = getattr(sums, name)
+
+    def add_up(elements: np.ndarray, coefficient: float) -> tuple[float, float]:
+        rows = np.zeros((-(-elements.size // render.LANES), render.LANES))
+        rows.reshape(-1)[: elements.size] = elements
+        terms = term(rows, coefficient)
+        if not isinstance(terms, tuple):
+            return fold(terms, elements.size), 0.0
+        first, second = (fold(each, elements.size) for each in terms)
+        return first, second
+
+    return add_up
+
+
+def fold(terms: np.ndarray, size: int) -> float:
+    """Adds the rows to one another, one after the other; then each half of what is left to the other half."""
+    terms.reshape(-1)[size:] = 0  # beyond the end
+    lanes = np.zeros(render.LANES)
+    for row in terms:
+        lanes = lanes + row
+    while lanes.size > 1:
+        lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
+    return float(lanes[0])
 
 
 def coefficient_function(name: str) -> Callable[..., Any]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import ast
 import copy
 import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
-from .dialect import VOCABULARY, Function, Rule, called_functions, is_rule, read_module
+from .dialect import VOCABULARY, Function, Operation, Rule, called_functions, is_operation, is_rule, read_module
 
 HERE = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
@@ -23,6 +25,12 @@ PREFETCH_BLOCK = 64
 
 CACHE_LINE = 64
 
+LANES = 64
+"""Partial sums in a reduction: element i goes to number i modulo this; then each half is added to the other."""
+
+SOURCES = ("rules.py", "operations.py", "sums.py", "coefficients.py")
+"""Where the formulas are."""
+
 
 @functools.cache
 def rules() -> dict[str, Rule]:
@@ -31,8 +39,25 @@ def rules() -> dict[str, Rule]:
 
 
 @functools.cache
+def operations() -> dict[str, Operation]:
+    """Every operation of `operations.py`, by name."""
+    return {name: Operation(function) for name, function in operation_functions().items() if is_operation(function)}
+
+
+@functools.cache
 def rule_functions() -> dict[str, Function]:
     return read_module(HERE / "rules.py")
+
+
+@functools.cache
+def operation_functions() -> dict[str, Function]:
+    return read_module(HERE / "operations.py", rule_functions())
+
+
+@functools.cache
+def sum_functions() -> dict[str, Function]:
+    """The term of every sum, by name."""
+    return read_module(HERE / "sums.py")
 
 
 @functools.cache
@@ -40,9 +65,38 @@ def coefficient_functions() -> dict[str, Function]:
     return read_module(HERE / "coefficients.py")
 
 
-def coefficient_names(rule: Rule) -> tuple[str, ...]:
-    """What a loop over this rule takes, in order: the coefficients of `regularize`, then the rule's own."""
-    return (*rule_functions()["regularize"].arguments[2:], *rule.coefficients)
+@dataclass(frozen=True)
+class Loop:
+    """A loop over elements: what it walks over, what else it takes, and the calls for one element, in order.
+
+    A call is (function, its arguments, what its results are assigned to). In calls, streams stand for their elements,
+    and `local_names` live for one element.
+    """
+
+    name: str
+    streams: tuple[str, ...]
+    coefficients: tuple[str, ...]
+    calls: tuple[tuple[Function, tuple[str, ...], tuple[str, ...]], ...]
+    local_names: tuple[str, ...] = ()
+
+
+@functools.cache
+def loops() -> dict[str, Loop]:
+    """The loop of every rule (`regularize`, then the rule) and of every operation, by its name."""
+    found = {}
+    regularize = rule_functions()["regularize"]
+    shared = regularize.arguments[2:]
+    between = ("param_i", "grad_i")
+    for rule in rules().values():
+        calls = (
+            (regularize, ("param", "grad", *shared), between),
+            (rule.function, (*between, *rule.states, *rule.coefficients), ("param", *rule.states)),
+        )
+        found[rule.name] = Loop(rule.name, rule.streams, (*shared, *rule.coefficients), calls, between)
+    for operation in operations().values():
+        call = (operation.function, operation.function.arguments, operation.writes)
+        found[operation.name] = Loop(operation.name, operation.streams, operation.coefficients, (call,))
+    return found
 
 
 class _Spelling(ast.NodeTransformer):
@@ -100,6 +154,7 @@ _C_VOCABULARY = """\
     typedef {c} *__restrict__ {real}_stream;
     #define number_{real}(x) (({c})(x))
     static inline {c} sqrt_{real}({c} x) {{ return sqrt{suffix}(x); }}
+    static inline {c} floor_{real}({c} x) {{ return floor{suffix}(x); }}
     static inline {c} power_{real}({c} x, {c} y) {{ return pow{suffix}(x, y); }}
     static inline {c} select_{real}(int condition, {c} a, {c} b) {{ return condition ? a : b; }}
     static inline {c} maximum_{real}({c} a, {c} b) {{ return a < b ? b : a; }}
@@ -110,13 +165,14 @@ _CYTHON_DECLARATIONS = """\
     ctypedef {c} *{real}_stream
     {c} number_{real}(double) noexcept nogil
     {c} sqrt_{real}({c}) noexcept nogil
+    {c} floor_{real}({c}) noexcept nogil
     {c} power_{real}({c}, {c}) noexcept nogil
     {c} select_{real}(bint, {c}, {c}) noexcept nogil
     {c} maximum_{real}({c}, {c}) noexcept nogil
     {c} clip_{real}({c}, {c}, {c}) noexcept nogil
     {c} sign_{real}({c}) noexcept nogil"""
 
-_CYTHON_PREFETCH = f"""\
+_CYTHON_CONSTANTS = f"""\
 cdef extern from *:
     '''
     #if defined(__GNUC__)
@@ -129,6 +185,7 @@ cdef extern from *:
 
 cdef enum:
     BLOCK = {PREFETCH_BLOCK}
+    LANES = {LANES}
 """
 
 
@@ -172,45 +229,103 @@ cdef void {name}_loop_{real}(void **streams, Py_ssize_t size, const void *coeffi
 """
 
 
-def _cython_loop(rule: Rule, real: str) -> str:
+def _calls(loop: Loop, call: str) -> list[str]:
+    """One line for each call of a loop; `call` spells the name of a function."""
+
+    def spelled(name: str) -> str:
+        if name in loop.streams:
+            return f"{name}[i]"
+        return name if name in loop.local_names else f"c_{name}"
+
+    return [
+        f"{', '.join(map(spelled, targets))} = {call.format(function.name)}({', '.join(map(spelled, arguments))})"
+        for function, arguments, targets in loop.calls
+    ]
+
+
+def _cython_loop(loop: Loop, real: str) -> str:
     c = REALS[real]
-    names = coefficient_names(rule)
-    shared = len(names) - len(rule.coefficients)
-    states, own = rule.states, rule.coefficients
-    inputs = ", ".join(["param_i", "grad_i", *(f"{state}[i]" for state in states), *(f"c_{name}" for name in own)])
-    outputs = ", ".join(f"{name}[i]" for name in ("param", *states))
-    regularized = ", ".join(["param[i]", "grad[i]", *(f"c_{name}" for name in names[:shared])])
-    body = [f"param_i, grad_i = regularize_{real}({regularized})", f"{outputs} = {rule.name}_{real}({inputs})"]
-    declared = [f"cdef {c} param_i, grad_i"]
-    declared += [f"cdef {c} c_{name} = coefficients[{index}]" for index, name in enumerate(names)]
+    body = _calls(loop, call="{}_" + real)
+    declared = [f"cdef {c} {name}" for name in loop.local_names]
+    declared += [f"cdef {c} c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
     itemsize = 4 if real == "float32" else 8
     return _CYTHON_LOOP.format(
-        name=rule.name,
+        name=loop.name,
         real=real,
         c=c,
-        stream_arguments=", ".join(f"{real}_stream {name}" for name in rule.streams),
-        streams=", ".join(f"<{real}_stream>streams[{index}]" for index in range(len(rule.streams))),
+        stream_arguments=", ".join(f"{real}_stream {name}" for name in loop.streams),
+        streams=", ".join(f"<{real}_stream>streams[{index}]" for index in range(len(loop.streams))),
         locals=_indent(declared, 1),
         per_line=CACHE_LINE // itemsize,
-        prefetches=_indent([f"prefetch_for_update({name} + i)" for name in rule.streams], 4),
+        prefetches=_indent([f"prefetch_for_update({name} + i)" for name in loop.streams], 4),
         body_in_block=_indent(body, 4),
         body=_indent(body, 2),
     )
 
 
+_CYTHON_SUM = """\
+cdef void {name}_sum_{real}(const void *array, Py_ssize_t size, double coefficient, double *results) noexcept nogil:
+    cdef const {c} *x = <const {c} *>array
+    cdef Py_ssize_t i, lane, half, whole = size // LANES * LANES
+    cdef double {terms}
+{declared}
+    for lane in range(LANES):
+{start}
+    for i in range(0, whole, {lanes}):
+        for lane in range(LANES):
+            {terms} = {name}_float64(x[i + lane], coefficient)
+{add}
+    for lane in range(size - whole):
+        {terms} = {name}_float64(x[whole + lane], coefficient)
+{add_rest}
+    half = LANES // 2
+    while half > 0:
+        for lane in range(half):
+{fold}
+        half = half // 2
+{results}
+"""
+
+
+def _cython_sum(function: Function, real: str) -> str:
+    numbers = range(len(function.returns))
+    add = [f"lanes_{number}[lane] += term_{number}" for number in numbers]
+    return _CYTHON_SUM.format(
+        name=function.name,
+        real=real,
+        c=REALS[real],
+        lanes=LANES,
+        terms=", ".join(f"term_{number}" for number in numbers),
+        declared=_indent([f"cdef double lanes_{number}[LANES]" for number in numbers], 1),
+        start=_indent([f"lanes_{number}[lane] = 0" for number in numbers], 2),
+        add=_indent(add, 3),
+        add_rest=_indent(add, 2),
+        fold=_indent([f"lanes_{number}[lane] += lanes_{number}[lane + half]" for number in numbers], 3),
+        results=_indent([f"results[{number}] = lanes_{number}[0]" for number in numbers], 1),
+    )
+
+
+def _table(name: str, keys: Iterable[str], suffix: str) -> str:
+    lines = [f'("{key}", "{real}"): <size_t>&{key}_{suffix}_{real},' for real in REALS for key in keys]
+    return f"{name} = {{\n{_indent(lines, 1)}\n}}"
+
+
 def loops_source(level: str) -> str:
-    """The Cython module that holds every rule's loop, for one instruction set; the text is the same for each."""
-    functions, parts = rule_functions(), []
+    """The Cython module that holds every loop and every sum, for one instruction set; the text is the same for each."""
+    parts = [_cython_function(function, "float64") for function in sum_functions().values()]
     for real in REALS:
-        parts += [_cython_function(function, real) for function in functions.values()]
-        parts += [_cython_loop(rule, real) for rule in rules().values()]
-    table = [f'("{name}", "{real}"): <size_t>&{name}_loop_{real},' for real in REALS for name in rules()]
+        functions = (*rule_functions().values(), *operation_functions().values())
+        parts += [_cython_function(function, real) for function in functions]
+        parts += [_cython_loop(loop, real) for loop in loops().values()]
+        parts += [_cython_sum(function, real) for function in sum_functions().values()]
     return "\n\n".join(
         [
             _cython_prelude(list(REALS)),
-            _CYTHON_PREFETCH,
+            _CYTHON_CONSTANTS,
             *parts,
-            f"ADDRESSES = {{\n{_indent(table, 1)}\n}}\nLEVEL = {level!r}\nDIGEST = {digest()!r}\n",
+            _table("ADDRESSES", loops(), "loop"),
+            _table("SUMS", sum_functions(), "sum"),
+            f"LEVEL = {level!r}\nDIGEST = {digest()!r}\n",
         ]
     )
 
@@ -242,9 +357,7 @@ def digest() -> str:
     """Identifies the formulas that something was rendered from: everything but comments, names of files and layout."""
     import hashlib  # rarely needed, and slow to load
 
-    text = "\n".join(
-        ast.dump(ast.parse((HERE / name).read_text(encoding="utf-8"))) for name in ("rules.py", "coefficients.py")
-    )
+    text = "\n".join(ast.dump(ast.parse((HERE / name).read_text(encoding="utf-8"))) for name in SOURCES)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -273,35 +386,31 @@ def {name}_loop(streams, size, coefficients, prefetch_distance):
 """
 
 
-def numba_source(rule: Rule, real: str) -> str:
-    """A rule's loop as the source of a Numba function over raw pointers, with what it calls.
+def numba_source(loop: Loop, real: str) -> str:
+    """A loop as the source of a Numba function over raw pointers, with what it calls.
 
     It expects `inline` (a decorator), `number` (the working precision), `prefetch` and the vocabulary in its globals.
     """
-    functions = rule_functions()
+    known = {**rule_functions(), **operation_functions()}
+    needed: dict[str, Function] = {}
+    for function, _, _ in loop.calls:
+        needed |= {each.name: each for each in (*called_functions(function, known), function)}
     parts = []
-    needed = [functions["regularize"], *called_functions(rule.function, functions), rule.function]
-    for function in needed:
+    for function in needed.values():
         body, returns = _statements(function, call="{}", number="number")
         lines = [*body, "return " + ", ".join(returns)]
         arguments = ", ".join(function.arguments)
         parts.append(_NUMBA_FUNCTION.format(name=function.name, arguments=arguments, body=_indent(lines, 1)))
-    names = coefficient_names(rule)
-    shared = len(names) - len(rule.coefficients)
-    inputs = ["param_i", "grad_i", *(f"{state}[i]" for state in rule.states)]
-    inputs += [f"c_{name}" for name in rule.coefficients]
-    outputs = ", ".join(f"{name}[i]" for name in ("param", *rule.states))
-    regularized = ", ".join(["param[i]", "grad[i]", *(f"c_{name}" for name in names[:shared])])
-    body = [f"param_i, grad_i = regularize({regularized})", f"{outputs} = {rule.name}({', '.join(inputs)})"]
-    local = [f"{name} = streams[{index}]" for index, name in enumerate(rule.streams)]
-    local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(names)]
+    body = _calls(loop, call="{}")
+    local = [f"{name} = streams[{index}]" for index, name in enumerate(loop.streams)]
+    local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
     parts.append(
         _NUMBA_LOOP.format(
-            name=rule.name,
+            name=loop.name,
             block=PREFETCH_BLOCK,
             per_line=CACHE_LINE // (4 if real == "float32" else 8),
             locals=_indent(local, 1),
-            prefetches=_indent([f"prefetch({name}, i)" for name in rule.streams], 4),
+            prefetches=_indent([f"prefetch({name}, i)" for name in loop.streams], 4),
             body_in_block=_indent(body, 4),
             body=_indent(body, 2),
         )
@@ -309,4 +418,6 @@ def numba_source(rule: Rule, real: str) -> str:
     return "\n\n".join(parts)
 
 
-assert set(VOCABULARY) == {"sqrt", "select", "maximum", "clip", "sign"}, "spell the new word in C and Numba too"
+assert set(VOCABULARY) == {"sqrt", "floor", "select", "maximum", "clip", "sign"}, (
+    "spell the new word in C and Numba too"
+)

@@ -15,9 +15,9 @@ so a framework's convention is a row of coefficients and never another rule: add
 from .vocabulary import clip, maximum, select, sign, sqrt
 
 
-def regularize(param, grad, grad_sign, weight_decay, param_decay):
-    """Maximise or minimise, coupled weight decay (into the gradient), decoupled weight decay (into the parameter)."""
-    grad = grad_sign * grad + weight_decay * param
+def regularize(param, grad, grad_factor, weight_decay, param_decay):
+    """Scale the gradient, coupled weight decay (into the gradient), decoupled weight decay (into the parameter)."""
+    grad = grad_factor * grad + weight_decay * param
     param = param_decay * param
     return param, grad
 

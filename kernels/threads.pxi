@@ -4,6 +4,7 @@ cdef int requested_threads = 0   # set_num_threads
 cdef int available_threads = 0   # affinity and quota, where OMP_NUM_THREADS does not say otherwise
 cdef double NANOSECONDS_PER_THREAD = 1100.0  # the least work that it pays to wake a thread for
 cdef double NANOSECONDS_TO_RELEASE = 5000.0  # the least work that it pays to release the GIL for
+cdef double NANOSECONDS_TO_ADD = 0.05        # an element to a sum, in cache
 cdef bint adaptive = True
 
 

@@ -10,12 +10,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["clip", "maximum", "select", "sign", "sqrt"]
+__all__ = ["clip", "floor", "maximum", "select", "sign", "sqrt"]
 
 
 def sqrt(x: Any) -> Any:
     """The correctly rounded square root."""
     return np.sqrt(x)
+
+
+def floor(x: Any) -> Any:
+    """The largest whole number that is not larger."""
+    return np.floor(x)
 
 
 def select(condition: Any, if_true: Any, if_false: Any) -> Any:

@@ -66,6 +66,8 @@ def _cases() -> list[Case]:
 
 
 CASES = _cases()
+VARIANTS = [case for case in CASES if not any(name in case.options for extra in EXTRAS for name in extra)]
+"""One for each variant of each rule."""
 PLAIN = [Case(spec.name, {}) for spec in SPECS.values()]
 """Every optimizer with nothing but defaults."""
 
@@ -82,3 +84,56 @@ def equal_bits(a: np.ndarray, b: np.ndarray) -> bool:
     unsigned = np.dtype(f"u{a.itemsize}")
     same = (a.view(unsigned) == b.view(unsigned)) | (np.isnan(a) & np.isnan(b))
     return a.shape == b.shape and a.dtype == b.dtype and bool(same.all())
+
+
+def extra_options() -> dict[str, dict[str, Any]]:
+    """What can be done around an update, by a name for each: the table that drives the tests of options."""
+    c = fastopt.constraints
+    return {
+        "grad_scale": {"grad_scale": 1024.0},
+        "max_grad_norm": {"max_grad_norm": 0.5},
+        "max_grad_norm, scaled": {"max_grad_norm": 0.5, "grad_scale": 8.0},
+        "clip_norm": {"clip_norm": 0.25},
+        "clip_value": {"clip_value": 0.3},
+        "clip_value, scaled": {"clip_value": 0.3, "grad_scale": 4.0},
+        "nonfinite": {"nonfinite": "skip"},
+        "nonfinite, clipped": {"nonfinite": "raise", "max_grad_norm": 0.5},
+        "accumulate": {"accumulate_steps": 3},
+        "accumulate, clipped": {"accumulate_steps": 2, "max_grad_norm": 0.5, "grad_scale": 2.0},
+        "accumulate, values": {"accumulate_steps": 3, "clip_value": 0.1, "nonfinite": "skip"},
+        "average": {"ema_decay": 0.75},
+        "average, overwritten": {"ema_decay": 0.75, "ema_overwrite_frequency": 3},
+        "zero_grads": {"zero_grads": True},
+        "box": {"projection": c.Box(-0.5, 0.75)},
+        "non-negative": {"projection": c.NonNegative()},
+        "L2 ball": {"projection": c.L2Ball(0.5)},
+        "L2 ball, rows": {"projection": c.L2Ball(0.5, per="row")},
+        "L1 ball": {"projection": c.L1Ball(2.0)},
+        "L1 ball, rows": {"projection": c.L1Ball(0.75, per="row")},
+        "simplex": {"projection": c.Simplex()},
+        "simplex, rows": {"projection": c.Simplex(2.0, per="row")},
+        "L1": {"prox": c.L1(0.3)},
+        "L2": {"prox": c.L2(0.3)},
+        "elastic net": {"prox": c.ElasticNet(0.2, 0.1)},
+        "group lasso": {"prox": c.GroupLasso(1.5)},
+        "group lasso, whole": {"prox": c.GroupLasso(5.0, per="param")},
+        "everything": {
+            "grad_scale": 2.0,
+            "accumulate_steps": 2,
+            "max_grad_norm": 1.0,
+            "nonfinite": "skip",
+            "ema_decay": 0.5,
+            "ema_overwrite_frequency": 2,
+            "zero_grads": True,
+            "prox": c.L1(0.01),
+            "projection": c.L2Ball(1.0, per="row"),
+        },
+        "everything else": {
+            "accumulate_steps": 2,
+            "clip_value": 0.2,
+            "ema_decay": 0.5,
+            "zero_grads": True,
+            "prox": c.GroupLasso(0.1),
+            "projection": c.Box(-1, 1),
+        },
+    }

@@ -1,0 +1,46 @@
+"""What happens when gradients cannot be used: counted, and an error where one was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class NonfiniteGradients:
+    """Engines call this, before anything is written, with what they found; it counts, and raises or does not.
+
+    It holds no optimizer and no engine: without a cycle of references, memory is free as soon as it is dropped.
+    """
+
+    def __init__(self, policy: str, max_consecutive: int | None) -> None:
+        self.policy = policy
+        self.max_consecutive = max_consecutive
+        self.labels: Sequence[str] = ()
+        self.sizes: Sequence[int] = ()
+        self.skipped = 0
+        self.consecutive = 0
+        self.calls = -1  # how many calls had gone well when one was last skipped
+        self.counts: dict[str, int] = {}
+
+    def __call__(self, counts: list[tuple[int, int]], calls: int) -> None:
+        found = {self.labels[index]: count for index, count in counts}
+        message = self.describe(counts)
+        if self.policy == "raise":
+            self.counts = found
+            raise FloatingPointError(message)
+        consecutive = self.consecutive + 1 if calls == self.calls else 1
+        self.skipped, self.consecutive, self.calls, self.counts = self.skipped + 1, consecutive, calls, found
+        if self.max_consecutive is not None and consecutive > self.max_consecutive:
+            raise FloatingPointError(
+                f"{consecutive} steps in a row were skipped (max_consecutive_skips={self.max_consecutive}): {message}"
+            )
+
+    def consecutive_after(self, calls: int) -> int:
+        """How many steps in a row were skipped up to now, when so many calls have gone well."""
+        return self.consecutive if calls == self.calls else 0
+
+    def describe(self, counts: list[tuple[int, int]]) -> str:
+        if not counts:
+            return "the norm of the gradients overflows, though each element is finite; nothing was changed"
+        listed = [f"{count} of {self.sizes[index]} in {self.labels[index]}" for index, count in counts[:5]]
+        more = f" and {len(counts) - 5} more arrays" if len(counts) > 5 else ""
+        return f"gradients are NaN, infinite or too large to be squared: {', '.join(listed)}{more}; nothing was changed"

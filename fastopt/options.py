@@ -1,0 +1,179 @@
+"""What optimizers take besides hyperparameters: how a step is run, and what is done around the update."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypedDict, get_args
+
+import numpy as np
+
+from .constraints import Projection, Prox
+from .threads import check_n_threads
+
+Nonfinite = Literal["propagate", "skip", "raise"]
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of every optimizer class; `Optimizer` says what they mean."""
+
+    grads: Any
+    backend: str
+    n_threads: int | None
+    convention: str
+    flush_denormals: bool
+    grad_scale: float
+    max_grad_norm: float | None
+    clip_norm: float | None
+    clip_value: float | None
+    nonfinite: Nonfinite
+    max_consecutive_skips: int | None
+    accumulate_steps: int
+    ema_decay: float | None
+    ema_overwrite_frequency: int | None
+    zero_grads: bool
+    projection: Projection | None
+    prox: Prox | None
+
+
+def _real(name: str, value: Any) -> float:
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}")
+    return float(value)
+
+
+def positive_or_none(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    number = _real(name, value)
+    if not number > 0:
+        raise ValueError(f"{name} must be > 0, or None for none, got {value!r}")
+    return number
+
+
+def check_grad_scale(name: str, value: Any) -> float:
+    number = _real(name, value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
+    return number
+
+
+def _whole(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if not 1 <= value < 2**31:
+        raise ValueError(f"{name} must be at least 1 and less than 2**31, got {value!r}")
+    return int(value)
+
+
+def _whole_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else _whole(name, value)
+
+
+def _decay_or_none(name: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    number = _real(name, value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
+    return number
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def _nonfinite(name: str, value: Any) -> str:
+    if value not in get_args(Nonfinite):
+        expected = ", ".join(map(repr, get_args(Nonfinite)))
+        raise ValueError(f"{name} must be one of {expected}, got {value!r}")
+    return str(value)
+
+
+def _threads(name: str, value: Any) -> int | None:
+    check_n_threads(value)
+    return None if value is None else int(value)
+
+
+def _instance(kind: type, plural: str) -> Callable[[str, Any], Any]:
+    def check(name: str, value: Any) -> Any:
+        if value is not None and not isinstance(value, kind):
+            hint = f" (write {value.__name__}())" if isinstance(value, type) and issubclass(value, kind) else ""
+            raise TypeError(f"{name} must be one of fastopt's {plural}, or None, got {value!r}{hint}")
+        return value
+
+    return check
+
+
+def _anything(name: str, value: Any) -> Any:
+    return value
+
+
+Check = Callable[[str, Any], Any]
+
+# name: (default, check and conversion)
+STEP_OPTIONS: dict[str, tuple[Any, Check]] = {
+    "backend": ("auto", _anything),  # the table of backends checks it
+    "n_threads": (None, _threads),
+    "convention": ("torch", _anything),  # the optimizer's row of the table of specs checks it
+    "flush_denormals": (True, _flag),
+    "grad_scale": (1.0, check_grad_scale),
+    "max_grad_norm": (None, positive_or_none),
+    "nonfinite": ("propagate", _nonfinite),
+    "max_consecutive_skips": (None, _whole_or_none),
+    "accumulate_steps": (1, _whole),
+    "ema_decay": (None, _decay_or_none),
+    "ema_overwrite_frequency": (None, _whole_or_none),
+    "zero_grads": (False, _flag),
+}
+"""Options of an optimizer as a whole."""
+
+GROUP_OPTIONS: dict[str, tuple[Any, Check]] = {
+    "clip_norm": (None, positive_or_none),
+    "clip_value": (None, positive_or_none),
+    "projection": (None, _instance(Projection, "projections")),
+    "prox": (None, _instance(Prox, "proximal steps")),
+}
+"""Options that each group can have for itself."""
+
+
+def read_step_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """All step options, with defaults for those not given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One is not usable, or does not go with another.
+    """
+    options = {name: check(name, given.get(name, default)) for name, (default, check) in STEP_OPTIONS.items()}
+    if options["ema_overwrite_frequency"] is not None and options["ema_decay"] is None:
+        raise ValueError("ema_overwrite_frequency needs ema_decay: there is no average to overwrite parameters with")
+    if options["max_consecutive_skips"] is not None and options["nonfinite"] != "skip":
+        raise ValueError(f"max_consecutive_skips needs nonfinite='skip', got nonfinite={options['nonfinite']!r}")
+    return options
+
+
+def check_group_options(values: Mapping[str, Any], max_grad_norm: float | None) -> dict[str, Any]:
+    """A group's options, checked and converted; at most one way of clipping.
+
+    Raises
+    ------
+    TypeError, ValueError
+        One is not usable, or does not go with another.
+    """
+    options = {name: check(name, values.get(name, default)) for name, (default, check) in GROUP_OPTIONS.items()}
+    clipping = {"max_grad_norm": max_grad_norm, "clip_norm": options["clip_norm"], "clip_value": options["clip_value"]}
+    given = [f"{name}={value!r}" for name, value in clipping.items() if value is not None]
+    if len(given) > 1:
+        raise ValueError(f"at most one of max_grad_norm, clip_norm and clip_value, got {', '.join(given)}")
+    return options
+
+
+def check_names(owner: str, given: Mapping[str, Any]) -> None:
+    """Raise the TypeError of a call with a keyword argument that does not exist."""
+    for name in given:
+        if name not in Options.__annotations__:
+            raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")

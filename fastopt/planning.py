@@ -1,0 +1,233 @@
+"""What the engine is told to do: the operations of a step, in order, from hyperparameters and options."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from . import arrays
+from .constraints import Box, ElasticNet, GroupLasso, L1Ball, L2Ball, Simplex
+from .kernels import render
+from .kernels.backends import Backend
+from .kernels.plan import CLIPPED, ENGINE_ARGUMENTS, PREPARED, GroupPlan, Operation, RowOperation, Stage, StepPlan
+from .specs import Spec
+
+ACCUMULATOR, AVERAGE = "grad_accumulator", "param_average"
+"""States that options bring, by the names that they have in `opt.state`."""
+
+CONSTANT_STREAMS = {"prepared": PREPARED, "clipped": CLIPPED}
+
+
+@dataclass(frozen=True)
+class RowKind:
+    """How a constraint on rows is computed: names of a sum, a coefficient function and an operation."""
+
+    function: str
+    argument: str  # the constraint's attribute that the function gets
+    sum: str
+    loop: str
+    start: float = 0.0
+    iterates: bool = False
+
+
+ROW_KINDS: dict[type, RowKind] = {
+    L2Ball: RowKind("l2_ball", "radius", "square", "scale"),
+    GroupLasso: RowKind("group_lasso", "strength", "square", "scale"),
+    Simplex: RowKind("simplex", "total", "above", "lower", start=-math.inf, iterates=True),
+    L1Ball: RowKind("l1_ball", "radius", "magnitude_above", "soften", start=-1.0, iterates=True),
+}
+
+
+def extra_states(options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The states that options bring, beside those of the rule."""
+    accumulates, averages = options["accumulate_steps"] > 1, options["ema_decay"] is not None
+    return (ACCUMULATOR,) * accumulates + (AVERAGE,) * averages
+
+
+def row_length(group: Mapping[str, Any], param: np.ndarray) -> int:
+    """How many elements of a parameter its group's constraints take together; 0 where each is taken alone."""
+    kinds = [each for each in (group["prox"], group["projection"]) if type(each) in ROW_KINDS]
+    if not kinds:
+        return 0
+    if param.ndim < 2 or any(each.per == "param" for each in kinds):
+        return param.size
+    return param.size // max(param.shape[0], 1)
+
+
+AFTER_ROWS = ("box", "clear_accumulator", "clear_grad")
+"""The operations that can come next after those on rows: the proximal step comes before the projection."""
+
+Named = tuple[str, Mapping[str, str]]
+"""An operation, and which stream stands for which of its own names."""
+
+
+def structure(spec: Spec, group: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, list[Named]]:
+    """The operations of each program, in order: unscale, accumulate, clip, update, average, constrain, zero."""
+    update: list[Named] = []
+    gather: list[Named] = []
+    clear: list[Named] = [("clear_grad", {})] if options["zero_grads"] else []
+    grad = "grad"
+    if options["accumulate_steps"] > 1:
+        update.append(("gather", {}))
+        gather = [("gather", {}), ("keep", {}), *clear]
+        grad = "prepared"
+    if group["clip_value"] is not None:
+        update.append(("clip_values", {"grad": grad}))
+        grad = "clipped"
+    rule = spec.rule(group)
+    update.append((rule, {"grad": grad}))
+    if options["ema_decay"] is not None:
+        overwrites = options["ema_overwrite_frequency"] is not None
+        update.append(("average_and_overwrite" if overwrites else "average", {}))
+    if isinstance(group["prox"], ElasticNet):
+        update.append(spec.proximal[rule])
+    if isinstance(group["projection"], Box):
+        update.append(("box", {}))
+    if options["accumulate_steps"] > 1:
+        update.append(("clear_accumulator", {}))
+    swap: list[Named] = [("swap", {})] if options["ema_decay"] is not None else []
+    return {"update": [*update, *clear], "gather": gather, "clear": clear, "swap": swap}
+
+
+class Planner:
+    """Makes plans for the groups of one optimizer."""
+
+    def __init__(self, spec: Spec, backend: Backend, dtype: np.dtype, options: Mapping[str, Any]) -> None:
+        self.spec = spec
+        self.backend = backend
+        self.dtype = dtype
+        self.options = options
+
+    def step_plan(self) -> StepPlan:
+        options = self.options
+        clips = options["max_grad_norm"] is not None
+        return StepPlan(
+            flush_denormals=options["flush_denormals"],
+            n_threads=options["n_threads"] or 0,
+            accumulate_steps=options["accumulate_steps"],
+            max_grad_norm=options["max_grad_norm"] if clips else 0.0,
+            clipping=self.backend.coefficient_function("clipping_torch"),
+            divisor=1.0 if options["accumulate_steps"] > 1 else options["grad_scale"],
+            checks=options["nonfinite"] != "propagate",
+            unusable=self.backend.sum_over("unusable", self.dtype),
+            clears=options["zero_grads"],
+        )
+
+    def group_plan(self, group: Mapping[str, Any]) -> GroupPlan:
+        spec, options = self.spec, self.options
+        programs = structure(spec, group, options)
+        streams = ("param", "grad", *spec.states(group), *extra_states(options))
+        stages, positions = self.stages(programs, group)
+        rule = spec.rule(group)
+        squares = options["max_grad_norm"] is not None or group["clip_norm"] is not None
+        checks = options["nonfinite"] != "propagate"
+        summed = "square" if squares else "unusable" if checks else None
+        names = [name for name, _ in programs["update"]]
+        return GroupPlan(
+            stages=stages,
+            programs={
+                name: tuple(self.operation(each, streams, positions) for each in operations)
+                for name, operations in programs.items()
+            },
+            n_streams=len(streams),
+            cost=spec.costs[rule][arrays.DTYPES.index(self.dtype)],
+            lr=group["lr"],
+            rows=tuple(self.row_operations(group)),
+            rows_after=next((names.index(name) for name in AFTER_ROWS if name in names), len(names)),
+            sum=None if summed is None else self.backend.sum_over(summed, self.dtype),
+            sum_of_squares=squares,
+            limit=self.limit(),
+            clip_norm=group["clip_norm"] or 0.0,
+            accumulator=streams.index(ACCUMULATOR) if ACCUMULATOR in streams else -1,
+        )
+
+    def stages(
+        self, programs: Mapping[str, Sequence[Named]], group: Mapping[str, Any]
+    ) -> tuple[tuple[Stage, ...], dict[str, tuple[int, int]]]:
+        """The coefficient functions that these operations need, and where each of their results is found."""
+        used = {name for operations in programs.values() for name, _ in operations}
+        needed = {name for loop in used for name in render.loops()[loop].coefficients}
+        convention = self.spec.coefficients[self.options["convention"]]
+        seen = {**self.spec.numbers(group), **self.numbers(group)}
+        stages: list[Stage] = []
+        positions: dict[str, tuple[int, int]] = {}
+        for name in ("regularize", convention, "preparation", "averaging", "constraint"):
+            function = render.coefficient_functions()[name]
+            if not needed & set(function.returned_names):
+                continue
+            for position, result in enumerate(function.returned_names):
+                positions[result] = (len(stages), position)
+            stages.append(
+                Stage(
+                    function=self.backend.coefficient_function(name),
+                    arguments=tuple(seen.get(argument, 0.0) for argument in function.arguments),
+                    positions=_engine_positions(name),
+                )
+            )
+        return tuple(stages), positions
+
+    def numbers(self, group: Mapping[str, Any]) -> dict[str, float]:
+        """What coefficient functions of options see. The first to read a gradient divides it by its scale."""
+        options = self.options
+        gathers, clips = options["accumulate_steps"] > 1, group["clip_value"] is not None
+        prox, projection = group["prox"], group["projection"]
+        box = projection if isinstance(projection, Box) else Box()
+        net = prox if isinstance(prox, ElasticNet) else ElasticNet()
+        return {
+            "gather_divisor": options["grad_scale"] * options["accumulate_steps"],
+            "value_divisor": 1.0 if gathers else options["grad_scale"],
+            "update_divisor": 1.0 if gathers or clips else options["grad_scale"],
+            "clip_value": group["clip_value"] or 0.0,
+            "clip_coefficient": 1.0,
+            "ema_decay": options["ema_decay"] or 0.0,
+            "ema_overwrite_frequency": float(options["ema_overwrite_frequency"] or 1),
+            "l1": float(net.l1),
+            "l2": float(net.l2),
+            "low": float(box.low),
+            "high": float(box.high),
+        }
+
+    def limit(self) -> float:
+        """The largest element of a gradient that does not overflow, before it is divided by its scale."""
+        largest = float(np.finfo(self.dtype).max)
+        bound = math.sqrt(largest) if self.spec.squares else largest
+        divisor = 1.0 if self.options["accumulate_steps"] > 1 else self.options["grad_scale"]
+        return min(bound * divisor, largest)
+
+    def operation(self, named: Named, streams: Sequence[str], positions: Mapping[str, tuple[int, int]]) -> Operation:
+        name, stands_for = named
+        loop = render.loops()[name]
+        indices = {**{stream: index for index, stream in enumerate(streams)}, **CONSTANT_STREAMS}
+        return Operation(
+            loop=self.backend.loop(name, self.dtype),
+            streams=tuple(indices[stands_for.get(stream, stream)] for stream in loop.streams),
+            pick=tuple(positions[coefficient] for coefficient in loop.coefficients),
+        )
+
+    def row_operations(self, group: Mapping[str, Any]) -> list[RowOperation]:
+        operations = []
+        for constraint in (group["prox"], group["projection"]):
+            kind = ROW_KINDS.get(type(constraint))
+            if kind is not None:
+                operations.append(
+                    RowOperation(
+                        sum=self.backend.sum_over(kind.sum, self.dtype),
+                        function=self.backend.coefficient_function(kind.function),
+                        argument=float(getattr(constraint, kind.argument)),
+                        loop=self.backend.loop(kind.loop, self.dtype),
+                        start=kind.start,
+                        iterates=kind.iterates,
+                    )
+                )
+        return operations
+
+
+@functools.cache
+def _engine_positions(name: str) -> tuple[int, ...]:
+    arguments = render.coefficient_functions()[name].arguments
+    return tuple(arguments.index(each) if each in arguments else -1 for each in ENGINE_ARGUMENTS)

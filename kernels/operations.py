@@ -1,0 +1,116 @@
+"""What is done around an update, in the same pass: once each, in the dialect of `rules`.
+
+An operation is a function of one element of each array that it reads (its positional arguments) and of coefficients
+(its keyword-only arguments); the names that it returns are the arrays that it writes. `prepared` and `clipped` are a
+thread's own short buffers: what the update sees as its gradient, so that the gradient itself is not rewritten.
+"""
+
+from .rules import centered_variance, root
+from .vocabulary import clip, select
+
+# --- before the update ----------------------------------------------------------------------------------------------
+
+
+def gather(grad_accumulator, grad, *, gather_factor):
+    prepared = grad_accumulator + gather_factor * grad
+    return prepared
+
+
+def keep(prepared):
+    """What was gathered is kept for the next call."""
+    grad_accumulator = prepared
+    return grad_accumulator
+
+
+def clip_values(grad, *, value_factor, clip_value):
+    clipped = clip(value_factor * grad, -clip_value, clip_value)
+    return clipped
+
+
+# --- after the update, in this order --------------------------------------------------------------------------------
+
+
+def average(param_average, param, *, ema_weight, ema_rest):
+    param_average = ema_weight * param_average + ema_rest * param
+    return param_average
+
+
+def average_and_overwrite(param_average, param, *, ema_weight, ema_rest, overwrite):
+    param_average = ema_weight * param_average + ema_rest * param
+    param = select(overwrite != 0, param_average, param)
+    return param_average, param
+
+
+def shrink(param, amount):
+    """Towards zero, and to zero exactly where it is nearer than `amount`; NaN stays NaN."""
+    return select(param > amount, param - amount, select(param < -amount, param + amount, param - param))
+
+
+def proximal(param, rate, l1, l2):
+    """argmin over x of |x - param|^2 / 2 + rate * (l1 * |x| + l2 / 2 * x^2)."""
+    return shrink(param, rate * l1) / (1 + rate * l2)
+
+
+def proximal_plain(param, *, step_size, l1, l2):
+    param = proximal(param, step_size, l1, l2)
+    return param
+
+
+def proximal_adaptive(param, square_avg, *, step_size, eps_in, eps_out, l1, l2):
+    param = proximal(param, step_size / root(square_avg, eps_in, eps_out), l1, l2)
+    return param
+
+
+def proximal_centered(param, square_avg, grad_avg, *, step_size, eps_in, eps_out, l1, l2):
+    rate = step_size / root(centered_variance(square_avg, grad_avg), eps_in, eps_out)
+    param = proximal(param, rate, l1, l2)
+    return param
+
+
+def proximal_rprop(param, step_size, *, l1, l2):
+    param = proximal(param, step_size, l1, l2)
+    return param
+
+
+def box(param, *, low, high):
+    param = clip(param, low, high)
+    return param
+
+
+def clear_accumulator(grad_accumulator):
+    grad_accumulator = 0
+    return grad_accumulator
+
+
+def clear_grad(grad):
+    grad = 0
+    return grad
+
+
+# --- on whole rows --------------------------------------------------------------------------------------------------
+
+
+def scale(param, *, factor):
+    param = factor * param
+    return param
+
+
+def lower(param, *, threshold):
+    """To zero where it is not above the threshold; NaN stays NaN."""
+    param = select(param <= threshold, 0, param - threshold)
+    return param
+
+
+def soften(param, *, threshold):
+    param = shrink(param, threshold)
+    return param
+
+
+# --- between steps --------------------------------------------------------------------------------------------------
+
+
+def swap(param, param_average):
+    other = param
+    param = param_average
+    param_average = other
+    return param, param_average

@@ -1,0 +1,26 @@
+"""The terms of sums: functions of an element and a coefficient, in float64, added up over the elements of an array.
+
+In which order they are added is fixed (see `render.LANES` and `reference.add_up`): sums have the same bits from every
+backend and with any number of threads.
+"""
+
+from .vocabulary import select
+
+
+def square(x, unused):
+    return x * x
+
+
+def unusable(x, limit):
+    """1 for NaN and for what is beyond the limit."""
+    return select(x <= limit, select(x >= -limit, 0, 1), 1)
+
+
+def above(x, threshold):
+    """What is above the threshold, and how many they are."""
+    return select(x > threshold, x, 0), select(x > threshold, 1, 0)
+
+
+def magnitude_above(x, threshold):
+    magnitude = select(x < 0, -x, x)
+    return select(magnitude > threshold, magnitude, 0), select(magnitude > threshold, 1, 0)

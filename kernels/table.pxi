@@ -1,0 +1,292 @@
+# The table that a step works on, and the walk over it; part of engine.pyx. Nothing here can fail or needs the GIL.
+
+cdef enum:
+    MAX_STREAMS = 8        # of one loop
+    MAX_SEGMENT_STREAMS = 12
+    MAX_COEFFICIENTS = 48  # of all operations of a program
+    MAX_RESULTS = 24       # of one coefficient function
+    MAX_ARGUMENTS = 16
+    MAX_STAGES = 6
+    MAX_OPERATIONS = 8
+    MAX_ROW_OPERATIONS = 2
+    BOUNDARY = 64          # Threads meet at multiples of this many elements of a segment: never in one cache line.
+    BLOCK = 1024           # elements that all operations are done on, while they are in the nearest cache
+    SUM_BLOCK = 4096       # elements that are added up at a time; a multiple of BLOCK
+
+cdef enum:
+    GRAD = 1
+    PREPARED = -1
+    CLIPPED = -2
+
+cdef enum:  # plan.PROGRAMS
+    UPDATE
+    GATHER
+    CLEAR
+    SWAP
+    N_PROGRAMS
+
+cdef enum:  # plan.ENGINE_ARGUMENTS
+    STEP
+    RATE
+    WEIGHT_DECAY
+    CLIP_COEFFICIENT
+    N_ENGINE_ARGUMENTS
+
+ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
+ctypedef void (*coefficient_function)(const double *, double *) noexcept nogil
+ctypedef void (*sum_function)(const void *, Py_ssize_t, double, double *) noexcept nogil
+
+cdef struct Stage:
+    coefficient_function function
+    double arguments[MAX_ARGUMENTS]
+    int positions[N_ENGINE_ARGUMENTS]  # of what is put in at each step, or -1
+
+cdef struct Operation:
+    loop_function loop
+    int n_streams
+    int streams[MAX_STREAMS]
+    int first_coefficient
+
+cdef struct Program:
+    int n_operations
+    bint plain                  # a single operation, over the segment's own streams in their order
+    Operation operations[MAX_OPERATIONS]
+    int n_coefficients
+    int pick[MAX_COEFFICIENTS]  # what the operations take, in their order, out of all stages' results
+
+cdef struct RowOperation:
+    sum_function sum
+    coefficient_function function
+    double argument
+    loop_function loop
+    double start
+    bint iterates
+
+cdef struct Group:
+    double cost                 # nanoseconds an element, one thread, in cache: what it takes to pay for a thread
+    double lr
+    int n_streams
+    int n_stages
+    Stage stages[MAX_STAGES]
+    Program programs[N_PROGRAMS]
+    int n_row_operations        # done after so many of the operations of an update
+    int rows_after
+    RowOperation row_operations[MAX_ROW_OPERATIONS]
+    sum_function sum            # of the gradient, before the update; or NULL
+    bint sum_of_squares
+    double limit
+    double clip_norm
+    int accumulator
+
+cdef struct Segment:
+    char *streams[MAX_SEGMENT_STREAMS]  # the parameter, its gradient (NULL: none this step), each state
+    Py_ssize_t size
+    Py_ssize_t row              # elements that stay together, or 0
+    Py_ssize_t first_partial    # of its partial sums
+    double total                # the sum over its gradient
+    double lr                   # of this step
+    int group
+    bint pending                # holds gradients of calls before
+
+cdef struct Active:
+    Py_ssize_t segment
+    Py_ssize_t offset           # elements in all active segments before this one
+    Py_ssize_t row              # which coefficients
+
+cdef union Row:
+    float single[MAX_COEFFICIENTS]
+    double full[MAX_COEFFICIENTS]
+
+cdef struct Table:
+    Group *groups
+    Segment *segments
+    Active *active
+    Row *rows
+    double *partials
+    sum_function counting       # takes the place of the groups' own sums, or NULL
+    Py_ssize_t n_active
+    Py_ssize_t total
+    Py_ssize_t itemsize
+    Py_ssize_t prefetch
+    int flush
+    int program
+    bint adding                 # adds up the gradients, and writes nothing but partial sums
+
+
+cdef inline void run_operations(
+    Table *table, Segment *segment, const Row *row, const Program *program, int begin, int end,
+    Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped
+) noexcept nogil:
+    """Operations [begin, end) of a program on elements [first, first + size); a missing gradient is passed over."""
+    cdef void *streams[MAX_STREAMS]
+    cdef const Operation *operation
+    cdef int k, each, stream
+    cdef bint missing
+    for k in range(begin, end):
+        operation = &program.operations[k]
+        missing = False
+        for each in range(operation.n_streams):
+            stream = operation.streams[each]
+            if stream == PREPARED:
+                streams[each] = prepared
+            elif stream == CLIPPED:
+                streams[each] = clipped
+            else:
+                missing = missing or segment.streams[stream] == NULL
+                streams[each] = segment.streams[stream] + first * table.itemsize
+        if not missing:
+            operation.loop(
+                streams, size, <const char *>row + operation.first_coefficient * table.itemsize, table.prefetch
+            )
+
+
+cdef inline char *gathered(Table *table, Segment *segment, Py_ssize_t first, char *prepared) noexcept nogil:
+    """Where the gathered gradient is: without a gradient in this call, what was gathered before is all of it."""
+    if segment.streams[GRAD] == NULL and segment.pending:
+        return segment.streams[table.groups[segment.group].accumulator] + first * table.itemsize
+    return prepared
+
+
+cdef void add_up(sum_function sum, const char *elements, Py_ssize_t size, Py_ssize_t itemsize, double coefficient,
+                 double *results) noexcept nogil:
+    """Both results of a sum over many elements: blocks of SUM_BLOCK, one after the other."""
+    cdef double block[2]
+    cdef Py_ssize_t start = 0
+    results[0] = results[1] = block[1] = 0
+    while start < size:
+        sum(elements + start * itemsize, min(<Py_ssize_t>SUM_BLOCK, size - start), coefficient, block)
+        results[0] += block[0]
+        results[1] += block[1]
+        start += SUM_BLOCK
+
+
+cdef void run_row_operation(Table *table, const RowOperation *operation, char *elements, Py_ssize_t size,
+                            double lr) noexcept nogil:
+    cdef double arguments[4]
+    cdef double coefficient = operation.start, count = size + 1
+    cdef float single
+    cdef void *streams[1]
+    cdef const void *passed = &coefficient
+    arguments[2] = operation.argument
+    arguments[3] = lr
+    while True:
+        add_up(operation.sum, elements, size, table.itemsize, coefficient, arguments)
+        operation.function(arguments, &coefficient)
+        if not operation.iterates or arguments[1] >= count or arguments[1] == 0:
+            break
+        count = arguments[1]
+    streams[0] = elements
+    if table.itemsize == 4:
+        single = <float>coefficient
+        passed = &single
+    operation.loop(streams, size, passed, 0)
+
+
+cdef void run_blocks(Table *table, Segment *segment, const Row *row, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    """A program of several operations, block by block; after a block of whole rows, what is done to rows."""
+    cdef double prepared[BLOCK]
+    cdef double clipped[BLOCK]
+    cdef Group *group = &table.groups[segment.group]
+    cdef Program *program = &group.programs[table.program]
+    cdef Py_ssize_t step = BLOCK, begin = first, end, start, size
+    cdef bint with_rows = segment.row > 0 and table.program == UPDATE
+    cdef int k, before_rows = program.n_operations
+    if with_rows:
+        before_rows = group.rows_after
+        step = segment.row if segment.row >= BLOCK else BLOCK // segment.row * segment.row
+    while begin < last:
+        end = min(begin + step, last)
+        start = begin
+        while start < end:
+            size = min(<Py_ssize_t>BLOCK, end - start)
+            run_operations(table, segment, row, program, 0, before_rows, start, size,
+                           gathered(table, segment, start, <char *>prepared), <char *>clipped)
+            start += BLOCK
+        if with_rows:
+            start = begin
+            while start < end:
+                for k in range(group.n_row_operations):
+                    run_row_operation(table, &group.row_operations[k], segment.streams[0] + start * table.itemsize,
+                                      segment.row, segment.lr)
+                start += segment.row
+            run_operations(table, segment, row, program, before_rows, program.n_operations, begin, end - begin,
+                           NULL, NULL)
+        begin = end
+
+
+cdef void add_up_gradient(Table *table, Segment *segment, const Row *row, Py_ssize_t first,
+                          Py_ssize_t last) noexcept nogil:
+    """Partial sums over the gradient, or over what it comes to with those of calls before; nothing else is written."""
+    cdef double prepared[SUM_BLOCK]
+    cdef double results[2]
+    cdef Group *group = &table.groups[segment.group]
+    cdef sum_function sum = table.counting if table.counting != NULL else group.sum
+    cdef char *elements
+    cdef Py_ssize_t start = first, size
+    if sum == NULL:
+        return
+    while start < last:
+        size = min(<Py_ssize_t>SUM_BLOCK, last - start)
+        if group.accumulator < 0:
+            elements = segment.streams[GRAD] + start * table.itemsize
+        else:  # The first operation gathers.
+            elements = gathered(table, segment, start, <char *>prepared)
+            run_operations(table, segment, row, &group.programs[table.program], 0, 1, start, size, <char *>prepared, NULL)
+        sum(elements, size, group.limit, results)
+        table.partials[segment.first_partial + start // SUM_BLOCK] = results[0]
+        start += SUM_BLOCK
+
+
+cdef void run_segment(Table *table, Active *active, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef Segment *segment = &table.segments[active.segment]
+    cdef Program *program = &table.groups[segment.group].programs[table.program]
+    cdef const Row *row = &table.rows[active.row]
+    if table.adding:
+        add_up_gradient(table, segment, row, first, last)
+    elif program.plain and segment.row == 0:
+        run_operations(table, segment, row, program, 0, 1, first, last - first, NULL, NULL)
+    else:
+        run_blocks(table, segment, row, first, last)
+
+
+cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+    """Elements [start, stop) of all active segments laid end to end, `start` and `stop` moved to a boundary."""
+    cdef Py_ssize_t low = 0, high = table.n_active, middle, k, first, last, boundary
+    cdef Active *active
+    cdef Segment *segment
+    while high - low > 1:
+        middle = (low + high) // 2
+        if table.active[middle].offset <= start:
+            low = middle
+        else:
+            high = middle
+    for k in range(low, table.n_active):
+        active = &table.active[k]
+        if active.offset >= stop:
+            break
+        segment = &table.segments[active.segment]
+        boundary = SUM_BLOCK if table.adding else (segment.row if segment.row else BOUNDARY)
+        first = 0
+        if start > active.offset:
+            first = (start - active.offset) // boundary * boundary
+        last = segment.size
+        if stop < active.offset + segment.size:
+            last = (stop - active.offset) // boundary * boundary
+        if first < last:
+            run_segment(table, active, first, last)
+
+
+cdef void run_part(Table *table, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    cdef Py_ssize_t start = <Py_ssize_t>(<double>table.total * part / parts)
+    cdef Py_ssize_t stop = <Py_ssize_t>(<double>table.total * (part + 1) / parts)
+    if part + 1 == parts:
+        stop = table.total
+    cdef floating_point_mode caller = enter_mode(table.flush)
+    run_elements(table, start, stop)
+    set_mode(caller)
+
+
+cdef void run_threads(Table *table, int n_threads) noexcept nogil:
+    with parallel(num_threads=n_threads):
+        # The runtime may give fewer threads than it was asked for.
+        run_part(table, omp_get_thread_num(), omp_get_num_threads())
