@@ -23,7 +23,7 @@ from .options import (
     positive_or_none,
     read_step_options,
 )
-from .planning import AVERAGE, Planner, extra_states, row_length
+from .planning import Planner, extra_states, row_length
 from .specs import SPECS, Spec
 from .states import StateView, initial_states
 

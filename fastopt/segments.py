@@ -13,8 +13,8 @@ import numpy as np
 from .kernels.plan import SegmentSettings
 
 Select = str | int | Sequence[Any] | np.ndarray | Callable[[Any, np.ndarray], bool]
-"""Parameters, by name (the key in the dict they were given in), position, a list of either, a mask with a bool for each
-parameter, or a function of (name, array) that says whether."""
+"""Parameters, by name (the key in the dict they were given in) or position, a list of either, a mask with a bool for
+each parameter, or a function of (name, array) that says whether."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,8 @@ def _find(name: Any, names: Sequence[tuple[Any, int]]) -> list[int]:
     if len(found) > 1:
         groups = [names[index][1] for index in found]
         raise ValueError(f"{name!r} is a parameter in groups {groups}; select by position or with a function")
+    if not found and isinstance(name, int) and 0 <= name < len(names):
+        return [name]
     if not found:
         known = ", ".join(repr(each) for each, _ in names[:10]) + (", ..." if len(names) > 10 else "")
         raise ValueError(f"there is no parameter {name!r} (expected one of {known})")

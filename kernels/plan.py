@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-
 PARAM, GRAD = 0, 1
 """The first two of a segment's streams; its states follow."""
 

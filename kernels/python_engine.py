@@ -7,6 +7,7 @@ the speed.
 from __future__ import annotations
 
 import ctypes
+import itertools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -104,7 +105,7 @@ class PythonEngine:
                 self.reject(index, gradient)
         if self.plan.clears:
             spans = sorted((each.ctypes.data, each.nbytes) for each in gradients if each is not None and each.nbytes)
-            for (begin, nbytes), (other, _) in zip(spans, spans[1:], strict=False):
+            for (begin, nbytes), (other, _) in itertools.pairwise(spans):
                 if other < begin + nbytes:
                     raise ValueError("gradients that zero_grads=True is to zero share memory; each needs its own")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import inspect
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fastopt.kernels import _coefficients, coefficients, cpu, dialect, native, numba_loops, render, rules
+from fastopt.kernels import _coefficients, coefficients, cpu, dialect, native, numba_loops, operations, render, rules
 from fastopt.specs import SPECS
 
 LEVELS = [
@@ -28,12 +29,12 @@ def test_every_compiled_module_was_rendered_from_these_rules(level: str) -> None
         "the rules have changed since the build; build again"
     )
     assert level == module.LEVEL
-    assert set(module.ADDRESSES) == {(rule, real) for rule in render.rules() for real in render.REALS}
+    assert set(module.ADDRESSES) == {(loop, real) for loop in render.loops() for real in render.REALS}
 
 
 def test_any_change_of_a_formula_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = render.digest()
-    for name in ("rules.py", "coefficients.py"):
+    for name in render.SOURCES:
         shutil.copy(render.HERE / name, tmp_path / name)
     monkeypatch.setattr(render, "HERE", tmp_path)
     assert render.digest() == before
@@ -77,37 +78,53 @@ def test_compiled_coefficient_functions_are_the_python_ones(name: str) -> None:
         values = random.uniform(0.01, 0.99, len(function.arguments))
         for index, argument in enumerate(function.arguments):
             values[index] = step if argument == "step" else values[index]
+            if argument == "ema_overwrite_frequency":
+                values[index] = 5
             if argument in ("maximize", "decoupled_weight_decay"):
                 values[index] = step % 2
         results = np.empty(len(function.returns))
         native_function(values.ctypes.data, results.ctypes.data)
-        expected = [float(value) for value in getattr(coefficients, name)(*values.tolist())]
+        returned = getattr(coefficients, name)(*values.tolist())
+        expected = [float(value) for value in (returned if isinstance(returned, tuple) else (returned,))]
         assert results.tolist() == expected
 
 
 def instructions_of_loops(path: str) -> dict[str, str]:
-    """Disassembly of each loop in a compiled module."""
+    """Disassembly of each loop and each sum in a compiled module."""
     text = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
     ).stdout
     blocks = re.split(r"\n[0-9a-f]+ <([^>]*)>:\n", text)
     found: dict[str, str] = {}
+    names = sorted((*render.loops(), *render.sum_functions()), key=len, reverse=True)
     for name, body in zip(blocks[1::2], blocks[2::2], strict=True):
-        match = re.search(r"([a-z_]+)_(?:loop|over)_(float32|float64)", name)
+        match = re.search(r"([a-z_0-9]+)_(?:loop|over|sum)_(float32|float64)", name)
         if match:
-            rule = next(each for each in sorted(render.rules(), key=len, reverse=True) if match[1].endswith("_" + each))
-            found[f"{rule} {match[2]}"] = found.get(f"{rule} {match[2]}", "") + body
+            loop = next(each for each in names if match[1].endswith("_" + each))
+            found[f"{loop} {match[2]}"] = found.get(f"{loop} {match[2]}", "") + body
     return found
 
 
-def operations_of(rule: dialect.Rule) -> set[str]:
-    """The arithmetic that must appear packed: every loop multiplies; some divide and take roots."""
-    functions = render.rule_functions()
-    text = " ".join(
-        inspect.getsource(getattr(rules, function.name))
-        for function in (rule.function, *dialect.called_functions(rule.function, functions))
-    )
-    return {"mul"} | ({"div"} if "/" in text else set()) | ({"sqrt"} if "sqrt" in text else set())
+ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
+
+
+def arithmetic_of(loop: render.Loop) -> set[str]:
+    """The arithmetic that must appear packed; what operations multiply can be the same for all elements."""
+    functions = [function for function, _, _ in loop.calls]
+    known = {**render.rule_functions(), **render.operation_functions()}
+    found = set()
+    for function in functions:
+        for each in (function, *dialect.called_functions(function, known)):
+            for part in (*each.body, *each.returns):
+                for node in ast.walk(part):
+                    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+                        found.add(ARITHMETIC[type(node.op)])
+                    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sqrt":
+                        found.add("sqrt")
+    return found & ({"mul", "div", "sqrt"} if loop.name in render.rules() else {"div", "sqrt"})
+
+
+MOVED = r"\bv?movu?a?p[sd]\b.*%{register}|call.*mem(?:set|cpy|move)"
 
 
 @pytest.mark.skipif(not shutil.which("objdump"), reason="needs objdump, of binutils")
@@ -115,25 +132,51 @@ def operations_of(rule: dialect.Rule) -> set[str]:
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_compiled_loop_is_vectorised(level: str) -> None:
     module = importlib.import_module(f"fastopt.kernels.{cpu.module_name(level)}")
-    loops = instructions_of_loops(module.__file__)
-    for rule in render.rules().values():
+    bodies = instructions_of_loops(module.__file__)
+    for loop in render.loops().values():
         for real, suffix in (("float32", "ps"), ("float64", "pd")):
-            body = loops[f"{rule.name} {real}"]
-            for operation in operations_of(rule):
+            body = bodies[f"{loop.name} {real}"]
+            for operation in arithmetic_of(loop):
                 packed = re.findall(rf"\bv?{operation}{suffix}\b.*%{REGISTERS[level]}", body)
-                assert len(packed) >= 2, f"{rule.name} {real} at {level}: no packed {operation} in both loops"
-            assert "fmadd" not in body, f"{rule.name} {real} at {level}: contracted, so other bits"
+                assert len(packed) >= 2, f"{loop.name} {real} at {level}: no packed {operation} in both loops"
+            moved = re.findall(MOVED.format(register=REGISTERS[level]), body)
+            assert len(moved) >= 2 or "mem" in moved[0], f"{loop.name} {real} at {level}: nothing packed in both loops"
+            assert "fmadd" not in body, f"{loop.name} {real} at {level}: contracted, so other bits"
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="needs objdump, of binutils")
+@pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("real", render.REALS)
+def test_every_sum_is_vectorised(level: str, real: str) -> None:
+    module = importlib.import_module(f"fastopt.kernels.{cpu.module_name(level)}")
+    assert set(module.SUMS) == {(name, each) for name in render.sum_functions() for each in render.REALS}
+    bodies = instructions_of_loops(module.__file__)
+    for name in render.sum_functions():
+        body = bodies[f"{name} {real}"]
+        assert len(re.findall(rf"\bv?addpd\b.*%{REGISTERS[level]}", body)) >= 2, f"{name} {real} at {level}"
+        assert "fmadd" not in body
 
 
 @pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
-@pytest.mark.parametrize("rule", render.rules().values(), ids=lambda rule: rule.name)
+@pytest.mark.parametrize("loop", render.loops().values(), ids=lambda loop: loop.name)
 @pytest.mark.parametrize("real", render.REALS)
-def test_every_numba_loop_is_vectorised(rule: dialect.Rule, real: str) -> None:
-    assembly = numba_loops.compiled_loop(rule.name, real)._library.get_asm_str()
+def test_every_numba_loop_is_vectorised(loop: render.Loop, real: str) -> None:
+    assembly = numba_loops.compiled_loop(loop.name, real)._library.get_asm_str()
     suffix = "ps" if real == "float32" else "pd"
-    for operation in operations_of(rule):
+    for operation in arithmetic_of(loop):
         assert re.search(rf"\bv?{operation}{suffix}\b", assembly), f"no packed {operation}"
+    assert re.search(r"\bv?mov[ua]p[sd]\b.*%[xyz]mm|mem(set|cpy|move)", assembly), "nothing packed"
     assert "fmadd" not in assembly
+
+
+def test_operations_have_the_form_that_the_renderer_reads() -> None:
+    assert not set(render.operation_functions()) & {*render.rule_functions(), *render.sum_functions()}
+    for operation in render.operations().values():
+        parameters = inspect.signature(getattr(operations, operation.name)).parameters.values()
+        positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        assert (positional, keywords) == (list(operation.reads), list(operation.coefficients))
 
 
 OUTSIDE = [
