@@ -62,9 +62,10 @@ def check_grad_scale(name: str, value: Any) -> float:
 def _whole(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if not 1 <= value < 2**31:
+    number = int(value)
+    if not 1 <= number < 2**31:
         raise ValueError(f"{name} must be at least 1 and less than 2**31, got {value!r}")
-    return int(value)
+    return number
 
 
 def _whole_or_none(name: str, value: Any) -> int | None:

@@ -45,8 +45,8 @@ ROW_KINDS: dict[type, RowKind] = {
 
 def extra_states(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The states that options bring, beside those of the rule."""
-    accumulates, averages = options["accumulate_steps"] > 1, options["ema_decay"] is not None
-    return (ACCUMULATOR,) * accumulates + (AVERAGE,) * averages
+    wanted = {ACCUMULATOR: options["accumulate_steps"] > 1, AVERAGE: options["ema_decay"] is not None}
+    return tuple(name for name, is_wanted in wanted.items() if is_wanted)
 
 
 def row_length(group: Mapping[str, Any], param: np.ndarray) -> int:
@@ -55,8 +55,8 @@ def row_length(group: Mapping[str, Any], param: np.ndarray) -> int:
     if not kinds:
         return 0
     if param.ndim < 2 or any(each.per == "param" for each in kinds):
-        return param.size
-    return param.size // max(param.shape[0], 1)
+        return int(param.size)
+    return int(param.size // max(param.shape[0], 1))
 
 
 AFTER_ROWS = ("box", "clear_accumulator", "clear_grad")

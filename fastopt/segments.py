@@ -113,6 +113,7 @@ def check_values(lr_scale: Any, weight_decay: Any, frozen: Any) -> dict[str, Any
 def _at_least_zero(name: str, value: Any) -> float:
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r}")
-    if not 0 <= value < math.inf:
+    number = float(value)
+    if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
-    return float(value)
+    return number
