@@ -341,10 +341,11 @@ class Optimizer:
         """
         loaded = state_dicts.read(self.spec, self._groups, state_dict)
         with self._all_or_nothing():
-            for group, values in zip(self._groups, loaded.groups, strict=True):
-                group.fix_states(self.spec.states(values))
+            self._states = []
+            for group, values, names in zip(self._groups, loaded.groups, loaded.names, strict=True):
+                group.fix_states(names)
                 group.update(values)
-            self._states = [state for group in self._groups for state in initial_states(self.spec, group)]
+                self._states += initial_states(self.spec, group, names)
             for mine, theirs in zip(self._states, loaded.states, strict=True):
                 for name, value in theirs.items():
                     mine[name][...] = value

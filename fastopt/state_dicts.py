@@ -41,6 +41,7 @@ class Loaded:
     """What a state dict says, checked: for each group its hyperparameters, for each parameter its states and steps."""
 
     groups: list[dict[str, Any]]
+    names: list[tuple[str, ...]]  # of each group's states: what its rule needs, and what others of its rules left
     states: list[States]
     steps: list[int]
 
@@ -61,7 +62,7 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
             "loaded state dict has a different number of parameter groups "
             f"(expected {len(groups)}, got {len(saved_groups)})"
         )
-    loaded = Loaded([], [], [])
+    loaded = Loaded([], [], [], [])
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         if len(saved["params"]) != len(group["params"]):
             raise ValueError(
@@ -74,6 +75,8 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
             states, step = _read_state(spec, values, param, state_dict["state"].get(key), f"state[{key!r}]")
             loaded.states.append(states)
             loaded.steps.append(step)
+        own = loaded.states[len(loaded.states) - len(group["params"]) :]
+        loaded.names.append(tuple(dict.fromkeys([*spec.states(values), *(name for states in own for name in states)])))
     return loaded
 
 
@@ -98,10 +101,10 @@ def _read_state(
     if not saved or (names and all(saved.get(name) is None for name in names)):
         return {}, 0
     for key in saved:
-        if key != "step" and key not in names and saved[key] is not None:
+        if key != "step" and key not in spec.all_states and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
     states: States = {}
-    for name in names:
+    for name in (*names, *(name for name in spec.all_states if name not in names and saved.get(name) is not None)):
         if saved.get(name) is None:
             raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, saved))})")
         array = np.asarray(saved[name])

@@ -14,11 +14,14 @@ from .specs import Spec
 States = dict[str, np.ndarray]
 
 
-def initial_states(spec: Spec, group: Mapping[str, Any]) -> list[States]:
-    """New states for each parameter of a group: one buffer a state, in which each parameter's part is aligned."""
+def initial_states(spec: Spec, group: Mapping[str, Any], names: tuple[str, ...] | None = None) -> list[States]:
+    """New states for each parameter of a group: one buffer a state, in which each parameter's part is aligned.
+
+    `names` are those that its rule needs, where they are not given.
+    """
     params = group["params"]
     states: list[States] = [{} for _ in params]
-    for name in spec.states(group):
+    for name in spec.states(group) if names is None else names:
         dtype = params[0].dtype if params else np.dtype(np.float32)
         step = ALIGNMENT // dtype.itemsize
         padded = [-(-param.size // step) * step for param in params]
