@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,11 +116,9 @@ def _read_state(
 
 
 def _read_step(spec: Spec, saved: Mapping[str, Any], label: str) -> int:
-    if not spec.counts_steps:
-        return int(saved.get("step", 1))  # torch's SGD knows only whether there was a first step
-    if "step" not in saved:
+    if spec.counts_steps and "step" not in saved:
         raise ValueError(f"{label} has no 'step' (it has {', '.join(map(repr, saved))})")
-    step = float(saved["step"])
-    if not (math.isfinite(step) and step >= 0 and step == int(step)):
-        raise ValueError(f"{label}['step'] must be a whole number >= 0, got {step}")
+    step = float(saved.get("step", 1))  # torch's SGD knows only whether there was a first step
+    if not (0 <= step < 2**53 and step == int(step)):  # float64 counts no further
+        raise ValueError(f"{label}['step'] must be a whole number >= 0 and below 2**53, got {step}")
     return int(step)
