@@ -360,12 +360,14 @@ class Optimizer:
             "options": self._options,
             "gradients": self._gradients,
             "state_dict": self.state_dict(),
+            "steps": self._steps.copy(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state["state_dict"]
         self._set_up(state["layout"], state["groups"], state["defaults"], state["options"], state["gradients"])
         self.load_state_dict(saved)
+        self._steps[:] = state["steps"]  # SGD's are not in its state dict
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
