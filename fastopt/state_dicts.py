@@ -56,6 +56,8 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise ValueError("state_dict must be a dict with 'state' and 'param_groups'")
     saved_groups = state_dict["param_groups"]
+    if not isinstance(saved_groups, Sequence) or not isinstance(state_dict["state"], Mapping):
+        raise TypeError("state_dict must have a dict as 'state' and a list as 'param_groups'")
     if len(saved_groups) != len(groups):
         raise ValueError(
             "loaded state dict has a different number of parameter groups "
@@ -63,6 +65,8 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
         )
     loaded = Loaded([], [], [], [])
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
+            raise TypeError(f"param_groups[{index}] must be a dict with a list of 'params', got {saved!r}")
         if len(saved["params"]) != len(group["params"]):
             raise ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group "
@@ -97,6 +101,8 @@ def _read_state(
     spec: Spec, values: Mapping[str, Any], param: np.ndarray, saved: Mapping[str, Any] | None, label: str
 ) -> tuple[States, int]:
     names = spec.states(values)
+    if saved is not None and not isinstance(saved, Mapping):
+        raise TypeError(f"{label} must be a dict, got {saved!r}")
     if not saved or (names and all(saved.get(name) is None for name in names)):
         return {}, 0
     for key in saved:
