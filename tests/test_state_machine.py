@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import BACKENDS, DTYPES, TURNED_ON, equal_bits, random_gradient
+from cases import BACKENDS, CASES, DTYPES, TURNED_ON, Case, equal_bits, random_gradient
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -350,3 +350,24 @@ def test_any_operations_in_any_order() -> None:
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
         ),
     )
+
+
+VARIANTS = [case for case in CASES if any(case.options.get(name) for name in SPECS[case.optimizer].variants)]
+
+
+@pytest.mark.parametrize("case", VARIANTS, ids=str)
+def test_a_variant_can_be_switched_off_saved_and_switched_on_again(case: Case) -> None:
+    """What the machine above finds only now and then."""
+    spec = SPECS[case.optimizer]
+    off = {name: spec.defaults[name] for name in spec.variants}
+    params = [np.ones(3), np.ones(2)]
+    original = case.make(params, grads=[np.ones(3), None])
+    original.step()
+    before = content(original)
+    original.param_groups[0].update(off)
+    original.load_state_dict(original.state_dict())
+    twin = pickle.loads(pickle.dumps(original))
+    for optimizer in (original, twin):
+        optimizer.param_groups[0].update({name: case.options.get(name, value) for name, value in off.items()})
+        assert_same_states(before, content(optimizer))
+        optimizer.step()
