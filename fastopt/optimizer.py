@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import arrays, segments, state_dicts
+from . import arrays, state_dicts
 from .gradients import GradientChecker
 from .groups import Changes, ParamGroup, check_key
 from .kernels import backends
@@ -24,8 +24,9 @@ from .options import (
     read_step_options,
 )
 from .planning import Planner, extra_states, row_length
+from .segments import ParamSettings, Select, check_values, describe_settings, select_params
 from .specs import SPECS, Spec
-from .states import StateView, initial_states
+from .states import States, StateView, initial_states
 
 
 class Optimizer:
@@ -140,14 +141,15 @@ class Optimizer:
         self._groups = [ParamGroup(self.spec, given, values, self._changes) for given, values in groups]
         self._params = [param for group in self._groups for param in group["params"]]
         self._check_params()
-        self._states = [
-            state for group in self._groups for state in initial_states(self.spec, group, extra_states(options))
-        ]
+        self._states = [state for group in self._groups for state in self._new_states(group)]
         self._steps = np.zeros(len(self._params), np.int64)
         self._settings = SegmentSettings.of(len(self._params))
         self._nonfinite = NonfiniteGradients(options["nonfinite"], options["max_consecutive_skips"])
         self._swapped = False
         self._build(gradients)
+
+    def _new_states(self, group: ParamGroup) -> list[States]:
+        return initial_states(self.spec, group, (*self.spec.states(group), *extra_states(self._options)))
 
     def _check_params(self) -> None:
         if not self._params:
@@ -389,13 +391,11 @@ class Optimizer:
     # --- single parameters ------------------------------------------------------------------------------------------
 
     @property
-    def segments(self) -> tuple[segments.ParamSettings, ...]:
+    def segments(self) -> tuple[ParamSettings, ...]:
         """What holds for each parameter beyond its group: `lr_scale`, `weight_decay`, `frozen`; see `set_segments`."""
-        return segments.describe(self._settings, self._names())
+        return describe_settings(self._settings, self._names())
 
-    def set_segments(
-        self, which: segments.Select, *, lr_scale: Any = ..., weight_decay: Any = ..., frozen: Any = ...
-    ) -> None:
+    def set_segments(self, which: Select, *, lr_scale: Any = ..., weight_decay: Any = ..., frozen: Any = ...) -> None:
         """Set what holds for single parameters; counts from the next step, and the step is still one native call.
 
         Parameters
@@ -427,8 +427,8 @@ class Optimizer:
         >>> [each.weight_decay for each in opt.segments]
         [None, 0.0]
         """
-        changes = segments.check_values(lr_scale, weight_decay, frozen)
-        positions = segments.select(which, self._names(), self._params)
+        changes = check_values(lr_scale, weight_decay, frozen)
+        positions = select_params(which, self._names(), self._params)
         if "weight_decay" in changes and "weight_decay" not in self.spec.defaults:
             raise ValueError(f"{self.spec.name} has no weight_decay")
         if "lr_scale" in changes and not self.spec.uses_lr(self._options["convention"]):
@@ -514,7 +514,7 @@ class Optimizer:
             self._groups = [*self._groups, new]
             self._params = [*self._params, *given]
             self._check_params()
-            self._states = [*self._states, *initial_states(self.spec, new, extra_states(self._options))]
+            self._states = [*self._states, *self._new_states(new)]
             self._steps = np.concatenate([self._steps, np.zeros(len(given), np.int64)])
             self._settings = self._settings.extended(len(given))
             self._build(gradients, self._engine)
@@ -548,10 +548,11 @@ class Optimizer:
         extra = extra_states(self._options)
         loaded = state_dicts.read(self.spec, self._groups, state_dict, extra)
         with self._all_or_nothing():
-            for group, values in zip(self._groups, loaded.groups, strict=True):
-                group.fix_states(self.spec.states(values))
+            self._states = []
+            for group, values, names in zip(self._groups, loaded.groups, loaded.names, strict=True):
+                group.fix_states(names)
                 group.update(values)
-            self._states = [state for group in self._groups for state in initial_states(self.spec, group, extra)]
+                self._states += initial_states(self.spec, group, dict.fromkeys((*names, *extra)))
             for mine, theirs in zip(self._states, loaded.states, strict=True):
                 for name, value in theirs.items():
                     mine[name][...] = value
@@ -571,6 +572,7 @@ class Optimizer:
             "nonfinite": self._nonfinite,
             "calls": self._engine.calls,
             "state_dict": self.state_dict(),
+            "steps": self._steps.copy(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -578,6 +580,7 @@ class Optimizer:
         self._settings, self._nonfinite = state["settings"], state["nonfinite"]
         self._engine.calls = state["calls"]
         self.load_state_dict(state["state_dict"])
+        self._steps[:] = state["steps"]  # SGD's are not in its state dict
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

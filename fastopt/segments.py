@@ -40,7 +40,7 @@ class ParamSettings:
     frozen: bool = False
 
 
-def describe(settings: SegmentSettings, names: Sequence[tuple[Any, int]]) -> tuple[ParamSettings, ...]:
+def describe_settings(settings: SegmentSettings, names: Sequence[tuple[Any, int]]) -> tuple[ParamSettings, ...]:
     return tuple(
         ParamSettings(
             name,
@@ -53,7 +53,7 @@ def describe(settings: SegmentSettings, names: Sequence[tuple[Any, int]]) -> tup
     )
 
 
-def select(which: Any, names: Sequence[tuple[Any, int]], params: Sequence[np.ndarray]) -> list[int]:
+def select_params(which: Any, names: Sequence[tuple[Any, int]], params: Sequence[np.ndarray]) -> list[int]:
     """The positions that `which` means.
 
     Raises

@@ -174,6 +174,11 @@ class Spec:
         states: tuple[str, ...] = render.rules()[self.rule(values)].states
         return states
 
+    @property
+    def all_states(self) -> tuple[str, ...]:
+        """The names of all states that any of its rules keeps."""
+        return tuple(dict.fromkeys(name for rule in self.rules.values() for name in render.rules()[rule].states))
+
     def convert(self, values: Mapping[str, Any]) -> Hyperparameters:
         """Check a full set of hyperparameters."""
         converted = {name: HYPERPARAMETERS[name].convert(values[name]) for name in self.defaults}

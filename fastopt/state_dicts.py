@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +47,7 @@ class Loaded:
     """What a state dict says, checked: for each group its hyperparameters, for each parameter its states and steps."""
 
     groups: list[dict[str, Any]]
+    names: list[tuple[str, ...]]  # of each group's states: what its rule needs, and what others of its rules left
     states: list[States]
     steps: list[int]
     pending: list[bool]
@@ -65,16 +65,18 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise ValueError("state_dict must be a dict with 'state' and 'param_groups'")
     saved_groups = state_dict["param_groups"]
+    if not isinstance(saved_groups, Sequence) or not isinstance(state_dict["state"], Mapping):
+        raise TypeError("state_dict must have a dict as 'state' and a list as 'param_groups'")
     if len(saved_groups) != len(groups):
         raise ValueError(
             "loaded state dict has a different number of parameter groups "
             f"(expected {len(groups)}, got {len(saved_groups)})"
         )
-    accumulated = state_dict.get("accumulated", {"calls": 0, "params": []})
-    if accumulated["calls"] and ACCUMULATOR not in extra:
-        raise ValueError("state_dict was saved between accumulated steps; this optimizer has accumulate_steps=1")
-    loaded = Loaded([], [], [], [], int(accumulated["calls"]))
+    accumulated, pending = _read_accumulated(state_dict, extra)
+    loaded = Loaded([], [], [], [], [], accumulated)
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
+            raise TypeError(f"param_groups[{index}] must be a dict with a list of 'params', got {saved!r}")
         if len(saved["params"]) != len(group["params"]):
             raise ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group "
@@ -84,9 +86,11 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
         loaded.groups.append(values)
         for param, key in zip(group["params"], saved["params"], strict=True):
             states, step = _read_state(spec, values, param, state_dict["state"].get(key), f"state[{key!r}]", extra)
-            loaded.pending.append(len(loaded.pending) in accumulated["params"])
+            loaded.pending.append(len(loaded.pending) in pending)
             loaded.states.append(states)
             loaded.steps.append(step)
+        own = loaded.states[len(loaded.states) - len(group["params"]) :]
+        loaded.names.append(tuple(dict.fromkeys([*spec.states(values), *(name for states in own for name in states)])))
     return loaded
 
 
@@ -104,6 +108,22 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and not isinstance(value, (bool, int, float)) else value
 
 
+def _read_accumulated(state_dict: Mapping[str, Any], extra: Sequence[str]) -> tuple[int, list[int]]:
+    """How many calls were accumulated, and which parameters' gradients."""
+    accumulated = state_dict.get("accumulated", {"calls": 0, "params": []})
+    try:
+        calls, params = int(accumulated["calls"]), [int(index) for index in accumulated["params"]]
+    except (TypeError, KeyError, ValueError) as error:
+        raise TypeError(
+            f"'accumulated' must be a dict of a number of 'calls' and 'params', got {accumulated!r}"
+        ) from error
+    if calls < 0:
+        raise ValueError(f"'accumulated' must have 'calls' >= 0, got {calls}")
+    if calls and ACCUMULATOR not in extra:
+        raise ValueError("state_dict was saved between accumulated steps; this optimizer has accumulate_steps=1")
+    return calls, params
+
+
 def _read_state(
     spec: Spec,
     values: Mapping[str, Any],
@@ -112,15 +132,17 @@ def _read_state(
     label: str,
     extra: Sequence[str],
 ) -> tuple[States, int]:
-    needed = spec.states(values)
-    names = (*needed, *(name for name in extra if saved and saved.get(name) is not None))
-    if not saved or (names and all(saved.get(name) is None for name in names)):
+    names = spec.states(values)
+    if saved is not None and not isinstance(saved, Mapping):
+        raise TypeError(f"{label} must be a dict, got {saved!r}")
+    kept = (*spec.all_states, *extra)
+    if not saved or (all(saved.get(name) is None for name in kept) and names):
         return {}, 0
     for key in saved:
-        if key not in ("step", *names) and saved[key] is not None:
+        if key not in ("step", *kept) and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
     states: States = {}
-    for name in names:
+    for name in (*names, *(name for name in kept if name not in names and saved.get(name) is not None)):
         if saved.get(name) is None:
             raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, saved))})")
         array = np.asarray(saved[name])
@@ -133,11 +155,9 @@ def _read_state(
 
 
 def _read_step(spec: Spec, saved: Mapping[str, Any], label: str) -> int:
-    if not spec.counts_steps:
-        return int(saved.get("step", 1))  # torch's SGD knows only whether there was a first step
-    if "step" not in saved:
+    if spec.counts_steps and "step" not in saved:
         raise ValueError(f"{label} has no 'step' (it has {', '.join(map(repr, saved))})")
-    step = float(saved["step"])
-    if not (math.isfinite(step) and step >= 0 and step == int(step)):
-        raise ValueError(f"{label}['step'] must be a whole number >= 0, got {step}")
+    step = float(saved.get("step", 1))  # torch's SGD knows only whether there was a first step
+    if not (0 <= step < 2**53 and step == int(step)):  # float64 counts no further
+        raise ValueError(f"{label}['step'] must be a whole number >= 0 and below 2**53, got {step}")
     return int(step)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -15,14 +15,14 @@ from .specs import Spec
 States = dict[str, np.ndarray]
 
 
-def initial_states(spec: Spec, group: Mapping[str, Any], extra: Sequence[str] = ()) -> list[States]:
+def initial_states(spec: Spec, group: Mapping[str, Any], names: Iterable[str]) -> list[States]:
     """New states for each parameter of a group: one buffer a state, in which each parameter's part is aligned.
 
-    `extra` are those that options bring; an average starts as a copy of its parameter.
+    An average starts as a copy of its parameter.
     """
     params = group["params"]
     states: list[States] = [{} for _ in params]
-    for name in (*spec.states(group), *extra):
+    for name in names:
         dtype = params[0].dtype if params else np.dtype(np.float32)
         step = ALIGNMENT // dtype.itemsize
         padded = [-(-param.size // step) * step for param in params]
