@@ -24,8 +24,9 @@ cdef extern from "machine.h":
     int omp_get_thread_num() noexcept nogil
     floating_point_mode enter_mode(int flush) noexcept nogil
     void set_mode(floating_point_mode mode) noexcept nogil
-    int forked_after_threads, threads_were_used
+    int forked
     void watch_forks()
+    int call_from_new_thread(void *(*function)(void *) noexcept nogil, void *argument) noexcept nogil
     int supports_v3()
     int supports_v4()
     int is_intel()
@@ -91,6 +92,7 @@ cdef struct Table:
     Py_ssize_t itemsize
     Py_ssize_t prefetch
     int flush
+    int n_threads
 
 
 cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
@@ -135,13 +137,21 @@ cdef void run_part(Table *table, Py_ssize_t part, Py_ssize_t parts) noexcept nog
     set_mode(caller)
 
 
-cdef void run_threads(Table *table, int n_threads) noexcept nogil:
-    with parallel(num_threads=n_threads):
+cdef void *run_threads(void *argument) noexcept nogil:
+    cdef Table *table = <Table *>argument
+    with parallel(num_threads=table.n_threads):
         # The runtime may give fewer threads than it was asked for.
         run_part(table, omp_get_thread_num(), omp_get_num_threads())
+    return NULL
 
 
 include "threads.pxi"
+
+
+def set_forked():
+    """Say that this process was forked before the engine was loaded."""
+    global forked
+    forked = 1
 
 
 def describe():
@@ -451,7 +461,6 @@ cdef class Engine:
                 row.full[k] = results[group.pick[k]]
 
     cdef void run(self) noexcept:
-        global threads_were_used
         cdef Py_ssize_t index, k
         cdef double work = 0.0, nbytes = 0.0
         cdef Segment *segment
@@ -474,9 +483,12 @@ cdef class Engine:
             n_threads = self.choice.choose(affordable)
             start = nanoseconds()
         if n_threads > 1:
-            threads_were_used = 1
+            table.n_threads = n_threads
             with nogil:
-                run_threads(table, n_threads)
+                if not forked:
+                    run_threads(table)
+                elif not call_from_new_thread(run_threads, table):
+                    run_part(table, 0, 1)
         elif work > NANOSECONDS_TO_RELEASE:
             with nogil:
                 run_part(table, 0, 1)
