@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -155,29 +154,21 @@ class Optimizer:
         self._engine = engine
         self._changes.pending = False
 
-    @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Within, change what the optimizer is made of; if that fails, it is what it was."""
-        before, values = dict(self.__dict__), [dict(group) for group in self._groups]
-        allowed = [group.allowed_states for group in self._groups]
-        with self._claimed():
+    def _all_or_nothing(self, change: Callable[[], None]) -> None:
+        """Change what the optimizer is made of, while no other thread can step; if that fails, it is what it was."""
+
+        def change_or_restore() -> None:
+            before, values = dict(self.__dict__), [dict(group) for group in self._groups]
+            allowed = [group.allowed_states for group in self._groups]
             try:
-                yield
+                change()
             except BaseException:
                 self.__dict__.update(before)
                 for group, value, states in zip(self._groups, values, allowed, strict=True):
                     group.restore(value, states)
                 raise
 
-    @contextlib.contextmanager
-    def _claimed(self) -> Iterator[None]:
-        """Within, no other thread can step; an error when one is in the middle of it."""
-        engine = self._engine
-        engine.claim()
-        try:
-            yield
-        finally:
-            engine.release()
+        self._engine.alone(change_or_restore)
 
     def _plan(self, group: ParamGroup) -> GroupPlan:
         rule, coefficient_names = _described_rule(self.spec.rule(group))
@@ -201,8 +192,7 @@ class Optimizer:
 
     def _refresh(self) -> None:
         """Take over what was assigned to the groups since the last step."""
-        with self._claimed():
-            self._take_over()
+        self._engine.alone(self._take_over)
 
     def _take_over(self) -> None:
         if self._rules != [self.spec.rule(group) for group in self._groups]:
@@ -312,7 +302,8 @@ class Optimizer:
         elif grads is not None:
             raise TypeError("no gradients are bound to this optimizer; pass the new group's to step()")
         new = ParamGroup(self.spec, given, {**self.defaults, **values}, self._changes)
-        with self._all_or_nothing():
+
+        def change() -> None:
             self._layout = layout
             self._groups = [*self._groups, new]
             self._params = [*self._params, *given]
@@ -321,6 +312,8 @@ class Optimizer:
             self._steps = np.concatenate([self._steps, np.zeros(len(given), np.int64)])
             self._build(gradients)
 
+        self._all_or_nothing(change)
+
     def state_dict(self) -> dict[str, Any]:
         """A copy of all states and hyperparameters, in torch's form, with NumPy arrays where torch has tensors.
 
@@ -328,8 +321,10 @@ class Optimizer:
         --------
         load_state_dict : takes this back, or a state dict of the torch.optim class of the same name.
         """
-        with self._claimed():
-            return state_dicts.save(self.spec, self._groups, self._states, self._steps)
+        saved: dict[str, Any] = self._engine.alone(
+            lambda: state_dicts.save(self.spec, self._groups, self._states, self._steps)
+        )
+        return saved
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over states and hyperparameters from a state dict of this class, fastopt's or torch's.
@@ -340,7 +335,8 @@ class Optimizer:
             It does not fit: other groups, shapes, dtypes or states. Nothing has been changed.
         """
         loaded = state_dicts.read(self.spec, self._groups, state_dict)
-        with self._all_or_nothing():
+
+        def change() -> None:
             for group, values in zip(self._groups, loaded.groups, strict=True):
                 group.fix_states(self.spec.states(values))
                 group.update(values)
@@ -350,6 +346,8 @@ class Optimizer:
                     mine[name][...] = value
             self._steps = np.array(loaded.steps, np.int64)
             self._build(self._gradients)
+
+        self._all_or_nothing(change)
 
     def __getstate__(self) -> dict[str, Any]:
         return {

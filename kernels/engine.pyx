@@ -402,14 +402,22 @@ cdef class Engine:
         self.commit_gradients()
         self.bound = True
 
-    cpdef claim(self):
-        """Keep other threads' steps out until `release`; an error when one is under way."""
+    cdef int claim(self) except -1:
         if self.busy:  # Only ever read and set with the GIL held.
             raise RuntimeError(BUSY)
         self.busy = True
+        return 0
 
-    cpdef release(self):
-        self.busy = False
+    def alone(self, function):
+        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
+
+        No signal's handler runs between compiled instructions: nothing comes between the claim and the `try`.
+        """
+        self.claim()
+        try:
+            return function()
+        finally:
+            self.busy = False
 
     def step(self, list gradients=None):
         """One step of every segment that has a gradient. All or nothing: errors come before the first write."""

@@ -6,20 +6,26 @@ the speed.
 
 from __future__ import annotations
 
+import collections
+import contextvars
 import ctypes
+import itertools
 import math
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import cpu
-from .floating_point import denormals
+from .floating_point import with_denormals
 from .plan import BUSY, GroupPlan, Reject, Segment, resized_message, with_owners
 
 BOUNDARY = 64  # as in engine.pyx
+
+Result = TypeVar("Result")
 
 
 class PythonEngine:
@@ -48,13 +54,16 @@ class PythonEngine:
         self.watch()
         self.lock = threading.Lock()
 
-    def claim(self) -> None:
-        """Keep other threads' steps out until `release`; an error when one is under way."""
-        if not self.lock.acquire(blocking=False):
-            raise RuntimeError(BUSY)
+    def alone(self, function: Callable[[], Result]) -> Result:
+        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
 
-    def release(self) -> None:
-        self.lock.release()
+        Where two threads find the lock free at once, one waits. A signal's handler can run after any call; `with` a
+        lock leaves it no place between taking the lock and being bound to give it back.
+        """
+        if self.lock.locked():
+            raise RuntimeError(BUSY)
+        with self.lock:
+            return function()
 
     def watch(self) -> None:
         arrays = with_owners([*(segment.param for segment in self.segments), *self.gradients])
@@ -75,27 +84,32 @@ class PythonEngine:
         self.bound = True
 
     def step(self, gradients: list[Any] | None = None) -> None:
-        self.claim()
-        try:
-            for array, data, nbytes in self.watched:
-                if (array.ctypes.data, array.nbytes) != (data, nbytes):
-                    raise RuntimeError(resized_message(array))
-            if gradients is None:
-                gradients = self.gradients
-            self.accept(gradients)
-            work = [
-                (index, gradient, self.coefficients(segment.group, int(self.steps[index]) + 1))
-                for index, (segment, gradient) in enumerate(zip(self.segments, gradients, strict=True))
-                if gradient is not None
-            ]
-            for index, gradient, scalars in work:
-                segment = self.segments[index]
-                streams = [segment.param.reshape(-1), gradient.reshape(-1)]
-                streams += [state.reshape(-1) for state in segment.states]
-                self.run(self.plans[segment.group], streams, scalars)
-                self.steps[index] += 1
-        finally:
-            self.release()
+        # In a context of its own, NumPy's error state is the caller's again however this ends.
+        self.alone(lambda: contextvars.copy_context().run(self.step_alone, gradients))
+
+    def step_alone(self, gradients: list[Any] | None) -> None:
+        """Compute everything anew, then write it."""
+        for array, data, nbytes in self.watched:
+            if (array.ctypes.data, array.nbytes) != (data, nbytes):
+                raise RuntimeError(resized_message(array))
+        if gradients is None:
+            gradients = self.gradients
+        self.accept(gradients)
+        steps = self.steps.copy()
+        targets, values = [self.steps], [steps]
+        for index, (segment, gradient) in enumerate(zip(self.segments, gradients, strict=True)):
+            if gradient is None:
+                continue
+            steps[index] += 1
+            old = [np.asarray(array) for array in (segment.param, *segment.states)]
+            new = [array.copy() for array in old]
+            param, *states = (array.reshape(-1) for array in new)
+            scalars = self.coefficients(segment.group, int(steps[index]))
+            self.run(self.plans[segment.group], [param, np.asarray(gradient).reshape(-1), *states], scalars)
+            targets += old
+            values += new
+        # All writes are one call of C code, and these assignments run no Python: no signal's handler comes between two.
+        collections.deque(map(operator.setitem, targets, itertools.repeat(...), values), maxlen=0)
 
     def coefficients(self, group: int, step: int) -> list[Any]:
         results = []
@@ -108,8 +122,8 @@ class PythonEngine:
             return [self.dtype.type(results[stage][position]) for stage, position in self.plans[group].pick]
 
     def run(self, plan: GroupPlan, streams: list[np.ndarray], scalars: list[Any]) -> None:
-        with np.errstate(all="ignore"), denormals(flush=self.flush):
-            plan.loop(streams, scalars)
+        with np.errstate(all="ignore"):
+            with_denormals(self.flush, lambda: plan.loop(streams, scalars))
 
 
 class ThreadedPythonEngine(PythonEngine):
