@@ -150,8 +150,8 @@ class Optimizer:
         if gradients is not None:
             engine.bind(gradients)
         self._gradients = gradients
-        self._rules = [self.spec.rule(group) for group in self._groups]
         self._engine = engine
+        self._rules = [self.spec.rule(group) for group in self._groups]
         self._changes.pending = False
 
     def _all_or_nothing(self, change: Callable[[], None]) -> None:
