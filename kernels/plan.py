@@ -56,7 +56,10 @@ def resized_message(array: np.ndarray) -> str:
     )
 
 
-BUSY = "this optimizer is in the middle of a step, or of being saved or changed, in another thread"
+BUSY = (
+    "this optimizer is in the middle of a step, or of being saved or changed, in another thread "
+    "(or was, when this process was forked: its memory may be half stepped, create a new one)"
+)
 
 Reject = Callable[[int, object], None]
 """Called with the index of a segment and a gradient that will not do; raises the error that says why."""
