@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 from cases import BACKENDS, equal_bits
+from processes import in_a_fresh_process
 
 import fastopt
 from fastopt.kernels import native
@@ -161,21 +159,8 @@ def step_beside_numba(layer: str) -> None:
 @pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
 def test_numbas_own_threads_do_no_harm(layer: str) -> None:
     """fastopt's loops have none of Numba's threading layers in them; a user's own function may have any."""
-    result = subprocess.run(
-        [
-            sys.executable,
-            "-W",
-            "ignore",
-            "-c",
-            f"import test_concurrency\ntest_concurrency.step_beside_numba({layer!r})",
-        ],
-        cwd=Path(__file__).parent,
-        env={**os.environ, "NUMBA_NUM_THREADS": "2"},
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert result.returncode == 0, result.stderr
-    if result.stdout.startswith("not installed"):
-        pytest.skip(result.stdout)
-    assert result.stdout == f"ran {layer}\n"
+    code = f"import test_concurrency\ntest_concurrency.step_beside_numba({layer!r})"
+    output = in_a_fresh_process(code, NUMBA_NUM_THREADS="2")
+    if output.startswith("not installed"):
+        pytest.skip(output)
+    assert output == f"ran {layer}\n"

@@ -195,9 +195,9 @@ def be_interrupted(backend: str, size: int) -> None:
         ("cython", 1_000, 2e-3),
         ("numba", 1_000, 2e-3),
         ("reference", 1_000, 2e-3),
-        ("cython", 2_000_000, 10e-3),
-        ("numba", 2_000_000, 10e-3),
-        ("reference", 200_000, 10e-3),
+        ("cython", 2_000_000, 5e-3),
+        ("numba", 2_000_000, 5e-3),
+        ("reference", 200_000, 5e-3),
     ],
 )
 def test_signals_at_random_moments_leave_whole_steps(backend: str, size: int, longest_wait: float) -> None:
