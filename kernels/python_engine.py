@@ -96,7 +96,8 @@ class PythonEngine:
             gradients = self.gradients
         self.accept(gradients)
         steps = self.steps.copy()
-        targets, values = [self.steps], [steps]
+        targets: list[Any] = [self.steps]
+        values: list[Any] = [steps]
         for index, (segment, gradient) in enumerate(zip(self.segments, gradients, strict=True)):
             if gradient is None:
                 continue
