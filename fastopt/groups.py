@@ -79,8 +79,11 @@ class ParamGroup(dict[str, Any]):
         self.update({key: value})
 
     def update(self, *args: Any, **kwargs: Any) -> None:
-        super().update(self.converted(dict(*args, **kwargs)))
-        self._changes.pending = True
+        converted = self.converted(dict(*args, **kwargs))
+        try:
+            super().update(converted)
+        finally:  # Even if a signal's handler raises right after the update.
+            self._changes.pending = True
 
     def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
         self.update(other)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ from . import arrays, state_dicts
 from .gradients import GradientChecker
 from .groups import Changes, ParamGroup, check_key
 from .kernels import backends
-from .kernels.plan import Segment, SegmentSettings
+from .kernels.plan import SWAPPED, Progress, Segment, SegmentSettings
 from .layout import Layout, read_group, read_groups
 from .nonfinite import NonfiniteGradients
 from .options import (
@@ -145,7 +146,7 @@ class Optimizer:
         self._steps = np.zeros(len(self._params), np.int64)
         self._settings = SegmentSettings.of(len(self._params))
         self._nonfinite = NonfiniteGradients(options["nonfinite"], options["max_consecutive_skips"])
-        self._swapped = False
+        self._progress = Progress.new()
         self._build(gradients)
 
     def _new_states(self, group: ParamGroup) -> list[States]:
@@ -171,8 +172,8 @@ class Optimizer:
 
     # --- the engine -------------------------------------------------------------------------------------------------
 
-    def _build(self, gradients: list[Any] | None, before: Any = None) -> None:
-        """Make the engine for the groups, states and gradients as they now are; `before` is the one it replaces."""
+    def _build(self, gradients: list[Any] | None) -> None:
+        """Make the engine for the groups, states and gradients as they now are."""
         planner = Planner(self.spec, self._backend, self._params[0].dtype, self._options)
         extra = extra_states(self._options)
         table: list[Segment] = []
@@ -191,57 +192,47 @@ class Optimizer:
             table,
             self._steps,
             self._settings,
+            self._progress,
             planner.step_plan(),
             GradientChecker(self._layout, table, written=self._options["zero_grads"]),
             self._nonfinite,
         )
-        if before is not None:
-            engine.accumulated, engine.calls = before.accumulated, before.calls
         if gradients is not None:
             engine.bind(gradients)
         self._gradients = gradients
-        self._structure = self._current_structure()
         self._planner = planner
         self._engine = engine
+        self._structure = self._current_structure()
         self._changes.pending = False
 
     def _current_structure(self) -> list[Any]:
         """What the engine must be made anew for, when it changes."""
         return [(self.spec.rule(group), *group.options.values()) for group in self._groups]
 
-    @contextlib.contextmanager
-    def _all_or_nothing(self) -> Iterator[None]:
-        """Within, change what the optimizer is made of; if that fails, it is what it was."""
-        before, values = dict(self.__dict__), [dict(group) for group in self._groups]
-        allowed = [group.allowed_states for group in self._groups]
-        with self._claimed():
+    def _all_or_nothing(self, change: Callable[[], None]) -> None:
+        """Change what the optimizer is made of, while no other thread can step; if that fails, it is what it was."""
+
+        def change_or_restore() -> None:
+            self._check_not_swapped()
+            before, values = dict(self.__dict__), [dict(group) for group in self._groups]
+            allowed = [group.allowed_states for group in self._groups]
             try:
-                yield
+                change()
             except BaseException:
                 self.__dict__.update(before)
                 for group, value, states in zip(self._groups, values, allowed, strict=True):
                     group.restore(value, states)
                 raise
 
-    @contextlib.contextmanager
-    def _claimed(self) -> Iterator[None]:
-        """Within, no other thread can step; an error when one is in the middle of it."""
-        engine = self._engine
-        engine.claim()
-        try:
-            yield
-        finally:
-            engine.release()
+        self._engine.alone(change_or_restore)
 
     def _refresh(self) -> None:
         """Take over what was assigned to the groups since the last step."""
-        with self._claimed():
-            self._check_not_swapped("step")
-            self._take_over()
+        self._engine.alone(self._take_over)
 
     def _take_over(self) -> None:
         if self._structure != self._current_structure():
-            self._build(self._gradients, self._engine)
+            self._build(self._gradients)
         self._engine.set_scale(self._planner.step_plan())
         start = 0
         for index, group in enumerate(self._groups):
@@ -321,7 +312,7 @@ class Optimizer:
     def grad_norm(self) -> float:
         """The norm of all gradients, after division by `grad_scale`, in the last update; NaN before, and without
         `max_grad_norm`."""
-        return float(self._engine.grad_norm)
+        return float(self._progress.grad_norm[0])
 
     @property
     def skipped_steps(self) -> int:
@@ -331,7 +322,7 @@ class Optimizer:
     @property
     def consecutive_skips(self) -> int:
         """How many of them in a row up to now."""
-        return self._nonfinite.consecutive_after(self._engine.calls)
+        return self._nonfinite.consecutive_after(int(self._progress.calls[0]))
 
     @property
     def nonfinite_counts(self) -> dict[str, int]:
@@ -352,12 +343,7 @@ class Optimizer:
         """
         if self._options["ema_decay"] is None:
             raise RuntimeError("there are no averages to swap in; construct the optimizer with ema_decay=")
-        if self._changes.pending and not self._swapped:
-            self._refresh()
-        with self._claimed():
-            self._engine.swap()
-            self._swapped = not self._swapped
-            self._changes.pending = True  # the next step looks whether it may
+        self._engine.swap()
 
     @contextlib.contextmanager
     def averaged_params(self) -> Iterator[None]:
@@ -381,12 +367,9 @@ class Optimizer:
         finally:
             self.swap_averages()
 
-    def _check_not_swapped(self, what: str) -> None:
-        if self._swapped:
-            raise RuntimeError(
-                f"the averages are swapped in, so {what} is not possible; call swap_averages() again, "
-                "or leave the block of averaged_params()"
-            )
+    def _check_not_swapped(self) -> None:
+        if self._progress.swapped[0]:
+            raise RuntimeError(SWAPPED)
 
     # --- single parameters ------------------------------------------------------------------------------------------
 
@@ -433,9 +416,17 @@ class Optimizer:
             raise ValueError(f"{self.spec.name} has no weight_decay")
         if "lr_scale" in changes and not self.spec.uses_lr(self._options["convention"]):
             raise ValueError(f"lr_scale has no effect: lr is not used in the steps of {self.spec.name}")
-        with self._claimed():
+
+        def change() -> None:
+            settings = replace(self._settings)
             for name, value in changes.items():
-                getattr(self._settings, name)[positions] = value
+                array = getattr(settings, name).copy()
+                array[positions] = value
+                settings = replace(settings, **{name: array})
+            self._settings = settings
+            self._build(self._gradients)
+
+        self._all_or_nothing(change)
 
     def _names(self) -> list[tuple[Any, int]]:
         """For each parameter its key or position, and its group."""
@@ -495,7 +486,6 @@ class Optimizer:
         grads: as the group's "params"
             Its gradients, where the optimizer's gradients are bound.
         """
-        self._check_not_swapped("add_param_group")
         child, given, values = read_group(param_group, len(self._groups))
         for key in values:
             check_key(self.spec, key)
@@ -509,7 +499,8 @@ class Optimizer:
         elif grads is not None:
             raise TypeError("no gradients are bound to this optimizer; pass the new group's to step()")
         new = ParamGroup(self.spec, given, {**self.defaults, **values}, self._changes)
-        with self._all_or_nothing():
+
+        def change() -> None:
             self._layout = layout
             self._groups = [*self._groups, new]
             self._params = [*self._params, *given]
@@ -517,7 +508,9 @@ class Optimizer:
             self._states = [*self._states, *self._new_states(new)]
             self._steps = np.concatenate([self._steps, np.zeros(len(given), np.int64)])
             self._settings = self._settings.extended(len(given))
-            self._build(gradients, self._engine)
+            self._build(gradients)
+
+        self._all_or_nothing(change)
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of all states and hyperparameters, in torch's form, with NumPy arrays where torch has tensors.
@@ -526,15 +519,18 @@ class Optimizer:
         --------
         load_state_dict : takes this back, or a state dict of the torch.optim class of the same name.
         """
-        with self._claimed():
-            self._check_not_swapped("state_dict")
-            saved = state_dicts.save(self.spec, self._groups, self._states, self._steps, self._settings.pending)
-            if self._options["accumulate_steps"] > 1:
-                saved["accumulated"] = {
-                    "calls": self._engine.accumulated,
-                    "params": np.flatnonzero(self._settings.pending).tolist(),
-                }
-            return saved
+        saved: dict[str, Any] = self._engine.alone(self._saved)
+        return saved
+
+    def _saved(self) -> dict[str, Any]:
+        self._check_not_swapped()
+        saved = state_dicts.save(self.spec, self._groups, self._states, self._steps, self._settings.pending)
+        if self._options["accumulate_steps"] > 1:
+            saved["accumulated"] = {
+                "calls": int(self._progress.accumulated[0]),
+                "params": np.flatnonzero(self._settings.pending).tolist(),
+            }
+        return saved
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over states and hyperparameters from a state dict of this class, fastopt's or torch's.
@@ -544,10 +540,11 @@ class Optimizer:
         TypeError, ValueError
             It does not fit: other groups, shapes, dtypes or states. Nothing has been changed.
         """
-        self._check_not_swapped("load_state_dict")
+        self._check_not_swapped()
         extra = extra_states(self._options)
         loaded = state_dicts.read(self.spec, self._groups, state_dict, extra)
-        with self._all_or_nothing():
+
+        def change() -> None:
             self._states = []
             for group, values, names in zip(self._groups, loaded.groups, loaded.names, strict=True):
                 group.fix_states(names)
@@ -558,8 +555,10 @@ class Optimizer:
                     mine[name][...] = value
             self._steps = np.array(loaded.steps, np.int64)
             self._settings = self._settings.with_pending(loaded.pending)
-            self._build(self._gradients, self._engine)
-            self._engine.accumulated = loaded.accumulated
+            self._progress = replace(self._progress, accumulated=np.array([loaded.accumulated]))
+            self._build(self._gradients)
+
+        self._all_or_nothing(change)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
@@ -570,15 +569,14 @@ class Optimizer:
             "gradients": self._gradients,
             "settings": self._settings,
             "nonfinite": self._nonfinite,
-            "calls": self._engine.calls,
+            "progress": self._progress,
             "state_dict": self.state_dict(),
             "steps": self._steps.copy(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set_up(state["layout"], state["groups"], state["defaults"], state["options"], state["gradients"])
-        self._settings, self._nonfinite = state["settings"], state["nonfinite"]
-        self._engine.calls = state["calls"]
+        self._settings, self._nonfinite, self._progress = state["settings"], state["nonfinite"], state["progress"]
         self.load_state_dict(state["state_dict"])
         self._steps[:] = state["steps"]  # SGD's are not in its state dict
 

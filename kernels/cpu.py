@@ -71,6 +71,15 @@ def default_threads() -> int:
     return _requested_threads or (int(wanted) if wanted.isdigit() and int(wanted) else available_cpus())
 
 
+def is_forked_child(stat: str = "/proc/self/stat") -> bool:
+    """Whether this process was forked and has run no other program since; False where the system does not say."""
+    try:
+        flags = int(Path(stat).read_text().rpartition(")")[2].split()[6])
+    except (OSError, ValueError, IndexError):
+        return False
+    return bool(flags & 0x40)  # PF_FORKNOEXEC
+
+
 def available_cpus(root: str = "/") -> int:
     """Processors that this process may use: its affinity, and its control group's quota rounded up."""
     affinity = getattr(os, "sched_getaffinity", None)

@@ -25,8 +25,9 @@ cdef extern from "machine.h":
     int omp_get_thread_num() noexcept nogil
     floating_point_mode enter_mode(int flush) noexcept nogil
     void set_mode(floating_point_mode mode) noexcept nogil
-    int forked_after_threads, threads_were_used
+    int forked
     void watch_forks()
+    int call_from_new_thread(void *(*function)(void *) noexcept nogil, void *argument) noexcept nogil
     int supports_v3()
     int supports_v4()
     int is_intel()
@@ -35,12 +36,18 @@ cdef extern from "machine.h":
 
 from cython.parallel cimport parallel
 
-from .plan import BUSY, PROGRAMS, resized_message, with_owners
+from .plan import BUSY, PROGRAMS, SWAPPED, resized_message, with_owners
 
 watch_forks()
 
 include "table.pxi"
 include "threads.pxi"
+
+
+def set_forked():
+    """Say that this process was forked before the engine was loaded."""
+    global forked
+    forked = 1
 
 
 def describe():
@@ -102,6 +109,7 @@ cdef class Engine:
     segments: list of `plan.Segment`
     steps: int64 array, one count a segment; counted up by `step`.
     settings: `plan.SegmentSettings`
+    progress: `plan.Progress`
     plan: `plan.StepPlan`
     reject: callable(segment index, gradient)
         Raises the error that says what is wrong with a gradient.
@@ -145,15 +153,17 @@ cdef class Engine:
     cdef bint checks
     cdef bint clears
     cdef int accumulate_steps
-    cdef public int accumulated  # calls since the last update
-    cdef public int64_t calls   # that were not declined
+    cdef object progress
+    cdef int64_t *accumulated   # calls since the last update
+    cdef int64_t *calls         # that were not declined
+    cdef char *swapped          # whether parameters are exchanged with their averages
+    cdef double *grad_norm      # of the last update that took it
     cdef double max_grad_norm
     cdef double divisor
     cdef sum_function unusable
     cdef coefficient_function clipping
-    cdef readonly double grad_norm  # of the last update that took it; NaN before
 
-    def __cinit__(self, dtype, list plans, list segments, cnp.ndarray steps, settings, plan, reject, report):
+    def __cinit__(self, dtype, list plans, list segments, cnp.ndarray steps, settings, progress, plan, reject, report):
         cdef Py_ssize_t index, k
         self.n_segments = len(segments)
         self.n_groups = len(plans)
@@ -167,12 +177,16 @@ cdef class Engine:
         self.weight_decay = <double *>self.address(settings.weight_decay)
         self.frozen = self.address(settings.frozen)
         self.pending = self.address(settings.pending)
+        self.progress = progress
+        self.accumulated = <int64_t *>self.address(progress.accumulated)
+        self.calls = <int64_t *>self.address(progress.calls)
+        self.swapped = self.address(progress.swapped)
+        self.grad_norm = <double *>self.address(progress.grad_norm)
         self.reject = reject
         self.report = report
         self.choice = ThreadChoice()
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
         self.adaptive = adaptive
-        self.grad_norm = float("nan")
         self.params = [segment.param for segment in segments]
         self.alive = segments
         self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
@@ -444,20 +458,30 @@ cdef class Engine:
         self.commit_gradients()
         self.bound = True
 
-    cpdef claim(self):
-        """Keep other threads' steps out until `release`; an error when one is under way."""
+    cdef int claim(self) except -1:
         if self.busy:  # Only ever read and set with the GIL held.
             raise RuntimeError(BUSY)
         self.busy = True
+        return 0
 
-    cpdef release(self):
-        self.busy = False
+    def alone(self, function):
+        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
+
+        No signal's handler runs between compiled instructions: nothing comes between the claim and the `try`.
+        """
+        self.claim()
+        try:
+            return function()
+        finally:
+            self.busy = False
 
     def step(self, list gradients=None):
         """One step of every segment that has a gradient. All or nothing: errors come before the first write."""
         self.claim()
         try:
             self.check_guards()
+            if self.swapped[0]:
+                raise RuntimeError(SWAPPED)
             if gradients is not None:
                 self.accept(gradients)
                 self.commit_gradients()
@@ -467,15 +491,20 @@ cdef class Engine:
 
     def swap(self):
         """Exchange every parameter with its average."""
-        self.check_guards()
-        self.list_active(SWAP)
-        self.fill_rows()
-        self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))
+        self.claim()
+        try:
+            self.check_guards()
+            self.list_active(SWAP)
+            self.fill_rows()
+            self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))
+            self.swapped[0] = not self.swapped[0]
+        finally:
+            self.busy = False
 
     cdef int advance(self) except -1:
         cdef int affordable, n_threads
         cdef double start = 0.0
-        cdef bint learning, final = self.accumulated + 1 >= self.accumulate_steps
+        cdef bint learning, final = self.accumulated[0] + 1 >= self.accumulate_steps
         self.list_active(UPDATE if final else GATHER)
         affordable = affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads)
         n_threads = affordable
@@ -564,7 +593,7 @@ cdef class Engine:
             index = self.table.active[k].segment
             if self.table.segments[index].total > 0:
                 counts.append((index, int(self.table.segments[index].total)))
-        self.report(counts, self.calls)
+        self.report(counts, self.calls[0])
         if self.clears:
             self.table.program = CLEAR
             self.fill_rows()
@@ -600,7 +629,7 @@ cdef class Engine:
             for k in range(self.table.n_active):
                 total += self.table.segments[self.table.active[k].segment].total
             if self.max_grad_norm > 0:
-                self.grad_norm = sqrt(total) / self.divisor
+                self.grad_norm[0] = sqrt(total) / self.divisor
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
             segment = &self.table.segments[index]
@@ -648,11 +677,13 @@ cdef class Engine:
                 row.full[k] = results[program.pick[k]]
 
     cdef void run(self, int n_threads) noexcept:
-        global threads_were_used
         if n_threads > 1:
-            threads_were_used = 1
+            self.table.n_threads = n_threads
             with nogil:
-                run_threads(&self.table, n_threads)
+                if not forked:
+                    run_threads(&self.table)
+                elif not call_from_new_thread(run_threads, &self.table):
+                    run_part(&self.table, 0, 1)
         elif self.work > NANOSECONDS_TO_RELEASE:
             with nogil:
                 run_part(&self.table, 0, 1)
@@ -666,5 +697,5 @@ cdef class Engine:
             index = self.table.active[k].segment
             self.counts[index] += final
             self.pending[index] = not final
-        self.accumulated = 0 if final else self.accumulated + 1
-        self.calls += 1
+        self.accumulated[0] = 0 if final else self.accumulated[0] + 1
+        self.calls[0] += 1

@@ -5,12 +5,12 @@ It goes through the C library's floating-point environment, so that it needs no 
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
+from typing import TypeVar
 
 # (system, machine): the byte offset of the control register in fenv_t, and its bits for denormals.
 _CONTROL_REGISTERS = {
@@ -19,6 +19,8 @@ _CONTROL_REGISTERS = {
     ("darwin", "x86_64"): (4, 0x8040),
     ("darwin", "arm64"): (8, 1 << 24),
 }
+Result = TypeVar("Result")
+
 _ENVIRONMENT_BYTES = 64  # More than any fenv_t.
 
 
@@ -35,9 +37,11 @@ def can_flush_denormals() -> bool:
     return _register() is not None
 
 
-@contextlib.contextmanager
-def denormals(flush: bool) -> Iterator[None]:
-    """Within, denormals are zero (or, with `flush=False`, are not); the thread's mode is as before afterwards."""
+def with_denormals(flush: bool, function: Callable[[], Result]) -> Result:
+    """The result of `function()`, run with denormals as zero (or, with `flush=False`, not); the mode is as before then.
+
+    A function and not a context manager: a signal's handler may raise between `__enter__` and the block.
+    """
     register = _register()
     if register is None:
         if flush:
@@ -45,16 +49,15 @@ def denormals(flush: bool) -> Iterator[None]:
                 f"flush_denormals=True: not known how, without the compiled module, on {sys.platform} "
                 f"{platform.machine()}; pass flush_denormals=False"
             )
-        yield
-        return
+        return function()
     library, offset, bits = register
     before = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)()
     library.fegetenv(before)
     changed = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)(*before)
     control = ctypes.c_uint32.from_buffer(changed, offset)
     control.value = control.value | bits if flush else control.value & ~bits
-    library.fesetenv(changed)
     try:
-        yield
+        library.fesetenv(changed)
+        return function()
     finally:
         library.fesetenv(before)

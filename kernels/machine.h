@@ -41,14 +41,23 @@ static inline floating_point_mode enter_mode(int flush) {
     return caller;
 }
 
-/* A forked child has no OpenMP threads, and libgomp would wait for them for ever: the child steps serially. */
-static int forked_after_threads = 0, threads_were_used = 0;
+/* libgomp keeps threads for each thread that ever asked for some. A forked child has none of them left, and libgomp would
+   wait for them for ever, whoever used them (another library on the same runtime, too). A new thread has no such past:
+   a forked child uses threads from one. */
+static int forked = 0;
 #if !defined(_WIN32)
 #include <pthread.h>
-static void note_fork(void) { if (threads_were_used) forked_after_threads = 1; }
+static void note_fork(void) { forked = 1; }
 static void watch_forks(void) { pthread_atfork(0, 0, note_fork); }
+static int call_from_new_thread(void *(*function)(void *), void *argument) {
+    pthread_t thread;
+    if (pthread_create(&thread, 0, function, argument)) return 0;
+    pthread_join(thread, 0);
+    return 1;
+}
 #else
 static void watch_forks(void) {}
+static int call_from_new_thread(void *(*function)(void *), void *argument) { return 0; }
 #endif
 
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -21,6 +21,8 @@ PREFETCH_DISTANCE = cpu.choose_prefetch_distance(CAPABILITIES)
 _engine.set_prefetch_distance(PREFETCH_DISTANCE)
 if not os.environ.get("OMP_NUM_THREADS"):
     _engine.set_available_threads(cpu.available_cpus())
+if cpu.is_forked_child():
+    _engine.set_forked()
 
 
 def coefficient_function(name: str) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import linecache
+import threading
 from typing import Any
 
 import numba
@@ -18,6 +19,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from . import render
+
+_compiling = threading.Lock()
+"""So that threads which want a loop at once compile it once, and none holds an address that the cache has dropped."""
 
 _inline = numba.njit(error_model="numpy")
 
@@ -91,4 +95,5 @@ def compiled_loop(name: str, real: str) -> Any:
 
 def loop(name: str, dtype: np.dtype) -> int:
     """The address of a rule's or an operation's loop over float32 or float64; compiles it the first time."""
-    return int(compiled_loop(name, dtype.name).address)
+    with _compiling:
+        return int(compiled_loop(name, dtype.name).address)

@@ -100,6 +100,20 @@ class StepPlan:
 
 
 @dataclass(frozen=True)
+class Progress:
+    """Where an optimizer is, one value each, in arrays that engines write together with everything else."""
+
+    accumulated: np.ndarray  # int64: calls since the last update
+    calls: np.ndarray  # int64: that were not declined
+    swapped: np.ndarray  # bool: whether parameters are exchanged with their averages
+    grad_norm: np.ndarray  # float64: of the last update that took it; NaN before
+
+    @staticmethod
+    def new() -> Progress:
+        return Progress(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.bool_), np.full(1, np.nan))
+
+
+@dataclass(frozen=True)
 class SegmentSettings:
     """What can differ by segment, one value each; engines read these arrays at every step, and write `pending`."""
 
@@ -140,7 +154,15 @@ def resized_message(array: np.ndarray) -> str:
     )
 
 
-BUSY = "this optimizer is in the middle of a step, or of being saved or changed, in another thread"
+BUSY = (
+    "this optimizer is in the middle of a step, or of being saved or changed, in another thread "
+    "(or was, when this process was forked: its memory may be half stepped, create a new one)"
+)
+
+SWAPPED = (
+    "the averages are swapped in, so this is not possible; call swap_averages() again, or leave the block of "
+    "averaged_params()"
+)
 
 Reject = Callable[[int, object], None]
 """Called with the index of a segment and a gradient that will not do; raises the error that says why."""

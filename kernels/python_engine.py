@@ -1,31 +1,36 @@
 """The step in plain Python: for the reference, and for Numba's loops where the compiled module was not built.
 
-It promises what `engine.Engine` promises (one step at a time, everything checked before anything is written), without
-the speed.
+It promises what `engine.Engine` promises (one step at a time, everything checked before anything is written, everything
+written or nothing), without the speed: it computes into copies, and writes them all in one call of C code.
 """
 
 from __future__ import annotations
 
+import collections
+import contextvars
 import ctypes
 import itertools
 import math
+import operator
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from . import cpu
-from .floating_point import denormals
+from .floating_point import with_denormals
 from .plan import (
     BUSY,
     CLIPPED,
     ENGINE_ARGUMENTS,
     GRAD,
     PREPARED,
+    SWAPPED,
     GroupPlan,
     Operation,
+    Progress,
     Reject,
     Report,
     RowOperation,
@@ -40,8 +45,24 @@ BOUNDARY = 64  # as in table.pxi
 BLOCK = 1024
 SUM_BLOCK = 4096
 
-Streams = list[Any]
-"""A segment's arrays, flat, the gradient (or None) included, and how the elements are divided among calls."""
+Result = TypeVar("Result")
+
+
+class Work:
+    """A segment in a step: its arrays as they are (`old`), and what they will be (`new`), the gradient among them.
+
+    What is not written is the same array in both.
+    """
+
+    def __init__(self, index: int, segment: Segment, gradient: Any, clears: bool) -> None:
+        self.index = index
+        self.segment = segment
+        self.old: list[Any] = [np.asarray(segment.param), gradient, *segment.states]
+        self.new: list[Any] = [
+            array if array is None or (position == GRAD and not clears) else np.array(array)
+            for position, array in enumerate(self.old)
+        ]
+        self.streams: list[Any] = [None if array is None else np.asarray(array).reshape(-1) for array in self.new]
 
 
 class PythonEngine:
@@ -54,6 +75,7 @@ class PythonEngine:
         segments: list[Segment],
         steps: np.ndarray,
         settings: SegmentSettings,
+        progress: Progress,
         plan: StepPlan,
         reject: Reject,
         report: Report,
@@ -63,26 +85,27 @@ class PythonEngine:
         self.segments = segments
         self.steps = steps
         self.settings = settings
+        self.progress = progress
         self.plan = plan
         self.reject = reject
         self.report = report
         self.n_threads = plan.n_threads
         self.bound = False
-        self.accumulated = 0
-        self.calls = 0
-        self.grad_norm = math.nan
         self.gradients: list[Any] = [None] * len(segments)
         self.watched: list[tuple[np.ndarray, int, int]] = []
         self.watch()
         self.lock = threading.Lock()
 
-    def claim(self) -> None:
-        """Keep other threads' steps out until `release`; an error when one is under way."""
-        if not self.lock.acquire(blocking=False):
-            raise RuntimeError(BUSY)
+    def alone(self, function: Callable[[], Result]) -> Result:
+        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
 
-    def release(self) -> None:
-        self.lock.release()
+        Where two threads find the lock free at once, one waits. A signal's handler can run after any call; `with` a
+        lock leaves it no place between taking the lock and being bound to give it back.
+        """
+        if self.lock.locked():
+            raise RuntimeError(BUSY)
+        with self.lock:
+            return function()
 
     def watch(self) -> None:
         arrays = with_owners([*(segment.param for segment in self.segments), *self.gradients])
@@ -116,97 +139,115 @@ class PythonEngine:
         self.bound = True
 
     def step(self, gradients: list[Any] | None = None) -> None:
-        self.claim()
-        try:
-            self.check_watched()
-            if gradients is None:
-                gradients = self.gradients
-            self.accept(gradients)
-            self.advance(gradients)
-        finally:
-            self.release()
+        # In a context of its own, NumPy's error state is the caller's again however this ends.
+        self.alone(lambda: contextvars.copy_context().run(self.step_alone, gradients))
+
+    def step_alone(self, gradients: list[Any] | None) -> None:
+        self.check_watched()
+        if self.progress.swapped[0]:
+            raise RuntimeError(SWAPPED)
+        if gradients is None:
+            gradients = self.gradients
+        self.accept(gradients)
+        with np.errstate(all="ignore"):
+            with_denormals(self.plan.flush_denormals, lambda: self.advance(gradients))
 
     def swap(self) -> None:
         """Exchange every parameter with its average."""
+        self.alone(self.swap_alone)
+
+    def swap_alone(self) -> None:
         self.check_watched()
-        for index in range(len(self.segments)):
-            self.run("swap", index, self.streams(index, None), [[]])
+        work = [Work(index, segment, None, False) for index, segment in enumerate(self.segments)]
+        for each in work:
+            self.run("swap", each, 1.0)
+        self.commit(work, [(self.progress.swapped, ~self.progress.swapped)])
+
+    def commit(self, work: list[Work], more: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Write everything.
+
+        It is one call of C code, and these assignments run no Python: no signal's handler comes between two of them.
+        """
+        pairs = [pair for each in work for pair in zip(each.old, each.new, strict=True) if pair[0] is not pair[1]]
+        targets, values = zip(*pairs, *more, strict=True) if pairs or more else ((), ())
+        collections.deque(map(operator.setitem, targets, itertools.repeat(...), values), maxlen=0)
 
     # --- a step -----------------------------------------------------------------------------------------------------
 
     def advance(self, gradients: list[Any]) -> None:
-        final = self.accumulated + 1 >= self.plan.accumulate_steps
+        accumulated = int(self.progress.accumulated[0]) + 1
+        final = accumulated >= self.plan.accumulate_steps
         program = "update" if final else "gather"
-        active = [
-            (index, self.streams(index, gradient))
+        work = [
+            Work(index, self.segments[index], gradient, self.plan.clears)
             for index, gradient in enumerate(gradients)
             if not self.settings.frozen[index]
             and (gradient is not None or (final and bool(self.settings.pending[index])))
         ]
         totals = {}
         if final or self.plan.checks:
-            totals = {index: self.add_up_gradient(program, index, streams) for index, streams in active}
+            totals = {each.index: self.add_up_gradient(program, each) for each in work}
         if self.plan.checks and not all(self.is_usable(index, total) for index, total in totals.items()):
-            self.decline(program, active)
+            self.decline(program, work)
             return
-        clip = self.clip_coefficients(totals) if final else {}
-        work = [(*each, self.coefficients(program, each[0], clip.get(each[0], 1.0))) for each in active]
-        for index, streams, scalars in work:
-            self.run(program, index, streams, scalars)
-            self.steps[index] += final
-            self.settings.pending[index] = not final
-        self.accumulated = 0 if final else self.accumulated + 1
-        self.calls += 1
+        clip, norm = self.clip_coefficients(totals) if final else ({}, math.nan)
+        steps, pending = self.steps.copy(), self.settings.pending.copy()
+        for each in work:
+            self.run(program, each, clip.get(each.index, 1.0))
+            steps[each.index] += final
+            pending[each.index] = not final
+        more = [
+            (self.steps, steps),
+            (self.settings.pending, pending),
+            (self.progress.accumulated, np.array([0 if final else accumulated])),
+            (self.progress.calls, self.progress.calls + 1),
+        ]
+        if final and self.plan.max_grad_norm > 0:
+            more.append((self.progress.grad_norm, np.array([norm])))
+        self.commit(work, more)
 
-    def streams(self, index: int, gradient: Any) -> Streams:
-        segment = self.segments[index]
-        return [None if each is None else each.reshape(-1) for each in (segment.param, gradient, *segment.states)]
-
-    def add_up_gradient(self, program: str, index: int, streams: Streams, counting: bool = False) -> float:
+    def add_up_gradient(self, program: str, work: Work, counting: bool = False) -> float:
         """The sum over the gradient, or over what it comes to with those of calls before."""
-        plan = self.plans[self.segments[index].group]
+        plan = self.plans[work.segment.group]
         sum_over = self.plan.unusable if counting else plan.sum
         if sum_over is None:
             return 0.0
-        gradient = streams[GRAD]
+        gradient = work.streams[GRAD]
         if plan.accumulator >= 0:
-            scalars = self.coefficients(program, index, 1.0)
-            gradient = np.empty_like(streams[0])
-            self.run_operations(plan.programs[program][:1], streams, scalars, gradient, gradient)
-            if streams[GRAD] is None:
-                gradient = streams[plan.accumulator]
-        with np.errstate(all="ignore"), denormals(flush=self.plan.flush_denormals):
-            return add_up(sum_over, gradient, plan.limit)[0]
+            if gradient is None:
+                gradient = work.streams[plan.accumulator]
+            else:
+                gradient = np.empty_like(gradient)
+                scalars = self.coefficients(program, work.index, 1.0)
+                self.run_operations(plan.programs[program][:1], work.streams, scalars, gradient, gradient)
+        return add_up(sum_over, gradient, plan.limit)[0]
 
     def is_usable(self, index: int, total: float) -> bool:
         plan = self.plans[self.segments[index].group]
         return math.isfinite(total) if plan.sum_of_squares else not total > 0
 
-    def decline(self, program: str, active: list[tuple[int, Streams]]) -> None:
+    def decline(self, program: str, work: list[Work]) -> None:
         """Say which gradients cannot be used (which may raise), and leave everything but gradients as it is."""
-        counts = [
-            (index, int(self.add_up_gradient(program, index, streams, counting=True))) for index, streams in active
-        ]
-        self.report([(index, count) for index, count in counts if count], self.calls)
+        counts = [(each.index, int(self.add_up_gradient(program, each, counting=True))) for each in work]
+        self.report([(index, count) for index, count in counts if count], int(self.progress.calls[0]))
         if self.plan.clears:
-            for index, streams in active:
-                self.run("clear", index, streams, [[]])
+            for each in work:
+                self.run("clear", each, 1.0)
+            self.commit(work, [])
 
-    def clip_coefficients(self, totals: dict[int, float]) -> dict[int, float]:
+    def clip_coefficients(self, totals: dict[int, float]) -> tuple[dict[int, float], float]:
+        """For each segment what its gradient is multiplied by; and the norm of all."""
         total, divisor = 0.0, self.plan.divisor
         for each in totals.values():
             total += each
-        if self.plan.max_grad_norm > 0:
-            self.grad_norm = math.sqrt(total) / divisor
         clip = {}
         for index, own in totals.items():
             clip_norm = self.plans[self.segments[index].group].clip_norm
-            with np.errstate(all="ignore"):
-                if self.plan.max_grad_norm > 0:
-                    clip[index] = float(self.plan.clipping(np.float64(total), divisor, self.plan.max_grad_norm))
-                elif clip_norm > 0:
-                    clip[index] = float(self.plan.clipping(np.float64(own), divisor, clip_norm))
-        return clip
+            if self.plan.max_grad_norm > 0:
+                clip[index] = float(self.plan.clipping(np.float64(total), divisor, self.plan.max_grad_norm))
+            elif clip_norm > 0:
+                clip[index] = float(self.plan.clipping(np.float64(own), divisor, clip_norm))
+        return clip, math.sqrt(total) / divisor
 
     def rate(self, index: int) -> float:
         return float(self.plans[self.segments[index].group].lr * self.settings.lr_scale[index])
@@ -217,49 +258,45 @@ class PythonEngine:
         weight_decay = float(self.settings.weight_decay[index])
         known = (float(self.steps[index] + 1), self.rate(index), weight_decay, clip_coefficient)
         results = []
-        with np.errstate(all="ignore"):
-            for stage in plan.stages:
-                arguments = list(stage.arguments)
-                for name, position, value in zip(ENGINE_ARGUMENTS, stage.positions, known, strict=True):
-                    if position >= 0 and not (name == "weight_decay" and math.isnan(value)):
-                        arguments[position] = value
-                values = stage.function(*arguments)
-                results.append([float(value) for value in (values if isinstance(values, tuple) else (values,))])
-            return [
-                [self.dtype.type(results[stage][position]) for stage, position in operation.pick]
-                for operation in plan.programs[program]
-            ]
+        for stage in plan.stages:
+            arguments = list(stage.arguments)
+            for name, position, value in zip(ENGINE_ARGUMENTS, stage.positions, known, strict=True):
+                if position >= 0 and not (name == "weight_decay" and math.isnan(value)):
+                    arguments[position] = value
+            values = stage.function(*arguments)
+            results.append([float(value) for value in (values if isinstance(values, tuple) else (values,))])
+        return [
+            [self.dtype.type(results[stage][position]) for stage, position in operation.pick]
+            for operation in plan.programs[program]
+        ]
 
-    def run(self, program: str, index: int, streams: Streams, scalars: list[list[Any]]) -> None:
+    def run(self, program: str, work: Work, clip_coefficient: float) -> None:
         """A program on a whole segment."""
-        segment = self.segments[index]
+        segment, streams = work.segment, work.streams
         plan = self.plans[segment.group]
+        operations = plan.programs[program]
+        scalars = self.coefficients(program, work.index, clip_coefficient)
         # Without a gradient in this call, what was gathered before is all of it.
         prepared = streams[plan.accumulator] if streams[GRAD] is None and plan.accumulator >= 0 else None
-        size = streams[0].size
-        if size == 0:
-            return
         with_rows = program == "update" and segment.row > 0
-        before_rows = plan.rows_after if with_rows else len(plan.programs[program])
-        with np.errstate(all="ignore"), denormals(flush=self.plan.flush_denormals):
-            plain = len(plan.programs[program]) == 1
-            for start in range(0, size, size if plain else BLOCK):
-                stop = size if plain else min(start + BLOCK, size)
-                part = [None if stream is None else stream[start:stop] for stream in streams]
-                own = np.empty((2, 0 if plain else stop - start), self.dtype)
-                gathered = own[0] if prepared is None else prepared[start:stop]
-                self.run_operations(plan.programs[program][:before_rows], part, scalars, gathered, own[1])
-            if with_rows:
-                for start in range(0, size, segment.row):
-                    for row_operation in plan.rows:
-                        self.run_row(row_operation, streams[0][start : start + segment.row], self.rate(index))
-                after = plan.programs[program][before_rows:]
-                self.run_operations(after, streams, scalars[before_rows:], streams[0], streams[0])
+        before_rows = plan.rows_after if with_rows else len(operations)
+        size = segment.param.size
+        block = max(size, 1) if len(operations) == 1 else BLOCK
+        for start in range(0, size, block):
+            part = [None if stream is None else stream[start : start + block] for stream in streams]
+            own = np.empty((2, 0 if len(operations) == 1 else part[0].size), self.dtype)
+            gathered = own[0] if prepared is None else prepared[start : start + block]
+            self.run_operations(operations[:before_rows], part, scalars, gathered, own[1])
+        if with_rows:
+            for start in range(0, size, segment.row):
+                for row_operation in plan.rows:
+                    self.run_row(row_operation, streams[0][start : start + segment.row], self.rate(work.index))
+            self.run_operations(operations[before_rows:], streams, scalars[before_rows:], streams[0], streams[0])
 
     def run_operations(
         self,
         operations: Sequence[Operation],
-        streams: Streams,
+        streams: Sequence[Any],
         scalars: list[list[Any]],
         prepared: np.ndarray,
         clipped: np.ndarray,
@@ -296,8 +333,7 @@ class ThreadedPythonEngine(PythonEngine):
             return
 
         def run_part(part: list[np.ndarray]) -> None:
-            with denormals(flush=self.plan.flush_denormals):
-                operation.loop(part, scalars)
+            with_denormals(self.plan.flush_denormals, lambda: operation.loop(part, scalars))
 
         with ThreadPoolExecutor(n_threads) as pool:
             starts = range(0, arrays[0].size, size)

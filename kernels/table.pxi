@@ -109,6 +109,7 @@ cdef struct Table:
     Py_ssize_t itemsize
     Py_ssize_t prefetch
     int flush
+    int n_threads
     int program
     bint adding                 # adds up the gradients, and writes nothing but partial sums
 
@@ -286,7 +287,9 @@ cdef void run_part(Table *table, Py_ssize_t part, Py_ssize_t parts) noexcept nog
     set_mode(caller)
 
 
-cdef void run_threads(Table *table, int n_threads) noexcept nogil:
-    with parallel(num_threads=n_threads):
+cdef void *run_threads(void *argument) noexcept nogil:
+    cdef Table *table = <Table *>argument
+    with parallel(num_threads=table.n_threads):
         # The runtime may give fewer threads than it was asked for.
         run_part(table, omp_get_thread_num(), omp_get_num_threads())
+    return NULL

@@ -3,6 +3,7 @@
 cdef int requested_threads = 0   # set_num_threads
 cdef int available_threads = 0   # affinity and quota, where OMP_NUM_THREADS does not say otherwise
 cdef double NANOSECONDS_PER_THREAD = 1100.0  # the least work that it pays to wake a thread for
+cdef double FORKED = 100.0  # times as much in a forked child, where each step starts its threads anew
 cdef double NANOSECONDS_TO_RELEASE = 5000.0  # the least work that it pays to release the GIL for
 cdef double NANOSECONDS_TO_ADD = 0.05        # an element to a sum, in cache
 cdef bint adaptive = True
@@ -43,7 +44,9 @@ def get_default_threads():
 
 cdef int affordable_threads(double work, double per_thread, int limit) noexcept nogil:
     """How many threads have enough to do, by the table of costs; times are in nanoseconds."""
-    if work < 2 * per_thread or not FASTOPT_OPENMP or forked_after_threads:
+    if forked:
+        per_thread *= FORKED
+    if work < 2 * per_thread or not FASTOPT_OPENMP:
         return 1
     if limit <= 0:
         limit = default_threads()

@@ -10,7 +10,7 @@ import pytest
 from cases import BACKENDS, PLAIN, Case
 
 import fastopt
-from fastopt.kernels.floating_point import denormals
+from fastopt.kernels.floating_point import with_denormals
 
 TINY = np.finfo(np.float32).tiny
 
@@ -27,10 +27,13 @@ def test_the_callers_mode_is_restored(backend: str, size: int) -> None:
     assert has_denormals()
     optimizer.step()
     assert has_denormals()
-    with denormals(flush=True):
+
+    def step_with_flushed_denormals() -> None:
         assert not has_denormals()
         optimizer.step()
         assert not has_denormals()
+
+    with_denormals(True, step_with_flushed_denormals)
     assert has_denormals()
 
 
