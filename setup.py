@@ -71,7 +71,7 @@ def extensions() -> list[Extension]:
             f"fastopt.kernels.{name}",
             [relative],
             include_dirs=[np.get_include(), "kernels"],
-            depends=["kernels/machine.h", "kernels/table.pxi", "kernels/threads.pxi"],
+            depends=["kernels/machine.h", "kernels/norms.pxi", "kernels/table.pxi", "kernels/threads.pxi"],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=[*COMPILE, *flags],
         )

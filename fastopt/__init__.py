@@ -21,6 +21,7 @@ from . import constraints
 from ._version import __version__
 from .arrays import pack
 from .config import show_config
+from .norms import global_norm
 from .optimizer import Optimizer
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
 from .threads import get_num_threads, set_num_threads
@@ -39,6 +40,7 @@ __all__ = [
     "__version__",
     "constraints",
     "get_num_threads",
+    "global_norm",
     "pack",
     "set_num_threads",
     "show_config",

@@ -17,6 +17,8 @@ class Backend:
     loop: Callable[[str, Any], Any]
     sum_over: Callable[[str, Any], Any]
     coefficient_function: Callable[[str], Any]
+    add_up_arrays: Callable[[list[Any], Any, int], float]
+    """The sum over all elements of arrays, given a sum from `sum_over` and at most so many threads (0: the default)."""
 
 
 @functools.cache
@@ -43,7 +45,14 @@ def _cython() -> Backend:
             f"backend 'cython': the compiled module cannot be loaded ({error}). In a checkout, build it with "
             "`python -m pip install -e .`; after a plain `pip install .`, start Python outside of the checkout's root"
         ) from error
-    return Backend("cython", native.Engine, cython_loops.loop, cython_loops.sum_over, native.coefficient_function)
+    return Backend(
+        "cython",
+        native.Engine,
+        cython_loops.loop,
+        cython_loops.sum_over,
+        native.coefficient_function,
+        native.add_up_arrays,
+    )
 
 
 def _numba() -> Backend:
@@ -55,21 +64,37 @@ def _numba() -> Backend:
         from . import cython_loops, native
 
         # Sums are the engine's own, for every kind of loop.
-        return Backend("numba", native.Engine, numba_loops.loop, cython_loops.sum_over, native.coefficient_function)
+        return Backend(
+            "numba",
+            native.Engine,
+            numba_loops.loop,
+            cython_loops.sum_over,
+            native.coefficient_function,
+            native.add_up_arrays,
+        )
     from . import reference
     from .python_engine import ThreadedPythonEngine, callable_loop
 
     def loop(name: str, dtype: Any) -> Any:
         return callable_loop(numba_loops.loop(name, dtype))
 
-    return Backend("numba", ThreadedPythonEngine, loop, reference.sum_over, reference.coefficient_function)
+    return Backend(
+        "numba", ThreadedPythonEngine, loop, reference.sum_over, reference.coefficient_function, reference.add_up_arrays
+    )
 
 
 def _reference() -> Backend:
     from . import reference
     from .python_engine import PythonEngine
 
-    return Backend("reference", PythonEngine, reference.loop, reference.sum_over, reference.coefficient_function)
+    return Backend(
+        "reference",
+        PythonEngine,
+        reference.loop,
+        reference.sum_over,
+        reference.coefficient_function,
+        reference.add_up_arrays,
+    )
 
 
 BACKENDS: dict[str, Callable[[], Backend]] = {"cython": _cython, "numba": _numba, "reference": _reference}

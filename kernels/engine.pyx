@@ -10,6 +10,7 @@ written, and nothing can fail after that.
 from libc.math cimport isfinite, isnan, sqrt
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free, qsort
+from libc.string cimport memset
 
 cimport cython
 cimport numpy as cnp
@@ -42,6 +43,7 @@ watch_forks()
 
 include "table.pxi"
 include "threads.pxi"
+include "norms.pxi"
 
 
 def set_forked():
@@ -677,18 +679,12 @@ cdef class Engine:
                 row.full[k] = results[program.pick[k]]
 
     cdef void run(self, int n_threads) noexcept:
-        if n_threads > 1:
-            self.table.n_threads = n_threads
+        self.table.n_threads = n_threads
+        if n_threads > 1 or self.work > NANOSECONDS_TO_RELEASE:
             with nogil:
-                if not forked:
-                    run_threads(&self.table)
-                elif not call_from_new_thread(run_threads, &self.table):
-                    run_part(&self.table, 0, 1)
-        elif self.work > NANOSECONDS_TO_RELEASE:
-            with nogil:
-                run_part(&self.table, 0, 1)
+                run_table(&self.table)
         else:
-            run_part(&self.table, 0, 1)
+            run_table(&self.table)
 
     cdef void count(self, bint final) noexcept:
         """After the last write: the steps of what was updated, and which segments hold gradients for the next call."""

@@ -16,6 +16,7 @@ set_requested_threads = _engine.set_requested_threads
 get_default_threads = _engine.get_default_threads
 set_thread_policy = _engine.set_thread_policy
 ThreadChoice = _engine.ThreadChoice
+add_up_arrays = _engine.add_up_arrays
 
 PREFETCH_DISTANCE = cpu.choose_prefetch_distance(CAPABILITIES)
 _engine.set_prefetch_distance(PREFETCH_DISTANCE)

@@ -40,10 +40,10 @@ from .plan import (
     resized_message,
     with_owners,
 )
+from .reference import add_up
 
 BOUNDARY = 64  # as in table.pxi
 BLOCK = 1024
-SUM_BLOCK = 4096
 
 Result = TypeVar("Result")
 
@@ -284,7 +284,7 @@ class PythonEngine:
         block = max(size, 1) if len(operations) == 1 else BLOCK
         for start in range(0, size, block):
             part = [None if stream is None else stream[start : start + block] for stream in streams]
-            own = np.empty((2, 0 if len(operations) == 1 else part[0].size), self.dtype)
+            own = np.empty((2, 0 if len(operations) == 1 else min(block, size - start)), self.dtype)
             gathered = own[0] if prepared is None else prepared[start : start + block]
             self.run_operations(operations[:before_rows], part, scalars, gathered, own[1])
         if with_rows:
@@ -340,16 +340,6 @@ class ThreadedPythonEngine(PythonEngine):
             parts = [[array[start : start + size] for array in arrays] for start in starts]
             for future in [pool.submit(run_part, part) for part in parts]:
                 future.result()
-
-
-def add_up(sum_over: Any, elements: np.ndarray, coefficient: float) -> tuple[float, float]:
-    """Both results of a sum over many elements: blocks, one after the other."""
-    first = second = 0.0
-    for start in range(0, elements.size, SUM_BLOCK):
-        results = sum_over(elements[start : start + SUM_BLOCK], coefficient)
-        first += results[0]
-        second += results[1]
-    return first, second
 
 
 def callable_loop(address: int) -> Callable[[Sequence[np.ndarray], Sequence[Any]], None]:

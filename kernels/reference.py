@@ -12,6 +12,9 @@ from . import coefficients, operations, render, rules, sums
 BLOCK = 1 << 16
 """Elements at a time, so that the temporaries stay in cache."""
 
+SUM_BLOCK = 4096
+"""Elements that are added up at a time, as in table.pxi."""
+
 Loop = Callable[[Sequence[np.ndarray], Sequence[Any]], None]
 """Updates one-dimensional arrays, the streams of a loop, in place with the given coefficients."""
 
@@ -86,6 +89,25 @@ def fold(terms: np.ndarray, size: int) -> float:
     while lanes.size > 1:
         lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
     return float(lanes[0])
+
+
+def add_up(sum_over: Any, elements: np.ndarray, coefficient: float) -> tuple[float, float]:
+    """Both results of a sum over many elements: blocks, one after the other."""
+    first = second = 0.0
+    for start in range(0, elements.size, SUM_BLOCK):
+        results = sum_over(elements[start : start + SUM_BLOCK], coefficient)
+        first += results[0]
+        second += results[1]
+    return first, second
+
+
+def add_up_arrays(arrays: list[np.ndarray], sum_over: Sum, n_threads: int) -> float:
+    """The sum over all elements of arrays, array by array."""
+    total = 0.0
+    with np.errstate(all="ignore"):
+        for array in arrays:
+            total += add_up(sum_over, array.reshape(-1), 0.0)[0]
+    return total
 
 
 def coefficient_function(name: str) -> Callable[..., Any]:

@@ -293,3 +293,13 @@ cdef void *run_threads(void *argument) noexcept nogil:
         # The runtime may give fewer threads than it was asked for.
         run_part(table, omp_get_thread_num(), omp_get_num_threads())
     return NULL
+
+
+cdef void run_table(Table *table) noexcept nogil:
+    """The whole table, on its number of threads."""
+    if table.n_threads <= 1:
+        run_part(table, 0, 1)
+    elif not forked:
+        run_threads(table)
+    elif not call_from_new_thread(run_threads, table):
+        run_part(table, 0, 1)

@@ -1,0 +1,63 @@
+"""The norm of arrays: of gradients, parameters, whatever they hold."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .arrays import check_array, describe_type
+from .kernels import backends
+from .threads import check_n_threads
+
+
+def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
+    """The L2 norm of all elements of all arrays together, in one parallel pass.
+
+    sqrt(sum x^2). Squares are taken and added in float64 in a fixed order, so the result has the same bits with any
+    number of threads, and an array of float32 loses no accuracy. It is the norm that `max_grad_norm` clips by.
+
+    Parameters
+    ----------
+    arrays: numpy.ndarray, or dict or sequence of them
+        C-contiguous, all float32 or all float64. None in a list or dict is passed over.
+    n_threads: int, optional
+        At most so many; default `fastopt.get_num_threads()`.
+
+    Returns
+    -------
+    norm: float
+        0 for no elements; NaN where there is a NaN.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Something is no such array, or the dtypes differ.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> fastopt.global_norm({"W": np.full((2, 2), 2.0), "b": np.array([3.0])})
+    5.0
+    """
+    threads = check_n_threads(n_threads)
+    if isinstance(arrays, np.ndarray):
+        named: list[tuple[str, Any]] = [("arrays", arrays)]
+    elif isinstance(arrays, Mapping):
+        named = [(f"arrays[{key!r}]", value) for key, value in arrays.items()]
+    elif isinstance(arrays, Sequence) and not isinstance(arrays, (str, bytes)):
+        named = [(f"arrays[{index}]", value) for index, value in enumerate(arrays)]
+    else:
+        raise TypeError(f"arrays must be a numpy.ndarray, or a dict or sequence of them, got {describe_type(arrays)}")
+    checked = [(label, check_array(label, each, writable=False)) for label, each in named if each is not None]
+    if not checked:
+        return 0.0
+    first, dtype = checked[0][0], checked[0][1].dtype
+    for label, array in checked:
+        if array.dtype != dtype:
+            raise TypeError(f"arrays must all be of one dtype: {first} is {dtype}, {label} is {array.dtype}")
+    backend = backends.load("auto")
+    total = backend.add_up_arrays([array for _, array in checked], backend.sum_over("square", dtype), threads)
+    return math.sqrt(total)
