@@ -39,7 +39,8 @@ class Prox:
     """A proximal step, for `prox=`: argmin over x of |x - p|^2 / 2 + rate * penalty(x).
 
     The rate is that of the update, element by element: `lr` for SGD, lr / (sqrt(v) + eps) with the bias corrections for
-    Adam and its relatives, the step size for Rprop. So the steps minimise loss + penalty.
+    Adam and its relatives, the step size for Rprop. So the steps minimise loss + penalty. Momentum of SGD and RMSprop
+    adds gradients up to g / (1 - momentum): beside it a penalty counts (1 - momentum) times.
     """
 
 

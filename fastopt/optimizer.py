@@ -345,6 +345,11 @@ class Optimizer:
             raise RuntimeError("there are no averages to swap in; construct the optimizer with ema_decay=")
         self._engine.swap()
 
+    @property
+    def averages_swapped_in(self) -> bool:
+        """Whether the parameters are their averages now."""
+        return bool(self._progress.swapped[0])
+
     @contextlib.contextmanager
     def averaged_params(self) -> Iterator[None]:
         """Within, the parameters are their averages: for evaluation.

@@ -522,7 +522,10 @@ cdef class Engine:
                 self.decline(n_threads)
                 return 0
         self.fill_rows()
+        # The gradients that were added up last are still in a cache: they come first.
+        self.table.backwards = self.adds and final
         self.run(n_threads)
+        self.table.backwards = False
         if learning:
             self.choice.learn(n_threads, affordable, (nanoseconds() - start) / self.work)
         self.count(final)

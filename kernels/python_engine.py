@@ -187,7 +187,8 @@ class PythonEngine:
         totals = {}
         if final or self.plan.checks:
             totals = {each.index: self.add_up_gradient(program, each) for each in work}
-        if self.plan.checks and not all(self.is_usable(index, total) for index, total in totals.items()):
+        unusable = [index for index, total in totals.items() if not self.is_usable(index, total)]
+        if self.plan.checks and unusable:
             self.decline(program, work)
             return
         clip, norm = self.clip_coefficients(totals) if final else ({}, math.nan)

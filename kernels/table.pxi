@@ -12,6 +12,7 @@ cdef enum:
     BOUNDARY = 64          # Threads meet at multiples of this many elements of a segment: never in one cache line.
     BLOCK = 1024           # elements that all operations are done on, while they are in the nearest cache
     SUM_BLOCK = 4096       # elements that are added up at a time; a multiple of BLOCK
+    BACKWARDS_BLOCK = 1 << 15  # elements at a time, going backwards; a multiple of SUM_BLOCK
 
 cdef enum:
     GRAD = 1
@@ -111,6 +112,7 @@ cdef struct Table:
     int flush
     int n_threads
     int program
+    bint backwards              # goes through the elements from the last to the first, block by block
     bint adding                 # adds up the gradients, and writes nothing but partial sums
 
 
@@ -280,10 +282,17 @@ cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop) noexcept
 cdef void run_part(Table *table, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
     cdef Py_ssize_t start = <Py_ssize_t>(<double>table.total * part / parts)
     cdef Py_ssize_t stop = <Py_ssize_t>(<double>table.total * (part + 1) / parts)
+    cdef Py_ssize_t low
     if part + 1 == parts:
         stop = table.total
     cdef floating_point_mode caller = enter_mode(table.flush)
-    run_elements(table, start, stop)
+    if table.backwards:
+        while stop > start:
+            low = max(start, stop - BACKWARDS_BLOCK)
+            run_elements(table, low, stop)
+            stop = low
+    else:
+        run_elements(table, start, stop)
     set_mode(caller)
 
 

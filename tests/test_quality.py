@@ -63,7 +63,8 @@ def test_docstrings_document_every_argument(cls: type) -> None:
 
 
 def readme_blocks() -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    texts = [path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))]
+    return [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 
 
 @pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block.splitlines()[0])
