@@ -21,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from kernels import cpu, render  # noqa: E402  (they import nothing that is not in the standard library)
 
+ENGINE_PARTS = ("memory", "norms", "plans", "table", "threads")
 GENERATED = HERE / "build" / "generated"
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)
@@ -71,7 +72,7 @@ def extensions() -> list[Extension]:
             f"fastopt.kernels.{name}",
             [relative],
             include_dirs=[np.get_include(), "kernels"],
-            depends=["kernels/machine.h", "kernels/norms.pxi", "kernels/table.pxi", "kernels/threads.pxi"],
+            depends=["kernels/machine.h", *(f"kernels/{name}.pxi" for name in ENGINE_PARTS)],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=[*COMPILE, *flags],
         )

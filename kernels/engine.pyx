@@ -44,6 +44,8 @@ watch_forks()
 include "table.pxi"
 include "threads.pxi"
 include "norms.pxi"
+include "memory.pxi"
+include "plans.pxi"
 
 
 def set_forked():
@@ -71,22 +73,6 @@ cdef Py_ssize_t PREFETCH_BYTES = 64 << 20  # Only what cannot be in a cache is w
 def set_prefetch_distance(Py_ssize_t elements):
     global prefetch_distance
     prefetch_distance = elements
-
-
-cdef struct Guard:
-    cnp.PyArrayObject *array
-    void *data
-    Py_ssize_t nbytes
-
-cdef struct Span:
-    char *begin
-    char *end
-
-
-cdef int by_begin(const void *a, const void *b) noexcept nogil:
-    cdef char *first = (<const Span *>a).begin
-    cdef char *second = (<const Span *>b).begin
-    return (first > second) - (first < second)
 
 
 cdef inline bint same_values(const double *a, const double *b) noexcept nogil:
@@ -122,28 +108,18 @@ cdef class Engine:
     cdef Table table
     cdef readonly Py_ssize_t n_segments
     cdef Py_ssize_t n_groups
-    cdef Guard *guards
-    cdef Py_ssize_t n_guards
-    cdef Span *intervals        # all memory that a step writes, sorted
-    cdef Py_ssize_t n_intervals
-    cdef char **accepted        # addresses of the gradients of the step under way
-    cdef Span *spans            # the same, to be sorted
+    cdef Memory memory
     cdef int64_t *counts
-    cdef int type_number
     cdef bint is_float32
     cdef bint busy              # in the middle of a step, or claimed
     cdef readonly bint bound
-    cdef list params
     cdef list alive             # the arrays that the table points into
-    cdef list watched           # the arrays that the guards point to
-    cdef object gradients
     cdef readonly object steps
     cdef object settings
     cdef double *lr_scale
     cdef double *weight_decay
     cdef char *frozen
     cdef char *pending          # which segments hold gradients of calls before
-    cdef object reject
     cdef object report
     cdef public int n_threads   # at most; 0: the default
     cdef ThreadChoice choice
@@ -169,7 +145,6 @@ cdef class Engine:
         cdef Py_ssize_t index, k
         self.n_segments = len(segments)
         self.n_groups = len(plans)
-        self.type_number = dtype.num
         self.is_float32 = dtype.itemsize == 4
         self.table.itemsize = dtype.itemsize
         self.steps = steps
@@ -184,25 +159,23 @@ cdef class Engine:
         self.calls = <int64_t *>self.address(progress.calls)
         self.swapped = self.address(progress.swapped)
         self.grad_norm = <double *>self.address(progress.grad_norm)
-        self.reject = reject
         self.report = report
         self.choice = ThreadChoice()
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
         self.adaptive = adaptive
-        self.params = [segment.param for segment in segments]
         self.alive = segments
+        self.memory = Memory(dtype.num, segments, plan.clears, reject)
         self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
         self.table.segments = <Segment *>calloc(max(self.n_segments, 1), sizeof(Segment))
         self.table.active = <Active *>calloc(max(self.n_segments, 1), sizeof(Active))
         self.table.rows = <Row *>calloc(max(self.n_segments, 1), sizeof(Row))
-        self.accepted = <char **>calloc(max(self.n_segments, 1), sizeof(char *))
-        self.spans = <Span *>calloc(max(self.n_segments, 1), sizeof(Span))
-        if not (self.table.groups and self.table.segments and self.table.active and self.table.rows and self.accepted
-                and self.spans):
+        if not (self.table.groups and self.table.segments and self.table.active and self.table.rows):
             raise MemoryError("no memory for the table of segments")
         self.set_step_plan(plan)
         for index in range(self.n_groups):
-            self.set_group(index, plans[index])
+            read_group(&self.table.groups[index], plans[index])
+            self.adds = self.adds or plans[index].sum is not None
+            self.clips = self.clips or plans[index].clip_norm > 0
         for index in range(self.n_segments):
             self.table.segments[index].group = segments[index].group
             self.table.segments[index].size = segments[index].param.size
@@ -213,8 +186,6 @@ cdef class Engine:
             for k, state in enumerate(segments[index].states):
                 self.table.segments[index].streams[2 + k] = self.address(state)
         self.set_partials()
-        self.set_guards()
-        self.set_intervals(segments)
 
     def __dealloc__(self):
         free(self.table.groups)
@@ -222,10 +193,6 @@ cdef class Engine:
         free(self.table.active)
         free(self.table.rows)
         free(self.table.partials)
-        free(self.accepted)
-        free(self.spans)
-        free(self.guards)
-        free(self.intervals)
 
     cdef char *address(self, cnp.ndarray array):
         return <char *>cnp.PyArray_DATA(array)
@@ -255,208 +222,25 @@ cdef class Engine:
         self.clips = plan.max_grad_norm > 0
         return 0
 
-    cdef int set_group(self, Py_ssize_t index, plan) except -1:
-        cdef Group *group = &self.table.groups[index]
-        cdef RowOperation *row_operation
-        cdef Py_ssize_t k
-        if len(plan.stages) > MAX_STAGES or len(plan.rows) > MAX_ROW_OPERATIONS or plan.n_streams > MAX_SEGMENT_STREAMS:
-            raise ValueError(f"the update is too large for the engine: {plan}")
-        group.cost = plan.cost
-        group.n_streams = plan.n_streams
-        group.n_stages = len(plan.stages)
-        group.sum = <sum_function><uintptr_t>(plan.sum or 0)
-        group.sum_of_squares = plan.sum_of_squares
-        group.accumulator = plan.accumulator
-        self.adds = self.adds or plan.sum is not None
-        for k, stage in enumerate(plan.stages):
-            group.stages[k].function = <coefficient_function><uintptr_t>stage.function
-            for position in range(N_ENGINE_ARGUMENTS):
-                group.stages[k].positions[position] = stage.positions[position]
-        for k, name in enumerate(PROGRAMS):
-            self.set_program(&group.programs[k], plan.programs.get(name, ()))
-        group.n_row_operations = len(plan.rows)
-        group.rows_after = plan.rows_after
-        for k, row in enumerate(plan.rows):
-            row_operation = &group.row_operations[k]
-            row_operation.sum = <sum_function><uintptr_t>row.sum
-            row_operation.function = <coefficient_function><uintptr_t>row.function
-            row_operation.loop = <loop_function><uintptr_t>row.loop
-            row_operation.argument = row.argument
-            row_operation.start = row.start
-            row_operation.iterates = row.iterates
-        self.set_hyperparameters(index, plan)
-        return 0
-
-    cdef int set_program(self, Program *program, tuple operations) except -1:
-        cdef Py_ssize_t k, each
-        if len(operations) > MAX_OPERATIONS:
-            raise ValueError(f"too many operations for the engine: {len(operations)}")
-        program.n_operations = len(operations)
-        program.n_coefficients = 0
-        for k, operation in enumerate(operations):
-            if len(operation.streams) > MAX_STREAMS or program.n_coefficients + len(operation.pick) > MAX_COEFFICIENTS:
-                raise ValueError(f"the operation is too large for the engine: {operation}")
-            program.operations[k].loop = <loop_function><uintptr_t>operation.loop
-            program.operations[k].n_streams = len(operation.streams)
-            program.operations[k].first_coefficient = program.n_coefficients
-            for each, stream in enumerate(operation.streams):
-                program.operations[k].streams[each] = stream
-            for stage, position in operation.pick:
-                if not (0 <= stage < MAX_STAGES and 0 <= position < MAX_RESULTS):
-                    raise ValueError(f"the operation is too large for the engine: {operation}")
-                program.pick[program.n_coefficients] = stage * MAX_RESULTS + position
-                program.n_coefficients += 1
-        program.plain = len(operations) == 1 and operations[0].streams == tuple(range(len(operations[0].streams)))
-        return 0
-
     def set_hyperparameters(self, Py_ssize_t index, plan):
         """Take new values of a group's hyperparameters; they count from the next step."""
-        cdef Group *group = &self.table.groups[index]
-        cdef Py_ssize_t k, position
-        group.lr = plan.lr
-        group.limit = plan.limit
-        group.clip_norm = plan.clip_norm
+        read_hyperparameters(&self.table.groups[index], plan)
         self.clips = self.clips or plan.clip_norm > 0
-        for k, row in enumerate(plan.rows):
-            group.row_operations[k].argument = row.argument
-        for k, stage in enumerate(plan.stages):
-            if len(stage.arguments) > MAX_ARGUMENTS:
-                raise ValueError(f"too many hyperparameters for the engine: {stage}")
-            for position, value in enumerate(stage.arguments):
-                group.stages[k].arguments[position] = value
 
     def set_scale(self, plan):
         """Take a new divisor and largest norm; they count from the next step."""
         self.max_grad_norm = plan.max_grad_norm
         self.divisor = plan.divisor
 
-    # Memory that was given to us and may not go away or move: a parameter, and whatever array owns its memory.
-    cdef int set_guards(self) except -1:
-        watched = with_owners([*self.params, *(self.gradients or ())])
-        cdef Guard *guards = <Guard *>calloc(max(len(watched), 1), sizeof(Guard))
-        if not guards:
-            raise MemoryError("no memory for the table of segments")
-        cdef Py_ssize_t index
-        for index, array in enumerate(watched):
-            guards[index].array = <cnp.PyArrayObject *>array
-            guards[index].data = cnp.PyArray_DATA(array)
-            guards[index].nbytes = cnp.PyArray_NBYTES(array)
-        free(self.guards)
-        self.guards = guards
-        self.n_guards = len(watched)
-        self.watched = watched
-        return 0
-
-    cdef int check_guards(self) except -1:
-        cdef Py_ssize_t index
-        cdef Guard *guard
-        for index in range(self.n_guards):
-            guard = &self.guards[index]
-            array = <object>guard.array
-            if cnp.PyArray_DATA(array) != guard.data or cnp.PyArray_NBYTES(array) != guard.nbytes:
-                raise RuntimeError(resized_message(array))
-        return 0
-
-    cdef int set_intervals(self, list segments) except -1:
-        spans = []
-        cdef cnp.ndarray array
-        for segment in segments:
-            for array in (segment.param, *segment.states):
-                begin = <uintptr_t>cnp.PyArray_DATA(array)
-                if array.nbytes:
-                    spans.append((begin, begin + array.nbytes))
-        merged = []
-        span = None
-        for begin, end in sorted(spans):
-            if span is not None and span[1] == begin:
-                span[1] = end
-            else:
-                span = [begin, end]
-                merged.append(span)
-        self.n_intervals = len(merged)
-        self.intervals = <Span *>calloc(max(self.n_intervals, 1), sizeof(Span))
-        if not self.intervals:
-            raise MemoryError("no memory for the table of segments")
-        cdef Py_ssize_t index
-        for index in range(self.n_intervals):
-            self.intervals[index].begin = <char *><uintptr_t>merged[index][0]
-            self.intervals[index].end = <char *><uintptr_t>merged[index][1]
-        return 0
-
-    cdef bint is_written(self, char *begin, char *end) noexcept:
-        """Whether [begin, end) shares memory with a parameter or a state."""
-        cdef Py_ssize_t low = 0, high = self.n_intervals, middle
-        while low < high:  # the first interval that ends after `begin`
-            middle = (low + high) // 2
-            if self.intervals[middle].end > begin:
-                high = middle
-            else:
-                low = middle + 1
-        return low < self.n_intervals and self.intervals[low].begin < end
-
-    cdef int accept(self, list gradients) except -1:
-        """Check each gradient and note its address; what is not plainly right goes to `reject`."""
-        cdef Py_ssize_t index, axis
-        cdef cnp.ndarray gradient, param
-        cdef char *begin
-        cdef bint good
-        for index in range(self.n_segments):
-            item = gradients[index]
-            if item is None:
-                self.accepted[index] = NULL
-                continue
-            good = False
-            if isinstance(item, cnp.ndarray):
-                gradient = item
-                param = self.params[index]
-                good = (
-                    cnp.PyArray_TYPE(gradient) == self.type_number
-                    and (cnp.PyArray_ISCARRAY(gradient) if self.clears else cnp.PyArray_ISCARRAY_RO(gradient))
-                    and cnp.PyArray_NDIM(gradient) == cnp.PyArray_NDIM(param)
-                )
-                if good:
-                    for axis in range(cnp.PyArray_NDIM(param)):
-                        good = good and cnp.PyArray_DIM(gradient, axis) == cnp.PyArray_DIM(param, axis)
-            if good:
-                begin = <char *>cnp.PyArray_DATA(gradient)
-                self.accepted[index] = begin
-                good = not self.is_written(begin, begin + cnp.PyArray_NBYTES(gradient))
-            if not good:
-                self.reject(index, item)
-                raise RuntimeError(f"gradient {index} is not usable")  # `reject` always raises
-        if self.clears:
-            self.check_apart(gradients)
-        return 0
-
-    cdef int check_apart(self, list gradients) except -1:
-        """Gradients that a step zeroes may not share memory: one would be zeroed before another is read."""
-        cdef Py_ssize_t index, n_spans = 0
-        cdef bint sorted_already = True
-        for index in range(self.n_segments):
-            if self.accepted[index] == NULL or self.table.segments[index].size == 0:
-                continue
-            self.spans[n_spans].begin = self.accepted[index]
-            self.spans[n_spans].end = self.accepted[index] + self.table.segments[index].size * self.table.itemsize
-            if n_spans and self.spans[n_spans].begin < self.spans[n_spans - 1].begin:
-                sorted_already = False
-            n_spans += 1
-        if not sorted_already:
-            qsort(self.spans, n_spans, sizeof(Span), by_begin)
-        for index in range(1, n_spans):
-            if self.spans[index].begin < self.spans[index - 1].end:
-                raise ValueError("gradients that zero_grads=True is to zero share memory; each needs its own")
-        return 0
-
     cdef void commit_gradients(self) noexcept:
         cdef Py_ssize_t index
         for index in range(self.n_segments):
-            self.table.segments[index].streams[1] = self.accepted[index]
+            self.table.segments[index].streams[GRAD] = self.memory.accepted[index]
 
     def bind(self, list gradients):
         """Check gradients once and use them in every step that is not given others."""
-        self.accept(gradients)
-        self.gradients = [gradient for gradient in gradients if gradient is not None]
-        self.set_guards()
+        self.memory.accept(gradients)
+        self.memory.watch([gradient for gradient in gradients if gradient is not None])
         self.commit_gradients()
         self.bound = True
 
@@ -481,11 +265,11 @@ cdef class Engine:
         """One step of every segment that has a gradient. All or nothing: errors come before the first write."""
         self.claim()
         try:
-            self.check_guards()
+            self.memory.check()
             if self.swapped[0]:
                 raise RuntimeError(SWAPPED)
             if gradients is not None:
-                self.accept(gradients)
+                self.memory.accept(gradients)
                 self.commit_gradients()
             self.advance()
         finally:
@@ -495,7 +279,7 @@ cdef class Engine:
         """Exchange every parameter with its average."""
         self.claim()
         try:
-            self.check_guards()
+            self.memory.check()
             self.list_active(SWAP)
             self.fill_rows()
             self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))

@@ -1,0 +1,176 @@
+# The arrays that a step works on, which others can change meanwhile; part of engine.pyx.
+
+cdef struct Guard:
+    cnp.PyArrayObject *array
+    void *data
+    Py_ssize_t nbytes
+
+cdef struct Span:
+    char *begin
+    char *end
+
+
+cdef int by_begin(const void *a, const void *b) noexcept nogil:
+    cdef char *first = (<const Span *>a).begin
+    cdef char *second = (<const Span *>b).begin
+    return (first > second) - (first < second)
+
+
+@cython.final
+cdef class Memory:
+    """Watches that arrays stay where they are, and looks at gradients before they are read.
+
+    `zeroed` says that gradients are written, too; `reject(index, gradient)` raises the error that says what is wrong.
+    """
+
+    cdef Py_ssize_t n_params
+    cdef list params
+    cdef list watched           # the arrays that the guards point to
+    cdef Guard *guards
+    cdef Py_ssize_t n_guards
+    cdef Span *intervals        # all memory that a step writes, sorted
+    cdef Py_ssize_t n_intervals
+    cdef char **accepted        # addresses of the gradients of the step under way
+    cdef Span *spans            # the same, to be sorted
+    cdef int type_number
+    cdef bint zeroed
+    cdef object reject
+
+    def __cinit__(self, int type_number, list segments, bint zeroed, reject):
+        self.n_params = len(segments)
+        self.params = [segment.param for segment in segments]
+        self.type_number = type_number
+        self.zeroed = zeroed
+        self.reject = reject
+        self.accepted = <char **>calloc(max(self.n_params, 1), sizeof(char *))
+        self.spans = <Span *>calloc(max(self.n_params, 1), sizeof(Span))
+        if not (self.accepted and self.spans):
+            raise MemoryError("no memory for the table of segments")
+        self.watch(())
+        self.set_intervals(segments)
+
+    def __dealloc__(self):
+        free(self.guards)
+        free(self.intervals)
+        free(self.accepted)
+        free(self.spans)
+
+    cdef int watch(self, gradients) except -1:
+        """What may not go away or move from now on: parameters, these gradients, and whatever arrays own their memory."""
+        watched = with_owners([*self.params, *gradients])
+        cdef Guard *guards = <Guard *>calloc(max(len(watched), 1), sizeof(Guard))
+        if not guards:
+            raise MemoryError("no memory for the table of segments")
+        cdef Py_ssize_t index
+        for index, array in enumerate(watched):
+            guards[index].array = <cnp.PyArrayObject *>array
+            guards[index].data = cnp.PyArray_DATA(array)
+            guards[index].nbytes = cnp.PyArray_NBYTES(array)
+        free(self.guards)
+        self.guards = guards
+        self.n_guards = len(watched)
+        self.watched = watched
+        return 0
+
+    cdef int check(self) except -1:
+        """Whether all of it is where it was."""
+        cdef Py_ssize_t index
+        cdef Guard *guard
+        for index in range(self.n_guards):
+            guard = &self.guards[index]
+            array = <object>guard.array
+            if cnp.PyArray_DATA(array) != guard.data or cnp.PyArray_NBYTES(array) != guard.nbytes:
+                raise RuntimeError(resized_message(array))
+        return 0
+
+    cdef int set_intervals(self, list segments) except -1:
+        spans = []
+        cdef cnp.ndarray array
+        for segment in segments:
+            for array in (segment.param, *segment.states):
+                begin = <uintptr_t>cnp.PyArray_DATA(array)
+                if array.nbytes:
+                    spans.append((begin, begin + array.nbytes))
+        merged = []
+        span = None
+        for begin, end in sorted(spans):
+            if span is not None and span[1] == begin:
+                span[1] = end
+            else:
+                span = [begin, end]
+                merged.append(span)
+        self.n_intervals = len(merged)
+        self.intervals = <Span *>calloc(max(self.n_intervals, 1), sizeof(Span))
+        if not self.intervals:
+            raise MemoryError("no memory for the table of segments")
+        cdef Py_ssize_t index
+        for index in range(self.n_intervals):
+            self.intervals[index].begin = <char *><uintptr_t>merged[index][0]
+            self.intervals[index].end = <char *><uintptr_t>merged[index][1]
+        return 0
+
+    cdef bint is_written(self, char *begin, char *end) noexcept:
+        """Whether [begin, end) shares memory with a parameter or a state."""
+        cdef Py_ssize_t low = 0, high = self.n_intervals, middle
+        while low < high:  # the first interval that ends after `begin`
+            middle = (low + high) // 2
+            if self.intervals[middle].end > begin:
+                high = middle
+            else:
+                low = middle + 1
+        return low < self.n_intervals and self.intervals[low].begin < end
+
+    cdef int accept(self, list gradients) except -1:
+        """Check each gradient and note its address; what is not plainly right goes to `reject`."""
+        cdef Py_ssize_t index, axis
+        cdef cnp.ndarray gradient, param
+        cdef char *begin
+        cdef bint good
+        for index in range(self.n_params):
+            item = gradients[index]
+            if item is None:
+                self.accepted[index] = NULL
+                continue
+            good = False
+            if isinstance(item, cnp.ndarray):
+                gradient = item
+                param = self.params[index]
+                good = (
+                    cnp.PyArray_TYPE(gradient) == self.type_number
+                    and (cnp.PyArray_ISCARRAY(gradient) if self.zeroed else cnp.PyArray_ISCARRAY_RO(gradient))
+                    and cnp.PyArray_NDIM(gradient) == cnp.PyArray_NDIM(param)
+                )
+                if good:
+                    for axis in range(cnp.PyArray_NDIM(param)):
+                        good = good and cnp.PyArray_DIM(gradient, axis) == cnp.PyArray_DIM(param, axis)
+            if good:
+                begin = <char *>cnp.PyArray_DATA(gradient)
+                self.accepted[index] = begin
+                good = not self.is_written(begin, begin + cnp.PyArray_NBYTES(gradient))
+            if not good:
+                self.reject(index, item)
+                raise RuntimeError(f"gradient {index} is not usable")  # `reject` always raises
+        if self.zeroed:
+            self.check_apart()
+        return 0
+
+    cdef int check_apart(self) except -1:
+        """Gradients that a step zeroes may not share memory: one would be zeroed before another is read."""
+        cdef Py_ssize_t index, n_spans = 0
+        cdef cnp.ndarray param
+        cdef bint sorted_already = True
+        for index in range(self.n_params):
+            param = self.params[index]
+            if self.accepted[index] == NULL or cnp.PyArray_SIZE(param) == 0:
+                continue
+            self.spans[n_spans].begin = self.accepted[index]
+            self.spans[n_spans].end = self.accepted[index] + cnp.PyArray_NBYTES(param)
+            if n_spans and self.spans[n_spans].begin < self.spans[n_spans - 1].begin:
+                sorted_already = False
+            n_spans += 1
+        if not sorted_already:
+            qsort(self.spans, n_spans, sizeof(Span), by_begin)
+        for index in range(1, n_spans):
+            if self.spans[index].begin < self.spans[index - 1].end:
+                raise ValueError("gradients that zero_grads=True is to zero share memory; each needs its own")
+        return 0

@@ -1,0 +1,70 @@
+# From plan.py's dataclasses to the table's structs; part of engine.pyx.
+
+cdef int read_group(Group *group, plan) except -1:
+    """A `plan.GroupPlan`."""
+    cdef RowOperation *row_operation
+    cdef Py_ssize_t k
+    if len(plan.stages) > MAX_STAGES or len(plan.rows) > MAX_ROW_OPERATIONS or plan.n_streams > MAX_SEGMENT_STREAMS:
+        raise ValueError(f"the update is too large for the engine: {plan}")
+    group.cost = plan.cost
+    group.n_streams = plan.n_streams
+    group.n_stages = len(plan.stages)
+    group.sum = <sum_function><uintptr_t>(plan.sum or 0)
+    group.sum_of_squares = plan.sum_of_squares
+    group.accumulator = plan.accumulator
+    for k, stage in enumerate(plan.stages):
+        group.stages[k].function = <coefficient_function><uintptr_t>stage.function
+        for position in range(N_ENGINE_ARGUMENTS):
+            group.stages[k].positions[position] = stage.positions[position]
+    for k, name in enumerate(PROGRAMS):
+        read_program(&group.programs[k], plan.programs.get(name, ()))
+    group.n_row_operations = len(plan.rows)
+    group.rows_after = plan.rows_after
+    for k, row in enumerate(plan.rows):
+        row_operation = &group.row_operations[k]
+        row_operation.sum = <sum_function><uintptr_t>row.sum
+        row_operation.function = <coefficient_function><uintptr_t>row.function
+        row_operation.loop = <loop_function><uintptr_t>row.loop
+        row_operation.argument = row.argument
+        row_operation.start = row.start
+        row_operation.iterates = row.iterates
+    return read_hyperparameters(group, plan)
+
+
+cdef int read_program(Program *program, tuple operations) except -1:
+    cdef Py_ssize_t k, each
+    if len(operations) > MAX_OPERATIONS:
+        raise ValueError(f"too many operations for the engine: {len(operations)}")
+    program.n_operations = len(operations)
+    program.n_coefficients = 0
+    for k, operation in enumerate(operations):
+        if len(operation.streams) > MAX_STREAMS or program.n_coefficients + len(operation.pick) > MAX_COEFFICIENTS:
+            raise ValueError(f"the operation is too large for the engine: {operation}")
+        program.operations[k].loop = <loop_function><uintptr_t>operation.loop
+        program.operations[k].n_streams = len(operation.streams)
+        program.operations[k].first_coefficient = program.n_coefficients
+        for each, stream in enumerate(operation.streams):
+            program.operations[k].streams[each] = stream
+        for stage, position in operation.pick:
+            if not (0 <= stage < MAX_STAGES and 0 <= position < MAX_RESULTS):
+                raise ValueError(f"the operation is too large for the engine: {operation}")
+            program.pick[program.n_coefficients] = stage * MAX_RESULTS + position
+            program.n_coefficients += 1
+    program.plain = len(operations) == 1 and operations[0].streams == tuple(range(len(operations[0].streams)))
+    return 0
+
+
+cdef int read_hyperparameters(Group *group, plan) except -1:
+    """What can change without a new engine."""
+    cdef Py_ssize_t k, position
+    group.lr = plan.lr
+    group.limit = plan.limit
+    group.clip_norm = plan.clip_norm
+    for k, row in enumerate(plan.rows):
+        group.row_operations[k].argument = row.argument
+    for k, stage in enumerate(plan.stages):
+        if len(stage.arguments) > MAX_ARGUMENTS:
+            raise ValueError(f"too many hyperparameters for the engine: {stage}")
+        for position, value in enumerate(stage.arguments):
+            group.stages[k].arguments[position] = value
+    return 0
