@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from fastopt.kernels import backends
-from fastopt.kernels.plan import GroupPlan, Segment
+from fastopt.kernels.plan import GroupPlan, Operation, Progress, Segment, SegmentSettings, StepPlan
 
 from .cases import ADAM, Problem, copies
 from .runner import Runner
@@ -53,8 +53,8 @@ def _address() -> int:
     return int(numba.cfunc(signature)(move).address)
 
 
-def _never(index: int, gradient: object) -> None:
-    raise AssertionError(f"gradient {index} was refused")
+def _never(*arguments: object) -> None:
+    raise AssertionError(f"gradients were refused: {arguments}")
 
 
 def start(problem: Problem) -> Runner:
@@ -65,10 +65,22 @@ def start(problem: Problem) -> Runner:
     for array in problem.params:
         param, *states = copies([array] * (1 + len(ADAM.states)))
         segments.append(Segment(0, param, states))
-    plan = GroupPlan(loop=_address(), stages=(), pick=(), n_states=len(ADAM.states), cost=1.0)
-    steps = np.zeros(len(segments), np.int64)
+    n_streams = 2 + len(ADAM.states)
+    operation = Operation(loop=_address(), streams=tuple(range(n_streams)), pick=())
+    group = GroupPlan(stages=(), programs={"update": (operation,)}, n_streams=n_streams, cost=1.0)
+    n = len(segments)
     with all_threads():
-        engine: Any = native.Engine(np.dtype(np.float32), [plan], segments, steps, _never, True, problem.n_threads)
+        engine: Any = native.Engine(
+            np.dtype(np.float32),
+            [group],
+            segments,
+            np.zeros(n, np.int64),
+            SegmentSettings.of(n),
+            Progress.new(),
+            StepPlan(n_threads=problem.n_threads),
+            _never,
+            _never,
+        )
     engine.bind(problem.grads)
     return Runner(engine.step, results=None)
 

@@ -14,6 +14,7 @@ from fastopt.kernels import backends
 
 from . import move
 from .cases import Problem, copies
+from .peers import MAX_GRAD_NORM
 from .runner import Peer, Runner
 
 LEARNING_STEPS = 4
@@ -68,4 +69,6 @@ SERIAL = _fastopt("fastopt serial", n_threads=1)
 THREADED = _fastopt("fastopt all threads", made_within=move.all_threads, unavailable=_needs_compiled_module)
 PASSED = _fastopt("fastopt step(grads)", bound=False)
 UNALIGNED = _fastopt("fastopt unaligned", memory=_unaligned_copies)
+CLIP_STEP_ZERO = _fastopt("fastopt", max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
+CHECKED = _fastopt("fastopt nonfinite='skip'", nonfinite="skip")
 MOVE = Peer("move", move.start, move.unavailable)

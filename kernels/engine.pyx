@@ -75,14 +75,6 @@ def set_prefetch_distance(Py_ssize_t elements):
     prefetch_distance = elements
 
 
-cdef inline bint same_values(const double *a, const double *b) noexcept nogil:
-    cdef int k
-    for k in range(N_ENGINE_ARGUMENTS):
-        if a[k] != b[k] and not (isnan(a[k]) and isnan(b[k])):
-            return False
-    return True
-
-
 # --- The engine -----------------------------------------------------------------------------------------------------
 
 @cython.final
@@ -118,6 +110,7 @@ cdef class Engine:
     cdef object settings
     cdef double *lr_scale
     cdef double *weight_decay
+    cdef bint uniform           # all have the rate and weight decay of their group
     cdef char *frozen
     cdef char *pending          # which segments hold gradients of calls before
     cdef object report
@@ -125,7 +118,8 @@ cdef class Engine:
     cdef ThreadChoice choice
     cdef double nanoseconds_per_thread
     cdef bint adaptive
-    cdef double work            # of the step under way
+    cdef double work            # of the step under way, in nanoseconds
+    cdef double reading         # the part of it that adding up gradients is
     cdef bint adds              # gradients are added up before the update
     cdef bint clips
     cdef bint checks
@@ -152,6 +146,7 @@ cdef class Engine:
         self.settings = settings
         self.lr_scale = <double *>self.address(settings.lr_scale)
         self.weight_decay = <double *>self.address(settings.weight_decay)
+        self.uniform = bool((settings.lr_scale == 1).all() and (settings.weight_decay != settings.weight_decay).all())
         self.frozen = self.address(settings.frozen)
         self.pending = self.address(settings.pending)
         self.progress = progress
@@ -318,30 +313,34 @@ cdef class Engine:
     cdef void list_active(self, int program) noexcept:
         """Which segments this call is about, and how much work they are."""
         cdef Py_ssize_t index, n_active = 0, total = 0
-        cdef double work = 0.0, nbytes = 0.0, reading
+        cdef double work = 0.0, nbytes = 0.0, reading = 0.0
+        cdef bint accumulates = self.accumulate_steps > 1
         cdef Segment *segment
         cdef Group *group
         self.table.program = program
         for index in range(self.n_segments):
             segment = &self.table.segments[index]
+            if accumulates:
+                segment.pending = self.pending[index]
             if program != SWAP:
                 if self.frozen[index]:
                     continue
-                if segment.streams[GRAD] == NULL and not (self.pending[index] and program == UPDATE):
+                if segment.streams[GRAD] == NULL and not (segment.pending and program == UPDATE):
                     continue
-            segment.pending = self.pending[index]
             group = &self.table.groups[segment.group]
             self.table.active[n_active].segment = index
             self.table.active[n_active].offset = total
             total += segment.size
-            reading = NANOSECONDS_TO_ADD if group.sum != NULL else 0.0
-            work += segment.size * (group.cost + reading)
+            work += segment.size * group.cost
+            if group.sum != NULL:
+                reading += segment.size * NANOSECONDS_TO_ADD
             nbytes += <double>segment.size * group.n_streams * self.table.itemsize
             n_active += 1
         self.table.n_active = n_active
         self.table.total = total
         self.table.prefetch = prefetch_distance if nbytes > PREFETCH_BYTES else 0
-        self.work = work
+        self.work = work + reading
+        self.reading = reading
 
     cdef void add_up_gradients(self, int n_threads) noexcept:
         """The sum of each active segment, from partial sums in a fixed order."""
@@ -349,7 +348,7 @@ cdef class Engine:
         cdef Segment *segment
         cdef double total
         self.table.adding = True
-        self.run(n_threads)
+        self.run(min(n_threads, affordable_threads(self.reading, self.nanoseconds_per_thread, self.n_threads)))
         self.table.adding = False
         for k in range(self.table.n_active):
             segment = &self.table.segments[self.table.active[k].segment]
@@ -406,14 +405,15 @@ cdef class Engine:
         return result[0]
 
     cdef void fill_rows(self) noexcept:
-        """The coefficients of all active segments; those that have the same share a row."""
+        """The coefficients of all active segments; those that must have the same share a row."""
         cdef Py_ssize_t index, k, n_rows = 0
         cdef Segment *segment
         cdef int group = -1
         cdef double values[N_ENGINE_ARGUMENTS]
-        cdef double before[N_ENGINE_ARGUMENTS]
+        cdef int64_t count = -1
         cdef double total = 0.0, clip_coefficient = 1.0
-        cdef bint same, clips = self.clips and self.table.program == UPDATE
+        cdef bint clips = self.clips and self.table.program == UPDATE
+        cdef bint uniform = self.uniform and (not clips or self.max_grad_norm > 0)
         if clips:
             for k in range(self.table.n_active):
                 total += self.table.segments[self.table.active[k].segment].total
@@ -424,17 +424,15 @@ cdef class Engine:
             segment = &self.table.segments[index]
             if clips:
                 clip_coefficient = self.clip_coefficient(&self.table.groups[segment.group], segment, total)
-            values[STEP] = <double>(self.counts[index] + 1)
-            values[RATE] = self.table.groups[segment.group].lr * self.lr_scale[index]
-            values[WEIGHT_DECAY] = self.weight_decay[index]
-            values[CLIP_COEFFICIENT] = clip_coefficient
-            segment.lr = values[RATE]
-            same = segment.group == group and same_values(values, before)
-            if not same:
-                group = segment.group
-                before = values
+            if segment.group != group or self.counts[index] != count or not uniform:
+                group, count = segment.group, self.counts[index]
+                values[STEP] = <double>(count + 1)
+                values[RATE] = self.table.groups[group].lr * self.lr_scale[index]
+                values[WEIGHT_DECAY] = self.weight_decay[index]
+                values[CLIP_COEFFICIENT] = clip_coefficient
                 self.fill_row(&self.table.groups[group], values, &self.table.rows[n_rows])
                 n_rows += 1
+            segment.lr = values[RATE]
             self.table.active[k].row = n_rows - 1
 
     cdef void fill_row(self, Group *group, const double *values, Row *row) noexcept:
@@ -479,6 +477,7 @@ cdef class Engine:
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
             self.counts[index] += final
-            self.pending[index] = not final
+            if self.accumulate_steps > 1:
+                self.pending[index] = not final
         self.accumulated[0] = 0 if final else self.accumulated[0] + 1
         self.calls[0] += 1

@@ -1,5 +1,7 @@
 # The sum over arrays that belong to no optimizer; part of engine.pyx.
 
+cdef ThreadChoice norms_choice = ThreadChoice()
+
 
 def add_up_arrays(list arrays, size_t address, int n_threads):
     """The sum over all elements of C-contiguous arrays of one dtype, in the order that engines add: array by array.
@@ -8,7 +10,9 @@ def add_up_arrays(list arrays, size_t address, int n_threads):
     on it.
     """
     cdef Py_ssize_t n = len(arrays), k, block, n_partials = 0
-    cdef double total = 0.0, own
+    cdef double total = 0.0, own, work, start = 0.0
+    cdef int affordable
+    cdef bint learning
     cdef Table table
     cdef Group group
     cdef cnp.ndarray array
@@ -38,9 +42,17 @@ def add_up_arrays(list arrays, size_t address, int n_threads):
         table.partials = <double *>calloc(max(n_partials, 1), sizeof(double))
         if not table.partials:
             raise MemoryError("no memory for partial sums")
-        table.n_threads = affordable_threads(table.total * NANOSECONDS_TO_ADD, NANOSECONDS_PER_THREAD, n_threads)
+        work = table.total * NANOSECONDS_TO_ADD
+        affordable = affordable_threads(work, NANOSECONDS_PER_THREAD, n_threads)
+        table.n_threads = affordable
+        learning = adaptive and affordable > 1
+        if learning:
+            table.n_threads = norms_choice.choose(affordable)
+            start = nanoseconds()
         with nogil:
             run_table(&table)
+        if learning:
+            norms_choice.learn(table.n_threads, affordable, (nanoseconds() - start) / work)
         for k in range(n):
             own = 0.0
             for block in range((table.segments[k].size + SUM_BLOCK - 1) // SUM_BLOCK):

@@ -5,7 +5,7 @@ cdef int available_threads = 0   # affinity and quota, where OMP_NUM_THREADS doe
 cdef double NANOSECONDS_PER_THREAD = 1100.0  # the least work that it pays to wake a thread for
 cdef double FORKED = 100.0  # times as much in a forked child, where each step starts its threads anew
 cdef double NANOSECONDS_TO_RELEASE = 5000.0  # the least work that it pays to release the GIL for
-cdef double NANOSECONDS_TO_ADD = 0.05        # an element to a sum, in cache
+cdef double NANOSECONDS_TO_ADD = 0.1  # an element to a sum, in cache
 cdef bint adaptive = True
 
 
