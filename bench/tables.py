@@ -20,8 +20,8 @@ SECTIONS = {
     "Ways to call": "Gradients bound at construction or passed to step; memory on a cache line's start or not.",
     "Numba beside Cython": "The same rules compiled by Numba; a ratio below 1 means that Numba is the slower.",
     "Threads": "As many threads as fastopt chooses, beside one thread and beside all.",
-    "Clip, step, zero": "AdamW, gradients clipped by their norm and zeroed: one call, beside clip_grad_norm_, a fused step "
-    "and zero_grad(set_to_none=False).",
+    "Clip, step, zero": "AdamW, gradients clipped by their norm and zeroed: one call, beside clip_grad_norm_, "
+    "a fused step and zero_grad(set_to_none=False).",
     "Finite checks": "A plain step, divided by one with nonfinite='skip'.",
     "Norms": "The norm of one array: fastopt.global_norm beside torch.linalg.vector_norm, and the error of each.",
     "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800.",
