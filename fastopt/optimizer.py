@@ -546,7 +546,7 @@ class Optimizer:
         """
         self._check_not_swapped("load_state_dict")
         extra = extra_states(self._options)
-        loaded = state_dicts.read(self.spec, self._groups, state_dict, extra)
+        loaded = state_dicts.read(self.spec, self._groups, state_dict, extra, self._options["accumulate_steps"])
         with self._all_or_nothing():
             self._states = []
             for group, values, names in zip(self._groups, loaded.groups, loaded.names, strict=True):
