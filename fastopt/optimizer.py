@@ -196,7 +196,7 @@ class Optimizer:
             self._nonfinite,
         )
         if before is not None:
-            engine.accumulated, engine.calls = before.accumulated, before.calls
+            engine.accumulated, engine.calls, engine.grad_norm = before.accumulated, before.calls, before.grad_norm
         if gradients is not None:
             engine.bind(gradients)
         self._gradients = gradients
@@ -571,6 +571,7 @@ class Optimizer:
             "settings": self._settings,
             "nonfinite": self._nonfinite,
             "calls": self._engine.calls,
+            "grad_norm": self._engine.grad_norm,
             "state_dict": self.state_dict(),
             "steps": self._steps.copy(),
         }
@@ -578,7 +579,7 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set_up(state["layout"], state["groups"], state["defaults"], state["options"], state["gradients"])
         self._settings, self._nonfinite = state["settings"], state["nonfinite"]
-        self._engine.calls = state["calls"]
+        self._engine.calls, self._engine.grad_norm = state["calls"], state["grad_norm"]
         self.load_state_dict(state["state_dict"])
         self._steps[:] = state["steps"]  # SGD's are not in its state dict
 

@@ -151,7 +151,7 @@ cdef class Engine:
     cdef double divisor
     cdef sum_function unusable
     cdef coefficient_function clipping
-    cdef readonly double grad_norm  # of the last update that took it; NaN before
+    cdef public double grad_norm  # of the last update that took it; NaN before
 
     def __cinit__(self, dtype, list plans, list segments, cnp.ndarray steps, settings, plan, reject, report):
         cdef Py_ssize_t index, k
