@@ -169,13 +169,13 @@ class PythonEngine:
         if sum_over is None:
             return 0.0
         gradient = streams[GRAD]
-        if plan.accumulator >= 0:
-            scalars = self.coefficients(program, index, 1.0)
-            gradient = np.empty_like(streams[0])
-            self.run_operations(plan.programs[program][:1], streams, scalars, gradient, gradient)
-            if streams[GRAD] is None:
-                gradient = streams[plan.accumulator]
+        scalars = self.coefficients(program, index, 1.0) if plan.accumulator >= 0 else []
         with np.errstate(all="ignore"), denormals(flush=self.plan.flush_denormals):
+            if plan.accumulator >= 0:
+                gradient = np.empty_like(streams[0])
+                self.run_operations(plan.programs[program][:1], streams, scalars, gradient, gradient)
+                if streams[GRAD] is None:
+                    gradient = streams[plan.accumulator]
             return add_up(sum_over, gradient, plan.limit)[0]
 
     def is_usable(self, index: int, total: float) -> bool:

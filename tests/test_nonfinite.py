@@ -114,6 +114,31 @@ def test_a_norm_that_overflows_is_found(backend: str) -> None:
 
 
 @by_backend
+def test_infinities_that_cancel_are_found_without_a_warning(backend: str) -> None:
+    optimizer = fastopt.SGD(np.zeros(2), accumulate_steps=2, max_grad_norm=1.0, backend=backend)
+    optimizer.step(np.array([np.inf, 1]))
+    optimizer.step(np.array([-np.inf, 1]))
+    assert np.isnan(optimizer.grad_norm)
+
+
+@by_backend
+def test_the_norm_of_accumulated_denormals_is_flushed(backend: str) -> None:
+    gradient = np.full(2, 1e-310)
+    for flush in (True, False):
+        optimizer = fastopt.SGD(
+            np.zeros(2),
+            accumulate_steps=2,
+            max_grad_norm=1.0,
+            grad_scale=2**-600,
+            flush_denormals=flush,
+            backend=backend,
+        )
+        optimizer.step(gradient)
+        optimizer.step(gradient)
+        assert (optimizer.grad_norm == 0) == flush
+
+
+@by_backend
 def test_counted_and_raised_when_there_are_too_many_in_a_row(backend: str) -> None:
     good, bad = np.ones(3), np.array([1, np.nan, np.inf])
     optimizer = fastopt.Adam(np.zeros(3), nonfinite="skip", max_consecutive_skips=2, backend=backend)
