@@ -131,7 +131,7 @@ def read_step_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_group_options(values: Mapping[str, Any], max_grad_norm: float | None) -> dict[str, Any]:
-    """A group's options, checked and converted; at most one way of clipping.
+    """A group's options, checked and converted; at most one way of clipping, one kind of rows.
 
     Raises
     ------
@@ -143,6 +143,9 @@ def check_group_options(values: Mapping[str, Any], max_grad_norm: float | None) 
     given = [f"{name}={value!r}" for name, value in clipping.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"at most one of max_grad_norm, clip_norm and clip_value, got {', '.join(given)}")
+    prox, projection = options["prox"], options["projection"]
+    if hasattr(prox, "per") and hasattr(projection, "per") and prox.per != projection.per:
+        raise ValueError(f"prox and projection must have the same per, got {prox!r} and {projection!r}")
     return options
 
 

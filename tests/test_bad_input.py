@@ -247,12 +247,13 @@ def test_a_resized_array_is_noticed(backend: str, what: str) -> None:
     arrays = {"param": ones(1000), "grad": ones(1000)}
     base = ones(1000)
     param = base[:1000] if what == "base" else arrays["param"]
-    optimizer = fastopt.SGD(param, grads=arrays["grad"], backend=backend)
+    optimizer = fastopt.SGD(param, grads=arrays["grad"], ema_decay=0.5, backend=backend)
     optimizer.step()
     target = base if what == "base" else arrays[what]
     target.resize(10_000_000, refcheck=False)
-    with pytest.raises(RuntimeError, match="resized"):
-        optimizer.step()
+    for call in (optimizer.step, optimizer.swap_averages):
+        with pytest.raises(RuntimeError, match="resized"):
+            call()
     assert optimizer.state[0]["step"] == 1
 
 
@@ -446,6 +447,10 @@ TOGETHER = [
     ({"max_grad_norm": 1.0, "clip_norm": 2.0}, "at most one of .*max_grad_norm=1.0, clip_norm=2.0"),
     ({"max_grad_norm": 1.0, "clip_value": 2.0}, "at most one of .*max_grad_norm=1.0, clip_value=2.0"),
     ({"clip_norm": 1.0, "clip_value": 2.0}, "at most one of .*clip_norm=1.0, clip_value=2.0"),
+    (
+        {"prox": c.GroupLasso(1.0), "projection": c.L2Ball(0.5)},
+        r"must have the same per, got GroupLasso\(.*per='row'\) and L2Ball\(.*per='param'\)",
+    ),
     ({"ema_overwrite_frequency": 2}, "ema_overwrite_frequency needs ema_decay"),
     ({"max_consecutive_skips": 2}, "max_consecutive_skips needs nonfinite='skip', got nonfinite='propagate'"),
     ({"max_consecutive_skips": 2, "nonfinite": "raise"}, "got nonfinite='raise'"),
@@ -457,7 +462,9 @@ def test_options_that_do_not_go_together(options: dict[str, Any], match: str) ->
     with pytest.raises(ValueError, match=match):
         fastopt.Adam(ones(3), **options)
     first, *others = options.items()
-    if others and "clip" in others[0][0]:  # the second one in a group, at construction, added, or assigned
+    if (
+        others and others[0][0] in fastopt.options.GROUP_OPTIONS
+    ):  # the second one in a group, at construction, added, or assigned
         group = {"params": ones(2), others[0][0]: others[0][1]}
         with pytest.raises(ValueError, match=match):
             fastopt.Adam([group], **dict([first]))

@@ -81,6 +81,8 @@ def draw_around(data: st.DataObject) -> dict[str, Any]:
     if not data.draw(st.booleans(), label="anything around the update"):
         return {}
     options = {**data.draw(AROUND, label="options"), **data.draw(st.sampled_from(CLIPPING), label="clipping")}
+    if len({each.per for each in (options.get("prox"), options.get("projection")) if hasattr(each, "per")}) > 1:
+        del options["prox"]
     if options.get("ema_decay") is None:
         options.pop("ema_overwrite_frequency", None)
     if options.get("nonfinite") != "skip":
