@@ -4,7 +4,7 @@ An optimizer takes one of each, as `projection=` and `prox=`, for all groups or 
 over memory as the update: first the proximal step, then the projection.
 
 A *row* is `param[i]`, flattened, for each i of the leading axis; a parameter of one dimension or none is a single row.
-With `per="param"` the whole parameter is one. Where both a projection and a prox take rows, it must be by the same `per`.
+With `per="param"` the whole parameter is one. A projection and a prox that both have a `per` must have the same.
 """
 
 from __future__ import annotations

@@ -107,6 +107,25 @@ def test_squares_that_overflow_are_found_where_gradients_are_squared(
 
 
 @by_backend
+def test_squares_of_accumulated_gradients_that_overflow_are_found(backend: str) -> None:
+    """What counts is what the update sees: the mean, divided by its scale."""
+    optimizer = fastopt.Adam(np.zeros(2), accumulate_steps=2, grad_scale=1024.0, nonfinite="skip", backend=backend)
+    limit = np.sqrt(np.finfo(float).max) * 1024 * 2
+    for factor, skipped in ((0.999, 0), (1.001, 1), (-1.001, 1)):
+        optimizer.step(np.array([limit * factor, 0]))
+        assert optimizer.skipped_steps == skipped
+    assert optimizer.state[0]["step"] == 1
+
+
+@by_backend
+def test_infinities_of_scaled_gradients_are_found(backend: str) -> None:
+    for dtype in DTYPES:
+        optimizer = fastopt.SGD(np.zeros(2, dtype), grad_scale=1024.0, nonfinite="raise", backend=backend)
+        with pytest.raises(FloatingPointError, match="1 of 2 in grads"):
+            optimizer.step(np.array([1, np.inf], dtype))
+
+
+@by_backend
 def test_a_norm_that_overflows_is_found(backend: str) -> None:
     optimizer = fastopt.SGD(np.zeros(3), max_grad_norm=1.0, nonfinite="raise", backend=backend)
     with pytest.raises(FloatingPointError, match=r"norm of the gradients overflows.*nothing was changed"):
