@@ -312,7 +312,7 @@ class Optimizer:
                 f"max_grad_norm cannot be turned on or off after construction (it is {self.max_grad_norm!r}), "
                 f"got {value!r}; construct with max_grad_norm=math.inf to measure without clipping"
             )
-        self._options["max_grad_norm"] = norm
+        self._options["max_grad_norm"] = self._changes.max_grad_norm = norm
         self._changes.pending = True
 
     # --- what a step found ------------------------------------------------------------------------------------------

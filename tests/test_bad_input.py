@@ -485,6 +485,9 @@ def test_max_grad_norm_is_not_turned_on_or_off() -> None:
         for value in values:
             with pytest.raises(ValueError, match=rf"max_grad_norm cannot be turned on or off.*got {value!r}"):
                 optimizer.max_grad_norm = value
+    optimizer.max_grad_norm = 3
+    with pytest.raises(ValueError, match=r"at most one of .* got max_grad_norm=3.0, clip_norm=1.0"):
+        optimizer.param_groups[0]["clip_norm"] = 1.0
 
 
 @pytest.mark.parametrize("name", [*SPECS, "constraints.Box", "constraints.L1"])
