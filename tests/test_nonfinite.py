@@ -184,6 +184,16 @@ def test_many_bad_arrays_are_listed_shortly(backend: str) -> None:
     optimizer = fastopt.SGD([np.zeros(2) for _ in range(8)], nonfinite="raise", backend=backend)
     with pytest.raises(FloatingPointError, match=r"grads\[4\] and 3 more arrays; nothing"):
         optimizer.step([np.full(2, np.nan) for _ in range(8)])
+    assert len(optimizer.nonfinite_counts) == 8
+
+
+@by_backend
+def test_the_counts_are_of_the_last_skip_alone(backend: str) -> None:
+    optimizer = fastopt.SGD([np.zeros(2), np.zeros(2)], nonfinite="skip", backend=backend)
+    good, bad = np.ones(2), np.array([1, np.nan])
+    for gradients, expected in (([bad, good], {"grads[0]": 1}), ([good, bad], {"grads[1]": 1})):
+        optimizer.step(gradients)
+        assert optimizer.nonfinite_counts == expected
 
 
 @by_backend

@@ -344,6 +344,16 @@ def test_saved_in_the_middle_and_continued(options: dict[str, Any], how: str, rn
                 assert equal_bits(mine, theirs), f"{case}, saved after {at}"
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_options_of_groups_can_change_between_accumulated_calls(backend: str) -> None:
+    param = np.zeros(2)
+    optimizer = fastopt.SGD(param, lr=1.0, accumulate_steps=2, backend=backend)
+    optimizer.step(np.full(2, 1.0))
+    optimizer.param_groups[0]["clip_value"] = 1.5  # makes a new engine
+    optimizer.step(np.array([0.0, 5.0]))
+    assert param.tolist() == [-0.5, -1.5]
+
+
 def test_options_of_groups_can_change() -> None:
     param = np.zeros(2)
     optimizer = fastopt.SGD(param, lr=1.0, ema_decay=0.5)

@@ -65,20 +65,20 @@ AROUND = st.fixed_dictionaries(
     {},
     optional={
         "grad_scale": st.sampled_from([0.5, 8.0, 1000.0]),
-        "accumulate_steps": st.integers(1, 3),
+        "accumulate_steps": st.sampled_from([2, 3]),
         "nonfinite": st.sampled_from(["propagate", "skip", "raise"]),
-        "max_consecutive_skips": st.integers(1, 2),
+        "max_consecutive_skips": st.sampled_from([1, 2]),
         "ema_decay": st.sampled_from([0.0, 0.5, 0.9]),
-        "ema_overwrite_frequency": st.integers(1, 3),
-        "zero_grads": st.booleans(),
-        **{name: st.sampled_from(values) for name, values in CONSTRAINTS.items()},
+        "ema_overwrite_frequency": st.sampled_from([1, 2, 3]),
+        "zero_grads": st.just(True),
+        **{name: st.sampled_from(values[1:]) for name, values in CONSTRAINTS.items()},
     },
 )
 
 
 def draw_around(data: st.DataObject) -> dict[str, Any]:
     """Options of an optimizer that go together; often none."""
-    if not data.draw(st.booleans(), label="anything around the update"):
+    if not data.draw(st.sampled_from([False, True, True, True]), label="anything around the update"):
         return {}
     options = {**data.draw(AROUND, label="options"), **data.draw(st.sampled_from(CLIPPING), label="clipping")}
     if len({each.per for each in (options.get("prox"), options.get("projection")) if hasattr(each, "per")}) > 1:
@@ -531,7 +531,7 @@ def test_any_operations_in_any_order() -> None:
     run_state_machine_as_test(
         Operations,
         settings=settings(
-            max_examples=150,
+            max_examples=120,
             stateful_step_count=30,
             deadline=None,
             derandomize="CI" in os.environ,
