@@ -345,6 +345,15 @@ def test_saved_in_the_middle_and_continued(options: dict[str, Any], how: str, rn
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_what_had_no_gradient_in_any_accumulated_call_is_not_updated(backend: str) -> None:
+    gradient = np.ones(2)
+    optimizer = fastopt.Adam([np.zeros(2), np.zeros(2)], accumulate_steps=2, backend=backend)
+    for first in (gradient, None, None, None, gradient, None):
+        optimizer.step([first, gradient])
+    assert [optimizer.state[index]["step"] for index in (0, 1)] == [2, 3]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_options_of_groups_can_change_between_accumulated_calls(backend: str) -> None:
     param = np.zeros(2)
     optimizer = fastopt.SGD(param, lr=1.0, accumulate_steps=2, backend=backend)
