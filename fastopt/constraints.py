@@ -4,30 +4,34 @@ An optimizer takes one of each, as `projection=` and `prox=`, for all groups or 
 over memory as the update: first the proximal step, then the projection.
 
 A *row* is `param[i]`, flattened, for each i of the leading axis; a parameter of one dimension or none is a single row.
-With `per="param"` the whole parameter is one.
+With `per="param"` the whole parameter is one. A projection and a prox that both have a `per` must have the same.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
+
+from .checks import real_number
 
 Per = Literal["param", "row"]
 
 __all__ = ["L1", "L2", "Box", "ElasticNet", "GroupLasso", "L1Ball", "L2Ball", "NonNegative", "Simplex"]
 
 
-def _number(owner: Any, name: str, value: Any, *, positive: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{type(owner).__name__}: {name} must be a number, got {value!r}")
-    if not (value > 0 if positive else value >= 0) or math.isinf(value):
+def _number(owner: Any, name: str, *, positive: bool = False) -> None:
+    """Check a number of a constraint, and make it a float."""
+    value = getattr(owner, name)
+    number = real_number(f"{type(owner).__name__}: {name}", value)
+    if not (number > 0 if positive else number >= 0) or math.isinf(number):
         bound = "> 0" if positive else ">= 0"
         raise ValueError(f"{type(owner).__name__}: {name} must be finite and {bound}, got {value!r}")
+    object.__setattr__(owner, name, number)
 
 
 def _per(owner: Any, value: Any) -> None:
-    if value not in get_args(Per):
+    if not isinstance(value, str) or value not in get_args(Per):
         raise ValueError(f"{type(owner).__name__}: per must be 'param' or 'row', got {value!r}")
 
 
@@ -61,19 +65,21 @@ class Box(Projection):
     high: float = math.inf
 
     def __post_init__(self) -> None:
-        for name, value in (("low", self.low), ("high", self.high)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"Box: {name} must be a number, got {value!r}")
-        if not self.low <= self.high:
-            raise ValueError(f"Box: low must be at most high, got low={self.low!r}, high={self.high!r}")
+        for name in ("low", "high"):
+            object.__setattr__(self, name, real_number(f"Box: {name}", getattr(self, name)))
+        if not self.low <= self.high or self.low == math.inf or self.high == -math.inf:
+            raise ValueError(
+                "Box: low must be at most high, with a finite number between them, "
+                f"got low={self.low!r}, high={self.high!r}"
+            )
 
 
 @dataclass(frozen=True)
 class NonNegative(Box):
     """p >= 0, element by element; what is negative becomes 0 exactly."""
 
-    low: float = 0.0
-    high: float = math.inf
+    low: float = field(default=0.0, init=False)
+    high: float = field(default=math.inf, init=False)
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,7 @@ class L2Ball(Projection):
     per: Per = "param"
 
     def __post_init__(self) -> None:
-        _number(self, "radius", self.radius, positive=True)
+        _number(self, "radius", positive=True)
         _per(self, self.per)
 
 
@@ -106,7 +112,7 @@ class L1Ball(Projection):
     per: Per = "param"
 
     def __post_init__(self) -> None:
-        _number(self, "radius", self.radius, positive=True)
+        _number(self, "radius", positive=True)
         _per(self, self.per)
 
 
@@ -123,7 +129,7 @@ class Simplex(Projection):
     per: Per = "param"
 
     def __post_init__(self) -> None:
-        _number(self, "total", self.total, positive=True)
+        _number(self, "total", positive=True)
         _per(self, self.per)
 
 
@@ -147,8 +153,8 @@ class ElasticNet(Prox):
     l2: float = 0.0
 
     def __post_init__(self) -> None:
-        _number(self, "l1", self.l1)
-        _number(self, "l2", self.l2)
+        _number(self, "l1")
+        _number(self, "l2")
 
 
 @dataclass(frozen=True)
@@ -187,5 +193,9 @@ class GroupLasso(Prox):
     per: Per = "row"
 
     def __post_init__(self) -> None:
-        _number(self, "strength", self.strength)
+        _number(self, "strength")
         _per(self, self.per)
+
+
+PROJECTIONS = (Box, L2Ball, L1Ball, Simplex)
+PROXES = (ElasticNet, GroupLasso)

@@ -303,7 +303,7 @@ class Optimizer:
                 f"max_grad_norm cannot be turned on or off after construction (it is {self.max_grad_norm!r}), "
                 f"got {value!r}; construct with max_grad_norm=math.inf to measure without clipping"
             )
-        self._options["max_grad_norm"] = norm
+        self._options["max_grad_norm"] = self._changes.max_grad_norm = norm
         self._changes.pending = True
 
     # --- what a step found ------------------------------------------------------------------------------------------
@@ -547,7 +547,7 @@ class Optimizer:
         """
         self._check_not_swapped()
         extra = extra_states(self._options)
-        loaded = state_dicts.read(self.spec, self._groups, state_dict, extra)
+        loaded = state_dicts.read(self.spec, self._groups, state_dict, extra, self._options["accumulate_steps"])
 
         def change() -> None:
             self._states = []

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypedDict, get_args
 
-import numpy as np
-
-from .constraints import Projection, Prox
+from .checks import flag, real_number, text, whole_number
+from .constraints import PROJECTIONS, PROXES, Projection, Prox
 from .threads import check_n_threads
 
 Nonfinite = Literal["propagate", "skip", "raise"]
@@ -37,58 +35,37 @@ class Options(TypedDict, total=False):
     prox: Prox | None
 
 
-def _real(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}")
-    return float(value)
-
-
 def positive_or_none(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    number = _real(name, value)
+    number = real_number(name, value)
     if not number > 0:
         raise ValueError(f"{name} must be > 0, or None for none, got {value!r}")
     return number
 
 
 def check_grad_scale(name: str, value: Any) -> float:
-    number = _real(name, value)
+    number = real_number(name, value)
     if not 0 < number < math.inf:
         raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
     return number
 
 
-def _whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    number = int(value)
-    if not 1 <= number < 2**31:
-        raise ValueError(f"{name} must be at least 1 and less than 2**31, got {value!r}")
-    return number
-
-
 def _whole_or_none(name: str, value: Any) -> int | None:
-    return None if value is None else _whole(name, value)
+    return None if value is None else whole_number(name, value)
 
 
 def _decay_or_none(name: str, value: Any) -> float | None:
     if value is None:
         return None
-    number = _real(name, value)
+    number = real_number(name, value)
     if not 0 <= number < 1:
         raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
     return number
 
 
-def _flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
-
-
 def _nonfinite(name: str, value: Any) -> str:
-    if value not in get_args(Nonfinite):
+    if not isinstance(value, str) or value not in get_args(Nonfinite):
         expected = ", ".join(map(repr, get_args(Nonfinite)))
         raise ValueError(f"{name} must be one of {expected}, got {value!r}")
     return str(value)
@@ -99,44 +76,40 @@ def _threads(name: str, value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _instance(kind: type, plural: str) -> Callable[[str, Any], Any]:
+def _instance(kinds: tuple[type, ...], plural: str) -> Callable[[str, Any], Any]:
     def check(name: str, value: Any) -> Any:
-        if value is not None and not isinstance(value, kind):
-            hint = f" (write {value.__name__}())" if isinstance(value, type) and issubclass(value, kind) else ""
+        if value is not None and not isinstance(value, kinds):
+            hint = f" (write {value.__name__}())" if isinstance(value, type) and issubclass(value, kinds) else ""
             raise TypeError(f"{name} must be one of fastopt's {plural}, or None, got {value!r}{hint}")
         return value
 
     return check
 
 
-def _anything(name: str, value: Any) -> Any:
-    return value
-
-
 Check = Callable[[str, Any], Any]
 
 # name: (default, check and conversion)
 STEP_OPTIONS: dict[str, tuple[Any, Check]] = {
-    "backend": ("auto", _anything),  # the table of backends checks it
+    "backend": ("auto", text),  # the table of backends checks it
     "n_threads": (None, _threads),
-    "convention": ("torch", _anything),  # the optimizer's row of the table of specs checks it
-    "flush_denormals": (True, _flag),
+    "convention": ("torch", text),  # the optimizer's row of the table of specs checks it
+    "flush_denormals": (True, flag),
     "grad_scale": (1.0, check_grad_scale),
     "max_grad_norm": (None, positive_or_none),
     "nonfinite": ("propagate", _nonfinite),
     "max_consecutive_skips": (None, _whole_or_none),
-    "accumulate_steps": (1, _whole),
+    "accumulate_steps": (1, whole_number),
     "ema_decay": (None, _decay_or_none),
     "ema_overwrite_frequency": (None, _whole_or_none),
-    "zero_grads": (False, _flag),
+    "zero_grads": (False, flag),
 }
 """Options of an optimizer as a whole."""
 
 GROUP_OPTIONS: dict[str, tuple[Any, Check]] = {
     "clip_norm": (None, positive_or_none),
     "clip_value": (None, positive_or_none),
-    "projection": (None, _instance(Projection, "projections")),
-    "prox": (None, _instance(Prox, "proximal steps")),
+    "projection": (None, _instance(PROJECTIONS, "projections")),
+    "prox": (None, _instance(PROXES, "proximal steps")),
 }
 """Options that each group can have for itself."""
 
@@ -158,7 +131,7 @@ def read_step_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_group_options(values: Mapping[str, Any], max_grad_norm: float | None) -> dict[str, Any]:
-    """A group's options, checked and converted; at most one way of clipping.
+    """A group's options, checked and converted; at most one way of clipping, one kind of rows.
 
     Raises
     ------
@@ -170,6 +143,9 @@ def check_group_options(values: Mapping[str, Any], max_grad_norm: float | None) 
     given = [f"{name}={value!r}" for name, value in clipping.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"at most one of max_grad_norm, clip_norm and clip_value, got {', '.join(given)}")
+    prox, projection = options["prox"], options["projection"]
+    if hasattr(prox, "per") and hasattr(projection, "per") and prox.per != projection.per:
+        raise ValueError(f"prox and projection must have the same per, got {prox!r} and {projection!r}")
     return options
 
 

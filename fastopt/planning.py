@@ -43,6 +43,11 @@ ROW_KINDS: dict[type, RowKind] = {
 }
 
 
+def row_kind(constraint: Any) -> RowKind | None:
+    """How it is computed, or None where it is no constraint on rows."""
+    return next((kind for cls, kind in ROW_KINDS.items() if isinstance(constraint, cls)), None)
+
+
 def extra_states(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The states that options bring, beside those of the rule."""
     wanted = {ACCUMULATOR: options["accumulate_steps"] > 1, AVERAGE: options["ema_decay"] is not None}
@@ -51,7 +56,7 @@ def extra_states(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 def row_length(group: Mapping[str, Any], param: np.ndarray) -> int:
     """How many elements of a parameter its group's constraints take together; 0 where each is taken alone."""
-    kinds = [each for each in (group["prox"], group["projection"]) if type(each) in ROW_KINDS]
+    kinds = [each for each in (group["prox"], group["projection"]) if row_kind(each) is not None]
     if not kinds:
         return 0
     if param.ndim < 2 or any(each.per == "param" for each in kinds):
@@ -212,7 +217,7 @@ class Planner:
     def row_operations(self, group: Mapping[str, Any]) -> list[RowOperation]:
         operations = []
         for constraint in (group["prox"], group["projection"]):
-            kind = ROW_KINDS.get(type(constraint))
+            kind = row_kind(constraint)
             if kind is not None:
                 operations.append(
                     RowOperation(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from .checks import flag, real_number
 from .kernels.plan import SegmentSettings
 
 Select = str | int | Sequence[Any] | np.ndarray | Callable[[Any, np.ndarray], bool]
@@ -68,7 +68,7 @@ def select_params(which: Any, names: Sequence[tuple[Any, int]], params: Sequence
             raise ValueError(f"a mask must have one dimension, got shape {which.shape}")
         which = which.tolist()
     if isinstance(which, (list, tuple)):
-        if which and all(isinstance(each, bool) for each in which):
+        if which and all(isinstance(each, (bool, np.bool_)) for each in which):
             if len(which) != len(names):
                 raise ValueError(f"a mask must have one value for each of {len(names)} parameters, got {len(which)}")
             return [index for index, chosen in enumerate(which) if chosen]
@@ -77,7 +77,7 @@ def select_params(which: Any, names: Sequence[tuple[Any, int]], params: Sequence
 
 
 def _find(name: Any, names: Sequence[tuple[Any, int]]) -> list[int]:
-    if isinstance(name, bool):
+    if isinstance(name, (bool, np.bool_)):
         raise TypeError(f"a parameter is selected by name or position, or by a list or mask of them; got {name!r}")
     try:
         found = [index for index, (each, _) in enumerate(names) if each == name]
@@ -86,8 +86,8 @@ def _find(name: Any, names: Sequence[tuple[Any, int]]) -> list[int]:
     if len(found) > 1:
         groups = [names[index][1] for index in found]
         raise ValueError(f"{name!r} is a parameter in groups {groups}; select by position or with a function")
-    if not found and isinstance(name, int) and 0 <= name < len(names):
-        return [name]
+    if not found and isinstance(name, (int, np.integer)) and 0 <= name < len(names):
+        return [int(name)]
     if not found:
         known = ", ".join(repr(each) for each, _ in names[:10]) + (", ..." if len(names) > 10 else "")
         raise ValueError(f"there is no parameter {name!r} (expected one of {known})")
@@ -102,18 +102,14 @@ def check_values(lr_scale: Any, weight_decay: Any, frozen: Any) -> dict[str, Any
     if weight_decay is not ...:
         changes["weight_decay"] = math.nan if weight_decay is None else _at_least_zero("weight_decay", weight_decay)
     if frozen is not ...:
-        if not isinstance(frozen, (bool, np.bool_)):
-            raise TypeError(f"frozen must be True or False, got {frozen!r}")
-        changes["frozen"] = bool(frozen)
+        changes["frozen"] = flag("frozen", frozen)
     if not changes:
         raise TypeError("nothing to set: give lr_scale, weight_decay or frozen")
     return changes
 
 
 def _at_least_zero(name: str, value: Any) -> float:
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r}")
-    number = float(value)
+    number = real_number(name, value)
     if not 0 <= number < math.inf:
         raise ValueError(f"{name} must be finite and at least 0, got {value!r}")
     return number

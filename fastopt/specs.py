@@ -7,13 +7,11 @@ A new optimizer is one row here, one rule in `kernels/rules.py` and one coeffici
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from .checks import flag, real_number
 from .kernels import render
 
 Hyperparameters = dict[str, Any]
@@ -44,15 +42,13 @@ class Hyperparameter:
         """
         converted: Any
         if self.flag:
-            if not isinstance(value, (bool, np.bool_)):
-                raise TypeError(f"{self.name} must be True or False, got {value!r}")
-            converted = bool(value)
+            converted = flag(self.name, value)
         elif self.length:
             if not isinstance(value, (tuple, list)) or len(value) != self.length:
                 raise TypeError(f"{self.name} must be a tuple of {self.length} numbers, got {value!r}")
-            converted = tuple(_number(f"{self.name}[{index}]", each) for index, each in enumerate(value))
+            converted = tuple(real_number(f"{self.name}[{index}]", each) for index, each in enumerate(value))
         else:
-            converted = _number(self.name, value)
+            converted = real_number(self.name, value)
         message = self.check(converted)
         if message is not None:
             raise ValueError(message)
@@ -63,14 +59,6 @@ class Hyperparameter:
         if self.length:
             return dict(zip(self.spread, value, strict=True))
         return {self.name: float(value)}
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}")
-    return float(value)
 
 
 def _at_least_zero(name: str, words: str) -> Hyperparameter:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import whole_number
 from .groups import NOTES, ParamGroup
 from .options import GROUP_OPTIONS
 from .planning import ACCUMULATOR, AVERAGE
@@ -16,6 +17,9 @@ from .states import States
 
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "param_names")
 """Keys of torch's groups that say how torch computes, and mean nothing here."""
+
+OPTION_OF_STATE = {ACCUMULATOR: "accumulate_steps", AVERAGE: "ema_decay"}
+"""Which option brings a state that rules do not keep."""
 
 
 def without_params(group: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +58,13 @@ class Loaded:
     accumulated: int
 
 
-def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any], extra: Sequence[str] = ()) -> Loaded:
+def read(
+    spec: Spec,
+    groups: Sequence[ParamGroup],
+    state_dict: Mapping[str, Any],
+    extra: Sequence[str] = (),
+    accumulate_steps: int = 1,
+) -> Loaded:
     """Check a state dict against the groups that it is for, and read it; `extra` are states that options bring.
 
     Raises
@@ -72,7 +82,9 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
             "loaded state dict has a different number of parameter groups "
             f"(expected {len(groups)}, got {len(saved_groups)})"
         )
-    accumulated, pending = _read_accumulated(state_dict, extra)
+    accumulated, pending = _read_accumulated(
+        state_dict, sum(len(group["params"]) for group in groups), accumulate_steps
+    )
     loaded = Loaded([], [], [], [], [], accumulated)
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
@@ -86,6 +98,8 @@ def read(spec: Spec, groups: Sequence[ParamGroup], state_dict: Mapping[str, Any]
         loaded.groups.append(values)
         for param, key in zip(group["params"], saved["params"], strict=True):
             states, step = _read_state(spec, values, param, state_dict["state"].get(key), f"state[{key!r}]", extra)
+            if len(loaded.pending) in pending and ACCUMULATOR not in states:
+                raise ValueError(f"state[{key!r}] has no {ACCUMULATOR!r}, though 'accumulated' lists its parameter")
             loaded.pending.append(len(loaded.pending) in pending)
             loaded.states.append(states)
             loaded.steps.append(step)
@@ -108,19 +122,22 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") and not isinstance(value, (bool, int, float)) else value
 
 
-def _read_accumulated(state_dict: Mapping[str, Any], extra: Sequence[str]) -> tuple[int, list[int]]:
+def _read_accumulated(state_dict: Mapping[str, Any], n_params: int, accumulate_steps: int) -> tuple[int, list[int]]:
     """How many calls were accumulated, and which parameters' gradients."""
     accumulated = state_dict.get("accumulated", {"calls": 0, "params": []})
-    try:
-        calls, params = int(accumulated["calls"]), [int(index) for index in accumulated["params"]]
-    except (TypeError, KeyError, ValueError) as error:
-        raise TypeError(
-            f"'accumulated' must be a dict of a number of 'calls' and 'params', got {accumulated!r}"
-        ) from error
-    if calls < 0:
-        raise ValueError(f"'accumulated' must have 'calls' >= 0, got {calls}")
-    if calls and ACCUMULATOR not in extra:
-        raise ValueError("state_dict was saved between accumulated steps; this optimizer has accumulate_steps=1")
+    if not isinstance(accumulated, Mapping) or not {"calls", "params"} <= set(accumulated):
+        raise TypeError(f"'accumulated' must be a dict of a number of 'calls' and 'params', got {accumulated!r}")
+    calls = whole_number("'accumulated' calls", accumulated["calls"], least=0)
+    if isinstance(accumulated["params"], (str, bytes)) or not isinstance(accumulated["params"], (Sequence, np.ndarray)):
+        raise TypeError(f"'accumulated' params must be a list of positions, got {accumulated['params']!r}")
+    params = [whole_number("a position in 'accumulated' params", each, least=0) for each in accumulated["params"]]
+    if any(index >= n_params for index in params):
+        raise ValueError(f"'accumulated' params must be positions below {n_params}, got {params}")
+    if calls >= accumulate_steps:
+        raise ValueError(
+            f"state_dict was saved between accumulated steps, after {calls} calls; "
+            f"this optimizer has accumulate_steps={accumulate_steps}"
+        )
     return calls, params
 
 
@@ -139,6 +156,8 @@ def _read_state(
     if not saved or (all(saved.get(name) is None for name in kept) and names):
         return {}, 0
     for key in saved:
+        if key in OPTION_OF_STATE and key not in kept and saved[key] is not None:
+            raise ValueError(f"{label} has {key!r}; this optimizer was created without {OPTION_OF_STATE[key]}")
         if key not in ("step", *kept) and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
     states: States = {}

@@ -100,7 +100,7 @@ def extra_options() -> dict[str, dict[str, Any]]:
         "nonfinite, clipped": {"nonfinite": "raise", "max_grad_norm": 0.5},
         "accumulate": {"accumulate_steps": 3},
         "accumulate, clipped": {"accumulate_steps": 2, "max_grad_norm": 0.5, "grad_scale": 2.0},
-        "accumulate, values": {"accumulate_steps": 3, "clip_value": 0.1, "nonfinite": "skip"},
+        "accumulate, values": {"accumulate_steps": 3, "clip_value": 0.1, "nonfinite": "skip", "grad_scale": 4.0},
         "average": {"ema_decay": 0.75},
         "average, overwritten": {"ema_decay": 0.75, "ema_overwrite_frequency": 3},
         "zero_grads": {"zero_grads": True},
@@ -117,6 +117,7 @@ def extra_options() -> dict[str, dict[str, Any]]:
         "elastic net": {"prox": c.ElasticNet(0.2, 0.1)},
         "group lasso": {"prox": c.GroupLasso(1.5)},
         "group lasso, whole": {"prox": c.GroupLasso(5.0, per="param")},
+        "group lasso in a ball": {"prox": c.GroupLasso(5.0), "projection": c.L2Ball(0.5, per="row")},
         "everything": {
             "grad_scale": 2.0,
             "accumulate_steps": 2,

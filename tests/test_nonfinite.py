@@ -107,10 +107,54 @@ def test_squares_that_overflow_are_found_where_gradients_are_squared(
 
 
 @by_backend
+def test_squares_of_accumulated_gradients_that_overflow_are_found(backend: str) -> None:
+    """What counts is what the update sees: the mean, divided by its scale."""
+    optimizer = fastopt.Adam(np.zeros(2), accumulate_steps=2, grad_scale=1024.0, nonfinite="skip", backend=backend)
+    limit = np.sqrt(np.finfo(float).max) * 1024 * 2
+    for factor, skipped in ((0.999, 0), (1.001, 1), (-1.001, 1)):
+        optimizer.step(np.array([limit * factor, 0]))
+        assert optimizer.skipped_steps == skipped
+    assert optimizer.state[0]["step"] == 1
+
+
+@by_backend
+def test_infinities_of_scaled_gradients_are_found(backend: str) -> None:
+    for dtype in DTYPES:
+        optimizer = fastopt.SGD(np.zeros(2, dtype), grad_scale=1024.0, nonfinite="raise", backend=backend)
+        with pytest.raises(FloatingPointError, match="1 of 2 in grads"):
+            optimizer.step(np.array([1, np.inf], dtype))
+
+
+@by_backend
 def test_a_norm_that_overflows_is_found(backend: str) -> None:
     optimizer = fastopt.SGD(np.zeros(3), max_grad_norm=1.0, nonfinite="raise", backend=backend)
     with pytest.raises(FloatingPointError, match=r"norm of the gradients overflows.*nothing was changed"):
         optimizer.step(np.full(3, 1e200))
+
+
+@by_backend
+def test_infinities_that_cancel_are_found_without_a_warning(backend: str) -> None:
+    optimizer = fastopt.SGD(np.zeros(2), accumulate_steps=2, max_grad_norm=1.0, backend=backend)
+    optimizer.step(np.array([np.inf, 1]))
+    optimizer.step(np.array([-np.inf, 1]))
+    assert np.isnan(optimizer.grad_norm)
+
+
+@by_backend
+def test_the_norm_of_accumulated_denormals_is_flushed(backend: str) -> None:
+    gradient = np.full(2, 1e-310)
+    for flush in (True, False):
+        optimizer = fastopt.SGD(
+            np.zeros(2),
+            accumulate_steps=2,
+            max_grad_norm=1.0,
+            grad_scale=2**-600,
+            flush_denormals=flush,
+            backend=backend,
+        )
+        optimizer.step(gradient)
+        optimizer.step(gradient)
+        assert (optimizer.grad_norm == 0) == flush
 
 
 @by_backend
@@ -140,6 +184,16 @@ def test_many_bad_arrays_are_listed_shortly(backend: str) -> None:
     optimizer = fastopt.SGD([np.zeros(2) for _ in range(8)], nonfinite="raise", backend=backend)
     with pytest.raises(FloatingPointError, match=r"grads\[4\] and 3 more arrays; nothing"):
         optimizer.step([np.full(2, np.nan) for _ in range(8)])
+    assert len(optimizer.nonfinite_counts) == 8
+
+
+@by_backend
+def test_the_counts_are_of_the_last_skip_alone(backend: str) -> None:
+    optimizer = fastopt.SGD([np.zeros(2), np.zeros(2)], nonfinite="skip", backend=backend)
+    good, bad = np.ones(2), np.array([1, np.nan])
+    for gradients, expected in (([bad, good], {"grads[0]": 1}), ([good, bad], {"grads[1]": 1})):
+        optimizer.step(gradients)
+        assert optimizer.nonfinite_counts == expected
 
 
 @by_backend

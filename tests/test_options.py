@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, PLAIN, VARIANTS, Case, equal_bits, extra_options
+from cases import BACKENDS, DTYPES, PLAIN, VARIANTS, Case, equal_bits, extra_options
 from test_same_bits import assert_same
 
 import fastopt
@@ -268,6 +269,17 @@ def test_grad_scale_and_max_grad_norm_can_change_between_steps() -> None:
         fastopt.SGD(param).max_grad_norm = 1.0
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_last_norm_is_kept(backend: str) -> None:
+    optimizer = fastopt.SGD(np.zeros(2), max_grad_norm=1.0, accumulate_steps=2, backend=backend)
+    for _ in range(2):
+        optimizer.step(np.array([3.0, 4.0]))
+    optimizer.param_groups[0]["projection"] = Box(-1, 1)  # makes a new engine
+    optimizer.step(np.array([3.0, 4.0]))
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert optimizer.grad_norm == copy.deepcopy(optimizer).grad_norm == 5
+
+
 # --- averages -------------------------------------------------------------------------------------------------------
 
 
@@ -313,7 +325,6 @@ def test_averages_come_back_after_an_exception() -> None:
 @by_options
 @pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy"])
 def test_saved_in_the_middle_and_continued(options: dict[str, Any], how: str, rng: np.random.Generator) -> None:
-    import copy
     import pickle
 
     params, gradients = problem(rng, np.float64)
@@ -333,6 +344,25 @@ def test_saved_in_the_middle_and_continued(options: dict[str, Any], how: str, rn
                 continued.step([None if each is None else each.copy() for each in step])
             for mine, theirs in zip(continued.param_groups[0]["params"], expected, strict=True):
                 assert equal_bits(mine, theirs), f"{case}, saved after {at}"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_had_no_gradient_in_any_accumulated_call_is_not_updated(backend: str) -> None:
+    gradient = np.ones(2)
+    optimizer = fastopt.Adam([np.zeros(2), np.zeros(2)], accumulate_steps=2, backend=backend)
+    for first in (gradient, None, None, None, gradient, None):
+        optimizer.step([first, gradient])
+    assert [optimizer.state[index]["step"] for index in (0, 1)] == [2, 3]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_options_of_groups_can_change_between_accumulated_calls(backend: str) -> None:
+    param = np.zeros(2)
+    optimizer = fastopt.SGD(param, lr=1.0, accumulate_steps=2, backend=backend)
+    optimizer.step(np.full(2, 1.0))
+    optimizer.param_groups[0]["clip_value"] = 1.5  # makes a new engine
+    optimizer.step(np.array([0.0, 5.0]))
+    assert param.tolist() == [-0.5, -1.5]
 
 
 def test_options_of_groups_can_change() -> None:

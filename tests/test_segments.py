@@ -48,6 +48,15 @@ def test_as_if_each_were_in_a_group_of_its_own(case: Case, backend: str) -> None
     assert not equal_bits(mine["embedding"], params()["embedding"])
 
 
+@by_backend
+def test_rates_that_differ_in_nothing_else(backend: str) -> None:
+    mine = {name: np.zeros(3) for name in NAMES}
+    optimizer = fastopt.SGD(mine, lr=1.0, backend=backend)
+    optimizer.set_segments("b", lr_scale=0.5)
+    optimizer.step({name: np.ones(3) for name in NAMES})
+    assert [param[0] for param in mine.values()] == [-1, -0.5, -1]
+
+
 SELECTIONS: list[tuple[Any, list[int]]] = [
     ("b", [1]),
     (2, [2]),

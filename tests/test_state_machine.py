@@ -1,7 +1,8 @@
 """Hypothesis's state machine: whatever users can do to an optimizer, in any order, done to one of each backend at once.
 
 After every operation parameters, states, step counts and groups have the same bits in all backends. What raised has
-changed nothing; what was copied or loaded is what it was when it was saved; a count is the number of steps taken.
+changed nothing; what was copied or loaded is what it was when it was saved; a count is the number of steps taken. What
+is done around the update (see `fastopt.Optimizer`) is drawn too: a small model says which calls update what.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import BACKENDS, CASES, DTYPES, TURNED_ON, Case, equal_bits, random_gradient
+from cases import BACKENDS, CASES, DTYPES, TURNED_ON, Case, equal_bits, extra_options, random_gradient
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,6 +30,7 @@ from hypothesis.stateful import (
 )
 
 import fastopt
+from fastopt.options import GROUP_OPTIONS
 from fastopt.specs import HYPERPARAMETERS, SPECS
 
 SHAPES = ((), (0,), (1,), (3,), (2, 0, 3), (7, 9), (64,), (65,), (3, 43), (200,), (1025,))
@@ -52,6 +54,40 @@ def is_valid(name: str, value: Any) -> bool:
 
 VALID = {name: [value for value in VALUES if is_valid(name, value)] for name in HYPERPARAMETERS}
 INVALID = {name: [value for value in VALUES if not is_valid(name, value)] for name in HYPERPARAMETERS}
+
+CONSTRAINTS: dict[str, list[Any]] = {
+    name: [None, *(options[name] for options in extra_options().values() if name in options)]
+    for name in ("projection", "prox")
+}
+GROUP_VALUES: dict[str, list[Any]] = {"clip_norm": [None, 0.25, 1e9], "clip_value": [None, 0.1, 1e9], **CONSTRAINTS}
+CLIPPING = [{}, *({name: value} for name in ("max_grad_norm", "clip_norm", "clip_value") for value in (0.3, 1e9))]
+AROUND = st.fixed_dictionaries(
+    {},
+    optional={
+        "grad_scale": st.sampled_from([0.5, 8.0, 1000.0]),
+        "accumulate_steps": st.sampled_from([2, 3]),
+        "nonfinite": st.sampled_from(["propagate", "skip", "raise"]),
+        "max_consecutive_skips": st.sampled_from([1, 2]),
+        "ema_decay": st.sampled_from([0.0, 0.5, 0.9]),
+        "ema_overwrite_frequency": st.sampled_from([1, 2, 3]),
+        "zero_grads": st.just(True),
+        **{name: st.sampled_from(values[1:]) for name, values in CONSTRAINTS.items()},
+    },
+)
+
+
+def draw_around(data: st.DataObject) -> dict[str, Any]:
+    """Options of an optimizer that go together; often none."""
+    if not data.draw(st.sampled_from([False, True, True, True]), label="anything around the update"):
+        return {}
+    options = {**data.draw(AROUND, label="options"), **data.draw(st.sampled_from(CLIPPING), label="clipping")}
+    if len({each.per for each in (options.get("prox"), options.get("projection")) if hasattr(each, "per")}) > 1:
+        del options["prox"]
+    if options.get("ema_decay") is None:
+        options.pop("ema_overwrite_frequency", None)
+    if options.get("nonfinite") != "skip":
+        options.pop("max_consecutive_skips", None)
+    return options
 
 
 class Content(NamedTuple):
@@ -92,6 +128,12 @@ class Saved(NamedTuple):
     state_dict: dict[str, Any]
     content: Content
     sizes: list[int]
+    calls: int
+    pending: list[bool]
+
+
+def hyperparameters(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in group.items() if key not in GROUP_OPTIONS} for group in groups]
 
 
 def spoil_state(change: Callable[[np.ndarray], Any]) -> Callable[[dict[str, Any]], bool]:
@@ -130,6 +172,16 @@ def add_group(state_dict: dict[str, Any]) -> bool:
     return True
 
 
+def spoil_accumulated(**changes: Any) -> Callable[[dict[str, Any]], bool]:
+    def spoil(state_dict: dict[str, Any]) -> bool:
+        if "accumulated" not in state_dict:
+            return False
+        state_dict["accumulated"].update(changes)
+        return True
+
+    return spoil
+
+
 SPOILED: dict[str, Callable[[dict[str, Any]], bool]] = {
     "shape": spoil_state(lambda array: np.zeros((*array.shape, 2), array.dtype)),
     "dtype": spoil_state(lambda array: np.zeros(array.shape, np.float16)),
@@ -142,6 +194,8 @@ SPOILED: dict[str, Callable[[dict[str, Any]], bool]] = {
     "bad lr": spoil_group("lr", -1.0),
     "too many parameters": spoil_group("params", list(range(99))),
     "group too many": add_group,
+    "too many calls": spoil_accumulated(calls=99),
+    "gradients of others": spoil_accumulated(params=[99]),
 }
 
 
@@ -166,15 +220,20 @@ class Operations(RuleBasedStateMachine):
         self.cls = getattr(fastopt, name)
         self.groups = groups if grouped else groups[:1]
         self.grouped = grouped
-        self.steps = [0 for _, shapes in self.groups for _ in self.used(_, shapes)]
+        self.shapes = [shape for group in self.groups for shape in self.used(*group)]
+        self.steps = [0] * len(self.shapes)
+        self.pending, self.frozen = [False] * len(self.shapes), [False] * len(self.shapes)
+        self.calls = self.skipped_calls = self.consecutive = 0
+        self.swapped = False
         known = inspect.signature(self.cls).parameters
         options = {key: value for key, value in self.draw_options(data).items() if key in known}
+        self.around = draw_around(data)
         given = [self.new_params(*group) for group in self.groups]
         own = [self.draw_options(data) if grouped else {} for _ in given]
         try:
-            self.twins = [self.make(backend, given, own, options) for backend in BACKENDS]
+            self.twins = [self.make(backend, given, own, {**options, **self.around}) for backend in BACKENDS]
         except ValueError:  # good one by one, but not together
-            self.twins = [self.make(backend, given, [{} for _ in own], {}) for backend in BACKENDS]
+            self.twins = [self.make(backend, given, [{} for _ in own], self.around) for backend in BACKENDS]
 
     def make(self, backend: str, given: list[Any], own: list[Any], options: dict[str, Any]) -> fastopt.Optimizer:
         groups = [{"params": copy.deepcopy(params), **values} for params, values in zip(given, own, strict=True)]
@@ -211,7 +270,7 @@ class Operations(RuleBasedStateMachine):
             try:
                 action(twin)
                 messages.add("")
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, RuntimeError, FloatingPointError) as error:
                 messages.add(f"{type(error).__name__}: {error}")
         assert len(messages) == 1, messages
         if messages == {""}:
@@ -233,13 +292,122 @@ class Operations(RuleBasedStateMachine):
                 arranged[-1] = self.arrange(layout, [spoil(gradient)] * len(arrays))
         return arranged if self.grouped else arranged[0]
 
+    def leaves(self, arranged: Any) -> list[Any]:
+        """The gradients of all parameters, of an arrangement of them."""
+        parts = arranged if self.grouped else [arranged]
+        return [
+            each
+            for part in parts
+            for each in (part.values() if isinstance(part, dict) else part if isinstance(part, list) else [part])
+        ]
+
+    def expect(self, skipped: set[int]) -> None:
+        """What a call that goes well does to the counts."""
+        final = self.calls + 1 >= self.around.get("accumulate_steps", 1)
+        for index, pending in enumerate(self.pending):
+            if not self.frozen[index] and (index not in skipped or (final and pending)):
+                self.steps[index] += final
+                self.pending[index] = not final
+        self.calls = 0 if final else self.calls + 1
+        self.consecutive = 0
+
+    def step_all(self, gradients: Any, skipped: set[int], usable: bool = True) -> None:
+        """A step of all, each with gradients of its own: what becomes of them is as the model says."""
+        policy, most = self.around.get("nonfinite", "propagate"), self.around.get("max_consecutive_skips", 10**9)
+        good = usable or policy == "propagate"
+        raises = self.swapped or (not good and (policy == "raise" or self.consecutive >= most))
+        before = [content(twin) for twin in self.twins]
+        copies = [copy.deepcopy(gradients) for _ in self.twins]
+        given = iter(copies)
+        assert self.everywhere(lambda twin: twin.step(next(given))) == (not raises)
+        if not self.swapped:
+            if good:
+                self.expect(skipped)
+            elif policy == "skip":
+                self.skipped_calls += 1
+                self.consecutive += 1
+                for old, twin in zip(before, self.twins, strict=True):
+                    assert_same(old, content(twin), stepped_only=True)
+        for each in copies:
+            for index, (old, new) in enumerate(zip(self.leaves(gradients), self.leaves(each), strict=True)):
+                if old is not None:
+                    zeroed = self.around.get("zero_grads") and not raises and not self.frozen[index]
+                    assert equal_bits(np.zeros_like(old) if zeroed else old, new), f"gradient {index}"
+
     @rule(seed=st.integers(0, 2**32 - 1), skipped=st.sets(st.integers(0, 8), max_size=3))
     def step(self, seed: int, skipped: set[int]) -> None:
         if not self.grouped and self.groups[0][0] == "array":
             skipped = set()  # None alone is no gradient, but none given
-        gradients = self.gradients(seed, skipped)
-        assert self.everywhere(lambda twin: twin.step(gradients))
-        self.steps = [step + (index not in skipped) for index, step in enumerate(self.steps)]
+        self.step_all(self.gradients(seed, skipped), skipped)
+
+    @rule(
+        seed=st.integers(0, 2**32 - 1),
+        where=st.integers(0, 2**20),
+        value=st.sampled_from((np.nan, np.inf, -np.inf)),
+        times=st.integers(1, 3),
+    )
+    def step_with_nonfinite_gradients(self, seed: int, where: int, value: float, times: int) -> None:
+        gradients = self.gradients(seed, set())
+        leaves = self.leaves(gradients)
+        index = where % len(leaves)
+        usable = leaves[index].size == 0 or self.frozen[index]
+        if leaves[index].size:
+            leaves[index].reshape(-1)[where % leaves[index].size] = value
+        for _ in range(times):
+            self.step_all(gradients, set(), usable)
+
+    @precondition(lambda self: "ema_decay" in self.around)
+    @rule()
+    def swap_averages(self) -> None:
+        before = content(self.twins[0])
+        assert self.everywhere(lambda twin: twin.swap_averages())
+        self.swapped = not self.swapped
+        after = content(self.twins[0])
+        for index, (param, state) in enumerate(zip(before.params, before.states, strict=True)):
+            assert equal_bits(param, after.states[index]["param_average"])
+            assert equal_bits(state["param_average"], after.params[index])
+
+    @precondition(lambda self: self.swapped)
+    @rule()
+    def nothing_goes_on_between_swaps(self) -> None:
+        for call in (
+            lambda twin: twin.step(self.gradients(0, set())),
+            lambda twin: twin.state_dict(),
+            lambda twin: twin.load_state_dict({}),
+            lambda twin: twin.add_param_group({"params": np.zeros(1, self.dtype)}),
+            copy.deepcopy,
+        ):
+            assert not self.everywhere(call)
+
+    @rule(scale=st.sampled_from((0.25, 1.0, 4.0, 1000.0, 0, np.inf, "2")))
+    def change_grad_scale(self, scale: Any) -> None:
+        assert self.everywhere(lambda twin: setattr(twin, "grad_scale", scale)) == (scale in (0.25, 1, 4, 1000))
+
+    @rule(norm=st.sampled_from((0.01, 2.0, np.inf, 0, None, "2")))
+    def change_max_grad_norm(self, norm: Any) -> None:
+        possible = norm in (0.01, 2, np.inf) if "max_grad_norm" in self.around else norm is None
+        assert self.everywhere(lambda twin: setattr(twin, "max_grad_norm", norm)) == possible
+
+    @rule(group=st.integers(0, 8), data=st.data())
+    def change_a_group_option(self, group: int, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(GROUP_VALUES)))
+        self.assign(group, name, data.draw(st.sampled_from([*GROUP_VALUES[name], "wrong"])))
+
+    @rule(
+        which=st.sets(st.integers(0, 8), min_size=1, max_size=3),
+        values=st.fixed_dictionaries(
+            {},
+            optional={
+                "lr_scale": st.sampled_from([0, 0.5, 2.0, -1]),
+                "weight_decay": st.sampled_from([None, 0, 0.25, "0"]),
+                "frozen": st.booleans(),
+            },
+        ),
+    )
+    def set_segments(self, which: set[int], values: dict[str, Any]) -> None:
+        mask = [index in which for index in range(len(self.shapes))]
+        if self.everywhere(lambda twin: twin.set_segments(mask, **values)) and "frozen" in values:
+            self.frozen = [values["frozen"] if chosen else old for chosen, old in zip(mask, self.frozen, strict=True)]
 
     @rule(
         seed=st.integers(0, 2**32 - 1),
@@ -282,21 +450,27 @@ class Operations(RuleBasedStateMachine):
             lambda twin: twin.param_groups[group % len(self.groups)].update({"lr": 0.25, name: value})
         )
 
+    @precondition(lambda self: not self.swapped)
     @rule(target=saved)
     def save(self) -> Saved:
-        return Saved(self.twins[0].state_dict(), content(self.twins[0]), self.sizes)
+        first = self.twins[0]
+        return Saved(first.state_dict(), content(first), self.sizes, self.calls, list(self.pending))
 
     @rule(one=saved)
     def load(self, one: Saved) -> None:
-        fits = one.sizes == self.sizes
+        fits = one.sizes == self.sizes and not self.swapped
         assert self.everywhere(lambda twin: twin.load_state_dict(one.state_dict)) == fits
         if fits:
             now = content(self.twins[0])
             assert_same_states(one.content, now, stepped_only=True)
-            assert one.content.groups == now.groups
+            assert hyperparameters(one.content.groups) == hyperparameters(now.groups)
             self.steps = list(one.content.steps)
+            self.calls, self.pending = one.calls, list(one.pending)
             if not self.spec.counts_steps:  # as in torch, only whether there was a first step, where there is a state
-                self.steps = [min(step, len(state), 1) for step, state in zip(self.steps, now.states, strict=True)]
+                self.steps = [
+                    step if "param_average" in state else min(step, len(state), 1)
+                    for step, state in zip(self.steps, now.states, strict=True)
+                ]
 
     @rule(one=saved, name=st.sampled_from(sorted(SPOILED)))
     def load_a_spoiled_one(self, one: Saved, name: str) -> None:
@@ -309,11 +483,18 @@ class Operations(RuleBasedStateMachine):
     def add_a_group(self, layout: str, shapes: list[Any], data: st.DataObject) -> None:
         shapes = shapes or [(5,)]
         params, options = self.new_params(layout, shapes), self.draw_options(data)
+        choices = {name: st.sampled_from(values) for name, values in GROUP_VALUES.items()}
+        options.update(data.draw(st.fixed_dictionaries({}, optional=choices), label="options of the group"))
         if self.everywhere(lambda twin: twin.add_param_group({"params": copy.deepcopy(params), **options})):
             self.groups = [*self.groups, (layout, shapes)]
             self.grouped = True
-            self.steps += [0] * len(self.used(layout, shapes))
+            new = self.used(layout, shapes)
+            self.shapes += new
+            self.steps += [0] * len(new)
+            self.pending += [False] * len(new)
+            self.frozen += [False] * len(new)
 
+    @precondition(lambda self: not self.swapped)
     @rule(duplicate=st.sampled_from((copy.deepcopy, lambda twin: pickle.loads(pickle.dumps(twin)))))
     def go_on_with_copies(self, duplicate: Callable[[fastopt.Optimizer], fastopt.Optimizer]) -> None:
         originals, self.twins = self.twins, [duplicate(twin) for twin in self.twins]
@@ -322,6 +503,9 @@ class Operations(RuleBasedStateMachine):
             assert_same_states(old, new, stepped_only=True)
             assert old.groups == new.groups
             assert old.steps == new.steps
+            assert original.segments == twin.segments
+            assert repr(original.grad_norm) == repr(twin.grad_norm)
+            assert original.nonfinite_counts == twin.nonfinite_counts
             assert all(equal_bits(mine, theirs) for mine, theirs in zip(old.params, new.params, strict=True))
             assert not any(np.shares_memory(mine, theirs) for mine, theirs in zip(old.params, new.params, strict=True))
 
@@ -335,6 +519,11 @@ class Operations(RuleBasedStateMachine):
         assert first.steps == self.steps
         for other in others:
             assert_same(first, other)
+        seen = [(twin.segments, repr(twin.grad_norm), twin.nonfinite_counts) for twin in self.twins]
+        assert all(each == seen[0] for each in seen)
+        for twin in self.twins:
+            assert (twin.skipped_steps, twin.consecutive_skips) == (self.skipped_calls, self.consecutive)
+            assert [each.frozen for each in twin.segments] == self.frozen
 
 
 @pytest.mark.usefixtures("threads_always")
@@ -342,7 +531,7 @@ def test_any_operations_in_any_order() -> None:
     run_state_machine_as_test(
         Operations,
         settings=settings(
-            max_examples=150,
+            max_examples=120,
             stateful_step_count=30,
             deadline=None,
             derandomize="CI" in os.environ,

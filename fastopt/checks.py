@@ -1,0 +1,49 @@
+"""Numbers and flags that users hand in: Python's or NumPy's scalars."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+
+
+def real_number(name: str, value: Any) -> float:
+    """The value as a float.
+
+    Raises
+    ------
+    TypeError
+        It is no real number; True and False are none.
+    ValueError
+        It is an integer beyond float64.
+    """
+    if isinstance(value, np.ndarray) and value.ndim == 0:
+        value = value[()]
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float64 can hold, got a larger one") from None
+
+
+def whole_number(name: str, value: Any, least: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    number = int(value)
+    if not least <= number < 2**31:
+        raise ValueError(f"{name} must be at least {least} and less than 2**31, got {value!r}")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r}")
+    return str(value)
