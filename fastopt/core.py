@@ -1,0 +1,183 @@
+"""What an optimizer is made of: groups, states, gradients and an engine, changed as a whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from . import arrays
+from .gradients import GradientChecker
+from .groups import Changes, ParamGroup, check_key
+from .kernels import backends
+from .kernels.plan import SWAPPED, Progress, Segment, SegmentSettings
+from .layout import Layout, read_groups
+from .nonfinite import NonfiniteGradients
+from .options import GROUP_OPTIONS, Options, check_names, read_step_options
+from .planning import Planner, extra_states, row_length
+from .specs import SPECS, Spec
+from .states import States, initial_states
+
+
+class OptimizerCore:
+    """The parts of an optimizer, and how they are put together; `Optimizer` is what users see of it."""
+
+    spec: ClassVar[Spec]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__name__ in SPECS:
+            cls.spec = SPECS[cls.__name__]
+
+    def __init__(
+        self,
+        params: Any,
+        defaults: Mapping[str, Any],
+        options: Options,
+    ) -> None:
+        given: dict[str, Any] = dict(options)
+        check_names(type(self).__name__, given)
+        layout, groups = read_groups(params)
+        defaults = {**defaults, **{name: given[name] for name in GROUP_OPTIONS if name in given}}
+        filled = []
+        for arrays_given, values in groups:
+            for key in values:
+                check_key(self.spec, key)
+            filled.append((arrays_given, {**defaults, **values}))
+        grads = given.get("grads")
+        self._set_up(
+            layout, filled, defaults, read_step_options(given), None if grads is None else layout.flatten(grads)
+        )
+
+    def _set_up(
+        self,
+        layout: Layout,
+        groups: list[tuple[list[Any], dict[str, Any]]],
+        defaults: dict[str, Any],
+        options: dict[str, Any],
+        gradients: list[Any] | None,
+    ) -> None:
+        self._backend = backends.load(options["backend"])
+        if options["convention"] not in self.spec.coefficients:
+            known = ", ".join(map(repr, self.spec.coefficients))
+            raise ValueError(f"unknown convention: {options['convention']!r} (expected one of {known})")
+        self._options = options
+        self._layout = layout
+        group_options = {name: defaults[name] for name in GROUP_OPTIONS if name in defaults}
+        self.defaults = {**self.spec.convert({**self.spec.defaults, **defaults}), **group_options}
+        self._changes = Changes(options["max_grad_norm"])
+        self._groups = [ParamGroup(self.spec, given, values, self._changes) for given, values in groups]
+        self._params = [param for group in self._groups for param in group["params"]]
+        self._check_params()
+        self._states = [state for group in self._groups for state in self._new_states(group)]
+        self._steps = np.zeros(len(self._params), np.int64)
+        self._settings = SegmentSettings.of(len(self._params))
+        self._nonfinite = NonfiniteGradients(options["nonfinite"], options["max_consecutive_skips"])
+        self._progress = Progress.new()
+        self._build(gradients)
+
+    def _new_states(self, group: ParamGroup) -> list[States]:
+        return initial_states(self.spec, group, (*self.spec.states(group), *extra_states(self._options)))
+
+    def _check_params(self) -> None:
+        if not self._params:
+            raise ValueError("optimizer got an empty parameter list: no group has any")
+        labels = self._layout.labels("params")
+        for label, param in zip(labels, self._params, strict=True):
+            arrays.check_array(label, param, writable=True)
+            if param.dtype != self._params[0].dtype:
+                raise TypeError(
+                    f"all parameters of an optimizer must be of one dtype: {labels[0]} is {self._params[0].dtype}, "
+                    f"{label} is {param.dtype}"
+                )
+        seen: dict[int, str] = {}
+        for label, param in zip(labels, self._params, strict=True):
+            if id(param) in seen:
+                raise ValueError(f"{seen[id(param)]} and {label} are the same array: some parameters appear twice")
+            seen[id(param)] = label
+        arrays.check_no_overlap(list(zip(labels, self._params, strict=True)))
+
+    # --- the engine -------------------------------------------------------------------------------------------------
+
+    def _build(self, gradients: list[Any] | None) -> None:
+        """Make the engine for the groups, states and gradients as they now are."""
+        planner = Planner(self.spec, self._backend, self._params[0].dtype, self._options)
+        extra = extra_states(self._options)
+        table: list[Segment] = []
+        for index, group in enumerate(self._groups):
+            names = self.spec.states(group)
+            for param in group["params"]:
+                state = self._states[len(table)]
+                streams = [state[name] for name in (*names, *extra)]
+                table.append(Segment(index, param, streams, row_length(group, param)))
+            group.fix_states(tuple(self._states[len(table) - 1]) if group["params"] else names)
+        self._nonfinite.labels = self._layout.labels("grads")
+        self._nonfinite.sizes = [param.size for param in self._params]
+        engine = self._backend.engine(
+            self._params[0].dtype,
+            [planner.group_plan(group) for group in self._groups],
+            table,
+            self._steps,
+            self._settings,
+            self._progress,
+            planner.step_plan(),
+            GradientChecker(self._layout, table, written=self._options["zero_grads"]),
+            self._nonfinite,
+        )
+        if gradients is not None:
+            engine.bind(gradients)
+        self._gradients = gradients
+        self._planner = planner
+        self._engine = engine
+        self._structure = self._current_structure()
+        self._changes.pending = False
+
+    def _current_structure(self) -> list[Any]:
+        """What the engine must be made anew for, when it changes."""
+        return [(self.spec.rule(group), *group.options.values()) for group in self._groups]
+
+    def _all_or_nothing(self, change: Callable[[], None]) -> None:
+        """Change what the optimizer is made of, while no other thread can step; if that fails, it is what it was."""
+
+        def change_or_restore() -> None:
+            self._check_not_swapped()
+            before, values = dict(self.__dict__), [dict(group) for group in self._groups]
+            allowed = [group.allowed_states for group in self._groups]
+            try:
+                change()
+            except BaseException:
+                self.__dict__.update(before)
+                for group, value, states in zip(self._groups, values, allowed, strict=True):
+                    group.restore(value, states)
+                raise
+
+        self._engine.alone(change_or_restore)
+
+    def _refresh(self) -> None:
+        """Take over what was assigned to the groups since the last step."""
+        self._engine.alone(self._take_over)
+
+    def _take_over(self) -> None:
+        if self._structure != self._current_structure():
+            self._build(self._gradients)
+        self._engine.set_scale(self._planner.step_plan())
+        start = 0
+        for index, group in enumerate(self._groups):
+            self._engine.set_hyperparameters(index, self._planner.group_plan(group))
+            for position in range(start, start + len(group["params"])):
+                if self._steps[position] == 0:  # not stepped yet: starts with what its group says now
+                    for name, hyperparameter in self.spec.initial.items():
+                        self._states[position][name][...] = group[hyperparameter]
+            start += len(group["params"])
+        self._changes.pending = False
+
+    def _check_not_swapped(self) -> None:
+        if self._progress.swapped[0]:
+            raise RuntimeError(SWAPPED)
+
+    def _names(self) -> list[tuple[Any, int]]:
+        """For each parameter its key or position, and its group."""
+        keys = self._layout.names()
+        groups = [index for index, group in enumerate(self._groups) for _ in group["params"]]
+        return list(zip(keys, groups, strict=True))
