@@ -469,7 +469,7 @@ cdef class Engine:
         """Exchange every parameter with its average."""
         self.check_guards()
         self.list_active(SWAP)
-        self.fill_rows()
+        self.fill_rows(False)
         self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))
 
     cdef int advance(self) except -1:
@@ -485,12 +485,12 @@ cdef class Engine:
             start = nanoseconds()
         if self.adds and (final or self.checks):
             if self.accumulate_steps > 1:
-                self.fill_rows()
+                self.fill_rows(False)
             self.add_up_gradients(n_threads)
             if self.checks and not self.all_usable():
                 self.decline(n_threads)
                 return 0
-        self.fill_rows()
+        self.fill_rows(final)
         self.run(n_threads)
         if learning:
             self.choice.learn(n_threads, affordable, (nanoseconds() - start) / self.work)
@@ -567,7 +567,7 @@ cdef class Engine:
         self.report(counts, self.calls)
         if self.clears:
             self.table.program = CLEAR
-            self.fill_rows()
+            self.fill_rows(False)
             self.run(n_threads)
         return 0
 
@@ -587,15 +587,18 @@ cdef class Engine:
         self.clipping(arguments, result)
         return result[0]
 
-    cdef void fill_rows(self) noexcept:
-        """The coefficients of all active segments; those that have the same share a row."""
+    cdef void fill_rows(self, bint added) noexcept:
+        """The coefficients of all active segments; those that have the same share a row.
+
+        `added` is whether gradients were added up for this update; only then there is something to clip by.
+        """
         cdef Py_ssize_t index, k, n_rows = 0
         cdef Segment *segment
         cdef int group = -1
         cdef double values[N_ENGINE_ARGUMENTS]
         cdef double before[N_ENGINE_ARGUMENTS]
         cdef double total = 0.0, clip_coefficient = 1.0
-        cdef bint same, clips = self.clips and self.table.program == UPDATE
+        cdef bint same, clips = self.clips and added
         if clips:
             for k in range(self.table.n_active):
                 total += self.table.segments[self.table.active[k].segment].total
