@@ -145,6 +145,13 @@ def test_a_skipped_update_leaves_the_norm_as_it_was(backend: str) -> None:
 
 
 @by_backend
+def test_the_first_of_accumulated_calls_is_checked_too(backend: str) -> None:
+    optimizer = fastopt.SGD(np.zeros(2), accumulate_steps=2, nonfinite="skip", backend=backend)
+    optimizer.step(np.array([np.nan, 1.0]))
+    assert optimizer.skipped_steps == 1
+
+
+@by_backend
 def test_infinities_that_cancel_are_found_without_a_warning(backend: str) -> None:
     optimizer = fastopt.SGD(np.zeros(2), accumulate_steps=2, max_grad_norm=1.0, backend=backend)
     optimizer.step(np.array([np.inf, 1]))
