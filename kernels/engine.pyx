@@ -276,7 +276,7 @@ cdef class Engine:
         try:
             self.memory.check()
             self.list_active(SWAP)
-            self.fill_rows()
+            self.fill_rows(False)
             self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))
             self.swapped[0] = not self.swapped[0]
         finally:
@@ -295,12 +295,12 @@ cdef class Engine:
             start = nanoseconds()
         if self.adds and (final or self.checks):
             if self.accumulate_steps > 1:
-                self.fill_rows()
+                self.fill_rows(False)
             self.add_up_gradients(n_threads)
             if self.checks and not self.all_usable():
                 self.decline(n_threads)
                 return 0
-        self.fill_rows()
+        self.fill_rows(final)
         # The gradients that were added up last are still in a cache: they come first.
         self.table.backwards = self.adds and final
         self.run(n_threads)
@@ -384,7 +384,7 @@ cdef class Engine:
         self.report(counts, self.calls[0])
         if self.clears:
             self.table.program = CLEAR
-            self.fill_rows()
+            self.fill_rows(False)
             self.run(n_threads)
         return 0
 
@@ -404,15 +404,18 @@ cdef class Engine:
         self.clipping(arguments, result)
         return result[0]
 
-    cdef void fill_rows(self) noexcept:
-        """The coefficients of all active segments; those that must have the same share a row."""
+    cdef void fill_rows(self, bint added) noexcept:
+        """The coefficients of all active segments; those that must have the same share a row.
+
+        `added` is whether gradients were added up for this update; only then there is something to clip by.
+        """
         cdef Py_ssize_t index, k, n_rows = 0
         cdef Segment *segment
         cdef int group = -1
         cdef double values[N_ENGINE_ARGUMENTS]
         cdef int64_t count = -1
         cdef double total = 0.0, clip_coefficient = 1.0
-        cdef bint clips = self.clips and self.table.program == UPDATE
+        cdef bint clips = self.clips and added
         cdef bint uniform = self.uniform and (not clips or self.max_grad_norm > 0)
         if clips:
             for k in range(self.table.n_active):

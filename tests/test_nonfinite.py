@@ -133,6 +133,25 @@ def test_a_norm_that_overflows_is_found(backend: str) -> None:
 
 
 @by_backend
+def test_a_skipped_update_leaves_the_norm_as_it_was(backend: str) -> None:
+    for options in ({}, {"accumulate_steps": 2}):
+        optimizer = fastopt.SGD(np.zeros(2), max_grad_norm=1.0, nonfinite="skip", backend=backend, **options)
+        for _ in range(2):
+            optimizer.step(np.array([3.0, 4.0]))
+        optimizer.step(np.array([30.0, 40.0]))
+        norm = optimizer.grad_norm
+        optimizer.step(np.array([np.nan, 1.0]))
+        assert norm == optimizer.grad_norm == (5 if options else 50)
+
+
+@by_backend
+def test_the_first_of_accumulated_calls_is_checked_too(backend: str) -> None:
+    optimizer = fastopt.SGD(np.zeros(2), accumulate_steps=2, nonfinite="skip", backend=backend)
+    optimizer.step(np.array([np.nan, 1.0]))
+    assert optimizer.skipped_steps == 1
+
+
+@by_backend
 def test_infinities_that_cancel_are_found_without_a_warning(backend: str) -> None:
     optimizer = fastopt.SGD(np.zeros(2), accumulate_steps=2, max_grad_norm=1.0, backend=backend)
     optimizer.step(np.array([np.inf, 1]))

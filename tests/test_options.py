@@ -280,6 +280,14 @@ def test_the_last_norm_is_kept(backend: str) -> None:
     assert optimizer.grad_norm == copy.deepcopy(optimizer).grad_norm == 5
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("projection", [Simplex(1.0), L1Ball(1.0)], ids=str)
+def test_an_element_at_the_threshold(projection: Any, backend: str) -> None:
+    param = np.array([2.0, 1.0, 0.0])
+    fastopt.SGD(param, projection=projection, backend=backend).step(np.zeros(3))
+    assert param.tolist() == [1, 0, 0]
+
+
 # --- averages -------------------------------------------------------------------------------------------------------
 
 

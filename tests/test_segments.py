@@ -57,6 +57,14 @@ def test_rates_that_differ_in_nothing_else(backend: str) -> None:
     assert [param[0] for param in mine.values()] == [-1, -0.5, -1]
 
 
+@by_backend
+def test_groups_that_differ_in_nothing_that_segments_have(backend: str) -> None:
+    mine = [np.zeros(3), np.zeros(3)]
+    groups = [{"params": mine[0]}, {"params": mine[1], "maximize": True}]
+    fastopt.SGD(groups, lr=1.0, backend=backend).step([np.ones(3), np.ones(3)])
+    assert [param[0] for param in mine] == [-1, 1]
+
+
 SELECTIONS: list[tuple[Any, list[int]]] = [
     ("b", [1]),
     (2, [2]),
