@@ -198,11 +198,15 @@ class Planner:
         }
 
     def limit(self) -> float:
-        """The largest element of a gradient that does not overflow, before it is divided by its scale."""
+        """The largest element of a gradient that does not overflow, before it is divided by its scale.
+
+        A number of the gradients' own dtype, because they are compared in it.
+        """
         largest = float(np.finfo(self.dtype).max)
         bound = math.sqrt(largest) if self.spec.squares else largest
         divisor = 1.0 if self.options["accumulate_steps"] > 1 else self.options["grad_scale"]
-        return min(bound * divisor, largest)
+        limit = self.dtype.type(min(bound * divisor, largest))
+        return float(limit if float(limit) <= bound * divisor else np.nextafter(limit, self.dtype.type(0)))
 
     def operation(self, named: Named, streams: Sequence[str], positions: Mapping[str, tuple[int, int]]) -> Operation:
         name, stands_for = named

@@ -67,11 +67,12 @@ def store(targets: Sequence[np.ndarray], results: Any) -> None:
 def sum_over(name: str, dtype: np.dtype) -> Sum:
     """A sum over at most a block of elements, in the order that the compiled ones add."""
     term = getattr(sums, name)
+    precision = dtype if name in sums.COUNTS else np.dtype(np.float64)
 
     def add_up(elements: np.ndarray, coefficient: float) -> tuple[float, float]:
-        rows = np.zeros((-(-elements.size // render.LANES), render.LANES))
+        rows = np.zeros((-(-elements.size // render.LANES), render.LANES), precision)
         rows.reshape(-1)[: elements.size] = elements
-        terms = term(rows, coefficient)
+        terms = term(rows, precision.type(coefficient))
         if not isinstance(terms, tuple):
             return fold(terms, elements.size), 0.0
         first, second = (fold(each, elements.size) for each in terms)

@@ -263,20 +263,32 @@ def _cython_loop(loop: Loop, real: str) -> str:
     )
 
 
+@functools.cache
+def counts() -> frozenset[str]:
+    """The sums that only count."""
+    module = ast.parse((HERE / "sums.py").read_text(encoding="utf-8"))
+    found = [
+        ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COUNTS"
+    ]
+    return frozenset(*found)
+
+
 _CYTHON_SUM = """\
 cdef void {name}_sum_{real}(const void *array, Py_ssize_t size, double coefficient, double *results) noexcept nogil:
     cdef const {c} *x = <const {c} *>array
     cdef Py_ssize_t i, lane, half, whole = size // LANES * LANES
-    cdef double {terms}
+    cdef {lane} {terms}, c_coefficient = <{lane}>coefficient
 {declared}
     for lane in range(LANES):
 {start}
     for i in range(0, whole, {lanes}):
         for lane in range(LANES):
-            {terms} = {name}_float64(x[i + lane], coefficient)
+            {terms} = {name}_{precision}(x[i + lane], c_coefficient)
 {add}
     for lane in range(size - whole):
-        {terms} = {name}_float64(x[whole + lane], coefficient)
+        {terms} = {name}_{precision}(x[whole + lane], c_coefficient)
 {add_rest}
     half = LANES // 2
     while half > 0:
@@ -289,14 +301,17 @@ cdef void {name}_sum_{real}(const void *array, Py_ssize_t size, double coefficie
 
 def _cython_sum(function: Function, real: str) -> str:
     numbers = range(len(function.returns))
+    precision = real if function.name in counts() else "float64"
     add = [f"lanes_{number}[lane] += term_{number}" for number in numbers]
     return _CYTHON_SUM.format(
         name=function.name,
         real=real,
         c=REALS[real],
         lanes=LANES,
+        precision=precision,
+        lane=REALS[precision],
         terms=", ".join(f"term_{number}" for number in numbers),
-        declared=_indent([f"cdef double lanes_{number}[LANES]" for number in numbers], 1),
+        declared=_indent([f"cdef {REALS[precision]} lanes_{number}[LANES]" for number in numbers], 1),
         start=_indent([f"lanes_{number}[lane] = 0" for number in numbers], 2),
         add=_indent(add, 3),
         add_rest=_indent(add, 2),
@@ -316,6 +331,8 @@ def loops_source(level: str) -> str:
     for real in REALS:
         functions = (*rule_functions().values(), *operation_functions().values())
         parts += [_cython_function(function, real) for function in functions]
+        if real != "float64":
+            parts += [_cython_function(sum_functions()[name], real) for name in sorted(counts())]
         parts += [_cython_loop(loop, real) for loop in loops().values()]
         parts += [_cython_sum(function, real) for function in sum_functions().values()]
     return "\n\n".join(

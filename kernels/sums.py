@@ -1,10 +1,14 @@
-"""The terms of sums: functions of an element and a coefficient, in float64, added up over the elements of an array.
+"""The terms of sums: functions of an element and a coefficient, added up over the elements of an array, in float64.
+
+COUNTS are those that only count: exact in any precision, so they are computed in that of the array.
 
 In which order they are added is fixed (see `render.LANES` and `reference.add_up`): sums have the same bits from every
 backend and with any number of threads.
 """
 
 from .vocabulary import select
+
+COUNTS = ("unusable",)
 
 
 def square(x, unused):

@@ -154,7 +154,8 @@ def test_every_sum_is_vectorised(level: str, real: str) -> None:
     bodies = instructions_of_loops(module.__file__)
     for name in render.sum_functions():
         body = bodies[f"{name} {real}"]
-        assert len(re.findall(rf"\bv?addpd\b.*%{REGISTERS[level]}", body)) >= 2, f"{name} {real} at {level}"
+        suffix = "ps" if real == "float32" and name in render.counts() else "pd"
+        assert len(re.findall(rf"\bv?add{suffix}\b.*%{REGISTERS[level]}", body)) >= 2, f"{name} {real} at {level}"
         assert "fmadd" not in body
 
 
