@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -47,7 +48,7 @@ def test_norms(
     torch.set_num_threads(settings.n_threads)
     gradient = Problem.make(ADAM, workload, settings.n_threads).grads[0]
     tensor = torch.from_numpy(gradient)
-    exact = float(np.linalg.norm(gradient.astype(np.float64)))
+    exact = math.sqrt(float(np.sum(gradient.astype(np.float64) ** 2)))  # NumPy adds in pairs
 
     def ours() -> float:
         return fastopt.global_norm(gradient, n_threads=settings.n_threads)

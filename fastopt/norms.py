@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,11 @@ def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
     for label, array in checked:
         if array.dtype != dtype:
             raise TypeError(f"arrays must all be of one dtype: {first} is {dtype}, {label} is {array.dtype}")
+    add_up_arrays, square = _sum_of_squares(dtype)
+    return math.sqrt(add_up_arrays([array for _, array in checked], square, threads))
+
+
+@functools.cache
+def _sum_of_squares(dtype: np.dtype) -> tuple[Callable[[list[Any], Any, int], float], Any]:
     backend = backends.load("auto")
-    total = backend.add_up_arrays([array for _, array in checked], backend.sum_over("square", dtype), threads)
-    return math.sqrt(total)
+    return backend.add_up_arrays, backend.sum_over("square", dtype)
