@@ -126,6 +126,20 @@ def test_infinities_of_scaled_gradients_are_found(backend: str) -> None:
 
 
 @by_backend
+def test_the_limit_goes_with_the_scale(backend: str) -> None:
+    optimizer = fastopt.Adam(np.zeros(2, np.float32), nonfinite="skip", backend=backend)
+    gradient = np.full(2, 1e20, np.float32)
+    optimizer.step(gradient)
+    assert optimizer.skipped_steps == 1
+    optimizer.grad_scale = 1e3
+    optimizer.step(gradient)
+    assert optimizer.skipped_steps == 1
+    optimizer.grad_scale = 0.5
+    optimizer.step(gradient)
+    assert optimizer.skipped_steps == 2
+
+
+@by_backend
 def test_a_norm_that_overflows_is_found(backend: str) -> None:
     optimizer = fastopt.SGD(np.zeros(3), max_grad_norm=1.0, nonfinite="raise", backend=backend)
     with pytest.raises(FloatingPointError, match=r"norm of the gradients overflows.*nothing was changed"):

@@ -13,6 +13,7 @@ from test_same_bits import assert_same
 
 import fastopt
 from fastopt.constraints import Box, ElasticNet, GroupLasso, L1Ball, L2Ball, Simplex
+from fastopt.kernels import backends
 
 OPTIONS = extra_options()
 SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (7,), (), (0, 4), (2, 1300), (9000,), (40, 3, 2), (1, 64))
@@ -67,6 +68,22 @@ def test_the_same_bits_of_large_arrays(options: dict[str, Any], rng: np.random.G
     for n_threads in (1, 2, 7):
         actual = run(case, params, gradients, n_threads=n_threads, **options)
         assert_same(case, expected, actual, f"{n_threads} threads")
+
+
+@by_options
+def test_numba_without_the_compiled_module(
+    options: dict[str, Any], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = [rng.standard_normal(shape).astype(np.float32) for shape in ((400, 301), (7,))]
+    gradients = [[rng.standard_normal(param.shape).astype(np.float32) for param in params] for _ in range(4)]
+    case = PLAIN[1]
+    expected = run(case, params, gradients, backend="reference", **options)
+    with monkeypatch.context() as patch:
+        patch.setattr(backends, "compiled_module_error", lambda: "not built")
+        backend = backends.BACKENDS["numba"]()
+        patch.setattr(backends, "load", lambda name: backend)
+        actual = run(case, params, gradients, n_threads=3, **options)
+    assert_same(case, expected, actual, "numba without the compiled module")
 
 
 # --- done one by one ------------------------------------------------------------------------------------------------
@@ -198,6 +215,23 @@ def test_all_dead_gradients_change_nothing_unexpected(options: dict[str, Any]) -
     param = np.full(10, 0.1, np.float32)
     fastopt.SGD(param, lr=0.1, **options).step(np.zeros(10, np.float32))
     assert np.isfinite(param).all()
+
+
+CONSTRAINED = {name: options for name, options in OPTIONS.items() if {"prox", "projection"} & set(options)}
+
+
+@pytest.mark.parametrize("options", CONSTRAINED.values(), ids=CONSTRAINED)
+@pytest.mark.parametrize("backend", ["cython", "numba", "reference"])
+def test_nan_stays_nan_whatever_it_is_held_to(options: dict[str, Any], backend: str) -> None:
+    gradient = np.zeros((4, 3))
+    gradient[1, 2] = np.nan
+    every = options.get("accumulate_steps", 1)
+    for case in VARIANTS:
+        param = np.full((4, 3), 0.25)
+        optimizer = case.make(param, backend=backend, **{**options, "nonfinite": "propagate"})
+        for _ in range(every):
+            optimizer.step(gradient.copy())
+        assert np.isnan(param[1, 2]), case
 
 
 # --- clipping -------------------------------------------------------------------------------------------------------
