@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from .constraints import Box, ElasticNet, GroupLasso, L1Ball, L2Ball, Simplex
 from .kernels import render
 from .kernels.backends import Backend
 from .kernels.plan import CLIPPED, ENGINE_ARGUMENTS, PREPARED, GroupPlan, Operation, RowOperation, Stage, StepPlan
+from .options import GROUP_OPTIONS
 from .specs import Spec
 
 ACCUMULATOR, AVERAGE = "grad_accumulator", "param_average"
@@ -99,6 +100,21 @@ def structure(spec: Spec, group: Mapping[str, Any], options: Mapping[str, Any]) 
     return {"update": [*update, *clear], "gather": gather, "clear": clear, "swap": swap}
 
 
+StageShape = tuple[Any, tuple[str, ...], tuple[int, ...]]
+"""A coefficient function, the names of its arguments, and `plan.Stage.positions`."""
+
+
+class Shape(NamedTuple):
+    """What a `GroupPlan` is made of beside the values of hyperparameters and options."""
+
+    stages: tuple[StageShape, ...]
+    programs: dict[str, tuple[Operation, ...]]
+    n_streams: int
+    cost: float
+    rows_after: int
+    accumulator: int
+
+
 class Planner:
     """Makes plans for the groups of one optimizer."""
 
@@ -107,6 +123,7 @@ class Planner:
         self.backend = backend
         self.dtype = dtype
         self.options = options
+        self.shapes: dict[Any, Shape] = {}
 
     def step_plan(self) -> StepPlan:
         options = self.options
@@ -124,42 +141,59 @@ class Planner:
         )
 
     def group_plan(self, group: Mapping[str, Any]) -> GroupPlan:
-        spec, options = self.spec, self.options
-        programs = structure(spec, group, options)
-        streams = ("param", "grad", *spec.states(group), *extra_states(options))
-        stages, positions = self.stages(programs, group)
-        rule = spec.rule(group)
-        squares = options["max_grad_norm"] is not None or group["clip_norm"] is not None
-        checks = options["nonfinite"] != "propagate"
+        group_options = {name: group[name] for name in GROUP_OPTIONS}
+        key = (self.spec.rule(group), *(type(value) for value in group_options.values()))
+        shape = self.shapes.get(key)
+        if shape is None:
+            shape = self.shapes[key] = self.shape(group)
+        squares = self.options["max_grad_norm"] is not None or group["clip_norm"] is not None
+        checks = self.options["nonfinite"] != "propagate"
         summed = "square" if squares else "unusable" if checks else None
-        names = [name for name, _ in programs["update"]]
+        seen = {**self.spec.numbers(group), **self.numbers(group)}
         return GroupPlan(
+            stages=tuple(
+                Stage(function, tuple(seen.get(argument, 0.0) for argument in arguments), positions)
+                for function, arguments, positions in shape.stages
+            ),
+            programs=shape.programs,
+            n_streams=shape.n_streams,
+            cost=shape.cost,
+            lr=group["lr"],
+            rows=tuple(self.row_operations(group)),
+            rows_after=shape.rows_after,
+            sum=None if summed is None else self.backend.sum_over(summed, self.dtype),
+            sum_of_squares=squares,
+            limit=self.limit(),
+            clip_norm=group["clip_norm"] or 0.0,
+            accumulator=shape.accumulator,
+        )
+
+    def shape(self, group: Mapping[str, Any]) -> Shape:
+        """What does not change with the values of hyperparameters and options."""
+        programs = structure(self.spec, group, self.options)
+        streams = ("param", "grad", *self.spec.states(group), *extra_states(self.options))
+        stages, positions = self.stages(programs)
+        names = [name for name, _ in programs["update"]]
+        return Shape(
             stages=stages,
             programs={
                 name: tuple(self.operation(each, streams, positions) for each in operations)
                 for name, operations in programs.items()
             },
             n_streams=len(streams),
-            cost=spec.costs[rule][arrays.DTYPES.index(self.dtype)],
-            lr=group["lr"],
-            rows=tuple(self.row_operations(group)),
+            cost=self.spec.costs[self.spec.rule(group)][arrays.DTYPES.index(self.dtype)],
             rows_after=next((names.index(name) for name in AFTER_ROWS if name in names), len(names)),
-            sum=None if summed is None else self.backend.sum_over(summed, self.dtype),
-            sum_of_squares=squares,
-            limit=self.limit(),
-            clip_norm=group["clip_norm"] or 0.0,
             accumulator=streams.index(ACCUMULATOR) if ACCUMULATOR in streams else -1,
         )
 
     def stages(
-        self, programs: Mapping[str, Sequence[Named]], group: Mapping[str, Any]
-    ) -> tuple[tuple[Stage, ...], dict[str, tuple[int, int]]]:
+        self, programs: Mapping[str, Sequence[Named]]
+    ) -> tuple[tuple[StageShape, ...], dict[str, tuple[int, int]]]:
         """The coefficient functions that these operations need, and where each of their results is found."""
         used = {name for operations in programs.values() for name, _ in operations}
         needed = {name for loop in used for name in render.loops()[loop].coefficients}
         convention = self.spec.coefficients[self.options["convention"]]
-        seen = {**self.spec.numbers(group), **self.numbers(group)}
-        stages: list[Stage] = []
+        stages: list[StageShape] = []
         positions: dict[str, tuple[int, int]] = {}
         for name in ("regularize", convention, "preparation", "averaging", "constraint"):
             function = render.coefficient_functions()[name]
@@ -167,13 +201,7 @@ class Planner:
                 continue
             for position, result in enumerate(function.returned_names):
                 positions[result] = (len(stages), position)
-            stages.append(
-                Stage(
-                    function=self.backend.coefficient_function(name),
-                    arguments=tuple(seen.get(argument, 0.0) for argument in function.arguments),
-                    positions=_engine_positions(name),
-                )
-            )
+            stages.append((self.backend.coefficient_function(name), function.arguments, _engine_positions(name)))
         return tuple(stages), positions
 
     def numbers(self, group: Mapping[str, Any]) -> dict[str, float]:

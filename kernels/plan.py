@@ -22,7 +22,7 @@ PROGRAMS = ("update", "gather", "clear", "swap")
 """What a call can do to a segment: a whole step, only keep its gradient, only zero it, exchange it with its average."""
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)  # three times as fast to define as a frozen one
 class Stage:
     """A coefficient function and the hyperparameters it gets: `function(*arguments)`."""
 
@@ -31,7 +31,7 @@ class Stage:
     positions: tuple[int, ...]  # of each of ENGINE_ARGUMENTS among the arguments, or -1
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Operation:
     """A loop, what it walks over, and what it takes."""
 
@@ -40,7 +40,7 @@ class Operation:
     pick: tuple[tuple[int, int], ...]  # its coefficients, in its order: (stage, which of its results)
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class RowOperation:
     """What is done to each row of a parameter after its update.
 
@@ -56,7 +56,7 @@ class RowOperation:
     iterates: bool
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class GroupPlan:
     """How the parameters of a group are updated."""
 
@@ -74,7 +74,7 @@ class GroupPlan:
     accumulator: int = -1  # which of the streams holds the gradients of calls before
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Segment:
     """One parameter: its group, and its memory in the order of its streams, without the gradient."""
 
@@ -84,7 +84,7 @@ class Segment:
     row: int = 0  # elements of what its row operations take together, or 0 without any
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class StepPlan:
     """What all groups have in common."""
 
@@ -99,7 +99,7 @@ class StepPlan:
     clears: bool = False  # whether a step zeroes the gradients
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Progress:
     """Where an optimizer is, one value each, in arrays that engines write together with everything else."""
 
@@ -113,7 +113,7 @@ class Progress:
         return Progress(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.bool_), np.full(1, np.nan))
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class SegmentSettings:
     """What can differ by segment, one value each; engines read these arrays at every step, and write `pending`."""
 
