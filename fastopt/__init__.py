@@ -8,6 +8,8 @@
 Importing this loads NumPy and the compiled module, and nothing else.
 """
 
+from typing import Any
+
 try:
     from .kernels import backends
 except ModuleNotFoundError as error:
@@ -17,7 +19,6 @@ except ModuleNotFoundError as error:
         "this is fastopt's source folder, which has no kernels of its own: either start Python outside of the "
         "checkout's root, or install the checkout with `python -m pip install -e .`"
     ) from error
-from . import constraints
 from ._version import __version__
 from .arrays import pack
 from .config import show_config
@@ -25,6 +26,15 @@ from .norms import global_norm
 from .optimizer import Optimizer
 from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
 from .threads import get_num_threads, set_num_threads
+
+
+def __getattr__(name: str) -> Any:
+    if name == "constraints":  # loaded when first used
+        import importlib
+
+        return importlib.import_module(".constraints", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 # Loaded now, so that a wrong FASTOPT_CPU is an error at import, and OpenMP is there for whoever limits it.
 backends.compiled_module_error()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 from .checks import real_number
 
@@ -35,11 +35,31 @@ def _per(owner: Any, value: Any) -> None:
         raise ValueError(f"{type(owner).__name__}: per must be 'param' or 'row', got {value!r}")
 
 
-class Projection:
+class RowKind(NamedTuple):
+    """How a constraint on rows is computed: names of a coefficient function, a sum and an operation."""
+
+    function: str
+    argument: str  # the constraint's attribute that the function gets
+    sum: str
+    loop: str
+    start: float = 0.0
+    iterates: bool = False
+
+
+class Constraint:
+    """`row` says how rows are computed; without it, elements are taken one by one, with these `numbers`."""
+
+    row: ClassVar[RowKind | None] = None
+
+    def numbers(self) -> dict[str, float]:
+        return {}
+
+
+class Projection(Constraint):
     """The nearest point of a set, for `projection=`."""
 
 
-class Prox:
+class Prox(Constraint):
     """A proximal step, for `prox=`: argmin over x of |x - p|^2 / 2 + rate * penalty(x).
 
     The rate is that of the update, element by element: `lr` for SGD, lr / (sqrt(v) + eps) with the bias corrections for
@@ -63,6 +83,9 @@ class Box(Projection):
 
     low: float = -math.inf
     high: float = math.inf
+
+    def numbers(self) -> dict[str, float]:
+        return {"low": self.low, "high": self.high}
 
     def __post_init__(self) -> None:
         for name in ("low", "high"):
@@ -93,6 +116,7 @@ class L2Ball(Projection):
 
     radius: float = 1.0
     per: Per = "param"
+    row = RowKind("l2_ball", "radius", "square", "scale")
 
     def __post_init__(self) -> None:
         _number(self, "radius", positive=True)
@@ -110,6 +134,7 @@ class L1Ball(Projection):
 
     radius: float = 1.0
     per: Per = "param"
+    row = RowKind("l1_ball", "radius", "magnitude_above", "soften", start=-1.0, iterates=True)
 
     def __post_init__(self) -> None:
         _number(self, "radius", positive=True)
@@ -127,6 +152,7 @@ class Simplex(Projection):
 
     total: float = 1.0
     per: Per = "param"
+    row = RowKind("simplex", "total", "above", "lower", start=-math.inf, iterates=True)
 
     def __post_init__(self) -> None:
         _number(self, "total", positive=True)
@@ -151,6 +177,9 @@ class ElasticNet(Prox):
 
     l1: float = 0.0
     l2: float = 0.0
+
+    def numbers(self) -> dict[str, float]:
+        return {"l1": self.l1, "l2": self.l2}
 
     def __post_init__(self) -> None:
         _number(self, "l1")
@@ -191,6 +220,7 @@ class GroupLasso(Prox):
 
     strength: float = 0.0
     per: Per = "row"
+    row = RowKind("group_lasso", "strength", "square", "scale")
 
     def __post_init__(self) -> None:
         _number(self, "strength")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypedDict, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from .checks import flag, real_number, text, whole_number
-from .constraints import PROJECTIONS, PROXES, Projection, Prox
 from .threads import check_n_threads
+
+if TYPE_CHECKING:
+    from .constraints import Projection, Prox
 
 Nonfinite = Literal["propagate", "skip", "raise"]
 
@@ -76,9 +78,14 @@ def _threads(name: str, value: Any) -> int | None:
     return None if value is None else int(value)
 
 
-def _instance(kinds: tuple[type, ...], plural: str) -> Callable[[str, Any], Any]:
+def _constraint(table: str, plural: str) -> Callable[[str, Any], Any]:
     def check(name: str, value: Any) -> Any:
-        if value is not None and not isinstance(value, kinds):
+        if value is None:
+            return None
+        from . import constraints  # not needed by most, and slow to load
+
+        kinds: tuple[type, ...] = getattr(constraints, table)
+        if not isinstance(value, kinds):
             hint = f" (write {value.__name__}())" if isinstance(value, type) and issubclass(value, kinds) else ""
             raise TypeError(f"{name} must be one of fastopt's {plural}, or None, got {value!r}{hint}")
         return value
@@ -108,8 +115,8 @@ STEP_OPTIONS: dict[str, tuple[Any, Check]] = {
 GROUP_OPTIONS: dict[str, tuple[Any, Check]] = {
     "clip_norm": (None, positive_or_none),
     "clip_value": (None, positive_or_none),
-    "projection": (None, _instance(PROJECTIONS, "projections")),
-    "prox": (None, _instance(PROXES, "proximal steps")),
+    "projection": (None, _constraint("PROJECTIONS", "projections")),
+    "prox": (None, _constraint("PROXES", "proximal steps")),
 }
 """Options that each group can have for itself."""
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import arrays
-from .constraints import Box, ElasticNet, GroupLasso, L1Ball, L2Ball, Simplex
 from .kernels import render
 from .kernels.backends import Backend
 from .kernels.plan import CLIPPED, ENGINE_ARGUMENTS, PREPARED, GroupPlan, Operation, RowOperation, Stage, StepPlan
@@ -24,31 +22,6 @@ ACCUMULATOR, AVERAGE = "grad_accumulator", "param_average"
 CONSTANT_STREAMS = {"prepared": PREPARED, "clipped": CLIPPED}
 
 
-@dataclass(frozen=True)
-class RowKind:
-    """How a constraint on rows is computed: names of a sum, a coefficient function and an operation."""
-
-    function: str
-    argument: str  # the constraint's attribute that the function gets
-    sum: str
-    loop: str
-    start: float = 0.0
-    iterates: bool = False
-
-
-ROW_KINDS: dict[type, RowKind] = {
-    L2Ball: RowKind("l2_ball", "radius", "square", "scale"),
-    GroupLasso: RowKind("group_lasso", "strength", "square", "scale"),
-    Simplex: RowKind("simplex", "total", "above", "lower", start=-math.inf, iterates=True),
-    L1Ball: RowKind("l1_ball", "radius", "magnitude_above", "soften", start=-1.0, iterates=True),
-}
-
-
-def row_kind(constraint: Any) -> RowKind | None:
-    """How it is computed, or None where it is no constraint on rows."""
-    return next((kind for cls, kind in ROW_KINDS.items() if isinstance(constraint, cls)), None)
-
-
 def extra_states(options: Mapping[str, Any]) -> tuple[str, ...]:
     """The states that options bring, beside those of the rule."""
     wanted = {ACCUMULATOR: options["accumulate_steps"] > 1, AVERAGE: options["ema_decay"] is not None}
@@ -57,7 +30,7 @@ def extra_states(options: Mapping[str, Any]) -> tuple[str, ...]:
 
 def row_length(group: Mapping[str, Any], param: np.ndarray) -> int:
     """How many elements of a parameter its group's constraints take together; 0 where each is taken alone."""
-    kinds = [each for each in (group["prox"], group["projection"]) if row_kind(each) is not None]
+    kinds = [each for each in (group["prox"], group["projection"]) if each is not None and each.row is not None]
     if not kinds:
         return 0
     if param.ndim < 2 or any(each.per == "param" for each in kinds):
@@ -90,9 +63,9 @@ def structure(spec: Spec, group: Mapping[str, Any], options: Mapping[str, Any]) 
     if options["ema_decay"] is not None:
         overwrites = options["ema_overwrite_frequency"] is not None
         update.append(("average_and_overwrite" if overwrites else "average", {}))
-    if isinstance(group["prox"], ElasticNet):
+    if group["prox"] is not None and group["prox"].row is None:
         update.append(spec.proximal[rule])
-    if isinstance(group["projection"], Box):
+    if group["projection"] is not None and group["projection"].row is None:
         update.append(("box", {}))
     if options["accumulate_steps"] > 1:
         update.append(("clear_accumulator", {}))
@@ -208,10 +181,7 @@ class Planner:
         """What coefficient functions of options see. The first to read a gradient divides it by its scale."""
         options = self.options
         gathers, clips = options["accumulate_steps"] > 1, group["clip_value"] is not None
-        prox, projection = group["prox"], group["projection"]
-        box = projection if isinstance(projection, Box) else Box()
-        net = prox if isinstance(prox, ElasticNet) else ElasticNet()
-        return {
+        numbers = {
             "gather_divisor": options["grad_scale"] * options["accumulate_steps"],
             "value_divisor": 1.0 if gathers else options["grad_scale"],
             "update_divisor": 1.0 if gathers or clips else options["grad_scale"],
@@ -219,11 +189,11 @@ class Planner:
             "clip_coefficient": 1.0,
             "ema_decay": options["ema_decay"] or 0.0,
             "ema_overwrite_frequency": float(options["ema_overwrite_frequency"] or 1),
-            "l1": float(net.l1),
-            "l2": float(net.l2),
-            "low": float(box.low),
-            "high": float(box.high),
         }
+        for constraint in (group["prox"], group["projection"]):
+            if constraint is not None:
+                numbers |= constraint.numbers()
+        return numbers
 
     def limit(self) -> float:
         """The largest element of a gradient that does not overflow, before it is divided by its scale.
@@ -249,7 +219,7 @@ class Planner:
     def row_operations(self, group: Mapping[str, Any]) -> list[RowOperation]:
         operations = []
         for constraint in (group["prox"], group["projection"]):
-            kind = row_kind(constraint)
+            kind = None if constraint is None else constraint.row
             if kind is not None:
                 operations.append(
                     RowOperation(
