@@ -97,6 +97,8 @@ class Planner:
         self.dtype = dtype
         self.options = options
         self.shapes: dict[Any, Shape] = {}
+        self.clipping = backend.coefficient_function("clipping_torch")
+        self.unusable = backend.sum_over("unusable", dtype)
 
     def step_plan(self) -> StepPlan:
         options = self.options
@@ -106,10 +108,10 @@ class Planner:
             n_threads=options["n_threads"] or 0,
             accumulate_steps=options["accumulate_steps"],
             max_grad_norm=options["max_grad_norm"] if clips else 0.0,
-            clipping=self.backend.coefficient_function("clipping_torch"),
+            clipping=self.clipping,
             divisor=1.0 if options["accumulate_steps"] > 1 else options["grad_scale"],
             checks=options["nonfinite"] != "propagate",
-            unusable=self.backend.sum_over("unusable", self.dtype),
+            unusable=self.unusable,
             clears=options["zero_grads"],
         )
 

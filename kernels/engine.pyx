@@ -37,7 +37,7 @@ cdef extern from "machine.h":
 
 from cython.parallel cimport parallel
 
-from .plan import BUSY, PROGRAMS, SWAPPED, resized_message, with_owners
+from .plan import BUSY, PROGRAMS, SHARED, SWAPPED, resized_message, with_owners
 
 watch_forks()
 
@@ -443,7 +443,7 @@ cdef class Engine:
         cdef Program *program = &group.programs[self.table.program]
         cdef Stage *stage
         cdef double kept
-        cdef int k, each, decay
+        cdef int k, decay
         for k in range(group.n_stages):
             stage = &group.stages[k]
             if stage.positions[STEP] >= 0:

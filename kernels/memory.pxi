@@ -172,5 +172,5 @@ cdef class Memory:
             qsort(self.spans, n_spans, sizeof(Span), by_begin)
         for index in range(1, n_spans):
             if self.spans[index].begin < self.spans[index - 1].end:
-                raise ValueError("gradients that zero_grads=True is to zero share memory; each needs its own")
+                raise ValueError(SHARED)
         return 0

@@ -164,6 +164,8 @@ SWAPPED = (
     "averaged_params()"
 )
 
+SHARED = "gradients that zero_grads=True is to zero share memory; each needs its own"
+
 Reject = Callable[[int, object], None]
 """Called with the index of a segment and a gradient that will not do; raises the error that says why."""
 

@@ -27,6 +27,7 @@ from .plan import (
     ENGINE_ARGUMENTS,
     GRAD,
     PREPARED,
+    SHARED,
     SWAPPED,
     GroupPlan,
     Operation,
@@ -130,7 +131,7 @@ class PythonEngine:
             spans = sorted((each.ctypes.data, each.nbytes) for each in gradients if each is not None and each.nbytes)
             for (begin, nbytes), (other, _) in itertools.pairwise(spans):
                 if other < begin + nbytes:
-                    raise ValueError("gradients that zero_grads=True is to zero share memory; each needs its own")
+                    raise ValueError(SHARED)
 
     def bind(self, gradients: list[Any]) -> None:
         self.accept(gradients)
