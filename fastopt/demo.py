@@ -227,7 +227,7 @@ def print_notes(console: Console, run: Run, comparison: Comparison, preset: Pres
     ]
     if "PyTorch" not in comparison.seconds.keys() | comparison.wrong:
         notes.append("PyTorch is not installed: `pip install 'fastopt[torch]'` adds it to the comparison.")
-    console.print(*notes, "", sep="\n", style="dim", highlight=False)
+    console.print(*notes, "", sep="\n", style="dim", highlight=False, markup=False)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------

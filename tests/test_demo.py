@@ -218,7 +218,7 @@ def test_demo_without_torch_and_with_a_wrong_result(
     monkeypatch.setitem(comparison.IMPLEMENTATIONS, "NumPy", nothing)
     assert cli.main(["demo", "--quick", "--text", "tiny.txt", "--epochs", "1"]) == 1
     output = capsys.readouterr().out
-    assert "PyTorch is not installed" in output
+    assert "PyTorch is not installed: `pip install 'fastopt[torch]'`" in " ".join(output.split())
     for name in SPECS:
         for line in rows(output)[name][1:]:
             _, _, *others = (word for word in line.split() if word != "?")  # other programs interfered
