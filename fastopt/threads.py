@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 from .kernels import backends, cpu
@@ -59,8 +61,14 @@ def set_num_threads(n: int | None) -> None:
 
 def get_num_threads() -> int:
     """How many threads optimizers without their own `n_threads` use at most; see `set_num_threads`."""
+    return _default_threads()()
+
+
+@functools.cache
+def _default_threads() -> Callable[[], int]:
     if backends.compiled_module_error() is None:
         from .kernels import native
 
-        return int(native.get_default_threads())
-    return cpu.default_threads()
+        default: Callable[[], int] = native.get_default_threads
+        return default
+    return cpu.default_threads

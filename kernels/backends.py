@@ -19,6 +19,8 @@ class Backend:
     coefficient_function: Callable[[str], Any]
     add_up_arrays: Callable[[list[Any], Any, int], float]
     """The sum over all elements of arrays, given a sum from `sum_over` and at most so many threads (0: the default)."""
+    change_arrays: Callable[[list[Any], Any, tuple[float, ...], int], None]
+    """Calls a loop of one stream on each of these arrays, given its coefficients and at most so many threads."""
 
 
 @functools.cache
@@ -52,6 +54,7 @@ def _cython() -> Backend:
         cython_loops.sum_over,
         native.coefficient_function,
         native.add_up_arrays,
+        native.change_arrays,
     )
 
 
@@ -71,6 +74,7 @@ def _numba() -> Backend:
             cython_loops.sum_over,
             native.coefficient_function,
             native.add_up_arrays,
+            native.change_arrays,
         )
     from . import reference
     from .python_engine import ThreadedPythonEngine, callable_loop
@@ -79,7 +83,13 @@ def _numba() -> Backend:
         return callable_loop(numba_loops.loop(name, dtype))
 
     return Backend(
-        "numba", ThreadedPythonEngine, loop, reference.sum_over, reference.coefficient_function, reference.add_up_arrays
+        "numba",
+        ThreadedPythonEngine,
+        loop,
+        reference.sum_over,
+        reference.coefficient_function,
+        reference.add_up_arrays,
+        reference.change_arrays,
     )
 
 
@@ -94,6 +104,7 @@ def _reference() -> Backend:
         reference.sum_over,
         reference.coefficient_function,
         reference.add_up_arrays,
+        reference.change_arrays,
     )
 
 

@@ -43,7 +43,7 @@ watch_forks()
 
 include "table.pxi"
 include "threads.pxi"
-include "norms.pxi"
+include "pieces.pxi"
 include "memory.pxi"
 include "plans.pxi"
 
@@ -115,6 +115,7 @@ cdef class Engine:
     cdef char *pending          # which segments hold gradients of calls before
     cdef object report
     cdef public int n_threads   # at most; 0: the default
+    cdef bint keeps_gil         # during a step, because of what another Python thread could do
     cdef ThreadChoice choice
     cdef double nanoseconds_per_thread
     cdef bint adaptive
@@ -221,6 +222,10 @@ cdef class Engine:
         """Take new values of a group's hyperparameters; they count from the next step."""
         read_hyperparameters(&self.table.groups[index], plan)
         self.clips = self.clips or plan.clip_norm > 0
+
+    def set_lr(self, Py_ssize_t index, double lr):
+        """Take a new rate of a group; it counts from the next step."""
+        self.table.groups[index].lr = lr
 
     def set_scale(self, plan):
         """Take a new divisor and largest norm; they count from the next step."""
@@ -468,7 +473,7 @@ cdef class Engine:
 
     cdef void run(self, int n_threads) noexcept:
         self.table.n_threads = n_threads
-        if n_threads > 1 or self.work > NANOSECONDS_TO_RELEASE:
+        if not self.keeps_gil and (n_threads > 1 or self.work > NANOSECONDS_TO_RELEASE):
             with nogil:
                 run_table(&self.table)
         else:
@@ -484,3 +489,6 @@ cdef class Engine:
                 self.pending[index] = not final
         self.accumulated[0] = 0 if final else self.accumulated[0] + 1
         self.calls[0] += 1
+
+
+include "tensors.pxi"

@@ -111,6 +111,13 @@ def add_up_arrays(arrays: list[np.ndarray], sum_over: Sum, n_threads: int) -> fl
     return total
 
 
+def change_arrays(arrays: list[np.ndarray], loop: Any, coefficients: tuple[float, ...], n_threads: int) -> None:
+    """Calls a loop of one stream on each array."""
+    with np.errstate(all="ignore"):
+        for array in arrays:
+            loop([array.reshape(-1)], [array.dtype.type(value) for value in coefficients])
+
+
 def coefficient_function(name: str) -> Callable[..., Any]:
     """A coefficient function as plain Python."""
     function: Callable[..., Any] = getattr(coefficients, name)

@@ -1,0 +1,208 @@
+"""torch.nn.utils.clip_grad_norm_ and clip_grad_value_, natively."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..checks import real_number
+from ..kernels import backends
+from ..threads import get_num_threads
+from . import tensors
+
+
+def clip_grad_norm_(
+    parameters: Tensor | Iterable[Tensor],
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Scale all gradients together, in place, to an L2 norm of at most `max_norm`; as torch.nn.utils.clip_grad_norm_.
+
+    grad = grad * min(1, max_norm / (norm + 1e-6)). Squares are added up in float64 in a fixed order, so the result has
+    the same bits with any number of threads. Gradients whose norm is small enough are not written to.
+
+    The optimizers' `max_grad_norm=` does the same without writing to the gradients at all.
+
+    Parameters
+    ----------
+    parameters: tensor or iterable of tensors
+        Those without gradient are passed over.
+    max_norm: float
+        At least 0.
+    norm_type: float, default 2
+        Another norm is handed to torch's own function.
+    error_if_nonfinite: bool, default False
+        Raise a RuntimeError, and change nothing, where the norm is NaN or infinite.
+    foreach: bool, optional
+        Accepted as by torch; changes nothing.
+
+    Returns
+    -------
+    norm: tensor of no dimensions
+        Of all gradients before clipping; float64 where one of them is, else float32. 0 without gradients.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        `max_norm` is no number or negative, a gradient is not dense float32 or float64 in main memory, or the norm is
+        not finite where that is an error. Nothing has been changed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastopt.torch import clip_grad_norm_
+    >>> w = torch.nn.Parameter(torch.zeros(2))
+    >>> w.grad = torch.tensor([3.0, 4.0])
+    >>> clip_grad_norm_([w], max_norm=1.0)
+    tensor(5.)
+    >>> w.grad
+    tensor([0.6000, 0.8000])
+    """
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    max_norm = real_number("max_norm", max_norm)
+    if not max_norm >= 0:
+        raise ValueError(f"max_norm must be at least 0, got {max_norm}")
+    if float(norm_type) != 2:
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
+    gradients = Gradients("fastopt.torch.clip_grad_norm_", parameters)
+    sum_of_squares = gradients.add_up("square")
+    norm = torch.tensor(math.sqrt(sum_of_squares), dtype=gradients.dtype)
+    if error_if_nonfinite and not math.isfinite(sum_of_squares):
+        raise RuntimeError(
+            f"The total norm of order {norm_type} for gradients from `parameters` is non-finite, so it cannot be "
+            "clipped. To disable this error and scale the gradients by the non-finite norm anyway, set "
+            "`error_if_nonfinite=False`"
+        )
+    coefficient = _clip_coefficient(sum_of_squares, max_norm)
+    if coefficient != 1:
+        gradients.change("scale", (coefficient,))
+    return norm
+
+
+def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
+    """Limit each element of the gradients to [-clip_value, clip_value], in place; as torch.nn.utils.clip_grad_value_.
+
+    NaN stays NaN. The optimizers' `clip_value=` does the same without writing to the gradients.
+
+    Parameters
+    ----------
+    parameters: tensor or iterable of tensors
+        Those without gradient are passed over.
+    clip_value: float
+        At least 0.
+    foreach: bool, optional
+        Accepted as by torch; changes nothing.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        `clip_value` is no number or negative, or a gradient is not dense float32 or float64 in main memory. Nothing has
+        been changed.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastopt.torch import clip_grad_value_
+    >>> w = torch.nn.Parameter(torch.zeros(2))
+    >>> w.grad = torch.tensor([3.0, -0.5])
+    >>> clip_grad_value_([w], clip_value=1.0)
+    >>> w.grad
+    tensor([ 1.0000, -0.5000])
+    """
+    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+    clip_value = real_number("clip_value", clip_value)
+    if not clip_value >= 0:
+        raise ValueError(f"clip_value must be at least 0, got {clip_value}")
+    Gradients("fastopt.torch.clip_grad_value_", parameters).change("box", (-clip_value, clip_value))
+
+
+class Gradients:
+    """The gradients of some parameters, checked, to be added up or changed in one native call for each dtype."""
+
+    def __init__(self, owner: str, parameters: list[Tensor]) -> None:
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        given = 0
+        for index, param in enumerate(parameters):
+            gradient = param.grad
+            if gradient is not None:
+                given += 1
+                if gradient.dtype in tensors.DTYPES:
+                    by_dtype.setdefault(gradient.dtype, []).append(gradient)
+                else:
+                    tensors.check_gradient(owner, f"parameters[{index}]", param, gradient)
+        self.dtype = torch.float64 if torch.float64 in by_dtype else torch.float32
+        self.parts = [Part(owner, parameters, dtype, gradients) for dtype, gradients in by_dtype.items()]
+
+    def add_up(self, name: str) -> float:
+        return math.fsum(part.add_up(name) for part in self.parts)
+
+    def change(self, loop: str, coefficients: tuple[float, ...]) -> None:
+        for part in self.parts:
+            part.change(loop, coefficients)
+
+
+class Part:
+    """Those of one dtype. `others` do not lie contiguously: they are read and written through copies that do."""
+
+    def __init__(self, owner: str, parameters: list[Tensor], dtype: torch.dtype, gradients: list[Tensor]) -> None:
+        self.gradients = gradients
+        self.dtype = tensors.DTYPES[dtype]
+        self.backend = backends.load("auto")
+        self.pieces, self.others = _pieces(gradients, self.dtype.itemsize)
+        for gradient in self.others:
+            index = next(index for index, param in enumerate(parameters) if param.grad is gradient)
+            tensors.check_gradient(owner, f"parameters[{index}]", parameters[index], gradient)
+        self.copies = [gradient.detach().clone(memory_format=torch.contiguous_format) for gradient in self.others]
+        self.arrays = [tensors.flat_array(copy) for copy in self.copies]
+
+    def add_up(self, name: str) -> float:
+        sum_over = self.backend.sum_over(name, self.dtype)
+        total = self.backend.add_up_arrays(self.arrays, sum_over, get_num_threads())
+        return total if self.pieces is None else total + self.pieces.add_up(sum_over, get_num_threads())
+
+    def change(self, name: str, coefficients: tuple[float, ...]) -> None:
+        loop = self.backend.loop(name, self.dtype)
+        if self.pieces is not None:
+            self.pieces.change(loop, coefficients, get_num_threads())
+        self.backend.change_arrays(self.arrays, loop, coefficients, get_num_threads())
+        torch.autograd.graph.increment_version(self.gradients)
+        with torch.no_grad():
+            for gradient, copy in zip(self.others, self.copies, strict=True):
+                gradient.copy_(copy)
+
+
+def _pieces(gradients: list[Tensor], itemsize: int) -> tuple[Any, list[Tensor]]:
+    """Native pieces for what lies contiguously, and the rest; without the compiled module, that is everything."""
+    if backends.compiled_module_error() is not None:
+        return None, gradients
+    from ..kernels import native
+
+    pieces: tuple[Any, list[Tensor]] = native.pieces_of_tensors(Tensor.__dlpack_c_exchange_api__, gradients, itemsize)
+    return pieces
+
+
+def _clip_coefficient(sum_of_squares: float, max_norm: float) -> float:
+    return _clipping()(sum_of_squares, 1.0, max_norm)
+
+
+@functools.cache
+def _clipping() -> Callable[[float, float, float], float]:
+    """The optimizers' own formula, as a function of floats."""
+    import numpy as np
+
+    from ..kernels import reference
+
+    formula = reference.coefficient_function("clipping_torch")
+
+    def clip_coefficient(*arguments: float) -> float:
+        with np.errstate(all="ignore"):
+            return float(formula(*map(np.float64, arguments)))
+
+    return clip_coefficient

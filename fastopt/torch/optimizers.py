@@ -1,0 +1,353 @@
+"""The classes: torch.optim's own, with another `step`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import optimizer as torch_optimizer
+
+from ..kernels.plan import Progress
+from ..nonfinite import NonfiniteGradients
+from ..options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
+from ..specs import SPECS, Spec
+from ..threads import get_num_threads
+from . import tensors, updates
+
+OPTIONS: dict[str, Any] = {
+    name: default
+    for name, (default, _) in {**STEP_OPTIONS, **GROUP_OPTIONS}.items()
+    if name
+    in (
+        "max_grad_norm",
+        "clip_norm",
+        "clip_value",
+        "nonfinite",
+        "max_consecutive_skips",
+        "zero_grads",
+        "backend",
+        "n_threads",
+        "flush_denormals",
+    )
+}
+"""What the classes take beside torch's own arguments, and the defaults."""
+
+
+class NativeOptimizer(torch.optim.Optimizer):
+    """What the optimizers of this module share. Use one of them: `fastopt.torch.Adam` is `torch.optim.Adam`, faster.
+
+    Arguments, their order and defaults are torch's; `foreach` and `fused` are accepted and change nothing but what
+    torch itself makes of them (an error where both are given, `step` in float32). What comes on top is keyword-only:
+
+    Parameters
+    ----------
+    max_grad_norm: float, optional
+        As torch.nn.utils.clip_grad_norm_ before each step, without rewriting the gradients: the norm is taken in one
+        pass, in float64, the same bits with any number of threads; the scaling is done in the update.
+        `optimizer.grad_norm` is the last one.
+    clip_norm: float, optional
+        The same for each parameter by itself.
+    clip_value: float, optional
+        As torch.nn.utils.clip_grad_value_. At most one of the three ways of clipping.
+    nonfinite: "propagate", "skip" or "raise"
+        What a NaN or an infinity in any gradient does: nothing special, no update at all (counted in
+        `optimizer.skipped_steps`), or a FloatingPointError that names the parameters. Nothing is changed by the latter
+        two.
+    max_consecutive_skips: int, optional
+        With `nonfinite="skip"`: a FloatingPointError when more steps in a row are skipped.
+    zero_grads: bool, default False
+        Gradients are zeroed in the pass that reads them, as zero_grad(set_to_none=False) would after the step.
+    backend: "auto", "cython", "numba" or "reference"
+        What runs the update; all give the same bits.
+    n_threads: int, optional
+        At most so many threads; default: the least of `torch.get_num_threads()` and `fastopt.get_num_threads()`.
+    flush_denormals: bool, default True
+        Treat denormals as zero inside a step, as torch.set_flush_denormal does everywhere.
+
+    Notes
+    -----
+    Parameters and states are torch's own tensors: the kernels write to their memory, and count up the parameters'
+    versions, so that autograd notices a parameter that was changed between forward and backward. The states are made by
+    torch, when a parameter has its first gradient; `state_dict()` is torch's and loads into torch's class, and back.
+
+    With a torch.amp.GradScaler, gradients are divided by its scale in the update, and steps with infinities are left
+    out; the gradients themselves stay scaled, unless the scaler's `unscale_` was called.
+
+    Dense float32 and float64 parameters in main memory, of any strides, are updated, each in its own precision.
+    Parameters with gaps between their elements, and gradients that lie in memory differently from their parameters, are
+    copied for each step, as torch copies them where it needs to.
+
+    Raises
+    ------
+    TypeError, ValueError, RuntimeError
+        What torch's class raises; and, at construction or at the step where it first appears, what kernels cannot do:
+        parameters or gradients on another device, of another dtype, complex or sparse, `differentiable=True`,
+        `capturable=True`. The message names the parameter, nothing has been changed.
+    """
+
+    spec: ClassVar[Spec]
+    name: ClassVar[str]
+    _init_group: Callable[..., Any]  # torch's classes have it
+    _step_supports_amp_scaling = True
+    grad_scale: Tensor | None = None  # a torch.amp.GradScaler sets these for the time of a step
+    found_inf: Tensor | None = None
+    in_backward = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__module__ == __name__:
+            cls.spec = SPECS[cls.__name__]
+            cls.name = f"fastopt.torch.{cls.__name__}"
+            cls.__init__ = _initializer(cls.__mro__[2])  # type: ignore[method-assign]
+
+    def _set_up(self, given: dict[str, Any]) -> None:
+        """Take over checked options, and forget everything that a step found out."""
+        self.options = {
+            **read_step_options(given),
+            **check_group_options(given, given.get("max_grad_norm")),
+        }
+        self.nonfinite = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
+        self.progress = Progress.new()
+        self.fresh: set[int] = set()  # ids of parameters whose states were made, but are not in an update yet
+        self._given = given
+        self._update: updates.Update | None = None
+
+    def _check_groups(self, groups: list[dict[str, Any]]) -> None:
+        labels = tensors.labels(groups)
+        for group in groups:
+            updates.check_flags(self.name, group)
+            for param in group["params"]:
+                tensors.check_param(self.name, next(labels), param)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch's; the parameters are checked first.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            What torch raises, or the kernels cannot update a parameter. No group has been added.
+        """
+        super().add_param_group(param_group)
+        if "_given" not in self.__dict__:  # The constructor checks all groups together.
+            return
+        try:
+            self._check_groups(self.param_groups)
+        except BaseException:
+            self.param_groups.pop()
+            raise
+        if self.in_backward:
+            n_params = sum(len(group["params"]) for group in self.param_groups)
+            self._hook(range(n_params - len(param_group["params"]), n_params))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_given": self._given}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "options" not in self.__dict__:
+            self._set_up(self._given)
+        self._update = None
+
+    # --- the step ---------------------------------------------------------------------------------------------------
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Update every parameter that has a gradient, in one native call.
+
+        Parameters
+        ----------
+        closure: callable, optional
+            Evaluates the model anew and returns the loss; called once, with gradients enabled.
+
+        Returns
+        -------
+        loss: what `closure` returned, else None
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            A gradient or a state is not usable; the message names the parameter. Nothing has been changed.
+        FloatingPointError
+            `nonfinite` says so. Nothing has been changed.
+        """
+        if (
+            self._optimizer_step_pre_hooks
+            or self._optimizer_step_post_hooks
+            or torch_optimizer._global_optimizer_pre_hooks
+            or torch_optimizer._global_optimizer_post_hooks
+            or _profiler_enabled()
+        ):
+            return _hooked_step(self, closure)
+        return _step(self, closure)
+
+    step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it: hooks are seen to here
+
+    def _advance(self) -> None:
+        if self.found_inf is not None or self.grad_scale is not None or self.options["grad_scale"] != 1:
+            if self.found_inf is not None and self.found_inf.item():
+                return
+            self._take_scale(1.0 if self.grad_scale is None else float(self.grad_scale))
+        update = self._update
+        if (
+            update is None
+            or update.single is None
+            or update.single.step(self.param_groups, self.state, self._threads())
+        ):
+            self._settle()
+
+    def _threads(self) -> int:
+        mine: int | None = self.options["n_threads"]
+        return min(torch.get_num_threads(), get_num_threads()) if mine is None else mine
+
+    def _take_scale(self, scale: float) -> None:
+        if scale != self.options["grad_scale"]:
+            self.options["grad_scale"] = scale
+            if self._update is not None:
+                self._update.set_scale()
+
+    def _settle(self, only: int = -1) -> None:
+        """A step, once what is in its way is seen to: new parameters, memory, hyperparameters, odd gradients."""
+        update = self._update
+        if update is None or not update.is_native or not update.reread():
+            update = self._update = updates.Update(self)
+        ways = update.look(only)
+        if ways is None:
+            update = self._update = updates.Update(self)
+            ways = update.look(only)
+            assert ways is not None, "an update that was just made is up to date"
+        with torch.no_grad():
+            update.step(ways, only)
+
+    # --- in the backward pass ---------------------------------------------------------------------------------------
+
+    def step_in_backward(self) -> None:
+        """See `fastopt.torch.step_in_backward`, which makes an optimizer for this."""
+        self.in_backward = True
+        self._hook(range(sum(len(group["params"]) for group in self.param_groups)))
+
+    def _hook(self, positions: Iterable[int]) -> None:
+        """Step the parameters at these positions whenever their gradients are complete."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        updates.make_states_early(self)
+        for position in positions:
+            params[position].register_post_accumulate_grad_hook(
+                functools.partial(_step_one, weakref.ref(self), position)
+            )
+
+    # --- what options tell ------------------------------------------------------------------------------------------
+
+    @property
+    def grad_norm(self) -> float:
+        """The norm of the gradients in the last step with `max_grad_norm`; NaN before. Unscaled, before clipping."""
+        return float(self.progress.grad_norm[0])
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps `nonfinite="skip"` has left out."""
+        return self.nonfinite.skipped
+
+    @property
+    def nonfinite_counts(self) -> dict[str, int]:
+        """How many elements of which gradients could not be used, in the last step that was left out."""
+        return dict(self.nonfinite.counts)
+
+
+_profiler_enabled: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
+
+
+def _step(self: NativeOptimizer, closure: Callable[[], float] | None = None) -> float | None:
+    loss = None
+    if closure is not None:
+        with torch.enable_grad():
+            loss = closure()
+    self._advance()
+    return loss
+
+
+def _step_one(reference: weakref.ref[NativeOptimizer], position: int, param: Tensor) -> None:
+    """Step a parameter whose gradient is complete, and free the gradient."""
+    optimizer = reference()
+    if optimizer is None or param.grad is None:
+        return
+    update = optimizer._update
+    if (
+        update is None
+        or update.single is None
+        or update.single.step(optimizer.param_groups, optimizer.state, optimizer._threads(), None, False, position)
+    ):
+        optimizer._settle(position)
+    param.grad = None
+
+
+_hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
+
+
+def _initializer(torch_class: type) -> Callable[..., None]:
+    """The constructor of torch's class, with our options behind its arguments."""
+    signature = inspect.signature(torch_class.__init__)  # type: ignore[misc]
+
+    def __init__(self: NativeOptimizer, *args: Any, **kwargs: Any) -> None:
+        given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+        torch_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
+        self._check_groups(self.param_groups)
+        self._set_up(given)
+
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in OPTIONS.items()
+    ]
+    __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
+    return __init__
+
+
+class SGD(NativeOptimizer, torch.optim.SGD):
+    """torch.optim.SGD with a native step; `fastopt.SGD` has its maths.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastopt.torch import SGD
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    >>> optimizer = SGD([w], lr=0.5, momentum=0.9)
+    >>> (w**2).sum().backward()
+    >>> optimizer.step()
+    >>> w.tolist()
+    [0.0, 0.0]
+    """
+
+
+class Adam(NativeOptimizer, torch.optim.Adam):
+    """torch.optim.Adam with a native step; `fastopt.Adam` has its maths.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastopt.torch import Adam
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    >>> optimizer = Adam([w], lr=0.5, max_grad_norm=1.0)
+    >>> (w**2).sum().backward()
+    >>> optimizer.step()
+    >>> w.tolist(), round(optimizer.grad_norm, 3)
+    ([0.5, 1.5], 4.472)
+    >>> int(optimizer.state[w]["step"])
+    1
+    """
+
+
+class AdamW(NativeOptimizer, torch.optim.AdamW):
+    """torch.optim.AdamW with a native step; `fastopt.AdamW` has its maths."""
+
+
+class RMSprop(NativeOptimizer, torch.optim.RMSprop):
+    """torch.optim.RMSprop with a native step; `fastopt.RMSprop` has its maths."""
+
+
+class Adagrad(NativeOptimizer, torch.optim.Adagrad):
+    """torch.optim.Adagrad with a native step; `fastopt.Adagrad` has its maths."""
+
+
+class Rprop(NativeOptimizer, torch.optim.Rprop):
+    """torch.optim.Rprop with a native step; `fastopt.Rprop` has its maths."""

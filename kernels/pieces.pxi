@@ -1,0 +1,115 @@
+# Memory that belongs to no optimizer: added up or changed, piece by piece; part of engine.pyx.
+
+cdef ThreadChoice pieces_choice = ThreadChoice()
+
+
+@cython.final
+cdef class Pieces:
+    """Contiguous pieces of memory, all of one dtype.
+
+    Sums are taken in the order in which engines add: piece by piece. `n_threads` is at most how many threads are used,
+    0 for the default; the bits do not depend on it. Whoever adds a piece keeps its memory.
+    """
+
+    cdef Table table
+    cdef Group group
+    cdef Py_ssize_t capacity
+    cdef Py_ssize_t n_partials
+
+    def __cinit__(self, Py_ssize_t capacity, Py_ssize_t itemsize):
+        memset(&self.table, 0, sizeof(Table))
+        memset(&self.group, 0, sizeof(Group))
+        self.capacity = capacity
+        self.group.accumulator = -1
+        self.table.groups = &self.group
+        self.table.itemsize = itemsize
+        self.table.segments = <Segment *>calloc(max(capacity, 1), sizeof(Segment))
+        self.table.active = <Active *>calloc(max(capacity, 1), sizeof(Active))
+        self.table.rows = <Row *>calloc(1, sizeof(Row))
+        if not (self.table.segments and self.table.active and self.table.rows):
+            raise MemoryError("no memory for the table of pieces")
+
+    def __dealloc__(self):
+        free(self.table.segments)
+        free(self.table.active)
+        free(self.table.rows)
+        free(self.table.partials)
+
+    cdef int append(self, char *address, Py_ssize_t size) except -1:
+        cdef Py_ssize_t k = self.table.n_active
+        if k == self.capacity:
+            raise IndexError(f"there is only room for {self.capacity} pieces")
+        self.table.segments[k].streams[0] = self.table.segments[k].streams[GRAD] = address
+        self.table.segments[k].size = size
+        self.table.segments[k].first_partial = self.n_partials
+        self.table.active[k].segment = k
+        self.table.active[k].offset = self.table.total
+        self.table.total += size
+        self.n_partials += (size + SUM_BLOCK - 1) // SUM_BLOCK
+        self.table.n_active += 1
+        return 0
+
+    def append_array(self, cnp.ndarray array):
+        """Add a C-contiguous array."""
+        self.append(<char *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
+
+    def add_up(self, size_t address, int n_threads):
+        """The sum over all elements; `address` is of a sum that takes no coefficient."""
+        cdef Py_ssize_t k, block
+        cdef double total = 0.0, own
+        self.table.partials = <double *>calloc(max(self.n_partials, 1), sizeof(double))
+        if not self.table.partials:
+            raise MemoryError("no memory for partial sums")
+        self.group.sum = <sum_function>address
+        self.table.adding = True
+        self.run(self.table.total * NANOSECONDS_TO_ADD, n_threads)
+        for k in range(self.table.n_active):
+            own = 0.0
+            for block in range((self.table.segments[k].size + SUM_BLOCK - 1) // SUM_BLOCK):
+                own += self.table.partials[self.table.segments[k].first_partial + block]
+            total += own
+        free(self.table.partials)
+        self.table.partials = NULL
+        return total
+
+    def change(self, size_t address, tuple coefficients, int n_threads):
+        """Call a loop of one stream on each piece."""
+        cdef Program *program = &self.group.programs[0]
+        program.n_operations = 1
+        program.plain = True
+        program.operations[0].loop = <loop_function>address
+        program.operations[0].n_streams = 1
+        program.operations[0].streams[0] = 0
+        for k, value in enumerate(coefficients):
+            if self.table.itemsize == 4:
+                self.table.rows[0].single[k] = value
+            else:
+                self.table.rows[0].full[k] = value
+        self.table.adding = False
+        self.run(self.table.total * NANOSECONDS_TO_ADD, n_threads)
+
+    cdef void run(self, double work, int n_threads) noexcept:
+        cdef int affordable = affordable_threads(work, NANOSECONDS_PER_THREAD, n_threads)
+        cdef bint learning = adaptive and affordable > 1
+        cdef double start = nanoseconds()
+        self.table.n_threads = pieces_choice.choose(affordable) if learning else affordable
+        with nogil:
+            run_table(&self.table)
+        if learning:
+            pieces_choice.learn(self.table.n_threads, affordable, (nanoseconds() - start) / work)
+
+
+def add_up_arrays(list arrays, size_t address, int n_threads):
+    """The sum over all elements of C-contiguous arrays of one dtype; see `Pieces.add_up`."""
+    cdef Pieces pieces = Pieces(len(arrays), arrays[0].itemsize if arrays else 8)
+    for array in arrays:
+        pieces.append_array(array)
+    return pieces.add_up(address, n_threads)
+
+
+def change_arrays(list arrays, size_t address, tuple coefficients, int n_threads):
+    """Call a loop of one stream, `(stream, *coefficients)`, on each of these arrays; see `Pieces.change`."""
+    cdef Pieces pieces = Pieces(len(arrays), arrays[0].itemsize if arrays else 8)
+    for array in arrays:
+        pieces.append_array(array)
+    pieces.change(address, coefficients, n_threads)

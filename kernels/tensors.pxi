@@ -1,0 +1,487 @@
+# Parameters and gradients that are another library's tensors; part of engine.pyx.
+#
+# Where a tensor's memory is, and how it lies there, is asked through DLPack's C exchange interface
+# (https://dmlc.github.io/dlpack/latest/c_api.html): some nanoseconds a tensor, and nothing is allocated.
+
+from cpython.exc cimport PyErr_Clear
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "Python.h":  # by pointer: what they point to is kept elsewhere, and not counted for each look
+    int PyDict_Next(PyObject *container, Py_ssize_t *position, PyObject **key, PyObject **value) noexcept
+    Py_ssize_t PyDict_Size(PyObject *container) noexcept
+    PyObject **PySequence_Fast_ITEMS(tuple items) noexcept
+
+cdef enum:
+    DLPACK_MAJOR = 1
+    DLPACK_CPU = 1
+    DLPACK_FLOAT = 2
+
+cdef struct DLTensor:
+    char *data
+    int32_t device_type
+    int32_t device_id
+    int32_t ndim
+    uint8_t code
+    uint8_t bits
+    uint16_t lanes
+    int64_t *shape
+    int64_t *strides
+    uint64_t byte_offset
+
+cdef struct ExchangeInterface:
+    uint32_t major
+    uint32_t minor
+    void *previous
+    void *allocate
+    void *managed_from
+    void *managed_to
+    int (*describe)(PyObject *tensor, DLTensor *description) noexcept
+    void *stream
+
+cdef bint is_contiguous(const DLTensor *description) noexcept:
+    cdef int64_t expected = 1, size = 1
+    cdef int axis
+    for axis in range(description.ndim):
+        size *= description.shape[axis]
+    for axis in reversed(range(description.ndim)):
+        if description.shape[axis] != 1 and size and description.strides[axis] != expected:
+            return False
+        expected *= description.shape[axis]
+    return True
+
+
+def pieces_of_tensors(capsule, list tensors, Py_ssize_t itemsize):
+    """`Pieces` of tensors of this itemsize, and a list of those that are no plain contiguous floats in main memory."""
+    cdef ExchangeInterface *interface = exchange_interface(capsule)
+    cdef Pieces pieces = Pieces(len(tensors), itemsize)
+    cdef DLTensor description
+    cdef list others = []
+    cdef int64_t size
+    for tensor in tensors:
+        if (
+            not describe_tensor(interface, tensor, &description)
+            or description.device_type != DLPACK_CPU
+            or description.code != DLPACK_FLOAT
+            or description.bits != 8 * itemsize
+            or description.lanes != 1
+            or not is_contiguous(&description)
+            or tensor.is_neg()
+        ):
+            others.append(tensor)
+            continue
+        size = 1
+        for axis in range(description.ndim):
+            size *= description.shape[axis]
+        pieces.append(description.data, size)
+    return pieces, others
+
+
+cdef struct Layout:              # how a parameter lies in memory, and its gradient must
+    char *data
+    int32_t ndim
+    Py_ssize_t size
+    Py_ssize_t first             # of its shape in `Tensors.extents`; its strides follow
+    char *apart                  # where its last gradient was, apart from all that is written
+
+cdef struct StepCount:           # a count of steps that is kept for others: a float32 or float64, or none
+    char *address
+    bint is_double
+
+cdef struct StatesOf:            # a parameter's entry in the owner's dict of states, and the values in it
+    PyObject *param
+    PyObject *states
+    Py_ssize_t n_values
+    Py_ssize_t first             # of its values in `Tensors.state_values`
+
+cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work for which other Python threads may run meanwhile
+
+
+cdef enum:  # what `Tensors.step` finds; anything but READY is for its owner to see to, and nothing was changed
+    READY
+    REBUILD      # other parameters, states or memory than it was made for
+    REREAD       # other hyperparameters
+    REPLACE      # gradients that the kernels cannot read as they are: `Tensors.odd`
+
+FOUND = {"ready": READY, "rebuild": REBUILD, "reread": REREAD, "replace": REPLACE}
+
+
+cdef ExchangeInterface *exchange_interface(capsule) except NULL:
+    cdef ExchangeInterface *interface = <ExchangeInterface *>PyCapsule_GetPointer(capsule, b"dlpack_exchange_api")
+    if interface.major != DLPACK_MAJOR or interface.describe == NULL:
+        raise ImportError(
+            f"DLPack's C exchange interface is of version {interface.major}.{interface.minor} here, "
+            f"or does not describe tensors; expected version {DLPACK_MAJOR}"
+        )
+    return interface
+
+
+cdef bint describe_tensor(ExchangeInterface *interface, tensor, DLTensor *description) noexcept:
+    """Whether a tensor has memory that can be described."""
+    if interface.describe(<PyObject *>tensor, description) != 0:
+        PyErr_Clear()
+        return False
+    description.data += description.byte_offset
+    return True
+
+
+cdef bint holds(PyObject *container, PyObject *const *values, Py_ssize_t n_values) noexcept:
+    """Whether a dict has just these objects as its values, in this order."""
+    cdef Py_ssize_t position = 0, index = 0
+    cdef PyObject *key
+    cdef PyObject *value
+    if PyDict_Size(container) != n_values:
+        return False
+    while PyDict_Next(container, &position, &key, &value):
+        if value != values[index]:
+            return False
+        index += 1
+    return True
+
+
+@cython.final
+cdef class Tensors:
+    """Steps an engine whose parameters and gradients are tensors with an attribute `grad`.
+
+    Whatever can change from one step to the next (gradients, hyperparameters, the states that the owner's dict holds,
+    where a parameter's memory is) is compared with what it was, by identity and address.
+
+    Parameters
+    ----------
+    capsule: DLPack's exchange interface, `type(tensor).__dlpack_c_exchange_api__`
+    engine: Engine
+    groups: list of (dict of hyperparameters with "params", tuple of its values, whether a value can change in place)
+    segments: list of int
+        For each parameter of all groups its segment in the engine; -1 where it has none because it has no gradient
+        yet, -2 where another engine steps it.
+    memory: list of tensors, one a segment
+        What the engine's segments are: the parameters, or what stands for them.
+    counts: list of float32 or float64 NumPy arrays of one element, or None, one a segment
+        Counts of steps, which are read before a step and written after it.
+    states: dict
+        The owner's: parameter -> dict of its states.
+    increment_version: callable(list of tensors)
+        Called after a step with what was written to.
+    """
+
+    cdef ExchangeInterface *interface
+    cdef readonly Engine engine
+    cdef list groups
+    cdef list params
+    cdef Py_ssize_t n_params
+    cdef Py_ssize_t *segments
+    cdef list memory
+    cdef list in_place           # whether a segment's memory is its parameter's own
+    cdef list arrays             # that the counts are in
+    cdef list alive              # what the pointers of `states` and `state_values` point to
+    cdef StatesOf *states
+    cdef PyObject **state_values
+    cdef Py_ssize_t n_states
+    cdef Py_ssize_t *state_of    # for each parameter which of `states` is its own, or -1
+    cdef object increment_version
+    cdef list stepped            # the parameters that segments are of, in their order
+    cdef bint shares             # whether other Python threads may run during a step
+    cdef Layout *layouts
+    cdef int64_t *extents
+    cdef StepCount *counts
+    cdef readonly list odd       # (segment, parameter, gradient)
+    cdef list found              # the gradients of a step under way
+    cdef list written            # the tensors that it writes to
+
+    def __cinit__(self, capsule, Engine engine, list groups, list segments, list memory, list counts, states,
+                  increment_version):
+        cdef Py_ssize_t index, n_extents = 0, n_segments = len(memory)
+        cdef double work = 0
+        cdef DLTensor description
+        self.interface = exchange_interface(capsule)
+        self.engine = engine
+        self.groups = groups
+        self.params = [param for group, _, _ in groups for param in group["params"]]
+        self.n_params = len(self.params)
+        self.memory = memory
+        self.arrays = counts
+        self.increment_version = increment_version
+        for tensor in memory:
+            n_extents += 2 * tensor.ndim
+        self.segments = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
+        self.layouts = <Layout *>calloc(max(n_segments, 1), sizeof(Layout))
+        self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
+        self.counts = <StepCount *>calloc(max(n_segments, 1), sizeof(StepCount))
+        if not (self.segments and self.layouts and self.extents and self.counts):
+            raise MemoryError("no memory for the table of tensors")
+        n_extents = 0
+        self.in_place = [False] * n_segments
+        self.stepped = [None] * n_segments
+        for index in range(self.n_params):
+            self.segments[index] = segments[index]
+            if segments[index] >= 0:
+                self.stepped[segments[index]] = self.params[index]
+                self.in_place[segments[index]] = memory[segments[index]] is self.params[index]
+        for index in range(n_segments):
+            if not describe_tensor(self.interface, memory[index], &description):
+                raise TypeError(f"parameter {index} has no memory that DLPack can describe")
+            self.layouts[index].data = description.data
+            self.layouts[index].ndim = description.ndim
+            self.layouts[index].size = memory[index].numel()
+            self.layouts[index].first = n_extents
+            for axis in range(description.ndim):
+                self.extents[n_extents + axis] = description.shape[axis]
+                self.extents[n_extents + description.ndim + axis] = description.strides[axis]
+            n_extents += 2 * description.ndim
+            work += self.layouts[index].size * engine.table.groups[engine.table.segments[index].group].cost
+            if counts[index] is not None:
+                self.counts[index].address = <char *>cnp.PyArray_DATA(counts[index])
+                self.counts[index].is_double = counts[index].itemsize == 8
+        self.shares = work > NANOSECONDS_TO_SHARE
+        engine.keeps_gil = not self.shares
+        self.keep_states(states)
+
+    cdef int keep_states(self, states) except -1:
+        """Note what the owner's dict of states holds."""
+        cdef Py_ssize_t index, first = 0
+        self.n_states = len(states)
+        self.alive = [(param, own, tuple(own.values())) for param, own in states.items()]
+        self.states = <StatesOf *>calloc(max(self.n_states, 1), sizeof(StatesOf))
+        self.state_values = <PyObject **>calloc(max(sum([len(own) for own in states.values()]), 1), sizeof(PyObject *))
+        self.state_of = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
+        if not (self.states and self.state_values and self.state_of):
+            raise MemoryError("no memory for the table of states")
+        positions = {id(param): index for index, (param, _, _) in enumerate(self.alive)}
+        for index in range(self.n_params):
+            self.state_of[index] = positions.get(id(self.params[index]), -1)
+        for index, (param, own, values) in enumerate(self.alive):
+            self.states[index].param = <PyObject *>param
+            self.states[index].states = <PyObject *>own
+            self.states[index].n_values = len(values)
+            self.states[index].first = first
+            for value in values:
+                self.state_values[first] = <PyObject *>value
+                first += 1
+        return 0
+
+    def __dealloc__(self):
+        free(self.states)
+        free(self.state_values)
+        free(self.state_of)
+        free(self.segments)
+        free(self.layouts)
+        free(self.extents)
+        free(self.counts)
+
+    def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
+        """What the hyperparameters of a group now are."""
+        self.groups[index] = (self.groups[index][0], values, changes_in_place)
+
+    cdef bint lies_alike(self, const Layout *layout, const DLTensor *description) noexcept:
+        """Whether a tensor is of a segment's dtype, shape and strides, in main memory; strides of one element are free.
+        """
+        cdef const int64_t *shape = self.extents + layout.first
+        cdef const int64_t *strides = shape + layout.ndim
+        cdef int axis
+        if (
+            description.device_type != DLPACK_CPU
+            or description.code != DLPACK_FLOAT
+            or description.bits != 8 * self.engine.table.itemsize
+            or description.lanes != 1
+            or description.ndim != layout.ndim
+        ):
+            return False
+        for axis in range(layout.ndim):
+            if description.shape[axis] != shape[axis]:
+                return False
+            if shape[axis] != 1 and layout.size and description.strides[axis] != strides[axis]:
+                return False
+        return True
+
+    cdef int compare_one(self, Py_ssize_t only, states, bint reread) except -1:
+        """`compare` for a single parameter."""
+        cdef Py_ssize_t k, index = only
+        cdef tuple known
+        cdef const StatesOf *expected
+        for k in range(len(self.groups)):
+            known = <tuple>self.groups[k]
+            params = (<dict>known[0])["params"]
+            if index < len(params):
+                break
+            index -= len(params)
+        else:
+            return REBUILD
+        if params[index] is not self.params[only] or len(states) != self.n_states:
+            return REBUILD
+        if self.state_of[only] >= 0:
+            expected = &self.states[self.state_of[only]]
+            if not holds(expected.states, self.state_values + expected.first, expected.n_values):
+                return REBUILD
+        return READY if reread or self.has_known_values(known) else REREAD
+
+    cdef bint has_known_values(self, tuple known) noexcept:
+        """Whether a group's hyperparameters are what they were."""
+        return not known[2] and holds(
+            <PyObject *>known[0], PySequence_Fast_ITEMS(<tuple>known[1]), len(<tuple>known[1])
+        )
+
+    cdef int compare(self, list param_groups, states, bint reread) except -1:
+        """Whether groups, their hyperparameters (unless they were just `reread`) and the states are what they were."""
+        cdef Py_ssize_t k, position = 0, index = 0
+        cdef int result = READY
+        cdef PyObject *key
+        cdef PyObject *value
+        cdef const StatesOf *expected
+        cdef list params
+        cdef tuple known
+        if len(param_groups) != len(self.groups) or len(states) != self.n_states:
+            return REBUILD
+        for k in range(len(self.groups)):
+            known = <tuple>self.groups[k]
+            if param_groups[k] is not known[0]:
+                return REBUILD
+            if not reread and not self.has_known_values(known):
+                result = REREAD
+            params = (<dict>known[0])["params"]
+            if index + len(params) > self.n_params:
+                return REBUILD
+            for param in params:
+                if param is not self.params[index]:
+                    return REBUILD
+                index += 1
+        if index != self.n_params:
+            return REBUILD
+        expected = self.states
+        while PyDict_Next(<PyObject *>states, &position, &key, &value):
+            if (
+                key != expected.param
+                or value != expected.states
+                or not holds(value, self.state_values + expected.first, expected.n_values)
+            ):
+                return REBUILD
+            expected += 1
+        return result
+
+    cdef int gather(self, dict replacements, Py_ssize_t only) except -1:
+        """Note where the gradients are; `replacements` are tensors in place of some, by segment."""
+        cdef Py_ssize_t index, segment
+        cdef Py_ssize_t first = 0 if only < 0 else only, last = self.n_params if only < 0 else only + 1
+        cdef Layout *layout
+        cdef DLTensor description
+        cdef Memory memory = self.engine.memory
+        cdef Py_ssize_t itemsize = self.engine.table.itemsize
+        cdef Py_ssize_t n_found = 0
+        self.odd, self.found, self.written = [], [], []
+        if only >= 0:
+            memset(memory.accepted, 0, self.engine.n_segments * sizeof(char *))
+        for index in range(first, last):
+            segment = self.segments[index]
+            if segment == -2:
+                continue
+            param = self.params[index]
+            gradient = param.grad
+            if gradient is None:
+                if segment >= 0:
+                    memory.accepted[segment] = NULL
+                continue
+            if segment < 0:
+                return REBUILD
+            layout = &self.layouts[segment]
+            if self.in_place[segment] and not (
+                describe_tensor(self.interface, param, &description)
+                and description.data == layout.data
+                and self.lies_alike(layout, &description)
+            ):
+                return REBUILD
+            gradient = replacements.get(segment, gradient) if replacements else gradient
+            if (
+                not describe_tensor(self.interface, gradient, &description)
+                or not self.lies_alike(layout, &description)
+                or (
+                    description.data != layout.apart
+                    and memory.is_written(description.data, description.data + layout.size * itemsize)
+                )
+                or (layout.size == 1 and gradient.is_neg())  # a view that negates; only this small does it lie alike
+            ):
+                self.odd.append((segment, param, gradient))
+                continue
+            memory.accepted[segment] = description.data if layout.size else <char *>&empty_gradient
+            layout.apart = description.data
+            n_found += 1
+            if self.shares:  # Another thread may drop it meanwhile.
+                self.found.append(gradient)
+            if memory.zeroed:
+                self.written.append(gradient)
+        if only >= 0 and n_found:
+            self.written.append(self.params[only])
+        elif n_found < len(self.stepped):
+            self.written += [param for param in self.stepped if param.grad is not None]
+        elif n_found:
+            self.written = self.written + self.stepped if self.written else self.stepped
+        return REPLACE if self.odd else READY
+
+    cdef int find(self, list param_groups, states, dict replacements, bint reread, Py_ssize_t only) except -1:
+        cdef int found
+        if not isinstance(states, dict):  # which includes its subclasses, as the type `dict` does not
+            raise TypeError(f"the states must be a dict, got {type(states).__name__}")
+        if not only < self.n_params:
+            raise IndexError(f"there is no parameter {only}")
+        found = self.compare(param_groups, states, reread) if only < 0 else self.compare_one(only, states, reread)
+        return found or self.gather(replacements, only)
+
+    def look(self, list param_groups, states, dict replacements=None, bint reread=False, Py_ssize_t only=-1):
+        """Whether a step can be done: one of FOUND. Nothing is written."""
+        self.engine.claim()
+        try:
+            return self.find(param_groups, states, replacements, reread, only)
+        finally:
+            self.found = self.written = None
+            self.engine.busy = False
+
+    def step(self, list param_groups, states, int n_threads, dict replacements=None, bint reread=False,
+             Py_ssize_t only=-1):
+        """One step of every parameter that has a gradient, or of `only` the one at this position among all groups'.
+
+        Returns one of FOUND; unless it is READY, something has to be seen to first, and nothing was written. `reread`
+        says that hyperparameters were just taken over.
+        """
+        cdef int found
+        self.engine.claim()
+        try:
+            found = self.find(param_groups, states, replacements, reread, only)
+            if found == READY:
+                self.advance(n_threads)
+            return found
+        finally:
+            self.found = self.written = None
+            self.engine.busy = False
+
+    cdef int advance(self, int n_threads) except -1:
+        cdef Engine engine = self.engine
+        cdef int64_t calls = engine.calls[0]
+        cdef Py_ssize_t index
+        cdef StepCount *count
+        engine.n_threads = n_threads
+        engine.memory.check()
+        if engine.clears:
+            engine.memory.check_apart()
+        engine.commit_gradients()
+        for index in range(engine.n_segments):
+            count = &self.counts[index]
+            if count.address != NULL:
+                engine.counts[index] = <int64_t>(
+                    (<double *>count.address)[0] if count.is_double else (<float *>count.address)[0]
+                )
+        engine.advance()
+        if engine.calls[0] == calls:  # declined
+            return 0
+        for index in range(engine.n_segments):
+            count = &self.counts[index]
+            if count.address == NULL or engine.table.segments[index].streams[GRAD] == NULL:
+                continue
+            if count.is_double:
+                (<double *>count.address)[0] = <double>engine.counts[index]
+            else:
+                (<float *>count.address)[0] = <float>engine.counts[index]
+        if self.written:
+            self.increment_version(self.written)
+        return 0
+
+
+cdef double empty_gradient  # stands for the memory of a gradient without elements, which may have no address
