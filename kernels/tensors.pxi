@@ -12,6 +12,10 @@ cdef extern from "Python.h":  # by pointer: what they point to is kept elsewhere
     int PyDict_Next(PyObject *container, Py_ssize_t *position, PyObject **key, PyObject **value) noexcept
     Py_ssize_t PyDict_Size(PyObject *container) noexcept
     PyObject **PySequence_Fast_ITEMS(tuple items) noexcept
+    ctypedef object (*descrgetfunc)(object descriptor, object owner, object owner_type)
+    ctypedef struct PyTypeObject:
+        descrgetfunc tp_descr_get
+    PyTypeObject *Py_TYPE(object) noexcept
 
 cdef enum:
     DLPACK_MAJOR = 1
@@ -83,6 +87,7 @@ cdef struct Layout:              # how a parameter lies in memory, and its gradi
     int32_t ndim
     Py_ssize_t size
     Py_ssize_t first             # of its shape in `Tensors.extents`; its strides follow
+    char *flat                   # where its gradient is when all of them are one
     char *apart                  # where its last gradient was, apart from all that is written
 
 cdef struct StepCount:           # a count of steps that is kept for others: a float32 or float64, or none
@@ -150,6 +155,8 @@ cdef class Tensors:
     Parameters
     ----------
     capsule: DLPack's exchange interface, `type(tensor).__dlpack_c_exchange_api__`
+    attribute: descriptor
+        What gets a tensor's `grad`: looked up once, rather than along every tensor's base classes at every step.
     engine: Engine
     groups: list of (dict of hyperparameters with "params", tuple of its values, whether a value can change in place)
     segments: list of int
@@ -166,6 +173,8 @@ cdef class Tensors:
     """
 
     cdef ExchangeInterface *interface
+    cdef object attribute
+    cdef descrgetfunc get_gradient
     cdef readonly Engine engine
     cdef list groups
     cdef list params
@@ -181,6 +190,9 @@ cdef class Tensors:
     cdef Py_ssize_t *state_of    # for each parameter which of `states` is its own, or -1
     cdef object increment_version
     cdef list stepped            # the parameters that segments are of, in their order
+    cdef Engine flat             # steps all segments as fewer and longer ones, or None
+    cdef list flat_lengths       # how many segments each of those is
+    cdef list flat_gradients     # what each segment's gradient must be for that
     cdef bint shares             # whether other Python threads may run during a step
     cdef Layout *layouts
     cdef int64_t *extents
@@ -189,12 +201,16 @@ cdef class Tensors:
     cdef list found              # the gradients of a step under way
     cdef list written            # the tensors that it writes to
 
-    def __cinit__(self, capsule, Engine engine, list groups, list segments, list memory, list counts, states,
+    def __cinit__(self, capsule, attribute, Engine engine, list groups, list segments, list memory, list counts, states,
                   increment_version):
         cdef Py_ssize_t index, n_extents = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
         self.interface = exchange_interface(capsule)
+        self.attribute = attribute
+        self.get_gradient = Py_TYPE(attribute).tp_descr_get
+        if self.get_gradient == NULL:
+            raise TypeError(f"expected the descriptor of an attribute, got {attribute!r}")
         self.engine = engine
         self.groups = groups
         self.params = [param for group, _, _ in groups for param in group["params"]]
@@ -272,6 +288,50 @@ cdef class Tensors:
     def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
         """What the hyperparameters of a group now are."""
         self.groups[index] = (self.groups[index][0], values, changes_in_place)
+
+    def set_flat(self, Engine flat, list lengths, list gradients, list addresses):
+        """Let another engine step segments that lie one after the other in memory as one: so many at a time.
+
+        It does so when all gradients are these tensors, at these addresses, where they follow one another as well.
+        """
+        cdef Py_ssize_t index
+        if sum(lengths) != self.engine.n_segments or len(lengths) != flat.n_segments:
+            raise ValueError(f"{lengths} segments do not make up {self.engine.n_segments}")
+        self.flat = flat
+        self.flat_lengths = lengths
+        self.flat_gradients = gradients
+        for index in range(self.engine.n_segments):
+            self.layouts[index].flat = <char *><uintptr_t>addresses[index]
+        flat.keeps_gil = not self.shares
+
+    cdef bint is_flat(self) noexcept:
+        """Whether the long segments can be stepped: every gradient in its place, and as many steps in all of each."""
+        cdef Py_ssize_t index, first = 0
+        for length in self.flat_lengths:
+            for index in range(first, first + <Py_ssize_t>length):
+                if self.engine.memory.accepted[index] != self.layouts[index].flat:
+                    return False
+                if self.engine.counts[index] != self.engine.counts[first]:
+                    return False
+            first += <Py_ssize_t>length
+        return True
+
+    cdef int advance_flat(self, int n_threads) except -1:
+        cdef Py_ssize_t index, k, first = 0
+        self.flat.n_threads = n_threads
+        self.flat.memory.check()
+        for k, length in enumerate(self.flat_lengths):
+            self.flat.counts[k] = self.engine.counts[first]
+            self.flat.memory.accepted[k] = self.layouts[first].flat
+            first += <Py_ssize_t>length
+        self.flat.commit_gradients()
+        self.flat.advance()
+        first = 0
+        for k, length in enumerate(self.flat_lengths):
+            for index in range(first, first + <Py_ssize_t>length):
+                self.engine.counts[index] = self.flat.counts[k]
+            first += <Py_ssize_t>length
+        return 0
 
     cdef bint lies_alike(self, const Layout *layout, const DLTensor *description) noexcept:
         """Whether a tensor is of a segment's dtype, shape and strides, in main memory; strides of one element are free.
@@ -375,7 +435,7 @@ cdef class Tensors:
             if segment == -2:
                 continue
             param = self.params[index]
-            gradient = param.grad
+            gradient = self.get_gradient(self.attribute, param, type(param))
             if gradient is None:
                 if segment >= 0:
                     memory.accepted[segment] = NULL
@@ -389,6 +449,10 @@ cdef class Tensors:
                 and self.lies_alike(layout, &description)
             ):
                 return REBUILD
+            if self.flat is not None and gradient is self.flat_gradients[segment]:
+                memory.accepted[segment] = layout.flat
+                n_found += 1
+                continue
             gradient = replacements.get(segment, gradient) if replacements else gradient
             if (
                 not describe_tensor(self.interface, gradient, &description)
@@ -468,7 +532,10 @@ cdef class Tensors:
                 engine.counts[index] = <int64_t>(
                     (<double *>count.address)[0] if count.is_double else (<float *>count.address)[0]
                 )
-        engine.advance()
+        if self.flat is not None and self.is_flat():
+            self.advance_flat(n_threads)
+        else:
+            engine.advance()
         if engine.calls[0] == calls:  # declined
             return 0
         for index in range(engine.n_segments):

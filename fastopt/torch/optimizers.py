@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from ..checks import flag
 from ..kernels.plan import Progress
 from ..nonfinite import NonfiniteGradients
 from ..options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from ..specs import SPECS, Spec
 from ..threads import get_num_threads
-from . import tensors, updates
+from . import flattening, tensors, updates
 
 OPTIONS: dict[str, Any] = {
     name: default
@@ -34,7 +35,7 @@ OPTIONS: dict[str, Any] = {
         "n_threads",
         "flush_denormals",
     )
-}
+} | {"flatten": False}
 """What the classes take beside torch's own arguments, and the defaults."""
 
 
@@ -66,6 +67,13 @@ class NativeOptimizer(torch.optim.Optimizer):
         What runs the update; all give the same bits.
     n_threads: int, optional
         At most so many threads; default: the least of `torch.get_num_threads()` and `fastopt.get_num_threads()`.
+    flatten: bool, default False
+        Move the parameters of each group into one buffer, their gradients and states into others: a step is then one
+        run over memory, with the least overhead. What that changes: the parameters' memory is replaced at construction
+        (what shared it before does not follow any more); gradients are there from the start, and are zeroed by
+        `optimizer.zero_grad()`, never None, so that parameters without a gradient are stepped with zeros; saving one
+        parameter alone saves its whole buffer. Where other gradients are put in place, as by `model.zero_grad()`, steps
+        are those of `flatten=False`.
     flush_denormals: bool, default True
         Treat denormals as zero inside a step, as torch.set_flush_denormal does everywhere.
 
@@ -110,12 +118,22 @@ class NativeOptimizer(torch.optim.Optimizer):
         self.options = {
             **read_step_options(given),
             **check_group_options(given, given.get("max_grad_norm")),
+            "flatten": flag("flatten", given.get("flatten", False)),
         }
         self.nonfinite = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self.progress = Progress.new()
         self.fresh: set[int] = set()  # ids of parameters whose states were made, but are not in an update yet
         self._given = given
         self._update: updates.Update | None = None
+        self.buffers: list[flattening.Buffer] = []
+        self._flatten()
+
+    def _flatten(self) -> None:
+        if self.options["flatten"]:
+            self.buffers = flattening.flatten(self)
+            placed = {id(param) for buffer in self.buffers for param in buffer.params}
+            params = (param for group in self.param_groups for param in group["params"])
+            self.unplaced = [param for param in params if id(param) not in placed]
 
     def _check_groups(self, groups: list[dict[str, Any]]) -> None:
         labels = tensors.labels(groups)
@@ -137,6 +155,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             return
         try:
             self._check_groups(self.param_groups)
+            self._flatten()
         except BaseException:
             self.param_groups.pop()
             raise
@@ -144,12 +163,26 @@ class NativeOptimizer(torch.optim.Optimizer):
             n_params = sum(len(group["params"]) for group in self.param_groups)
             self._hook(range(n_params - len(param_group["params"]), n_params))
 
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As torch's; with `flatten=True` gradients are zeroed in their buffers, whatever `set_to_none` says."""
+        if self.buffers:
+            for param in self.unplaced:
+                param.grad = None
+            for buffer in self.buffers:
+                buffer.zero_grad()
+        elif set_to_none and not _profiler_enabled():
+            for group in self.param_groups:
+                for param in group["params"]:
+                    param.grad = None
+        else:
+            super().zero_grad(set_to_none)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_given": self._given}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        if "options" not in self.__dict__:
+        if "options" not in self.__dict__:  # unpickled
             self._set_up(self._given)
         self._update = None
 

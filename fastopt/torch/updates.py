@@ -18,6 +18,7 @@ from ..options import check_group_options
 from ..planning import Planner
 from ..specs import HYPERPARAMETERS
 from . import tensors
+from .flattening import Buffer
 
 if TYPE_CHECKING:
     from .optimizers import NativeOptimizer
@@ -80,6 +81,7 @@ class Entry:
     param: Tensor
     states: list[Tensor] = field(default_factory=list)
     memory: Tensor = field(init=False)
+    buffer: Buffer | None = None
     round: int = 0
 
     def __post_init__(self) -> None:
@@ -189,6 +191,7 @@ class Update:
         self.make_states(active)
         for entry in active:
             self.find_states(entry)
+        self.flatten_states(active)
         n_rounds = assign_rounds(active)
         self.check_rounds(active, n_rounds)
         owner.nonfinite.labels = [entry.label for entry in active]
@@ -265,6 +268,18 @@ class Update:
                 value = state[name] = tensors.laid_out_like(value, entry.memory)
             entry.states.append(value)
 
+    def flatten_states(self, entries: Sequence[Entry]) -> None:
+        """Where parameters are in a buffer, move their states into others, once each has some."""
+        by_param = {id(entry.param): entry for entry in entries}
+        for buffer in self.owner.buffers:
+            own = [by_param[id(param)] for param in buffer.params if id(param) in by_param]
+            if len(own) == len(buffer.params) and len({entry.group for entry in own}) == 1 and buffer.holds_params():
+                names = self.owner.spec.states(self.hyperparameters[own[0].group])
+                buffer.take_states(self.owner, names)
+                for entry in own:
+                    entry.states = [self.owner.state[entry.param][name] for name in names]
+                    entry.buffer = buffer
+
     def check_rounds(self, entries: Sequence[Entry], n_rounds: int) -> None:
         """Options that look at all gradients first need all of them in one engine."""
         options = self.owner.options
@@ -320,7 +335,8 @@ class Update:
     def set_scale(self) -> None:
         """Take over a changed gradient scale."""
         for each in self.rounds:
-            each.engine.set_scale(each.planner.step_plan())
+            for engine in each.engines:
+                engine.set_scale(each.planner.step_plan())
             for index, values in enumerate(self.hyperparameters):
                 each.set_hyperparameters(index, values, False)
 
@@ -344,18 +360,50 @@ class Round:
             for entry in self.entries
         ]
         self.steps = np.array([steps_before.get(id(entry.param), 1) for entry in self.entries], np.int64)
-        self.engine = update.backend.engine(
+        self.engine = self.make_engine(update, self.table, self.steps)
+        self.engines = [self.engine]
+        self.native = self.make_native(entries, number)
+        if self.native is not None and self.is_flat():
+            self.make_flat(update)
+
+    def make_engine(self, update: Update, table: list[Segment], steps: np.ndarray) -> Any:
+        return update.backend.engine(
             self.dtype,
             [self.planner.group_plan({**values, **self.group_options}) for values in update.hyperparameters],
-            self.table,
-            self.steps,
-            SegmentSettings.of(len(self.entries)),
-            owner.progress,
+            table,
+            steps,
+            SegmentSettings.of(len(table)),
+            self.owner.progress,
             self.planner.step_plan(),
             _accept,
-            owner.nonfinite,
+            self.owner.nonfinite,
         )
-        self.native = self.make_native(entries, number)
+
+    def is_flat(self) -> bool:
+        """Whether buffers hold all of it, and nothing has to be known of each parameter by itself."""
+        return (
+            bool(self.entries)
+            and all(entry.buffer is not None for entry in self.entries)
+            and self.owner.options["clip_norm"] is None
+            and self.owner.options["nonfinite"] == "propagate"
+        )
+
+    def make_flat(self, update: Update) -> None:
+        """Another engine, with one segment for each buffer."""
+        buffers: dict[Buffer, list[Entry]] = {}
+        for entry in self.entries:
+            if entry.buffer is not None:
+                buffers.setdefault(entry.buffer, []).append(entry)
+        table = []
+        for buffer, entries in buffers.items():
+            names = self.owner.spec.states(update.hyperparameters[entries[0].group])
+            states = [tensors.flat_array(buffer.states[name]) for name in names]
+            table.append(Segment(entries[0].group, tensors.flat_array(buffer.param), states))
+        flat = self.make_engine(update, table, np.zeros(len(table), np.int64))
+        self.engines.append(flat)
+        gradients = [view for buffer in buffers for view in buffer.grad_views]
+        addresses = [address for buffer in buffers for address in buffer.grad_addresses()]
+        self.native.set_flat(flat, [len(buffer.params) for buffer in buffers], gradients, addresses)
 
     def step_count(self, entry: Entry) -> np.ndarray | None:
         """The memory of torch's own count of steps, where the optimizer has one."""
@@ -385,6 +433,7 @@ class Round:
         ]
         return native.Tensors(
             Tensor.__dlpack_c_exchange_api__,
+            inspect.getattr_static(Tensor, "grad"),
             self.engine,
             [(group, *known_values(group)) for group in self.owner.param_groups],
             segments,
@@ -396,9 +445,12 @@ class Round:
 
     def set_hyperparameters(self, index: int, values: Hyperparameters, only_lr: bool) -> None:
         if only_lr and self.native is not None:
-            self.engine.set_lr(index, values["lr"])
-        else:
-            self.engine.set_hyperparameters(index, self.planner.group_plan({**values, **self.group_options}))
+            for engine in self.engines:
+                engine.set_lr(index, values["lr"])
+            return
+        plan = self.planner.group_plan({**values, **self.group_options})
+        for engine in self.engines:
+            engine.set_hyperparameters(index, plan)
 
     def set_known_values(self, index: int, group: dict[str, Any]) -> None:
         if self.native is not None:

@@ -1,0 +1,119 @@
+"""Parameters, gradients and states of a group in one buffer each, for `flatten=True`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..arrays import ALIGNMENT
+from . import tensors
+
+if TYPE_CHECKING:
+    from .optimizers import NativeOptimizer
+
+
+class Buffer:
+    """Parameters of one group and dtype, moved into one buffer, and their gradients in another.
+
+    Each starts on a cache line. What lies between them is zero, and stays so wherever a step is finite.
+    """
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        self.params = list(params)
+        per_line = ALIGNMENT // params[0].element_size()
+        self.offsets: list[int] = []
+        size = 0
+        for param in params:
+            self.offsets.append(size)
+            size += -(-param.numel() // per_line) * per_line
+        self.param = torch.zeros(size, dtype=params[0].dtype)
+        self.grad = torch.zeros_like(self.param)
+        self.states: dict[str, Tensor] = {}
+        param_views, self.grad_views = self.views(self.param), self.views(self.grad)
+        with torch.no_grad():
+            for param, view, grad in zip(params, param_views, self.grad_views, strict=True):
+                view.copy_(param)
+                if param.grad is not None:
+                    grad.copy_(param.grad)
+        for param, view, grad in zip(params, param_views, self.grad_views, strict=True):  # nothing can fail from here
+            param.data = view
+            param.grad = grad
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """The part of each parameter, with its shape and strides."""
+        return [
+            torch.as_strided(flat, param.shape, param.stride(), offset)
+            for param, offset in zip(self.params, self.offsets, strict=True)
+        ]
+
+    def grad_addresses(self) -> list[int]:
+        """Where each gradient begins, those without elements too."""
+        return [self.grad.data_ptr() + offset * self.grad.element_size() for offset in self.offsets]
+
+    def holds_params(self) -> bool:
+        """Whether the parameters are still where they were put."""
+        starts = (self.param.data_ptr() + offset * self.param.element_size() for offset in self.offsets)
+        return all(
+            param.data_ptr() == start or not param.numel() for param, start in zip(self.params, starts, strict=True)
+        )
+
+    def take_states(self, owner: NativeOptimizer, names: Iterable[str]) -> None:
+        """Move the parameters' states into buffers of their own; they are replaced by views in the owner's dict."""
+        for name in names:
+            flat = self.states.get(name)
+            states = [owner.state[param] for param in self.params]
+            if flat is not None and all(
+                state[name].data_ptr() == view.data_ptr() or not view.numel()
+                for state, view in zip(states, self.views(flat), strict=True)
+            ):
+                continue
+            flat = torch.zeros_like(self.param)
+            for state, view in zip(states, self.views(flat), strict=True):
+                state[name] = view.copy_(state[name])
+            self.states[name] = flat
+
+    def zero_grad(self) -> None:
+        """All gradients are zero, and where they belong."""
+        self.grad.zero_()
+        for param, grad in zip(self.params, self.grad_views, strict=True):
+            if param.grad is not grad:
+                param.grad = grad
+
+
+def flatten(owner: NativeOptimizer) -> list[Buffer]:
+    """Move the parameters of each group that are not in a buffer yet into one for each dtype.
+
+    Raises
+    ------
+    ValueError
+        A parameter has gaps between its elements, or shares memory with another. Nothing has been changed.
+    """
+    labels = tensors.labels(owner.param_groups)
+    placed = {id(param) for buffer in owner.buffers if buffer.holds_params() for param in buffer.params}
+    spans: list[tuple[int, int, str]] = []
+    wanted: list[list[Tensor]] = []
+    for group in owner.param_groups:
+        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        for param in group["params"]:
+            label = next(labels)
+            if not tensors.is_dense(param):
+                raise ValueError(
+                    f"{owner.name}: flatten=True needs parameters without gaps between their elements; "
+                    f"{label} has shape {tuple(param.shape)} and strides {param.stride()}"
+                )
+            if param.numel():
+                spans.append((param.data_ptr(), param.data_ptr() + param.numel() * param.element_size(), label))
+            if param.requires_grad and id(param) not in placed:
+                by_dtype.setdefault(param.dtype, []).append(param)
+        wanted += by_dtype.values()
+    spans.sort()
+    for (_, end, label), (begin, _, other) in zip(spans, spans[1:], strict=False):
+        if begin < end:
+            raise ValueError(
+                f"{owner.name}: flatten=True needs parameters that share no memory; {label} and {other} do"
+            )
+    kept = [buffer for buffer in owner.buffers if buffer.holds_params()]
+    return kept + [Buffer(params) for params in wanted]
