@@ -23,6 +23,7 @@ if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
 from .backward import step_in_backward
 from .clipping import clip_grad_norm_, clip_grad_value_
 from .optimizers import SGD, Adagrad, Adam, AdamW, NativeOptimizer, RMSprop, Rprop
+from .state_dicts import convert_state_dict
 
 __all__ = [
     "SGD",
@@ -34,5 +35,6 @@ __all__ = [
     "Rprop",
     "clip_grad_norm_",
     "clip_grad_value_",
+    "convert_state_dict",
     "step_in_backward",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -110,7 +111,7 @@ def flatten(owner: NativeOptimizer) -> list[Buffer]:
                 by_dtype.setdefault(param.dtype, []).append(param)
         wanted += by_dtype.values()
     spans.sort()
-    for (_, end, label), (begin, _, other) in zip(spans, spans[1:], strict=False):
+    for (_, end, label), (begin, _, other) in itertools.pairwise(spans):
         if begin < end:
             raise ValueError(
                 f"{owner.name}: flatten=True needs parameters that share no memory; {label} and {other} do"
