@@ -83,9 +83,9 @@ def pieces_of_tensors(capsule, list tensors, Py_ssize_t itemsize):
 
 
 cdef struct Layout:              # how a parameter lies in memory, and its gradient must
-    char *data
     int32_t ndim
     Py_ssize_t size
+    Py_ssize_t first_data        # of where its states and it are, in `Tensors.data`
     Py_ssize_t first             # of its shape in `Tensors.extents`; its strides follow
     char *flat                   # where its gradient is when all of them are one
     char *apart                  # where its last gradient was, apart from all that is written
@@ -162,8 +162,8 @@ cdef class Tensors:
     segments: list of int
         For each parameter of all groups its segment in the engine; -1 where it has none because it has no gradient
         yet, -2 where another engine steps it.
-    memory: list of tensors, one a segment
-        What the engine's segments are: the parameters, or what stands for them.
+    memory: list of tuples of tensors, one a segment
+        What the engine's segment is: the parameter, or what stands for it, and its states.
     counts: list of float32 or float64 NumPy arrays of one element, or None, one a segment
         Counts of steps, which are read before a step and written after it.
     states: dict
@@ -181,7 +181,6 @@ cdef class Tensors:
     cdef Py_ssize_t n_params
     cdef Py_ssize_t *segments
     cdef list memory
-    cdef list in_place           # whether a segment's memory is its parameter's own
     cdef list arrays             # that the counts are in
     cdef list alive              # what the pointers of `states` and `state_values` point to
     cdef StatesOf *states
@@ -195,6 +194,7 @@ cdef class Tensors:
     cdef list flat_gradients     # what each segment's gradient must be for that
     cdef bint shares             # whether other Python threads may run during a step
     cdef Layout *layouts
+    cdef char **data
     cdef int64_t *extents
     cdef StepCount *counts
     cdef readonly list odd       # (segment, parameter, gradient)
@@ -203,7 +203,7 @@ cdef class Tensors:
 
     def __cinit__(self, capsule, attribute, Engine engine, list groups, list segments, list memory, list counts, states,
                   increment_version):
-        cdef Py_ssize_t index, n_extents = 0, n_segments = len(memory)
+        cdef Py_ssize_t index, n_extents = 0, n_data = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
         self.interface = exchange_interface(capsule)
@@ -218,28 +218,31 @@ cdef class Tensors:
         self.memory = memory
         self.arrays = counts
         self.increment_version = increment_version
-        for tensor in memory:
-            n_extents += 2 * tensor.ndim
+        for tensors in memory:
+            n_extents += 2 * tensors[0].ndim
+            n_data += len(tensors)
         self.segments = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
         self.layouts = <Layout *>calloc(max(n_segments, 1), sizeof(Layout))
         self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
         self.counts = <StepCount *>calloc(max(n_segments, 1), sizeof(StepCount))
-        if not (self.segments and self.layouts and self.extents and self.counts):
+        self.data = <char **>calloc(max(n_data, 1), sizeof(char *))
+        if not (self.segments and self.layouts and self.extents and self.counts and self.data):
             raise MemoryError("no memory for the table of tensors")
-        n_extents = 0
-        self.in_place = [False] * n_segments
+        n_extents = n_data = 0
         self.stepped = [None] * n_segments
         for index in range(self.n_params):
             self.segments[index] = segments[index]
             if segments[index] >= 0:
                 self.stepped[segments[index]] = self.params[index]
-                self.in_place[segments[index]] = memory[segments[index]] is self.params[index]
         for index in range(n_segments):
-            if not describe_tensor(self.interface, memory[index], &description):
-                raise TypeError(f"parameter {index} has no memory that DLPack can describe")
-            self.layouts[index].data = description.data
+            self.layouts[index].first_data = n_data
+            for tensor in reversed(<tuple>memory[index]):  # the parameter last: the description is used below
+                if not describe_tensor(self.interface, tensor, &description):
+                    raise TypeError(f"a tensor of parameter {index} has no memory that DLPack can describe")
+                self.data[n_data] = description.data
+                n_data += 1
             self.layouts[index].ndim = description.ndim
-            self.layouts[index].size = memory[index].numel()
+            self.layouts[index].size = memory[index][0].numel()
             self.layouts[index].first = n_extents
             for axis in range(description.ndim):
                 self.extents[n_extents + axis] = description.shape[axis]
@@ -282,6 +285,7 @@ cdef class Tensors:
         free(self.state_of)
         free(self.segments)
         free(self.layouts)
+        free(self.data)
         free(self.extents)
         free(self.counts)
 
@@ -354,6 +358,21 @@ cdef class Tensors:
                 return False
         return True
 
+    cdef bint is_in_place(self, Py_ssize_t segment, const Layout *layout, bint thorough) noexcept:
+        """Whether a segment's parameter, and if `thorough` its states, have the memory that they had."""
+        cdef DLTensor description
+        cdef tuple memory = self.memory[segment]
+        cdef Py_ssize_t index, n = len(memory)
+        cdef char *const *expected = self.data + layout.first_data + n - 1  # the parameter's
+        for index in range(n if thorough else 1):
+            if (
+                not describe_tensor(self.interface, memory[index], &description)
+                or description.data != (expected - index)[0]
+                or not self.lies_alike(layout, &description)
+            ):
+                return False
+        return True
+
     cdef int compare_one(self, Py_ssize_t only, states, bint reread) except -1:
         """`compare` for a single parameter."""
         cdef Py_ssize_t k, index = only
@@ -418,7 +437,7 @@ cdef class Tensors:
             expected += 1
         return result
 
-    cdef int gather(self, dict replacements, Py_ssize_t only) except -1:
+    cdef int gather(self, dict replacements, Py_ssize_t only, bint thorough) except -1:
         """Note where the gradients are; `replacements` are tensors in place of some, by segment."""
         cdef Py_ssize_t index, segment
         cdef Py_ssize_t first = 0 if only < 0 else only, last = self.n_params if only < 0 else only + 1
@@ -443,11 +462,7 @@ cdef class Tensors:
             if segment < 0:
                 return REBUILD
             layout = &self.layouts[segment]
-            if self.in_place[segment] and not (
-                describe_tensor(self.interface, param, &description)
-                and description.data == layout.data
-                and self.lies_alike(layout, &description)
-            ):
+            if not self.is_in_place(segment, layout, thorough):
                 return REBUILD
             if self.flat is not None and gradient is self.flat_gradients[segment]:
                 memory.accepted[segment] = layout.flat
@@ -480,35 +495,36 @@ cdef class Tensors:
             self.written = self.written + self.stepped if self.written else self.stepped
         return REPLACE if self.odd else READY
 
-    cdef int find(self, list param_groups, states, dict replacements, bint reread, Py_ssize_t only) except -1:
+    cdef int find(self, list param_groups, states, dict replacements, bint reread, Py_ssize_t only,
+                  bint thorough) except -1:
         cdef int found
         if not isinstance(states, dict):  # which includes its subclasses, as the type `dict` does not
             raise TypeError(f"the states must be a dict, got {type(states).__name__}")
         if not only < self.n_params:
             raise IndexError(f"there is no parameter {only}")
         found = self.compare(param_groups, states, reread) if only < 0 else self.compare_one(only, states, reread)
-        return found or self.gather(replacements, only)
+        return found or self.gather(replacements, only, thorough)
 
     def look(self, list param_groups, states, dict replacements=None, bint reread=False, Py_ssize_t only=-1):
         """Whether a step can be done: one of FOUND. Nothing is written."""
         self.engine.claim()
         try:
-            return self.find(param_groups, states, replacements, reread, only)
+            return self.find(param_groups, states, replacements, reread, only, True)
         finally:
             self.found = self.written = None
             self.engine.busy = False
 
-    def step(self, list param_groups, states, int n_threads, dict replacements=None, bint reread=False,
+    def step(self, list param_groups, states, int n_threads, bint thorough, dict replacements=None, bint reread=False,
              Py_ssize_t only=-1):
         """One step of every parameter that has a gradient, or of `only` the one at this position among all groups'.
 
         Returns one of FOUND; unless it is READY, something has to be seen to first, and nothing was written. `reread`
-        says that hyperparameters were just taken over.
+        says that hyperparameters were just taken over, `thorough` that the memory of states is looked at, too.
         """
         cdef int found
         self.engine.claim()
         try:
-            found = self.find(param_groups, states, replacements, reread, only)
+            found = self.find(param_groups, states, replacements, reread, only, thorough)
             if found == READY:
                 self.advance(n_threads)
             return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -105,6 +106,22 @@ class NativeOptimizer(torch.optim.Optimizer):
     grad_scale: Tensor | None = None  # a torch.amp.GradScaler sets these for the time of a step
     found_inf: Tensor | None = None
     in_backward = False
+    state_was_read = True
+
+    @property
+    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
+        """Each parameter's states by name, as torch has them.
+
+        After it was read, the next step looks whether the states have other memory. Before every step it looks whether
+        they are other tensors.
+        """
+        self.state_was_read = True
+        state: defaultdict[Tensor, Any] = self.__dict__["state"]
+        return state
+
+    @state.setter
+    def state(self, value: defaultdict[Tensor, Any]) -> None:
+        self.__dict__["state"] = value
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -228,9 +245,10 @@ class NativeOptimizer(torch.optim.Optimizer):
         if (
             update is None
             or update.single is None
-            or update.single.step(self.param_groups, self.state, self._threads())
+            or update.single.step(self.param_groups, self.__dict__["state"], self._threads(), self.state_was_read)
         ):
             self._settle()
+        self.state_was_read = self.in_backward
 
     def _threads(self) -> int:
         mine: int | None = self.options["n_threads"]
@@ -310,7 +328,15 @@ def _step_one(reference: weakref.ref[NativeOptimizer], position: int, param: Ten
     if (
         update is None
         or update.single is None
-        or update.single.step(optimizer.param_groups, optimizer.state, optimizer._threads(), None, False, position)
+        or update.single.step(
+            optimizer.param_groups,
+            optimizer.__dict__["state"],
+            optimizer._threads(),
+            optimizer.state_was_read,
+            None,
+            False,
+            position,
+        )
     ):
         optimizer._settle(position)
     param.grad = None

@@ -437,7 +437,7 @@ class Round:
             self.engine,
             [(group, *known_values(group)) for group in self.owner.param_groups],
             segments,
-            [entry.memory for entry in self.entries],
+            [(entry.memory, *entry.states) for entry in self.entries],
             self.step_counts,
             self.owner.state,
             torch.autograd.graph.increment_version,
@@ -465,7 +465,7 @@ class Round:
             self.step_in_python(only)
         else:
             owner = self.owner
-            self.native.step(owner.param_groups, owner.state, owner._threads(), replacements, True, only)
+            self.native.step(owner.param_groups, owner.state, owner._threads(), False, replacements, True, only)
         for entry in gapped:
             entry.param.copy_(entry.memory)
 
