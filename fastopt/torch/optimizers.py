@@ -109,7 +109,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     state_was_read = True
 
     @property
-    def state(self) -> defaultdict[Tensor, Any]:  # type: ignore[override]
+    def state(self) -> defaultdict[Tensor, Any]:
         """Each parameter's states by name, as torch has them.
 
         After it was read, the next step looks whether the states have other memory. Before every step it looks whether
