@@ -29,10 +29,10 @@ from .threads import get_num_threads, set_num_threads
 
 
 def __getattr__(name: str) -> Any:
-    if name == "constraints":  # loaded when first used
+    if name in ("constraints", "torch"):  # loaded when first used
         import importlib
 
-        return importlib.import_module(".constraints", __name__)
+        return importlib.import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
