@@ -60,10 +60,11 @@ ADAM = VARIANTS["Adam"]
 
 @dataclass(frozen=True)
 class Workload:
-    """Tensors of these shapes."""
+    """Tensors of these shapes, whose elements lie within plus or minus half of `spread` at first."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...] = field(repr=False)
+    spread: float = 1.0
 
     @property
     def size(self) -> int:
@@ -89,11 +90,10 @@ def _gpt2() -> tuple[tuple[int, ...], ...]:
 
 
 FLAT = tuple(flat(10**power) for power in range(3, 9))
-TENSOR_LISTS = (
-    Workload("500 tensors of 256", ((256,),) * 500),
-    Workload("GPT-2 124M, 148 tensors", _gpt2()),
-    Workload("10 tensors, 2,100 in all", ((20, 20), (20,)) * 5),
-)
+MANY = Workload("500 tensors of 256", ((256,),) * 500)
+GPT2 = Workload("GPT-2 124M, 148 tensors", _gpt2())
+SMALL = Workload("10 tensors, 2,100 in all", ((20, 20), (20,)) * 5)
+TENSOR_LISTS = (MANY, GPT2, SMALL)
 
 
 @dataclass
@@ -109,6 +109,8 @@ class Problem:
     @classmethod
     def make(cls, variant: Variant, workload: Workload, n_threads: int) -> Problem:
         params, grads = _numbers(workload.size)
+        if workload.spread != 1:
+            params = params * FLOAT32.type(workload.spread)
         views = [_views(params, workload), copies(_views(grads, workload))]
         return cls(variant, workload, n_threads, *views)
 

@@ -12,6 +12,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from . import machine, measure, tables
+from .clock import CLOCK
 from .measure import Record, Settings
 
 QUICK_SIZE = 1_000_000
@@ -34,6 +35,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if "compare" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.benchmark(timer=CLOCK.now))
     if not config.getoption("--quick"):
         return
     sizes = [_size(item) for item in items]

@@ -4,7 +4,7 @@ A record is what one test found out, as plain values for JSON. All have `section
 
 - `variant`, `workload`, `parameters`, `subject`: what ran;
 - `checked`: whether results were compared and agree;
-- `seconds`: a step of fastopt, the median; `bytes_per_second`;
+- `seconds`: a step of fastopt, the median; `bytes_per_second`, where it only moves bytes;
 - `peers`: per name `seconds`, `ratio` (theirs / ours: the median of the pairs), `ratio_min`, `ratio_max`; or `wrong`,
   what the results disagree in, and then it was not timed; or `unavailable`, the reason;
 - `best_peer` and its `ratio`, `ratio_min`, `ratio_max`.
@@ -28,6 +28,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from . import check
 from .cases import FLOAT32, Problem, Variant, Workload
+from .clock import CLOCK
 from .own import FASTOPT
 from .peers import PEERS
 from .runner import Peer, Runner
@@ -79,14 +80,14 @@ class Turn:
 
     def get_ready(self) -> None:
         if self.step_seconds < WARM_SECONDS:
-            end = time.perf_counter() + WARM_SECONDS
+            step, end = self.runner.prepared_step, time.perf_counter() + WARM_SECONDS
             while time.perf_counter() < end:
-                self.runner.step()
+                step()
 
     def take(self) -> float:
         """The seconds of a step, from one block of them."""
         self.get_ready()
-        return time_steps(self.runner.step, self.steps)
+        return time_steps(self.runner.prepared_step, self.steps)
 
 
 def time_steps(step: Callable[..., Any], count: int) -> float:
@@ -94,20 +95,20 @@ def time_steps(step: Callable[..., Any], count: int) -> float:
     arguments: list[Any] = []
     keywords: dict[str, Any] = {}
     loops = range(count)
-    start = time.perf_counter()
+    start = CLOCK.now()
     for _ in loops:
         step(*arguments, **keywords)
-    return (time.perf_counter() - start) / count
+    return (CLOCK.now() - start) / count
 
 
 def make_turn(runner: Runner, step_seconds: float) -> Turn:
     """A turn of the right length, from what a step took; a short one is looked at again."""
     for _ in range(runner.learning_steps):
-        step_seconds = min(step_seconds, time_steps(runner.step, 1))
+        step_seconds = min(step_seconds, time_steps(runner.prepared_step, 1))
     for _ in range(TRIES):
         if step_seconds < SLOW_SECONDS:
             count = math.ceil(BLOCK_SECONDS / TRIES / step_seconds)
-            step_seconds = min(step_seconds, time_steps(runner.step, count))
+            step_seconds = min(step_seconds, time_steps(runner.prepared_step, count))
     return Turn(runner, step_seconds)
 
 
@@ -127,7 +128,10 @@ def take_turns(
 
     ours.get_ready()
     benchmark.pedantic(
-        ours.runner.step, rounds=max(rounds.values(), default=LEAST_PAIRS), iterations=ours.steps, teardown=others
+        ours.runner.prepared_step,
+        rounds=max(rounds.values(), default=LEAST_PAIRS),
+        iterations=ours.steps,
+        teardown=others,
     )
     if benchmark.stats is None:  # --benchmark-disable
         return [ours.step_seconds], {name: [turn.step_seconds] for name, turn in peers.items()}
@@ -166,8 +170,13 @@ def compare(
     workload: Workload,
     subject: Peer = FASTOPT,
     peers: tuple[Peer, ...] = PEERS,
+    label: str = "",
+    only_moves: bool = True,
 ) -> Record:
-    """Check a subject against its peers, then time them in turns."""
+    """Check a subject against its peers, then time them in turns.
+
+    `label` is added to the case's name. No GB/s where a step does not only move parameters, gradients and states.
+    """
     shortage = memory_shortage(variant, workload, 1 + len(peers))
     if shortage:
         pytest.skip(shortage)
@@ -197,16 +206,17 @@ def compare(
     seconds = statistics.median(mine)
     record: Record = {
         "section": section,
-        "name": f"{variant.name}, {workload.name}",
+        "name": ", ".join(filter(None, (variant.name, workload.name, label))),
         "variant": variant.name,
         "workload": workload.name,
         "parameters": workload.size,
         "subject": subject.name,
         "checked": all("wrong" not in result for result in results.values()),
         "seconds": seconds,
-        "bytes_per_second": variant.bytes_per_parameter * workload.size / seconds,
         "peers": {peer.name: results[peer.name] for peer in peers},
     }
+    if only_moves:
+        record["bytes_per_second"] = variant.bytes_per_parameter * workload.size / seconds
     if timed:
         best = min(timed, key=lambda name: timed[name]["seconds"])
         record["best_peer"] = best

@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import importlib.util
 import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from .cases import Problem
 from .runner import Peer, Runner
 
 
-def _torch(name: str, **options: bool) -> Peer:
-    def start(problem: Problem) -> Runner:
+def unavailable_in(package: str, **options: object) -> Callable[[Problem], str | None]:
+    """Says why a package does not have a problem's optimizer with these options, or None when it does."""
+
+    def unavailable(problem: Problem) -> str | None:
+        if importlib.util.find_spec("torch") is None:
+            return "torch is not installed"
+        name = problem.variant.optimizer
+        optimizer = getattr(importlib.import_module(package), name, None)
+        if optimizer is None:
+            return f"{package} has no {name}"
+        accepted = inspect.signature(optimizer).parameters
+        missing = ", ".join(option for option in options if option not in accepted)
+        return f"{package}.{name} has no {missing}" if missing else None
+
+    return unavailable
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """A problem's parameters as torch's, with gradients of their own."""
+
+    problem: Problem
+    params: list[Any]
+    grads: list[Any]
+
+    @classmethod
+    def of(cls, problem: Problem) -> Tensors:
         import torch
 
         torch.set_num_threads(problem.n_threads)
@@ -18,64 +50,79 @@ def _torch(name: str, **options: bool) -> Peer:
         grads = [torch.tensor(grad) for grad in problem.grads]  # foreach SGD with Nesterov momentum writes to them
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
+        return cls(problem, params, grads)
 
-        def take_gradients() -> None:
-            for mine, given in zip(grads, problem.grads, strict=True):
-                mine.copy_(torch.from_numpy(given))
+    def results(self) -> list[np.ndarray]:
+        return [param.detach().numpy() for param in self.params]
 
-        optimizer = getattr(torch.optim, problem.variant.optimizer)
-        step = optimizer(params, **problem.variant.hyperparameters, **options).step
-        return Runner(step, lambda: [param.detach().numpy() for param in params], take_gradients)
-
-    def unavailable(problem: Problem) -> str | None:
-        if importlib.util.find_spec("torch") is None:
-            return "torch is not installed"
+    def take_gradients(self) -> None:
         import torch
 
-        optimizer = getattr(torch.optim, problem.variant.optimizer, None)
-        if optimizer is None:
-            return f"torch.optim has no {problem.variant.optimizer}"
-        accepted = inspect.signature(optimizer).parameters
-        missing = ", ".join(option for option in options if option not in accepted)
-        return f"torch.optim.{problem.variant.optimizer} has no {missing}" if missing else None
+        for mine, given in zip(self.grads, self.problem.grads, strict=True):
+            mine.copy_(torch.from_numpy(given))
 
-    return Peer(name, start, unavailable)
+    def renew_gradients(self) -> None:
+        """Give each parameter its gradient in a new tensor; the last one's memory is freed only then."""
+        for param, grad in zip(self.params, self.grads, strict=True):
+            param.grad = grad.clone()
+
+    def optimizer(self, package: str, **options: object) -> Any:
+        variant = self.problem.variant
+        made = getattr(importlib.import_module(package), variant.optimizer)
+        return made(self.params, **variant.hyperparameters, **options)
 
 
-TORCH_DEFAULT = _torch("torch default", foreach=False)
-TORCH_FOREACH = _torch("torch foreach", foreach=True)
-TORCH_FUSED = _torch("torch fused", fused=True)
+def torch_peer(
+    name: str,
+    package: str = "torch.optim",
+    *,
+    prepare: Callable[[Tensors], None] | None = None,
+    learning_steps: int = 0,
+    **options: object,
+) -> Peer:
+    """An optimizer over torch's parameters; `prepare` is called before each step, untimed."""
+
+    def start(problem: Problem) -> Runner:
+        tensors = Tensors.of(problem)
+        step = tensors.optimizer(package, **options).step
+        before = None if prepare is None else functools.partial(prepare, tensors)
+        return Runner(step, tensors.results, tensors.take_gradients, learning_steps, before)
+
+    return Peer(name, start, unavailable_in(package, **options))
 
 
-def _clip_step_zero(problem: Problem) -> Runner:
-    """What a training loop calls: clip_grad_norm_, a fused step, zero_grad."""
-    import torch
-
-    torch.set_num_threads(problem.n_threads)
-    params = [torch.nn.Parameter(torch.tensor(param)) for param in problem.params]
-    for param, grad in zip(params, problem.grads, strict=True):
-        param.grad = torch.tensor(grad)
-    optimizer = getattr(torch.optim, problem.variant.optimizer)(params, **problem.variant.hyperparameters, fused=True)
-
-    def take_gradients() -> None:
-        for param, given in zip(params, problem.grads, strict=True):
-            assert param.grad is not None
-            param.grad.copy_(torch.from_numpy(given))
-
-    def step() -> None:
-        torch.nn.utils.clip_grad_norm_(params, MAX_GRAD_NORM)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=False)
-
-    return Runner(step, lambda: [param.detach().numpy() for param in params], take_gradients)
+TORCH: dict[str, dict[str, bool]] = {
+    "torch default": {"foreach": False},
+    "torch foreach": {"foreach": True},
+    "torch fused": {"fused": True},
+}
+TORCH_DEFAULT, TORCH_FOREACH, TORCH_FUSED = (torch_peer(name, **options) for name, options in TORCH.items())
 
 
 MAX_GRAD_NORM = 1.0
-TORCH_CLIP_STEP_ZERO = Peer(
-    "torch, three calls",
-    _clip_step_zero,
-    lambda problem: None if importlib.util.find_spec("torch") else "torch is not installed",
-)
+
+
+def three_calls(refilled: bool) -> Peer:
+    """What a training loop calls: clip_grad_norm_, a fused step, zero_grad; `refilled`: over gradients not yet zero."""
+
+    def start(problem: Problem) -> Runner:
+        import torch
+
+        tensors = Tensors.of(problem)
+        optimizer = tensors.optimizer("torch.optim", fused=True)
+
+        def step() -> None:
+            torch.nn.utils.clip_grad_norm_(tensors.params, MAX_GRAD_NORM)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+
+        prepare = tensors.take_gradients if refilled else None
+        return Runner(step, tensors.results, tensors.take_gradients, prepare=prepare)
+
+    return Peer("torch, three calls", start, unavailable_in("torch.optim", fused=True))
+
+
+TORCH_CLIP_STEP_ZERO = three_calls(refilled=False)
 
 PEERS: tuple[Peer, ...] = (TORCH_DEFAULT, TORCH_FOREACH, TORCH_FUSED)
 """Whom fastopt is compared with in every case. To measure one more, add a row."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .cases import Problem
+from .clock import CLOCK
 
 
 @dataclass(frozen=True)
@@ -16,14 +17,20 @@ class Runner:
     """An optimizer, ready to step.
 
     `results` gives its parameters as NumPy arrays; None where nothing is computed that could be compared.
-    `take_gradients` is called when the problem's gradients have changed. It is as fast as it gets after so many
-    `learning_steps`.
+    `take_gradients` is called when the problem's gradients have changed, `prepare` before every step, untimed. It is as
+    fast as it gets after so many `learning_steps`.
     """
 
     step: Callable[[], Any]
     results: Callable[[], list[np.ndarray]] | None
     take_gradients: Callable[[], None] = lambda: None
     learning_steps: int = 0
+    prepare: Callable[[], None] | None = None
+
+    @property
+    def prepared_step(self) -> Callable[[], Any]:
+        """What is called and timed, by CLOCK."""
+        return self.step if self.prepare is None else CLOCK.without(self.prepare, self.step)
 
 
 @dataclass(frozen=True)

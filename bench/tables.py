@@ -24,6 +24,17 @@ SECTIONS = {
     "a fused step and zero_grad(set_to_none=False).",
     "Finite checks": "A plain step, divided by one with nonfinite='skip'.",
     "Norms": "The norm of one array: fastopt.global_norm beside torch.linalg.vector_norm, and the error of each.",
+    "torch: whole training iterations": "zero_grad, forward, cross-entropy, backward and step; fastopt.torch's class "
+    "in place of torch's.",
+    "torch: steps": "fastopt.torch's class beside torch's, on torch's parameters. Gradients are kept from step to "
+    "step, or are new tensors in each (which is not timed).",
+    "torch: clip, step, zero": "One call with max_grad_norm and zero_grads, beside clip_grad_norm_, a fused step and "
+    "zero_grad(set_to_none=False). Gradients are refilled before each (not timed).",
+    "torch: clip_grad_norm_": "fastopt.torch's beside torch's, to half of the norm. Gradients are refilled before each "
+    "(not timed).",
+    "torch: the step in backward": "Whole training iterations with step_in_backward, beside backward and then a step.",
+    "torch: memory of gradients": "The most bytes of gradients that parameters have at any time in a training "
+    "iteration, counted tensor by tensor.",
     "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800.",
     "Start and memory": "A fresh process, beyond `import numpy`; a million steps.",
 }
@@ -77,7 +88,8 @@ def own_cells(record: Record) -> list[Cell]:
     agreed = ["ratio" in result for result in record["peers"].values() if "unavailable" not in result]
     if agreed and not any(agreed):
         return [Cell("WRONG", "wrong"), Cell("")]
-    return [Cell(seconds_text(record["seconds"])), Cell(number_text(record["bytes_per_second"] / 1e9))]
+    moved = record.get("bytes_per_second")
+    return [Cell(seconds_text(record["seconds"])), Cell("" if moved is None else number_text(moved / 1e9))]
 
 
 def best_cell(record: Record) -> Cell:

@@ -32,6 +32,11 @@ def _ratios(section: str, case: str, peer: str, wanted: dict[int, float]) -> lis
     return [Target(section, f"{case}, {size:,}", peer, at_least=ratio) for size, ratio in wanted.items()]
 
 
+def _torch(section: str, targets: dict[tuple[str, str], float]) -> list[Target]:
+    """From a case and a peer to the ratio."""
+    return [Target(f"torch: {section}", case, peer, at_least=ratio) for (case, peer), ratio in targets.items()]
+
+
 MILLION, HUNDRED_MILLION = 10**6, 10**8
 FLAT = "Flat tensors"
 
@@ -49,6 +54,25 @@ TARGETS: tuple[Target, ...] = (
     *_ratios("Clip, step, zero", "AdamW betas", "torch, three calls", {MILLION: 2, HUNDRED_MILLION: 1.5}),
     *_ratios("Finite checks", "Adam", "fastopt", {HUNDRED_MILLION: 1 / 1.2}),
     *_ratios("Norms", "norm", "torch / fastopt", {HUNDRED_MILLION: 1}),
+    *_torch(
+        "whole training iterations",
+        {
+            ("Adam, 64-64-64-10, batch 32", "torch default"): 2.3,
+            ("Adam, 64-64-64-10, batch 32", "torch fused"): 1.6,
+        },
+    ),
+    *_torch(
+        "steps",
+        {
+            ("Adam, 10 tensors, 2,100 in all", "torch default"): 30,
+            ("Adam, 10 tensors, 2,100 in all", "torch fused"): 10,
+            ("Adam, 500 tensors of 256, new gradients", "torch fused"): 20,
+            ("Adam, GPT-2 124M, 148 tensors", "torch fused"): 1.1,
+            ("RMSprop, GPT-2 124M, 148 tensors", "torch default"): 2.5,
+            ("Rprop, GPT-2 124M, 148 tensors", "torch default"): 15,
+        },
+    ),
+    *_torch("clip, step, zero", {("AdamW, *", "torch, three calls"): 1.7}),
     Target("Half-dead gradients", "*, fastopt *", "growth", at_most=1.1),
     Target("Start and memory", "start", "import and first step", at_most=60),
     Target("Start and memory", "steps", "blocks kept per step", at_most=0),

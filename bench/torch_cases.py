@@ -1,0 +1,177 @@
+"""fastopt.torch beside torch: its ways to step, networks to train, and how many bytes of gradients there are."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .cases import FLOAT32, Problem, Variant, Workload
+from .own import LEARNING_STEPS
+from .peers import MAX_GRAD_NORM, TORCH, Tensors, torch_peer, unavailable_in
+from .runner import Peer, Runner
+
+PACKAGE = "fastopt.torch"
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def ours(prepare: Callable[[Tensors], None] | None = None, **options: object) -> Peer:
+    """fastopt.torch's class."""
+    return torch_peer(PACKAGE, PACKAGE, prepare=prepare, learning_steps=LEARNING_STEPS, **options)
+
+
+def torchs(*names: str, prepare: Callable[[Tensors], None] | None = None) -> tuple[Peer, ...]:
+    """torch's own class, in each of these ways; in all where none is named."""
+    return tuple(torch_peer(name, prepare=prepare, **TORCH[name]) for name in names or TORCH)
+
+
+OURS = ours()
+FLATTENED = ours(flatten=True)
+CLIP_STEP_ZERO = ours(Tensors.take_gradients, max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
+
+
+# --- clip_grad_norm_ --------------------------------------------------------------------------------------------------
+
+CLIPPING = Variant("clip_grad_norm_", "sgd", {})
+"""Moves as many bytes as the plain rule of SGD: gradients are read, then read and written."""
+
+
+def clipping(name: str, package: str) -> Peer:
+    """A package's clip_grad_norm_, to half of the norm of a problem's first gradients; what it makes of gradients."""
+
+    def start(problem: Problem) -> Runner:
+        clip = importlib.import_module(package).clip_grad_norm_
+        tensors = Tensors.of(problem)
+        half = 0.5 * math.sqrt(sum(float(np.vdot(grad, grad)) for grad in problem.grads))
+        return Runner(
+            lambda: clip(tensors.params, half),
+            lambda: [grad.numpy() for grad in tensors.grads],
+            tensors.take_gradients,
+            prepare=tensors.take_gradients,
+        )
+
+    return Peer(name, start)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Network(Workload):
+    """Linear layers with ReLU between them, trained by batches of so many rows."""
+
+    widths: tuple[int, ...] = field(default=(), repr=False)
+    batch: int = 1
+
+    @classmethod
+    def of(cls, name: str, widths: tuple[int, ...], batch: int) -> Network:
+        pairs = itertools.pairwise(widths)
+        shapes = tuple(shape for before, after in pairs for shape in ((after, before), (after,)))
+        spread = math.sqrt(24 / widths[0])  # of He's initialization, for uniform numbers
+        return cls(f"{name}, batch {batch}", shapes, spread, widths, batch)
+
+
+SMALL_NETWORK = Network.of("64-64-64-10", (64, 64, 64, 10), 32)
+DEEP_NETWORK = Network.of("12 layers of 1,024", (1024,) * 13, 64)
+"""12.6 million parameters, 50 MB of gradients."""
+
+
+def make_network(problem: Problem) -> Any:
+    """A network that starts from a problem's parameters."""
+    import torch
+
+    torch.set_num_threads(problem.n_threads)
+    widths = problem.workload.widths
+    layers: list[Any] = []
+    for before, after in itertools.pairwise(widths):
+        layers += [torch.nn.Linear(before, after), torch.nn.ReLU()]
+    network = torch.nn.Sequential(*layers[:-1])
+    with torch.no_grad():
+        for param, given in zip(network.parameters(), problem.params, strict=True):
+            param.copy_(torch.from_numpy(given))
+    return network
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an iteration trains a network. `in_backward`: with fastopt.torch's step_in_backward."""
+
+    name: str
+    package: str = PACKAGE
+    in_backward: bool = False
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def iteration(self, network: Any, problem: Problem) -> Callable[[], None]:
+        """A function that makes one iteration, always on the same batch."""
+        import torch
+
+        workload, variant = problem.workload, problem.variant
+        generator = np.random.default_rng(workload.size)
+        rows = generator.standard_normal((workload.batch, workload.widths[0]), np.float32)
+        inputs, targets = map(torch.from_numpy, (rows, generator.integers(0, workload.widths[-1], workload.batch)))
+        loss_function = torch.nn.CrossEntropyLoss()
+        package = importlib.import_module(self.package)
+        optimizer_class = getattr(package, variant.optimizer)
+        options = {**variant.hyperparameters, **self.options}
+        if self.in_backward:
+            optimizer = package.step_in_backward(network, optimizer_class, **options)
+
+            def iterate() -> None:
+                loss_function(network(inputs), targets).backward()
+
+            iterate.optimizer = optimizer  # type: ignore[attr-defined]  # the hooks hold it weakly
+            return iterate
+        optimizer = optimizer_class(network.parameters(), **options)
+
+        def iterate_and_step() -> None:
+            optimizer.zero_grad(set_to_none=True)
+            loss_function(network(inputs), targets).backward()
+            optimizer.step()
+
+        return iterate_and_step
+
+    @property
+    def peer(self) -> Peer:
+        def start(problem: Problem) -> Runner:
+            network = make_network(problem)
+            step = self.iteration(network, problem)
+            learning_steps = LEARNING_STEPS if self.package == PACKAGE else 0
+            results = [param.detach().numpy() for param in network.parameters()]
+            return Runner(step, lambda: results, learning_steps=learning_steps)
+
+        return Peer(self.name, start, unavailable_in(self.package, **self.options))
+
+
+STEP_AFTER = Training(PACKAGE)
+IN_BACKWARD = Training(PACKAGE, in_backward=True)
+STEP_FLATTENED = Training(PACKAGE, options={"flatten": True})
+TORCH_TRAININGS = {name: Training(name, "torch.optim", options=options) for name, options in TORCH.items()}
+
+
+class GradientBytes:
+    """Counts the bytes of the gradients that parameters have: now, and at most so far.
+
+    Make it before the optimizer: hooks are called in the order in which they are registered, and step_in_backward's
+    takes the gradient away.
+    """
+
+    def __init__(self, params: Iterable[Any]) -> None:
+        self.now = self.most = 0
+        for param in params:
+            param.register_post_accumulate_grad_hook(self._appeared)
+
+    def _appeared(self, param: Any) -> None:
+        n_bytes = param.grad.numel() * FLOAT32.itemsize
+        self.now += n_bytes
+        self.most = max(self.most, self.now)
+        weakref.finalize(param.grad, self._disappeared, n_bytes)
+
+    def _disappeared(self, n_bytes: int) -> None:
+        self.now -= n_bytes
