@@ -7,7 +7,7 @@ import inspect
 import weakref
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -107,6 +107,10 @@ class NativeOptimizer(torch.optim.Optimizer):
     found_inf: Tensor | None = None
     in_backward = False
     state_was_read = True
+
+    if TYPE_CHECKING:
+        # Else type checkers see the constructors of torch's classes, which do not know our options.
+        def __init__(self, params: torch_optimizer.ParamsT, *args: Any, **kwargs: Any) -> None: ...
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
