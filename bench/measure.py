@@ -171,11 +171,13 @@ def compare(
     subject: Peer = FASTOPT,
     peers: tuple[Peer, ...] = PEERS,
     label: str = "",
+    relative: float = check.RELATIVE,
     only_moves: bool = True,
 ) -> Record:
     """Check a subject against its peers, then time them in turns.
 
-    `label` is added to the case's name. No GB/s where a step does not only move parameters, gradients and states.
+    `label` is added to the case's name; results may differ by `relative`; no GB/s where a step does not only move
+    parameters, gradients and states.
     """
     shortage = memory_shortage(variant, workload, 1 + len(peers))
     if shortage:
@@ -195,7 +197,7 @@ def compare(
     ours = subject.start(problem)
     last_seconds = check.take_steps(problem, {subject.name: ours, **runners})
     for name, runner in list(runners.items()):
-        wrong = check.disagreement(problem, ours, runner)
+        wrong = check.disagreement(problem, ours, runner, relative)
         if wrong:
             results[name] = {"wrong": wrong}
             del runners[name]

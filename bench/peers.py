@@ -33,7 +33,7 @@ def unavailable_in(package: str, **options: object) -> Callable[[Problem], str |
     return unavailable
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tensors:
     """A problem's parameters as torch's, with gradients of their own."""
 
@@ -68,8 +68,10 @@ class Tensors:
 
     def optimizer(self, package: str, **options: object) -> Any:
         variant = self.problem.variant
-        made = getattr(importlib.import_module(package), variant.optimizer)
-        return made(self.params, **variant.hyperparameters, **options)
+        optimizer_class = getattr(importlib.import_module(package), variant.optimizer)
+        made = optimizer_class(self.params, **variant.hyperparameters, **options)
+        self.grads = [param.grad for param in self.params]  # some move them into memory of their own
+        return made
 
 
 def torch_peer(

@@ -9,7 +9,7 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from . import torch_cases
-from .cases import ADAM, GPT2, MANY, SMALL, VARIANTS, Problem, Workload, identifier
+from .cases import ADAM, GPT2, MANY, SMALL, VARIANTS, Problem, Variant, Workload, identifier
 from .measure import Record, Settings
 from .peers import Tensors, three_calls
 from .runner import Peer
@@ -40,7 +40,7 @@ def test_training(compare: Compare, training: Training, label: str) -> None:
 @pytest.mark.parametrize(
     ("subject", "label"), [(torch_cases.OURS, ""), (torch_cases.FLATTENED, "flattened")], ids=["step", "flattened"]
 )
-@pytest.mark.parametrize("workload", [SMALL], ids=identifier)
+@pytest.mark.parametrize("workload", [SMALL, MANY], ids=identifier)
 def test_steps(compare: Compare, workload: Workload, subject: Peer, label: str) -> None:
     compare("torch: steps", ADAM, workload, subject, torch_cases.torchs(), label=label)
 
@@ -56,10 +56,8 @@ def test_steps_over_new_gradients(compare: Compare, workload: Workload) -> None:
 @pytest.mark.parametrize("workload", [GPT2], ids=identifier)
 def test_large_steps(compare: Compare, workload: Workload, name: str) -> None:
     """Without foreach: its temporaries would take gigabytes more."""
-    compare("torch: steps", VARIANTS[name], workload, torch_cases.OURS, torch_cases.torchs(*WITHOUT_FOREACH))
-
-
-WITHOUT_FOREACH = ("torch default", "torch fused")
+    peers = torch_cases.torchs("torch default", "torch fused")
+    compare("torch: steps", VARIANTS[name], workload, torch_cases.OURS, peers)
 
 
 @pytest.mark.parametrize("workload", [SMALL, GPT2], ids=identifier)
@@ -69,17 +67,20 @@ def test_clip_step_zero(compare: Compare, workload: Workload) -> None:
 
 @pytest.mark.parametrize("workload", [MANY, GPT2], ids=identifier)
 def test_clip_grad_norm(compare: Compare, workload: Workload) -> None:
-    subject = torch_cases.clipping(PACKAGE, PACKAGE)
-    peers = (torch_cases.clipping("torch", "torch.nn.utils"),)
-    compare("torch: clip_grad_norm_", torch_cases.CLIPPING, workload, subject, peers)
+    error = torch_cases.TORCH_NORM_ERROR
+    subject = torch_cases.clipping(PACKAGE, PACKAGE, torch_cases.NORM_ERROR)
+    peers = (torch_cases.clipping("torch", "torch.nn.utils", error),)
+    compare("torch: clip_grad_norm_", torch_cases.CLIPPING, workload, subject, peers, relative=error)
 
 
-@pytest.mark.parametrize("workload", [SMALL_NETWORK, DEEP_NETWORK], ids=identifier)
-def test_step_in_backward(compare: Compare, workload: Workload) -> None:
-    after = Training("fastopt.torch, step after", options=torch_cases.STEP_AFTER.options)
+@pytest.mark.parametrize(
+    ("variant", "workload"), [(ADAM, SMALL_NETWORK), (torch_cases.LARGE_EPS, DEEP_NETWORK)], ids=identifier
+)
+def test_step_in_backward(compare: Compare, variant: Variant, workload: Workload) -> None:
+    after = Training("fastopt.torch, step after")
     peers = (after.peer, TORCH_TRAININGS["torch fused"].peer)
     section = "torch: the step in backward"
-    compare(section, ADAM, workload, torch_cases.IN_BACKWARD.peer, peers, only_moves=False)
+    compare(section, variant, workload, torch_cases.IN_BACKWARD.peer, peers, only_moves=False)
 
 
 TRAININGS = {
