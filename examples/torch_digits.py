@@ -61,7 +61,7 @@ class Training:
         """One epoch; the mean loss."""
         self.model.train()
         losses = []
-        for rows in torch.randperm(len(self.images)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(self.images)), BATCH):
             loss = nn.functional.cross_entropy(self.model(self.images[rows]), self.labels[rows])
             self.optimizer.zero_grad()
             loss.backward()
@@ -76,7 +76,7 @@ class Training:
         """The share of right answers on the images that are not trained on."""
         self.model.eval()
         images, labels = self.validation
-        return (self.model(images).argmax(dim=1) == labels).float().mean().item()
+        return float((self.model(images).argmax(dim=1) == labels).float().mean())
 
     def save(self, path: Path) -> None:
         """Write a checkpoint; the last one stays until the new one is complete."""
