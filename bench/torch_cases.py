@@ -132,12 +132,11 @@ class Training:
         optimizer_class = getattr(package, variant.optimizer)
         options = {**variant.hyperparameters, **self.options}
         if self.in_backward:
-            optimizer = package.step_in_backward(network, optimizer_class, **options)
+            package.step_in_backward(network, optimizer_class, **options)
 
             def iterate() -> None:
                 loss_function(network(inputs), targets).backward()
 
-            iterate.optimizer = optimizer  # type: ignore[attr-defined]  # the hooks hold it weakly
             return iterate
         optimizer = optimizer_class(network.parameters(), **options)
 

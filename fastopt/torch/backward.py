@@ -35,6 +35,7 @@ def step_in_backward(module: torch.nn.Module | Iterable[Any], optimizer_class: t
     optimizer: optimizer_class
         For schedulers, state dicts, hyperparameters. Its `step()` and `zero_grad()` find nothing left to do; a training
         loop may go on calling them. Its states are made now. Groups that are added are stepped in the same way.
+        The parameters keep it, so it need not be; `optimizer.step_after_backward()` ends this.
 
     Raises
     ------

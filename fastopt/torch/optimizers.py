@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import weakref
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
+from torch.utils.hooks import RemovableHandle
 
 from ..checks import flag
 from ..kernels.plan import Progress
@@ -38,6 +39,19 @@ OPTIONS: dict[str, Any] = {
     )
 } | {"flatten": False}
 """What the classes take beside torch's own arguments, and the defaults."""
+
+
+HOLDER = "_stepped_in_backward_by"
+
+
+class Holder:
+    """Keeps an optimizer alive as an attribute of its parameters; it is not pickled with them."""
+
+    def __init__(self, optimizer: NativeOptimizer) -> None:
+        self.optimizer = optimizer
+
+    def __reduce__(self) -> Any:
+        return OrderedDict, ()  # which torch.load(weights_only=True) knows
 
 
 class NativeOptimizer(torch.optim.Optimizer):
@@ -107,6 +121,8 @@ class NativeOptimizer(torch.optim.Optimizer):
     found_inf: Tensor | None = None
     in_backward = False
     state_was_read = True
+    _handles: list[RemovableHandle]  # of hooks in the backward pass
+    _hooked: list[Tensor]
 
     if TYPE_CHECKING:
         # Else type checkers see the constructors of torch's classes, which do not know our options.
@@ -147,6 +163,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         self._given = given
         self._update: updates.Update | None = None
         self.buffers: list[flattening.Buffer] = []
+        self._handles, self._hooked = [], []
         self._flatten()
 
     def _flatten(self) -> None:
@@ -284,14 +301,25 @@ class NativeOptimizer(torch.optim.Optimizer):
         self.in_backward = True
         self._hook(range(sum(len(group["params"]) for group in self.param_groups)))
 
+    def step_after_backward(self) -> None:
+        """End what `step_in_backward` began: gradients stay, and `step()` steps them."""
+        self.in_backward = False
+        for handle in self._handles:
+            handle.remove()
+        for param in self._hooked:
+            param.__dict__.pop(HOLDER, None)
+        self._handles, self._hooked = [], []
+
     def _hook(self, positions: Iterable[int]) -> None:
         """Step the parameters at these positions whenever their gradients are complete."""
         params = [param for group in self.param_groups for param in group["params"]]
         updates.make_states_early(self)
         for position in positions:
-            params[position].register_post_accumulate_grad_hook(
-                functools.partial(_step_one, weakref.ref(self), position)
-            )
+            hook = functools.partial(_step_one, weakref.ref(self), position)
+            self._handles.append(params[position].register_post_accumulate_grad_hook(hook))
+            self._hooked.append(params[position])
+            # The parameters keep the optimizer, not the hooks: those are torch's, where no garbage collector looks.
+            setattr(params[position], HOLDER, Holder(self))
 
     # --- what options tell ------------------------------------------------------------------------------------------
 
