@@ -298,6 +298,36 @@ def test_every_scheduler_input(setup: Setup, schedulers: Any) -> None:
     assert_alike(mine, theirs, params, others, setup.tolerance(dtype))
 
 
+CHANGES_IN_PLACE = {
+    "SGD": ("lr", "weight_decay"),
+    "Adam": ("lr", "betas"),
+    "AdamW": ("lr", "betas"),
+    "RMSprop": ("lr",),
+    "Adagrad": ("lr",),
+}
+"""Which hyperparameters torch takes as tensors, which can change without being replaced."""
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [(name, key) for name, keys in CHANGES_IN_PLACE.items() for key in keys], ids=str
+)
+def test_a_tensor_that_is_changed_in_place_is_noticed(name: str, key: str) -> None:
+    trained = []
+    for module in (fastopt.torch, torch.optim):
+        value = torch.tensor(0.25, dtype=torch.float64)
+        params = {"vector": Parameter(torch.linspace(1, 2, 5, dtype=torch.float64))}
+        given = (value, torch.tensor(0.75, dtype=torch.float64)) if key == "betas" else value
+        optimizer = getattr(module, name)(list(params.values()), **{key: given}, foreach=False)
+        params["vector"].grad = torch.ones(5, dtype=torch.float64)
+        for _ in range(4):
+            optimizer.step()
+            value.mul_(0.5)
+            params["vector"].grad.mul_(-1.5)
+        trained.append((optimizer, params))
+    (mine, params), (theirs, others) = trained
+    assert_alike(mine, theirs, params, others, TOLERANCE[torch.float64])
+
+
 # --- every error of torch's table, and more --------------------------------------------------------------------------
 
 

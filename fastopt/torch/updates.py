@@ -64,9 +64,13 @@ def read_hyperparameters(owner: NativeOptimizer, group: dict[str, Any]) -> Hyper
     return {name: _number(name, group.get(name, default)) for name, default in owner.spec.defaults.items()}
 
 
+def _can_change(value: Any) -> bool:
+    return isinstance(value, (Tensor, list)) or (isinstance(value, tuple) and any(map(_can_change, value)))
+
+
 def known_values(group: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:
     """What is in a group, and whether any of it can change without being replaced."""
-    changes = any(isinstance(value, (Tensor, list)) for name, value in group.items() if name not in NOT_VALUES)
+    changes = any(_can_change(value) for name, value in group.items() if name not in NOT_VALUES)
     return tuple(group.values()), changes
 
 
