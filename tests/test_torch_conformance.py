@@ -656,6 +656,56 @@ def test_a_state_dict_from_another_layout(case: Case) -> None:
         assert equal_bits(param.detach().numpy(), others[name].detach().numpy()), name
 
 
+def skip_a_step(optimizer: Any, params: dict[str, Parameter]) -> None:
+    for param in params.values():
+        param.grad = torch.full_like(param, float("inf"))
+    optimizer.step()
+    assert optimizer.skipped_steps == 1
+
+
+def prepare_for_backward(optimizer: Any, params: dict[str, Parameter]) -> None:
+    optimizer.step_in_backward()
+
+
+@by_case
+@pytest.mark.parametrize("prepare", [skip_a_step, prepare_for_backward])
+def test_a_first_step_that_is_still_to_come_is_saved_as_that(case: Case, prepare: Any) -> None:
+    """Where states are made early, a first step from what is saved is a first step: SGD's has no dampening."""
+    dtype = torch.float64
+    params = parameters(dtype)
+    del params["gapped"]  # copy.deepcopy closes the gaps
+    optimizer = make(fastopt.torch, case, params, nonfinite="skip" if prepare is skip_a_step else "propagate")
+    prepare(optimizer, params)
+    expected = parameters(dtype)
+    train(make(fastopt.torch, case, expected), expected, AFTER)
+    copies = [deep_copy(optimizer, params), pickled(optimizer, params)]
+    for module in (fastopt.torch, torch.optim):
+        others = parameters(dtype)
+        del others["gapped"]
+        copies.append((make(module, case, others), others))
+        copies[-1][0].load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for other, others in copies:
+        train(other, others, AFTER)
+        for name, param in others.items():
+            torch.testing.assert_close(param, expected[name], rtol=0, atol=1e-12)
+
+
+@by_case
+def test_a_state_dict_loads_before_the_first_step_in_backward(case: Case) -> None:
+    params, others = ({"vector": Parameter(torch.linspace(1, 2, 5, dtype=torch.float64))} for _ in range(2))
+    options = torch_options(case)
+    optimizer, other = (getattr(fastopt.torch, case.optimizer)(own.values(), **options) for own in (params, others))
+    train(optimizer, params, BEFORE)
+    set_values(others, params)
+    other.step_in_backward()
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in AFTER:
+        params["vector"].grad = torch.ones(5, dtype=torch.float64)
+        optimizer.step()
+        others["vector"].sum().backward()
+        assert_alike(other, optimizer, others, params, 0)
+
+
 # --- the same bits ---------------------------------------------------------------------------------------------------
 
 
