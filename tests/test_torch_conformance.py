@@ -40,6 +40,7 @@ import fastopt
 import fastopt.torch
 
 STEPS = 8
+BEFORE, AFTER = range(4), range(4, 7)
 
 INFOS: dict[str, OptimizerInfo] = {info.name: info for info in optim_db if hasattr(fastopt.torch, info.name)}
 """Those of torch's optimizers that are ours too."""
@@ -328,6 +329,105 @@ def test_a_tensor_that_is_changed_in_place_is_noticed(name: str, key: str) -> No
     assert_alike(mine, theirs, params, others, TOLERANCE[torch.float64])
 
 
+def add_a_group(optimizer: Any, param: Parameter) -> None:
+    optimizer.add_param_group({"params": [param], "lr": 0.003, "maximize": True})
+
+
+def add_to_a_group(optimizer: Any, param: Parameter) -> None:
+    optimizer.param_groups[0]["params"].append(param)
+
+
+def remove_a_group(optimizer: Any, param: Parameter) -> None:
+    del optimizer.param_groups[0]
+
+
+def remove_from_a_group(optimizer: Any, param: Parameter) -> None:
+    del optimizer.param_groups[1]["params"][1]
+
+
+def swap_groups(optimizer: Any, param: Parameter) -> None:
+    optimizer.param_groups.reverse()
+
+
+def replace_a_group(optimizer: Any, param: Parameter) -> None:
+    optimizer.param_groups[1] = {**optimizer.param_groups[1], "lr": 0.02}
+
+
+def replace_a_parameter(optimizer: Any, param: Parameter) -> None:
+    optimizer.param_groups[1]["params"][2] = param
+
+
+def move_a_parameter(optimizer: Any, param: Parameter) -> None:
+    optimizer.param_groups[1]["params"].append(optimizer.param_groups[0]["params"].pop(0))
+
+
+def clear_the_states(optimizer: Any, param: Parameter) -> None:
+    optimizer.state.clear()
+
+
+def forget_a_state(optimizer: Any, param: Parameter) -> None:
+    optimizer.state.pop(optimizer.param_groups[0]["params"][0], None)
+
+
+def replace_the_states(optimizer: Any, param: Parameter) -> None:
+    for state in optimizer.state.values():
+        state.update({key: value.clone() for key, value in state.items()})
+
+
+def change_the_states(optimizer: Any, param: Parameter) -> None:
+    for state in optimizer.state.values():
+        for value in state.values():
+            value.mul_(2)
+
+
+def move_the_memory(optimizer: Any, param: Parameter) -> None:
+    for group in optimizer.param_groups:
+        for each in group["params"]:
+            each.data = each.data.clone()
+
+
+CHANGES = [
+    add_a_group,
+    add_to_a_group,
+    remove_a_group,
+    remove_from_a_group,
+    swap_groups,
+    replace_a_group,
+    replace_a_parameter,
+    move_a_parameter,
+    clear_the_states,
+    forget_a_state,
+    replace_the_states,
+    change_the_states,
+    move_the_memory,
+]
+"""What a program may do to an optimizer between two steps."""
+
+
+@by_name
+@pytest.mark.parametrize("change", CHANGES)
+def test_changes_between_steps(name: str, change: Callable[[Any, Parameter], None]) -> None:
+    dtype = torch.float64
+    trained = []
+    for module in (fastopt.torch, torch.optim):
+        params = parameters(dtype)
+        optimizer = getattr(module, name)(
+            in_two_groups(params), **({"momentum": 0.9} if name == "SGD" else {}), foreach=False
+        )
+        params["new"] = Parameter(torch.ones(3, 2, dtype=dtype))
+        train(optimizer, params, BEFORE)
+        change(optimizer, params["new"])
+        if name == "Adagrad":  # which makes states at construction alone
+            for group in optimizer.param_groups:
+                for param in group["params"]:
+                    state = {"step": torch.tensor(0.0), "sum": torch.zeros_like(param)}
+                    optimizer.state[param] = optimizer.state.get(param) or state
+        train(optimizer, params, AFTER)
+        trained.append((optimizer, params))
+    (mine, params), (theirs, others) = trained
+    assert_alike(mine, theirs, params, others, TOLERANCE[dtype])
+
+
 # --- every error of torch's table, and more --------------------------------------------------------------------------
 
 
@@ -496,8 +596,6 @@ def test_both_dtypes_in_one_optimizer(name: str) -> None:
 
 
 # --- state dicts -----------------------------------------------------------------------------------------------------
-
-BEFORE, AFTER = range(4), range(4, 7)
 
 by_case = pytest.mark.parametrize("case", [case for case in CASES if case.in_torch], ids=str)
 

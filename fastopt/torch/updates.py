@@ -293,6 +293,8 @@ class Update:
     def reread(self) -> bool:
         """Take over changed hyperparameters; whether that was possible without new engines."""
         owner = self.owner
+        if len(owner.param_groups) != len(self.hyperparameters):
+            return False
         for index, group in enumerate(owner.param_groups):
             known, values = self.hyperparameters[index], read_hyperparameters(owner, group)
             if values != known:
