@@ -522,16 +522,28 @@ def test_a_parameter_that_is_given_twice_is_stepped_twice(name: str) -> None:
 # --- signatures and defaults -----------------------------------------------------------------------------------------
 
 
+ADDED = {
+    "max_grad_norm": None,
+    "clip_norm": None,
+    "clip_value": None,
+    "nonfinite": "propagate",
+    "max_consecutive_skips": None,
+    "zero_grads": False,
+    "backend": "auto",
+    "n_threads": None,
+    "flush_denormals": True,
+}
+"""What ours take beside torch's arguments."""
+
+
 @by_name
 def test_the_signature_is_torchs_and_more_by_keyword(name: str) -> None:
     mine = list(inspect.signature(getattr(fastopt.torch, name)).parameters.values())
     theirs = list(inspect.signature(getattr(torch.optim, name)).parameters.values())
     assert mine[: len(theirs)] == theirs  # names, order, kinds, defaults, annotations
     added = mine[len(theirs) :]
-    assert {each.name for each in added} >= {"max_grad_norm", "nonfinite", "backend", "n_threads"}
-    for each in added:
-        assert each.kind is each.KEYWORD_ONLY
-        assert each.default is not each.empty
+    assert {each.kind for each in added} == {inspect.Parameter.KEYWORD_ONLY}
+    assert {each.name: each.default for each in added} == ADDED
 
 
 @by_name
