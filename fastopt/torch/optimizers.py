@@ -215,13 +215,23 @@ class NativeOptimizer(torch.optim.Optimizer):
         else:
             super().zero_grad(set_to_none)
 
+    def state_dict(self) -> dict[str, Any]:
+        """As torch's: nothing of parameters whose first step is still to come, where torch makes their states then."""
+        states = self.state
+        self.state = updates.states_in_use(self)
+        try:
+            return super().state_dict()
+        finally:
+            self.state = states
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_given": self._given}
+        return {**super().__getstate__(), "state": updates.states_in_use(self), "_given": self._given}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "options" not in self.__dict__:  # unpickled
             self._set_up(self._given)
+        self.fresh.clear()  # States that were loaded are from steps that were done.
         self._update = None
 
     # --- the step ---------------------------------------------------------------------------------------------------

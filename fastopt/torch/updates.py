@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -65,9 +66,13 @@ def read_hyperparameters(owner: NativeOptimizer, group: dict[str, Any]) -> Hyper
     return {name: _number(name, group.get(name, default)) for name, default in owner.spec.defaults.items()}
 
 
+def _can_change(value: Any) -> bool:
+    return isinstance(value, (Tensor, list)) or (isinstance(value, tuple) and any(map(_can_change, value)))
+
+
 def known_values(group: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:
     """What is in a group, and whether any of it can change without being replaced."""
-    changes = any(isinstance(value, (Tensor, list)) for name, value in group.items() if name not in NOT_VALUES)
+    changes = any(_can_change(value) for name, value in group.items() if name not in NOT_VALUES)
     return tuple(group.values()), changes
 
 
@@ -164,6 +169,28 @@ def make_states_early(owner: NativeOptimizer) -> None:
                 param.grad = gradient
 
 
+def steps_before(owner: NativeOptimizer) -> dict[int, int]:
+    """How many steps were done of parameters, by their ids, where torch keeps no count; 1 stands for any number."""
+    known = (
+        {
+            id(entry.param): int(count)
+            for each in owner._update.rounds
+            for entry, count in zip(each.entries, each.steps, strict=True)
+        }
+        if owner._update is not None
+        else {}
+    )
+    return {**known, **dict.fromkeys(owner.fresh, 0)}
+
+
+def states_in_use(owner: NativeOptimizer) -> defaultdict[Any, Any]:
+    """The states without those that were made for a step that was not done: skipped, or still to come."""
+    if owner.spec.counts_steps:
+        return owner.state
+    counts = steps_before(owner)
+    return defaultdict(dict, {param: state for param, state in owner.state.items() if counts.get(id(param), 1)})
+
+
 class Update:
     """The engines for a torch optimizer as it now is; made anew when its parameters, states or their memory change.
 
@@ -196,25 +223,11 @@ class Update:
         self.check_rounds(active, n_rounds)
         owner.nonfinite.labels = [entry.label for entry in active]
         owner.nonfinite.sizes = [entry.param.numel() for entry in active]
-        self.rounds = [Round(self, entries, number, self.steps_before()) for number in range(n_rounds)]
+        self.rounds = [Round(self, entries, number, steps_before(owner)) for number in range(n_rounds)]
         owner.fresh.clear()
         natives = [each.native for each in self.rounds]
         self.is_native = all(each is not None for each in natives)
         self.single = natives[0] if len(natives) == 1 and all(entry.in_place for entry in active) else None
-
-    def steps_before(self) -> dict[int, int]:
-        """How many steps were done of parameters, by their ids, where torch keeps no count; 1 stands for any number."""
-        before = self.owner._update
-        known = (
-            {
-                id(entry.param): int(count)
-                for each in before.rounds
-                for entry, count in zip(each.entries, each.steps, strict=True)
-            }
-            if before is not None
-            else {}
-        )
-        return {**known, **dict.fromkeys(self.owner.fresh, 0)}
 
     def check_states_are_dicts(self) -> None:
         for state in self.owner.state.values():
@@ -295,6 +308,8 @@ class Update:
     def reread(self) -> bool:
         """Take over changed hyperparameters; whether that was possible without new engines."""
         owner = self.owner
+        if len(owner.param_groups) != len(self.hyperparameters):
+            return False
         for index, group in enumerate(owner.param_groups):
             known, values = self.hyperparameters[index], read_hyperparameters(owner, group)
             if values != known:

@@ -1,0 +1,121 @@
+"""Parameters of every layout, their gradients, training and comparison: for the tests of `fastopt.torch`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from cases import Case, equal_bits
+from torch import Tensor
+from torch.nn import Parameter
+
+DTYPES = (torch.float32, torch.float64)
+
+# Relative to the largest element of each tensor, as in test_torch_agreement.py: an element near zero is the difference
+# of large ones and carries their rounding. Torch's loops use fused multiply-add and reorder some operations, and
+# `foreach=True` and `fused=True` do so differently; ours do neither.
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
+
+
+def parameters(dtype: torch.dtype, plain: bool = False) -> dict[str, Parameter]:
+    """The same ones each time: every layout that a step treats differently, and two that miss gradients.
+
+    `plain` leaves out those that torch's `fused=True` gets wrong on the CPU: it walks over the memory of a parameter
+    and its gradient as if both were without gaps and in one order, and SGD's momentum must begin everywhere at once.
+    """
+    made = {
+        "vector": torch.empty(1037, dtype=dtype),
+        "matrix": torch.empty(5, 7, dtype=dtype),
+        "scalar": torch.empty((), dtype=dtype),
+        "empty": torch.empty(3, 0, dtype=dtype),
+        "convolution": torch.empty(4, 3, 2, 2, dtype=dtype).contiguous(memory_format=torch.channels_last),
+        "transposed": torch.empty(6, 4, dtype=dtype).t(),
+        "gapped": torch.empty(6, 8, dtype=dtype)[:, 1::2],
+        "late": torch.empty(3, 3, dtype=dtype),
+        "never": torch.empty(2, dtype=dtype),
+    }
+    for index, tensor in enumerate(made.values()):
+        fill(tensor, 99, index)
+    made["scalar"].fill_(
+        10
+    )  # it and its states stay far from 0: there is no larger element that errors could be relative to
+    if plain:
+        del made["gapped"], made["transposed"], made["late"]
+    return {name: Parameter(tensor) for name, tensor in made.items()}
+
+
+def fill(tensor: Tensor, *seed: int) -> Tensor:
+    """Random elements that depend on the position and the seed alone, not on strides or dtype."""
+    values = np.random.default_rng(seed).standard_normal(tuple(tensor.shape))
+    return tensor.copy_(torch.from_numpy(np.asarray(values)))
+
+
+def gradient(name: str, param: Tensor, step: int) -> Tensor | None:
+    """That of a parameter in a step; some come late, are missing now and then, or lie in memory like nothing else."""
+    if name == "never" or (name == "late" and step < 2) or (name == "matrix" and step % 3 == 2):
+        return None
+    like = torch.empty_like(param, requires_grad=False)
+    if name == "transposed" and step % 2:
+        like = torch.empty(param.shape, dtype=param.dtype)
+    values = fill(like, step, *name.encode())
+    return values.abs_().add_(1) if name == "scalar" else values
+
+
+def train(optimizer: torch.optim.Optimizer, params: dict[str, Parameter], steps: Iterable[int]) -> None:
+    for step in steps:
+        for name, param in params.items():
+            param.grad = gradient(name, param, step)
+        optimizer.step()
+
+
+def set_values(params: dict[str, Parameter], others: dict[str, Parameter]) -> None:
+    with torch.no_grad():
+        for name, param in params.items():
+            param.copy_(others[name])
+
+
+def torch_options(case: Case) -> dict[str, Any]:
+    """Torch's arguments for one of `cases.CASES`; `decoupled_weight_decay` is one of Adam's alone."""
+    options = dict(case.options)
+    if case.optimizer != "Adam":
+        options.pop("decoupled_weight_decay", None)
+    return options
+
+
+def assert_alike(mine: Any, theirs: Any, params: Any, their_params: Any, tolerance: float) -> None:
+    """Two optimizers' parameters, states and groups agree; with a tolerance of 0, bit by bit."""
+    for name, param in params.items():
+        other = their_params[name]
+        assert_close(name, param.detach(), other.detach(), tolerance)
+        assert (param in mine.state) == (other in theirs.state), f"only one has a state of {name}"
+        state, others = mine.state.get(param, {}), theirs.state.get(other, {})
+        assert set(state) == set(others)
+        for key, value in state.items():
+            if isinstance(others[key], Tensor):
+                assert_close(f"{key} of {name}", value, others[key], 0 if key == "step" else tolerance)
+            else:
+                assert value == others[key]
+                assert type(value) is type(others[key])
+    assert_same_groups(mine, theirs)
+
+
+def assert_close(label: str, mine: Tensor, theirs: Tensor, tolerance: float) -> None:
+    assert (mine.dtype, mine.shape, mine.stride()) == (theirs.dtype, theirs.shape, theirs.stride()), label
+    if tolerance == 0:
+        assert equal_bits(mine.numpy(), theirs.numpy()), f"{label} differs"
+    elif theirs.numel():
+        error = float((mine - theirs).abs().max() / theirs.abs().max().clamp_min(torch.finfo(theirs.dtype).tiny))
+        assert error <= tolerance, f"{label}: relative error {error:.2e}"
+
+
+def assert_same_groups(mine: Any, theirs: Any) -> None:
+    """Everything in the groups but the parameters themselves, exactly."""
+    assert len(mine.param_groups) == len(theirs.param_groups)
+    for group, other in zip(mine.param_groups, theirs.param_groups, strict=True):
+        assert set(group) == set(other)
+        assert len(group["params"]) == len(other["params"])
+        for key in group.keys() - {"params"}:
+            assert type(group[key]) is type(other[key]), key
+            assert group[key] == other[key], key
