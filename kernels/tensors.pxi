@@ -52,16 +52,20 @@ cdef bint is_contiguous(const DLTensor *description) noexcept:
     return True
 
 
-def pieces_of_tensors(capsule, list tensors, Py_ssize_t itemsize):
-    """`Pieces` of tensors of this itemsize, and a list of those that are no plain contiguous floats in main memory."""
-    cdef ExchangeInterface *interface = exchange_interface(capsule)
+def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
+    """`Pieces` of tensors of this itemsize, and a list of those that are no contiguous floats in main memory.
+
+    A subclass of the type `plain` need not have its elements in memory.
+    """
+    cdef ExchangeInterface *interface = exchange_interface(plain.__dlpack_c_exchange_api__)
     cdef Pieces pieces = Pieces(len(tensors), itemsize)
     cdef DLTensor description
     cdef list others = []
     cdef int64_t size
     for tensor in tensors:
         if (
-            not describe_tensor(interface, tensor, &description)
+            type(tensor) is not plain
+            or not describe_tensor(interface, tensor, &description)
             or description.device_type != DLPACK_CPU
             or description.code != DLPACK_FLOAT
             or description.bits != 8 * itemsize
@@ -83,17 +87,24 @@ cdef struct Layout:              # how a parameter lies in memory, and its gradi
     int32_t ndim
     Py_ssize_t size
     Py_ssize_t first             # of its shape in `Tensors.extents`; its strides follow
+    Py_ssize_t first_kept        # of its states in `Tensors.kept`
+    Py_ssize_t end_kept
     char *apart                  # where its last gradient was, apart from all that is written
 
 cdef struct StepCount:           # a count of steps that is kept for others: a float32 or float64, or none
     char *address
     bint is_double
 
+cdef struct Kept:                # a state, or a count of steps, and where the engine expects it
+    PyObject *tensor
+    char *data
+
 cdef struct StatesOf:            # a parameter's entry in the owner's dict of states, and the values in it
     PyObject *param
     PyObject *states
     Py_ssize_t n_values
     Py_ssize_t first             # of its values in `Tensors.state_values`
+    Py_ssize_t position          # from where PyDict_Next finds it
 
 cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work for which other Python threads may run meanwhile
 
@@ -149,7 +160,8 @@ cdef class Tensors:
 
     Parameters
     ----------
-    capsule: DLPack's exchange interface, `type(tensor).__dlpack_c_exchange_api__`
+    plain: type
+        Of tensors; it has DLPack's exchange interface, `__dlpack_c_exchange_api__`.
     engine: Engine
     groups: list of (dict of hyperparameters with "params", tuple of its values, whether a value can change in place)
     segments: list of int
@@ -159,6 +171,8 @@ cdef class Tensors:
         What the engine's segments are: the parameters, or what stands for them.
     counts: list of float32 or float64 NumPy arrays of one element, or None, one a segment
         Counts of steps, which are read before a step and written after it.
+    kept: list of lists of tensors, one a segment
+        What the engine's states are; then what the count is in, where there is one.
     states: dict
         The owner's: parameter -> dict of its states.
     increment_version: callable(list of tensors)
@@ -166,6 +180,7 @@ cdef class Tensors:
     """
 
     cdef ExchangeInterface *interface
+    cdef object plain            # the type of gradients that are nothing but their memory; no subclass of it
     cdef readonly Engine engine
     cdef list groups
     cdef list params
@@ -185,22 +200,26 @@ cdef class Tensors:
     cdef Layout *layouts
     cdef int64_t *extents
     cdef StepCount *counts
+    cdef list kept_alive         # what the pointers of `kept` point to
+    cdef Kept *kept
     cdef readonly list odd       # (segment, parameter, gradient)
     cdef list found              # the gradients of a step under way
     cdef list written            # the tensors that it writes to
 
-    def __cinit__(self, capsule, Engine engine, list groups, list segments, list memory, list counts, states,
-                  increment_version):
-        cdef Py_ssize_t index, n_extents = 0, n_segments = len(memory)
+    def __cinit__(self, plain, Engine engine, list groups, list segments, list memory, list counts, list kept,
+                  states, increment_version):
+        cdef Py_ssize_t index, n_extents = 0, n_kept = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
-        self.interface = exchange_interface(capsule)
+        self.interface = exchange_interface(plain.__dlpack_c_exchange_api__)
+        self.plain = plain
         self.engine = engine
         self.groups = groups
         self.params = [param for group, _, _ in groups for param in group["params"]]
         self.n_params = len(self.params)
         self.memory = memory
         self.arrays = counts
+        self.kept_alive = kept
         self.increment_version = increment_version
         for tensor in memory:
             n_extents += 2 * tensor.ndim
@@ -208,7 +227,8 @@ cdef class Tensors:
         self.layouts = <Layout *>calloc(max(n_segments, 1), sizeof(Layout))
         self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
         self.counts = <StepCount *>calloc(max(n_segments, 1), sizeof(StepCount))
-        if not (self.segments and self.layouts and self.extents and self.counts):
+        self.kept = <Kept *>calloc(max(sum([len(tensors) for tensors in kept]), 1), sizeof(Kept))
+        if not (self.segments and self.layouts and self.extents and self.counts and self.kept):
             raise MemoryError("no memory for the table of tensors")
         n_extents = 0
         self.in_place = [False] * n_segments
@@ -229,6 +249,14 @@ cdef class Tensors:
                 self.extents[n_extents + axis] = description.shape[axis]
                 self.extents[n_extents + description.ndim + axis] = description.strides[axis]
             n_extents += 2 * description.ndim
+            self.layouts[index].first_kept = n_kept
+            for tensor in kept[index]:
+                if not describe_tensor(self.interface, tensor, &description):
+                    raise TypeError(f"a state of parameter {index} has no memory that DLPack can describe")
+                self.kept[n_kept].tensor = <PyObject *>tensor
+                self.kept[n_kept].data = description.data
+                n_kept += 1
+            self.layouts[index].end_kept = n_kept
             work += self.layouts[index].size * engine.table.groups[engine.table.segments[index].group].cost
             if counts[index] is not None:
                 self.counts[index].address = <char *>cnp.PyArray_DATA(counts[index])
@@ -239,7 +267,9 @@ cdef class Tensors:
 
     cdef int keep_states(self, states) except -1:
         """Note what the owner's dict of states holds."""
-        cdef Py_ssize_t index, first = 0
+        cdef Py_ssize_t index, first = 0, position = 0
+        cdef PyObject *key
+        cdef PyObject *value_of_key
         self.n_states = len(states)
         self.alive = [(param, own, tuple(own.values())) for param, own in states.items()]
         self.states = <StatesOf *>calloc(max(self.n_states, 1), sizeof(StatesOf))
@@ -255,6 +285,8 @@ cdef class Tensors:
             self.states[index].states = <PyObject *>own
             self.states[index].n_values = len(values)
             self.states[index].first = first
+            self.states[index].position = position
+            PyDict_Next(<PyObject *>states, &position, &key, &value_of_key)
             for value in values:
                 self.state_values[first] = <PyObject *>value
                 first += 1
@@ -268,6 +300,7 @@ cdef class Tensors:
         free(self.layouts)
         free(self.extents)
         free(self.counts)
+        free(self.kept)
 
     def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
         """What the hyperparameters of a group now are."""
@@ -296,7 +329,9 @@ cdef class Tensors:
 
     cdef int compare_one(self, Py_ssize_t only, states, bint reread) except -1:
         """`compare` for a single parameter."""
-        cdef Py_ssize_t k, index = only
+        cdef Py_ssize_t k, position, index = only
+        cdef PyObject *key
+        cdef PyObject *value
         cdef tuple known
         cdef const StatesOf *expected
         for k in range(len(self.groups)):
@@ -311,7 +346,13 @@ cdef class Tensors:
             return REBUILD
         if self.state_of[only] >= 0:
             expected = &self.states[self.state_of[only]]
-            if not holds(expected.states, self.state_values + expected.first, expected.n_values):
+            position = expected.position
+            if (
+                not PyDict_Next(<PyObject *>states, &position, &key, &value)
+                or key != expected.param
+                or value != expected.states
+                or not holds(expected.states, self.state_values + expected.first, expected.n_values)
+            ):
                 return REBUILD
         return READY if reread or self.has_known_values(known) else REREAD
 
@@ -358,6 +399,17 @@ cdef class Tensors:
             expected += 1
         return result
 
+    cdef bint keeps_states(self, const Layout *layout) noexcept:
+        """Whether a segment's states are where they were: assigning `data`, or moving to shared memory, moves them."""
+        cdef const Kept *kept
+        cdef DLTensor description
+        cdef Py_ssize_t index
+        for index in range(layout.first_kept, layout.end_kept):
+            kept = &self.kept[index]
+            if not describe_tensor(self.interface, <object>kept.tensor, &description) or description.data != kept.data:
+                return False
+        return True
+
     cdef int gather(self, dict replacements, Py_ssize_t only) except -1:
         """Note where the gradients are; `replacements` are tensors in place of some, by segment."""
         cdef Py_ssize_t index, segment
@@ -389,9 +441,12 @@ cdef class Tensors:
                 and self.lies_alike(layout, &description)
             ):
                 return REBUILD
+            if not self.keeps_states(layout):
+                return REBUILD
             gradient = replacements.get(segment, gradient) if replacements else gradient
             if (
-                not describe_tensor(self.interface, gradient, &description)
+                type(gradient) is not self.plain
+                or not describe_tensor(self.interface, gradient, &description)
                 or not self.lies_alike(layout, &description)
                 or (
                     description.data != layout.apart

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from ..kernels.plan import Progress
+from ..kernels.plan import BUSY, Progress
 from ..nonfinite import NonfiniteGradients
 from ..options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from ..specs import SPECS, Spec
@@ -94,8 +95,6 @@ class NativeOptimizer(torch.optim.Optimizer):
     name: ClassVar[str]
     _init_group: Callable[..., Any]  # torch's classes have it
     _step_supports_amp_scaling = True
-    grad_scale: Tensor | None = None  # a torch.amp.GradScaler sets these for the time of a step
-    found_inf: Tensor | None = None
     in_backward = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -115,6 +114,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         self.progress = Progress.new()
         self.fresh: set[int] = set()  # ids of parameters whose states were made, but are not in an update yet
         self._given = given
+        self._settling = threading.Lock()
         self._update: updates.Update | None = None
 
     def _check_groups(self, groups: list[dict[str, Any]]) -> None:
@@ -137,20 +137,21 @@ class NativeOptimizer(torch.optim.Optimizer):
             return
         try:
             self._check_groups(self.param_groups)
+            if self.in_backward:
+                self._hook(self.param_groups[-1:])
         except BaseException:
             self.param_groups.pop()
             raise
-        if self.in_backward:
-            n_params = sum(len(group["params"]) for group in self.param_groups)
-            self._hook(range(n_params - len(param_group["params"]), n_params))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_given": self._given}
+        return {**super().__getstate__(), "_given": self._given, "in_backward": self.in_backward}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "options" not in self.__dict__:
             self._set_up(self._given)
+            if self.in_backward:  # So is a copy, with its own parameters.
+                self._hook(self.param_groups)
         self._update = None
 
     # --- the step ---------------------------------------------------------------------------------------------------
@@ -174,6 +175,8 @@ class NativeOptimizer(torch.optim.Optimizer):
         FloatingPointError
             `nonfinite` says so. Nothing has been changed.
         """
+        if _is_traced():
+            return _untraced_step(self, closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -187,10 +190,12 @@ class NativeOptimizer(torch.optim.Optimizer):
     step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it: hooks are seen to here
 
     def _advance(self) -> None:
-        if self.found_inf is not None or self.grad_scale is not None or self.options["grad_scale"] != 1:
-            if self.found_inf is not None and self.found_inf.item():
+        if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__ or self.options["grad_scale"] != 1:
+            # A torch.amp.GradScaler sets these attributes for the time of a step; either can be None.
+            if getattr(self, "found_inf", None):
                 return
-            self._take_scale(1.0 if self.grad_scale is None else float(self.grad_scale))
+            scale = getattr(self, "grad_scale", None)
+            self._take_scale(1.0 if scale is None else float(scale))
         update = self._update
         if (
             update is None
@@ -211,32 +216,49 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def _settle(self, only: int = -1) -> None:
         """A step, once what is in its way is seen to: new parameters, memory, hyperparameters, odd gradients."""
-        update = self._update
-        if update is None or not update.is_native or not update.reread():
-            update = self._update = updates.Update(self)
-        ways = update.look(only)
-        if ways is None:
-            update = self._update = updates.Update(self)
+        if not self._settling.acquire(blocking=False):
+            raise RuntimeError(BUSY)
+        try:
+            update = self._update
+            if update is None or not update.is_native or not update.reread():
+                update = self._update = updates.Update(self)
             ways = update.look(only)
-            assert ways is not None, "an update that was just made is up to date"
-        with torch.no_grad():
-            update.step(ways, only)
+            if ways is None:
+                update = self._update = updates.Update(self)
+                ways = update.look(only)
+                assert ways is not None, "an update that was just made is up to date"
+            with torch.no_grad():
+                update.step(ways, only)
+        finally:
+            self._settling.release()
 
     # --- in the backward pass ---------------------------------------------------------------------------------------
 
     def step_in_backward(self) -> None:
         """See `fastopt.torch.step_in_backward`, which makes an optimizer for this."""
+        self._hook(self.param_groups)
         self.in_backward = True
-        self._hook(range(sum(len(group["params"]) for group in self.param_groups)))
 
-    def _hook(self, positions: Iterable[int]) -> None:
-        """Step the parameters at these positions whenever their gradients are complete."""
-        params = [param for group in self.param_groups for param in group["params"]]
+    def _hook(self, groups: list[dict[str, Any]]) -> None:
+        """Step the parameters of these groups whenever their gradients are complete.
+
+        Raises
+        ------
+        ValueError
+            One has no gradients. None is hooked.
+        """
+        params = [param for group in groups for param in group["params"]]
+        for label, param in zip(tensors.labels(groups), params, strict=True):
+            if not param.requires_grad:
+                raise ValueError(f"{self.name}: {label} does not require gradients, so no backward pass can step it")
         updates.make_states_early(self)
-        for position in positions:
-            params[position].register_post_accumulate_grad_hook(
-                functools.partial(_step_one, weakref.ref(self), position)
-            )
+        for param in params:
+            param.register_post_accumulate_grad_hook(functools.partial(_step_one, weakref.ref(self)))
+
+    def _position(self, param: Tensor) -> int | None:
+        """Where a parameter is among all groups'; None if it was taken out of them."""
+        params = (each for group in self.param_groups for each in group["params"])
+        return next((position for position, each in enumerate(params) if each is param), None)
 
     # --- what options tell ------------------------------------------------------------------------------------------
 
@@ -268,22 +290,34 @@ def _step(self: NativeOptimizer, closure: Callable[[], float] | None = None) -> 
     return loss
 
 
-def _step_one(reference: weakref.ref[NativeOptimizer], position: int, param: Tensor) -> None:
+def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:
     """Step a parameter whose gradient is complete, and free the gradient."""
     optimizer = reference()
     if optimizer is None or param.grad is None:
         return
     update = optimizer._update
+    position = None if update is None else update.positions.get(id(param))
     if (
         update is None
+        or position is None
         or update.single is None
         or update.single.step(optimizer.param_groups, optimizer.state, optimizer._threads(), None, False, position)
     ):
+        position = optimizer._position(param)
+        if position is None:
+            return
         optimizer._settle(position)
     param.grad = None
 
 
 _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
+_is_traced = torch.compiler.is_dynamo_compiling
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined]
+def _untraced_step(self: NativeOptimizer, closure: Callable[[], float] | None) -> float | None:
+    """In a function under torch.compile: there is nothing for it to see in a native step."""
+    return self.step(closure)
 
 
 def _initializer(torch_class: type) -> Callable[..., None]:
