@@ -173,7 +173,7 @@ def test_a_generator_that_was_used_up_is_warned_of(utils: Any) -> None:
 def test_an_error_where_the_norm_is_not_finite(utils: Any, value: float) -> None:
     params = with_one(value)()
     before = [param.grad.clone() for param in params]  # type: ignore[union-attr]
-    with pytest.raises(RuntimeError, match="total norm of order 2.0 for gradients from `parameters` is non-finite"):
+    with pytest.raises(RuntimeError, match=r"total norm of order 2\.0 for gradients from `parameters` is non-finite"):
         utils.clip_grad_norm_(params, 1.0, error_if_nonfinite=True)
     for param, gradient in zip(params, before, strict=True):
         torch.testing.assert_close(param.grad, gradient, rtol=0, atol=0, equal_nan=True)

@@ -184,7 +184,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             or torch_optimizer._global_optimizer_post_hooks
             or _profiler_enabled()
         ):
-            return _hooked_step(self, closure)
+            return _hooked_step(self) if closure is None else _hooked_step(self, closure)  # hooks see the arguments
         return _step(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it: hooks are seen to here
