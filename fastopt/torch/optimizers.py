@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
+from ..kernels import backends
 from ..kernels.plan import BUSY, Progress
 from ..nonfinite import NonfiniteGradients
 from ..options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
@@ -110,6 +111,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             **read_step_options(given),
             **check_group_options(given, given.get("max_grad_norm")),
         }
+        backends.load(self.options["backend"])  # so that it is known to be there
         self.nonfinite = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self.progress = Progress.new()
         self.fresh: set[int] = set()  # ids of parameters whose states were made, but are not in an update yet

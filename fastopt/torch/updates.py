@@ -448,7 +448,9 @@ class Round:
             self.step_in_python(only)
         else:
             owner = self.owner
-            self.native.step(owner.param_groups, owner.state, owner._threads(), replacements, True, only)
+            found = self.native.step(owner.param_groups, owner.state, owner._threads(), replacements, True, only)
+            if found != READY:
+                raise RuntimeError(f"{owner.name}: parameters, gradients or states were changed during a step")
         for entry in gapped:
             entry.param.copy_(entry.memory)
 
