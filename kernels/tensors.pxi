@@ -56,16 +56,20 @@ cdef bint is_contiguous(const DLTensor *description) noexcept:
     return True
 
 
-def pieces_of_tensors(capsule, list tensors, Py_ssize_t itemsize):
-    """`Pieces` of tensors of this itemsize, and a list of those that are no plain contiguous floats in main memory."""
-    cdef ExchangeInterface *interface = exchange_interface(capsule)
+def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
+    """`Pieces` of tensors of this itemsize, and a list of those that are no contiguous floats in main memory.
+
+    A subclass of the type `plain` need not have its elements in memory.
+    """
+    cdef ExchangeInterface *interface = exchange_interface(plain.__dlpack_c_exchange_api__)
     cdef Pieces pieces = Pieces(len(tensors), itemsize)
     cdef DLTensor description
     cdef list others = []
     cdef int64_t size
     for tensor in tensors:
         if (
-            not describe_tensor(interface, tensor, &description)
+            type(tensor) is not plain
+            or not describe_tensor(interface, tensor, &description)
             or description.device_type != DLPACK_CPU
             or description.code != DLPACK_FLOAT
             or description.bits != 8 * itemsize
@@ -83,22 +87,29 @@ def pieces_of_tensors(capsule, list tensors, Py_ssize_t itemsize):
 
 
 cdef struct Layout:              # how a parameter lies in memory, and its gradient must
+    char *data
     int32_t ndim
     Py_ssize_t size
-    Py_ssize_t first_data        # of where its states and it are, in `Tensors.data`
     Py_ssize_t first             # of its shape in `Tensors.extents`; its strides follow
     char *flat                   # where its gradient is when all of them are one
+    Py_ssize_t first_kept        # of its states in `Tensors.kept`
+    Py_ssize_t end_kept
     char *apart                  # where its last gradient was, apart from all that is written
 
 cdef struct StepCount:           # a count of steps that is kept for others: a float32 or float64, or none
     char *address
     bint is_double
 
+cdef struct Kept:                # a state, or a count of steps, and where the engine expects it
+    PyObject *tensor
+    char *data
+
 cdef struct StatesOf:            # a parameter's entry in the owner's dict of states, and the values in it
     PyObject *param
     PyObject *states
     Py_ssize_t n_values
     Py_ssize_t first             # of its values in `Tensors.state_values`
+    Py_ssize_t position          # from where PyDict_Next finds it
 
 cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work for which other Python threads may run meanwhile
 
@@ -154,7 +165,8 @@ cdef class Tensors:
 
     Parameters
     ----------
-    capsule: DLPack's exchange interface, `type(tensor).__dlpack_c_exchange_api__`
+    plain: type
+        Of tensors; it has DLPack's exchange interface, `__dlpack_c_exchange_api__`.
     attribute: descriptor
         What gets a tensor's `grad`: looked up once, rather than along every tensor's base classes at every step.
     engine: Engine
@@ -162,10 +174,12 @@ cdef class Tensors:
     segments: list of int
         For each parameter of all groups its segment in the engine; -1 where it has none because it has no gradient
         yet, -2 where another engine steps it.
-    memory: list of tuples of tensors, one a segment
-        What the engine's segment is: the parameter, or what stands for it, and its states.
+    memory: list of tensors, one a segment
+        What the engine's segments are: the parameters, or what stands for them.
     counts: list of float32 or float64 NumPy arrays of one element, or None, one a segment
         Counts of steps, which are read before a step and written after it.
+    kept: list of lists of tensors, one a segment
+        What the engine's states are; then what the count is in, where there is one.
     states: dict
         The owner's: parameter -> dict of its states.
     increment_version: callable(list of tensors)
@@ -175,6 +189,7 @@ cdef class Tensors:
     cdef ExchangeInterface *interface
     cdef object attribute
     cdef descrgetfunc get_gradient
+    cdef object plain            # the type of gradients that are nothing but their memory; no subclass of it
     cdef readonly Engine engine
     cdef list groups
     cdef list params
@@ -194,19 +209,21 @@ cdef class Tensors:
     cdef list flat_gradients     # what each segment's gradient must be for that
     cdef bint shares             # whether other Python threads may run during a step
     cdef Layout *layouts
-    cdef char **data
     cdef int64_t *extents
     cdef StepCount *counts
+    cdef list kept_alive         # what the pointers of `kept` point to
+    cdef Kept *kept
     cdef readonly list odd       # (segment, parameter, gradient)
     cdef list found              # the gradients of a step under way
     cdef list written            # the tensors that it writes to
 
-    def __cinit__(self, capsule, attribute, Engine engine, list groups, list segments, list memory, list counts, states,
-                  increment_version):
-        cdef Py_ssize_t index, n_extents = 0, n_data = 0, n_segments = len(memory)
+    def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, list counts, list kept,
+                  states, increment_version):
+        cdef Py_ssize_t index, n_extents = 0, n_kept = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
-        self.interface = exchange_interface(capsule)
+        self.interface = exchange_interface(plain.__dlpack_c_exchange_api__)
+        self.plain = plain
         self.attribute = attribute
         self.get_gradient = Py_TYPE(attribute).tp_descr_get
         if self.get_gradient == NULL:
@@ -217,37 +234,42 @@ cdef class Tensors:
         self.n_params = len(self.params)
         self.memory = memory
         self.arrays = counts
+        self.kept_alive = kept
         self.increment_version = increment_version
-        for tensors in memory:
-            n_extents += 2 * tensors[0].ndim
-            n_data += len(tensors)
+        for tensor in memory:
+            n_extents += 2 * tensor.ndim
         self.segments = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
         self.layouts = <Layout *>calloc(max(n_segments, 1), sizeof(Layout))
         self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
         self.counts = <StepCount *>calloc(max(n_segments, 1), sizeof(StepCount))
-        self.data = <char **>calloc(max(n_data, 1), sizeof(char *))
-        if not (self.segments and self.layouts and self.extents and self.counts and self.data):
+        self.kept = <Kept *>calloc(max(sum([len(tensors) for tensors in kept]), 1), sizeof(Kept))
+        if not (self.segments and self.layouts and self.extents and self.counts and self.kept):
             raise MemoryError("no memory for the table of tensors")
-        n_extents = n_data = 0
+        n_extents = 0
         self.stepped = [None] * n_segments
         for index in range(self.n_params):
             self.segments[index] = segments[index]
             if segments[index] >= 0:
                 self.stepped[segments[index]] = self.params[index]
         for index in range(n_segments):
-            self.layouts[index].first_data = n_data
-            for tensor in reversed(<tuple>memory[index]):  # the parameter last: the description is used below
-                if not describe_tensor(self.interface, tensor, &description):
-                    raise TypeError(f"a tensor of parameter {index} has no memory that DLPack can describe")
-                self.data[n_data] = description.data
-                n_data += 1
+            if not describe_tensor(self.interface, memory[index], &description):
+                raise TypeError(f"parameter {index} has no memory that DLPack can describe")
+            self.layouts[index].data = description.data
             self.layouts[index].ndim = description.ndim
-            self.layouts[index].size = memory[index][0].numel()
+            self.layouts[index].size = memory[index].numel()
             self.layouts[index].first = n_extents
             for axis in range(description.ndim):
                 self.extents[n_extents + axis] = description.shape[axis]
                 self.extents[n_extents + description.ndim + axis] = description.strides[axis]
             n_extents += 2 * description.ndim
+            self.layouts[index].first_kept = n_kept
+            for tensor in kept[index]:
+                if not describe_tensor(self.interface, tensor, &description):
+                    raise TypeError(f"a state of parameter {index} has no memory that DLPack can describe")
+                self.kept[n_kept].tensor = <PyObject *>tensor
+                self.kept[n_kept].data = description.data
+                n_kept += 1
+            self.layouts[index].end_kept = n_kept
             work += self.layouts[index].size * engine.table.groups[engine.table.segments[index].group].cost
             if counts[index] is not None:
                 self.counts[index].address = <char *>cnp.PyArray_DATA(counts[index])
@@ -258,7 +280,9 @@ cdef class Tensors:
 
     cdef int keep_states(self, states) except -1:
         """Note what the owner's dict of states holds."""
-        cdef Py_ssize_t index, first = 0
+        cdef Py_ssize_t index, first = 0, position = 0
+        cdef PyObject *key
+        cdef PyObject *value_of_key
         self.n_states = len(states)
         self.alive = [(param, own, tuple(own.values())) for param, own in states.items()]
         self.states = <StatesOf *>calloc(max(self.n_states, 1), sizeof(StatesOf))
@@ -274,6 +298,8 @@ cdef class Tensors:
             self.states[index].states = <PyObject *>own
             self.states[index].n_values = len(values)
             self.states[index].first = first
+            self.states[index].position = position
+            PyDict_Next(<PyObject *>states, &position, &key, &value_of_key)
             for value in values:
                 self.state_values[first] = <PyObject *>value
                 first += 1
@@ -285,9 +311,9 @@ cdef class Tensors:
         free(self.state_of)
         free(self.segments)
         free(self.layouts)
-        free(self.data)
         free(self.extents)
         free(self.counts)
+        free(self.kept)
 
     def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
         """What the hyperparameters of a group now are."""
@@ -358,24 +384,11 @@ cdef class Tensors:
                 return False
         return True
 
-    cdef bint is_in_place(self, Py_ssize_t segment, const Layout *layout, bint thorough) noexcept:
-        """Whether a segment's parameter, and if `thorough` its states, have the memory that they had."""
-        cdef DLTensor description
-        cdef tuple memory = self.memory[segment]
-        cdef Py_ssize_t index, n = len(memory)
-        cdef char *const *expected = self.data + layout.first_data + n - 1  # the parameter's
-        for index in range(n if thorough else 1):
-            if (
-                not describe_tensor(self.interface, memory[index], &description)
-                or description.data != (expected - index)[0]
-                or not self.lies_alike(layout, &description)
-            ):
-                return False
-        return True
-
     cdef int compare_one(self, Py_ssize_t only, states, bint reread) except -1:
         """`compare` for a single parameter."""
-        cdef Py_ssize_t k, index = only
+        cdef Py_ssize_t k, position, index = only
+        cdef PyObject *key
+        cdef PyObject *value
         cdef tuple known
         cdef const StatesOf *expected
         for k in range(len(self.groups)):
@@ -390,7 +403,13 @@ cdef class Tensors:
             return REBUILD
         if self.state_of[only] >= 0:
             expected = &self.states[self.state_of[only]]
-            if not holds(expected.states, self.state_values + expected.first, expected.n_values):
+            position = expected.position
+            if (
+                not PyDict_Next(<PyObject *>states, &position, &key, &value)
+                or key != expected.param
+                or value != expected.states
+                or not holds(expected.states, self.state_values + expected.first, expected.n_values)
+            ):
                 return REBUILD
         return READY if reread or self.has_known_values(known) else REREAD
 
@@ -437,6 +456,17 @@ cdef class Tensors:
             expected += 1
         return result
 
+    cdef bint keeps_states(self, const Layout *layout) noexcept:
+        """Whether a segment's states are where they were: assigning `data`, or moving to shared memory, moves them."""
+        cdef const Kept *kept
+        cdef DLTensor description
+        cdef Py_ssize_t index
+        for index in range(layout.first_kept, layout.end_kept):
+            kept = &self.kept[index]
+            if not describe_tensor(self.interface, <object>kept.tensor, &description) or description.data != kept.data:
+                return False
+        return True
+
     cdef int gather(self, dict replacements, Py_ssize_t only, bint thorough) except -1:
         """Note where the gradients are; `replacements` are tensors in place of some, by segment."""
         cdef Py_ssize_t index, segment
@@ -462,7 +492,13 @@ cdef class Tensors:
             if segment < 0:
                 return REBUILD
             layout = &self.layouts[segment]
-            if not self.is_in_place(segment, layout, thorough):
+            if self.memory[segment] is param and not (
+                describe_tensor(self.interface, param, &description)
+                and description.data == layout.data
+                and self.lies_alike(layout, &description)
+            ):
+                return REBUILD
+            if thorough and not self.keeps_states(layout):
                 return REBUILD
             if self.flat is not None and gradient is self.flat_gradients[segment]:
                 memory.accepted[segment] = layout.flat
@@ -470,7 +506,8 @@ cdef class Tensors:
                 continue
             gradient = replacements.get(segment, gradient) if replacements else gradient
             if (
-                not describe_tensor(self.interface, gradient, &description)
+                type(gradient) is not self.plain
+                or not describe_tensor(self.interface, gradient, &description)
                 or not self.lies_alike(layout, &description)
                 or (
                     description.data != layout.apart

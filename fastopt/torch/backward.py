@@ -46,8 +46,12 @@ def step_in_backward(module: torch.nn.Module | Iterable[Any], optimizer_class: t
     Notes
     -----
     Every `backward()` is a step: gradients cannot be accumulated over several, nor clipped by their common norm (clip
-    each parameter's with `clip_norm`). A GradScaler cannot unscale them. Built on
+    each parameter's with `clip_norm`). A GradScaler cannot unscale them. Hooks of `step()` are not called. Built on
     torch.Tensor.register_post_accumulate_grad_hook.
+
+    Keep the optimizer: once it is gone, nothing is stepped, and gradients stay. A parameter that is taken out of its
+    group is not stepped any more. A copy of the optimizer with its module, by `copy.deepcopy` or pickle, steps its own
+    parameters in the backward pass, too.
 
     Examples
     --------

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
+import types
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -65,10 +67,8 @@ def clip_grad_norm_(
     >>> w.grad
     tensor([0.6000, 0.8000])
     """
-    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    max_norm = real_number("max_norm", max_norm)
-    if not max_norm >= 0:
-        raise ValueError(f"max_norm must be at least 0, got {max_norm}")
+    parameters = _listed(parameters)
+    max_norm = _limit("max_norm", max_norm)
     if float(norm_type) != 2:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
     gradients = Gradients("fastopt.torch.clip_grad_norm_", parameters)
@@ -116,11 +116,26 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     >>> w.grad
     tensor([ 1.0000, -0.5000])
     """
-    parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-    clip_value = real_number("clip_value", clip_value)
-    if not clip_value >= 0:
-        raise ValueError(f"clip_value must be at least 0, got {clip_value}")
-    Gradients("fastopt.torch.clip_grad_value_", parameters).change("box", (-clip_value, clip_value))
+    clip_value = _limit("clip_value", clip_value)
+    Gradients("fastopt.torch.clip_grad_value_", _listed(parameters, warns=False)).change(
+        "box", (-clip_value, clip_value)
+    )
+
+
+def _limit(name: str, value: Any) -> float:
+    number = real_number(name, value.item() if isinstance(value, Tensor) else value)
+    if not number >= 0:
+        raise ValueError(f"{name} must be at least 0, got {value!r}")
+    return number
+
+
+def _listed(parameters: Tensor | Iterable[Tensor], warns: bool = True) -> list[Tensor]:
+    if isinstance(parameters, Tensor):
+        return [parameters]
+    listed = list(parameters)
+    if warns and not listed and isinstance(parameters, types.GeneratorType):  # as torch warns: it was used up before
+        warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
+    return listed
 
 
 class Gradients:
@@ -153,12 +168,18 @@ class Part:
 
     def __init__(self, owner: str, parameters: list[Tensor], dtype: torch.dtype, gradients: list[Tensor]) -> None:
         self.gradients = gradients
+        self.repeated = len({id(gradient) for gradient in gradients}) < len(gradients)  # changed as often, as by torch
         self.dtype = tensors.DTYPES[dtype]
         self.backend = backends.load("auto")
         self.pieces, self.others = _pieces(gradients, self.dtype.itemsize)
         for gradient in self.others:
             index = next(index for index, param in enumerate(parameters) if param.grad is gradient)
             tensors.check_gradient(owner, f"parameters[{index}]", parameters[index], gradient)
+            if any(size > 1 and stride == 0 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
+                raise RuntimeError(
+                    f"{owner}: the gradient of parameters[{index}] is expanded: several of its elements are at one "
+                    "place in memory, and cannot be written to; clone() it first"
+                )
         self.copies = [gradient.detach().clone(memory_format=torch.contiguous_format) for gradient in self.others]
         self.arrays = [tensors.flat_array(copy) for copy in self.copies]
 
@@ -170,7 +191,7 @@ class Part:
     def change(self, name: str, coefficients: tuple[float, ...]) -> None:
         loop = self.backend.loop(name, self.dtype)
         if self.pieces is not None:
-            self.pieces.change(loop, coefficients, get_num_threads())
+            self.pieces.change(loop, coefficients, 1 if self.repeated else get_num_threads())
         self.backend.change_arrays(self.arrays, loop, coefficients, get_num_threads())
         torch.autograd.graph.increment_version(self.gradients)
         with torch.no_grad():
@@ -184,7 +205,7 @@ def _pieces(gradients: list[Tensor], itemsize: int) -> tuple[Any, list[Tensor]]:
         return None, gradients
     from ..kernels import native
 
-    pieces: tuple[Any, list[Tensor]] = native.pieces_of_tensors(Tensor.__dlpack_c_exchange_api__, gradients, itemsize)
+    pieces: tuple[Any, list[Tensor]] = native.pieces_of_tensors(Tensor, gradients, itemsize)
     return pieces
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import weakref
 from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -15,7 +16,8 @@ from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..checks import flag
-from ..kernels.plan import Progress
+from ..kernels import backends
+from ..kernels.plan import BUSY, Progress
 from ..nonfinite import NonfiniteGradients
 from ..options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from ..specs import SPECS, Spec
@@ -117,8 +119,6 @@ class NativeOptimizer(torch.optim.Optimizer):
     name: ClassVar[str]
     _init_group: Callable[..., Any]  # torch's classes have it
     _step_supports_amp_scaling = True
-    grad_scale: Tensor | None = None  # a torch.amp.GradScaler sets these for the time of a step
-    found_inf: Tensor | None = None
     in_backward = False
     state_was_read = True
     _handles: list[RemovableHandle]  # of hooks in the backward pass
@@ -157,10 +157,12 @@ class NativeOptimizer(torch.optim.Optimizer):
             **check_group_options(given, given.get("max_grad_norm")),
             "flatten": flag("flatten", given.get("flatten", False)),
         }
+        backends.load(self.options["backend"])  # so that it is known to be there
         self.nonfinite = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self.progress = Progress.new()
         self.fresh: set[int] = set()  # ids of parameters whose states were made, but are not in an update yet
         self._given = given
+        self._settling = threading.Lock()
         self._update: updates.Update | None = None
         self.buffers: list[flattening.Buffer] = []
         self._handles, self._hooked = [], []
@@ -194,12 +196,11 @@ class NativeOptimizer(torch.optim.Optimizer):
         try:
             self._check_groups(self.param_groups)
             self._flatten()
+            if self.in_backward:
+                self._hook(self.param_groups[-1:])
         except BaseException:
             self.param_groups.pop()
             raise
-        if self.in_backward:
-            n_params = sum(len(group["params"]) for group in self.param_groups)
-            self._hook(range(n_params - len(param_group["params"]), n_params))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As torch's; with `flatten=True` gradients are zeroed in their buffers, whatever `set_to_none` says."""
@@ -225,12 +226,19 @@ class NativeOptimizer(torch.optim.Optimizer):
             self.state = states
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "state": updates.states_in_use(self), "_given": self._given}
+        return {
+            **super().__getstate__(),
+            "state": updates.states_in_use(self),
+            "_given": self._given,
+            "in_backward": self.in_backward,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         if "options" not in self.__dict__:  # unpickled
             self._set_up(self._given)
+            if self.in_backward:  # So is a copy, with its own parameters.
+                self._hook(self.param_groups)
         self.fresh.clear()  # States that were loaded are from steps that were done.
         self._update = None
 
@@ -255,6 +263,8 @@ class NativeOptimizer(torch.optim.Optimizer):
         FloatingPointError
             `nonfinite` says so. Nothing has been changed.
         """
+        if _is_traced():
+            return _untraced_step(self, closure)
         if (
             self._optimizer_step_pre_hooks
             or self._optimizer_step_post_hooks
@@ -262,16 +272,18 @@ class NativeOptimizer(torch.optim.Optimizer):
             or torch_optimizer._global_optimizer_post_hooks
             or _profiler_enabled()
         ):
-            return _hooked_step(self, closure)
+            return _hooked_step(self) if closure is None else _hooked_step(self, closure)  # hooks see the arguments
         return _step(self, closure)
 
     step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it: hooks are seen to here
 
     def _advance(self) -> None:
-        if self.found_inf is not None or self.grad_scale is not None or self.options["grad_scale"] != 1:
-            if self.found_inf is not None and self.found_inf.item():
+        if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__ or self.options["grad_scale"] != 1:
+            # A torch.amp.GradScaler sets these attributes for the time of a step; either can be None.
+            if getattr(self, "found_inf", None):
                 return
-            self._take_scale(1.0 if self.grad_scale is None else float(self.grad_scale))
+            scale = getattr(self, "grad_scale", None)
+            self._take_scale(1.0 if scale is None else float(scale))
         update = self._update
         if (
             update is None
@@ -293,23 +305,28 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def _settle(self, only: int = -1) -> None:
         """A step, once what is in its way is seen to: new parameters, memory, hyperparameters, odd gradients."""
-        update = self._update
-        if update is None or not update.is_native or not update.reread():
-            update = self._update = updates.Update(self)
-        ways = update.look(only)
-        if ways is None:
-            update = self._update = updates.Update(self)
+        if not self._settling.acquire(blocking=False):
+            raise RuntimeError(BUSY)
+        try:
+            update = self._update
+            if update is None or not update.is_native or not update.reread():
+                update = self._update = updates.Update(self)
             ways = update.look(only)
-            assert ways is not None, "an update that was just made is up to date"
-        with torch.no_grad():
-            update.step(ways, only)
+            if ways is None:
+                update = self._update = updates.Update(self)
+                ways = update.look(only)
+                assert ways is not None, "an update that was just made is up to date"
+            with torch.no_grad():
+                update.step(ways, only)
+        finally:
+            self._settling.release()
 
     # --- in the backward pass ---------------------------------------------------------------------------------------
 
     def step_in_backward(self) -> None:
         """See `fastopt.torch.step_in_backward`, which makes an optimizer for this."""
+        self._hook(self.param_groups)
         self.in_backward = True
-        self._hook(range(sum(len(group["params"]) for group in self.param_groups)))
 
     def step_after_backward(self) -> None:
         """End what `step_in_backward` began: gradients stay, and `step()` steps them."""
@@ -320,16 +337,30 @@ class NativeOptimizer(torch.optim.Optimizer):
             param.__dict__.pop(HOLDER, None)
         self._handles, self._hooked = [], []
 
-    def _hook(self, positions: Iterable[int]) -> None:
-        """Step the parameters at these positions whenever their gradients are complete."""
-        params = [param for group in self.param_groups for param in group["params"]]
+    def _hook(self, groups: list[dict[str, Any]]) -> None:
+        """Step the parameters of these groups whenever their gradients are complete.
+
+        Raises
+        ------
+        ValueError
+            One has no gradients. None is hooked.
+        """
+        params = [param for group in groups for param in group["params"]]
+        for label, param in zip(tensors.labels(groups), params, strict=True):
+            if not param.requires_grad:
+                raise ValueError(f"{self.name}: {label} does not require gradients, so no backward pass can step it")
         updates.make_states_early(self)
-        for position in positions:
-            hook = functools.partial(_step_one, weakref.ref(self), position)
-            self._handles.append(params[position].register_post_accumulate_grad_hook(hook))
-            self._hooked.append(params[position])
+        for param in params:
+            hook = functools.partial(_step_one, weakref.ref(self))
+            self._handles.append(param.register_post_accumulate_grad_hook(hook))
+            self._hooked.append(param)
             # The parameters keep the optimizer, not the hooks: those are torch's, where no garbage collector looks.
-            setattr(params[position], HOLDER, Holder(self))
+            setattr(param, HOLDER, Holder(self))
+
+    def _position(self, param: Tensor) -> int | None:
+        """Where a parameter is among all groups'; None if it was taken out of them."""
+        params = (each for group in self.param_groups for each in group["params"])
+        return next((position for position, each in enumerate(params) if each is param), None)
 
     # --- what options tell ------------------------------------------------------------------------------------------
 
@@ -361,14 +392,16 @@ def _step(self: NativeOptimizer, closure: Callable[[], float] | None = None) -> 
     return loss
 
 
-def _step_one(reference: weakref.ref[NativeOptimizer], position: int, param: Tensor) -> None:
+def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:
     """Step a parameter whose gradient is complete, and free the gradient."""
     optimizer = reference()
     if optimizer is None or param.grad is None:
         return
     update = optimizer._update
+    position = None if update is None else update.positions.get(id(param))
     if (
         update is None
+        or position is None
         or update.single is None
         or update.single.step(
             optimizer.param_groups,
@@ -380,11 +413,21 @@ def _step_one(reference: weakref.ref[NativeOptimizer], position: int, param: Ten
             position,
         )
     ):
+        position = optimizer._position(param)
+        if position is None:
+            return
         optimizer._settle(position)
     param.grad = None
 
 
 _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
+_is_traced = torch.compiler.is_dynamo_compiling
+
+
+@torch._disable_dynamo  # type: ignore[attr-defined]
+def _untraced_step(self: NativeOptimizer, closure: Callable[[], float] | None) -> float | None:
+    """In a function under torch.compile: there is nothing for it to see in a native step."""
+    return self.step(closure)
 
 
 def _initializer(torch_class: type) -> Callable[..., None]:

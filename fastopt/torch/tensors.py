@@ -103,4 +103,4 @@ def flat_array(tensor: Tensor) -> np.ndarray:
 
 def laid_out_like(tensor: Tensor, other: Tensor) -> Tensor:
     """A copy with its elements in the order that those of `other` have in memory."""
-    return torch.empty_like(other, requires_grad=False).copy_(tensor.detach())
+    return torch.empty_like(other, requires_grad=False).copy_(tensor.detach().as_subclass(Tensor))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import numbers
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -66,14 +67,17 @@ def read_hyperparameters(owner: NativeOptimizer, group: dict[str, Any]) -> Hyper
     return {name: _number(name, group.get(name, default)) for name, default in owner.spec.defaults.items()}
 
 
-def _can_change(value: Any) -> bool:
-    return isinstance(value, (Tensor, list)) or (isinstance(value, tuple) and any(map(_can_change, value)))
-
-
 def known_values(group: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:
     """What is in a group, and whether any of it can change without being replaced."""
-    changes = any(_can_change(value) for name, value in group.items() if name not in NOT_VALUES)
+    changes = not all(is_constant(value) for name, value in group.items() if name not in NOT_VALUES)
     return tuple(group.values()), changes
+
+
+def is_constant(value: Any) -> bool:
+    """Whether a value is known to stay what it is, as tensors and lists do not, nor tuples of them."""
+    if isinstance(value, tuple):
+        return all(map(is_constant, value))
+    return value is None or isinstance(value, (numbers.Number, str))
 
 
 @dataclass(eq=False)
@@ -109,7 +113,7 @@ class Entry:
 def assign_rounds(entries: Sequence[Entry]) -> int:
     """Number the entries so that those of one round are of one dtype and share no memory, and sharers keep their order.
 
-    Returns how many rounds there are; O(n log n) where nothing is shared.
+    Returns how many rounds there are, at least one; O(n log n) where nothing is shared.
     """
     spans = sorted((begin, end, index) for index, entry in enumerate(entries) for begin, end in entry.spans())
     sharers: set[int] = set()
@@ -130,12 +134,12 @@ def assign_rounds(entries: Sequence[Entry]) -> int:
         ]
         depths[id(entries[index])] = 1 + max(overlapped, default=-1)
         seen.append((entries[index], own))
-    numbers: dict[Any, int] = {}
+    rounds: dict[Any, int] = {}
     for key in sorted({(depths.get(id(entry), 0), str(entry.param.dtype)) for entry in entries}):
-        numbers[key] = len(numbers)
+        rounds[key] = len(rounds)
     for entry in entries:
-        entry.round = numbers[depths.get(id(entry), 0), str(entry.param.dtype)]
-    return len(numbers)
+        entry.round = rounds[depths.get(id(entry), 0), str(entry.param.dtype)]
+    return max(len(rounds), 1)
 
 
 def has_state(owner: NativeOptimizer, param: Tensor) -> bool:
@@ -210,20 +214,26 @@ class Update:
                 for position, param in enumerate(group["params"], start=len(entries))
             ]
         active = [entry for entry in entries if entry is not None]
+        self.positions = {id(entry.param): entry.position for entry in reversed(active)}  # the first of equal ones
         for entry in active:
-            if not entry.in_place:
+            if not entry.in_place and entry.param.grad is not None:
                 with torch.no_grad():
                     # Whatever keeps torch from writing to it shows now, before anything has changed.
                     entry.param.copy_(entry.memory.copy_(entry.param))
-        self.make_states(active)
-        for entry in active:
-            self.find_states(entry)
-        self.flatten_states(active)
-        n_rounds = assign_rounds(active)
-        self.check_rounds(active, n_rounds)
+        self.made: list[Tensor] = []
+        try:
+            self.make_states(active)
+            for entry in active:
+                self.find_states(entry)
+            self.flatten_states(active)
+            n_rounds = assign_rounds(active)
+            self.check_rounds(active, n_rounds)
+            self.rounds = [Round(self, entries, number, steps_before(owner)) for number in range(n_rounds)]
+        except BaseException:
+            self.drop_made_states()
+            raise
         owner.nonfinite.labels = [entry.label for entry in active]
         owner.nonfinite.sizes = [entry.param.numel() for entry in active]
-        self.rounds = [Round(self, entries, number, steps_before(owner)) for number in range(n_rounds)]
         owner.fresh.clear()
         natives = [each.native for each in self.rounds]
         self.is_native = all(each is not None for each in natives)
@@ -250,7 +260,13 @@ class Update:
             own = (entry.param for entry in entries if entry.group == index)
             new = [param for param in own if param.grad is not None and not has_state(self.owner, param)]
             if new:
+                self.made += new
                 make_states(self.owner, group, new)
+
+    def drop_made_states(self) -> None:
+        """Leave the states as they were: a step that is not done makes none."""
+        for param in self.made:
+            self.owner.state.pop(param, None)
 
     def find_states(self, entry: Entry) -> None:
         """The states of an entry, where they must be.
@@ -333,13 +349,20 @@ class Update:
         """
         owner = self.owner
         replacements: list[Replacements] = []
-        for each in self.rounds:
-            found = (
-                READY if each.native is None else each.native.look(owner.param_groups, owner.state, None, True, only)
-            )
-            if found == REBUILD:
-                return None
-            replacements.append(each.readable_gradients() if found == REPLACE else {})
+        try:
+            for each in self.rounds:
+                found = (
+                    READY
+                    if each.native is None
+                    else each.native.look(owner.param_groups, owner.state, None, True, only)
+                )
+                if found == REBUILD:
+                    return None
+                replacements.append(each.readable_gradients() if found == REPLACE else {})
+        except BaseException:
+            self.drop_made_states()
+            raise
+        self.made = []
         return replacements
 
     def step(self, replacements: Sequence[Replacements], only: int) -> None:
@@ -433,6 +456,11 @@ class Round:
         tensors.check_param(self.owner.name, f"'step' in the state of {entry.label}", step)
         return tensors.flat_array(step)
 
+    def kept(self, entry: Entry) -> list[Tensor]:
+        """The tensors beside the parameter that the engine knows the memory of."""
+        counts = [self.owner.state[entry.param]["step"]] if self.owner.spec.counts_steps else []
+        return [*entry.states, *counts]
+
     def make_native(self, entries: Sequence[Entry | None], number: int) -> Any:
         """What finds gradients without Python; None for engines that are Python themselves."""
         if backends.compiled_module_error() is not None:
@@ -447,13 +475,14 @@ class Round:
             for entry in entries
         ]
         return native.Tensors(
-            Tensor.__dlpack_c_exchange_api__,
+            Tensor,
             inspect.getattr_static(Tensor, "grad"),
             self.engine,
             [(group, *known_values(group)) for group in self.owner.param_groups],
             segments,
-            [(entry.memory, *entry.states) for entry in self.entries],
+            [entry.memory for entry in self.entries],
             self.step_counts,
+            [self.kept(entry) for entry in self.entries],
             self.owner.state,
             torch.autograd.graph.increment_version,
         )
@@ -480,7 +509,9 @@ class Round:
             self.step_in_python(only)
         else:
             owner = self.owner
-            self.native.step(owner.param_groups, owner.state, owner._threads(), False, replacements, True, only)
+            found = self.native.step(owner.param_groups, owner.state, owner._threads(), False, replacements, True, only)
+            if found != READY:
+                raise RuntimeError(f"{owner.name}: parameters, gradients or states were changed during a step")
         for entry in gapped:
             entry.param.copy_(entry.memory)
 
