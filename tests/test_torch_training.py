@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cases import Case
+from processes import in_a_fresh_process
 from torch.nn import Parameter
 from torch.optim import lr_scheduler
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
@@ -370,7 +371,29 @@ def test_a_data_loader_with_workers() -> None:
     check_models(*(trained(module, "Adam", n_workers=2) for module in MODULES))
 
 
-def test_torchs_number_of_threads_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forked_process_steps_on() -> None:
+    code = """
+import os
+import torch, fastopt
+from fastopt.kernels import native
+from fastopt.torch import Adam
+native.set_thread_policy(1e-6, False)
+param = torch.nn.Parameter(torch.zeros(100_000))
+optimizer = Adam([param], lr=1.0, betas=(0.0, 0.0), eps=0.0, n_threads=2)
+for _ in range(3):
+    param.grad = torch.ones(100_000)
+    optimizer.step()
+child = os.fork()
+optimizer.step()
+right = param.unique().tolist() == [-4.0] and float(optimizer.state[param]["step"]) == 4
+if child == 0:
+    os._exit(0 if right else 1)
+print(right and os.waitpid(child, 0)[1] == 0)
+"""
+    assert in_a_fresh_process(code) == "True\n"
+
+
+def test_torchs_number_of_threads_is_respected() -> None:
     optimizer = fastopt.torch.Adam(parameters())
     fastopt.set_num_threads(64)
     before = torch.get_num_threads()

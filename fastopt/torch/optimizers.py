@@ -239,7 +239,8 @@ class NativeOptimizer(torch.optim.Optimizer):
             self._set_up(self._given)
             if self.in_backward:  # So is a copy, with its own parameters.
                 self._hook(self.param_groups)
-        self.fresh.clear()  # States that were loaded are from steps that were done.
+        else:
+            self.fresh.clear()  # States that were loaded are from steps that were done.
         self._update = None
 
     # --- the step ---------------------------------------------------------------------------------------------------
