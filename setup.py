@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 from kernels import cpu, render  # noqa: E402  (they import nothing that is not in the standard library)
 
-ENGINE_PARTS = ("memory", "pieces", "plans", "table", "tensors", "threads")
+ENGINE_PARTS = ("dlpack", "memory", "pieces", "plans", "table", "tensors", "threads")
 GENERATED = HERE / "build" / "generated"
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)

@@ -491,4 +491,5 @@ cdef class Engine:
         self.calls[0] += 1
 
 
+include "dlpack.pxi"
 include "tensors.pxi"

@@ -21,8 +21,9 @@ if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
     raise ImportError(f"fastopt.torch needs PyTorch 2.10 or later, this is {torch.__version__}")
 
 from .backward import step_in_backward
+from .base import NativeOptimizer
 from .clipping import clip_grad_norm_, clip_grad_value_
-from .optimizers import SGD, Adagrad, Adam, AdamW, NativeOptimizer, RMSprop, Rprop
+from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
 from .state_dicts import convert_state_dict
 
 __all__ = [

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from .optimizers import NativeOptimizer
+from .base import NativeOptimizer
 
 Class = TypeVar("Class", bound=NativeOptimizer)
 

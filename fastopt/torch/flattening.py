@@ -13,7 +13,7 @@ from ..arrays import ALIGNMENT
 from . import tensors
 
 if TYPE_CHECKING:
-    from .optimizers import NativeOptimizer
+    from .base import NativeOptimizer
 
 
 class Buffer:

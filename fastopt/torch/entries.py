@@ -1,0 +1,75 @@
+"""The parameters of a step, and which of them can be stepped at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import tensors
+from .flattening import Buffer
+
+
+@dataclass(eq=False)
+class Entry:
+    """A parameter that is stepped: what stands for it in memory, and its states in the rule's order."""
+
+    label: str
+    position: int
+    group: int
+    param: Tensor
+    states: list[Tensor] = field(default_factory=list)
+    memory: Tensor = field(init=False)
+    buffer: Buffer | None = None
+    round: int = 0
+
+    def __post_init__(self) -> None:
+        self.memory = self.param if tensors.is_dense(self.param) else torch.empty_like(self.param, requires_grad=False)
+
+    @property
+    def in_place(self) -> bool:
+        return self.memory is self.param
+
+    def spans(self) -> list[tuple[int, int]]:
+        """The addresses [begin, end) of all that is written; around the gaps, where a parameter has some."""
+        spans = []
+        for tensor in (self.param, *self.states):
+            if tensor.numel():
+                reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+                spans.append((tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size()))
+        return spans
+
+
+def assign_rounds(entries: Sequence[Entry]) -> int:
+    """Number the entries so that those of one round are of one dtype and share no memory, and sharers keep their order.
+
+    Returns how many rounds there are, at least one; O(n log n) where nothing is shared.
+    """
+    spans = sorted((begin, end, index) for index, entry in enumerate(entries) for begin, end in entry.spans())
+    sharers: set[int] = set()
+    reach, last = 0, -1
+    for begin, end, index in spans:
+        if begin < reach and index != last:
+            sharers |= {index, last}
+        if end > reach:
+            reach, last = end, index
+    seen: list[tuple[Entry, list[tuple[int, int]]]] = []
+    depths: dict[int, int] = {}
+    for index in sorted(sharers):
+        own = entries[index].spans()
+        overlapped = [
+            depths[id(entry)]
+            for entry, others in seen
+            if any(begin < stop and start < end for begin, end in own for start, stop in others)
+        ]
+        depths[id(entries[index])] = 1 + max(overlapped, default=-1)
+        seen.append((entries[index], own))
+    rounds: dict[Any, int] = {}
+    for key in sorted({(depths.get(id(entry), 0), str(entry.param.dtype)) for entry in entries}):
+        rounds[key] = len(rounds)
+    for entry in entries:
+        entry.round = rounds[depths.get(id(entry), 0), str(entry.param.dtype)]
+    return max(len(rounds), 1)

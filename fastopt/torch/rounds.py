@@ -1,0 +1,210 @@
+"""An engine, and what brings torch's tensors to it."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..kernels import backends
+from ..kernels.plan import Segment, SegmentSettings
+from ..options import check_group_options
+from ..planning import Planner
+from . import tensors
+from .entries import Entry
+from .flattening import Buffer
+from .hyperparameters import Hyperparameters, known_values
+
+if TYPE_CHECKING:
+    from .updates import Update
+
+Replacements = dict[int, Tensor]
+"""By segment, copies of gradients that lie differently from their parameters, or in memory that is written."""
+
+READY, REBUILD, REREAD, REPLACE = range(4)
+"""What native.Tensors finds: native.FOUND, in its order."""
+
+WITHOUT_GRADIENT, ELSEWHERE = -1, -2
+"""In place of a segment: of a parameter that has had no gradient yet, and of one that another engine steps."""
+
+
+class Round:
+    """An engine for some of the parameters: all of one dtype, none of which shares memory with another."""
+
+    def __init__(
+        self, update: Update, entries: Sequence[Entry | None], number: int, steps_before: dict[int, int]
+    ) -> None:
+        owner = update.owner
+        self.owner = owner
+        self.entries = [entry for entry in entries if entry is not None and entry.round == number]
+        self.dtype = tensors.DTYPES[self.entries[0].param.dtype] if self.entries else np.dtype(np.float32)
+        self.planner = Planner(owner.spec, update.backend, self.dtype, owner.options)
+        self.group_options = check_group_options(owner.options, owner.options["max_grad_norm"])
+        self.keep = [state for entry in self.entries for state in entry.states]
+        self.step_counts = [self.step_count(entry) for entry in self.entries]
+        self.table = [
+            Segment(entry.group, tensors.flat_array(entry.memory), [tensors.flat_array(each) for each in entry.states])
+            for entry in self.entries
+        ]
+        self.steps = np.array([steps_before.get(id(entry.param), 1) for entry in self.entries], np.int64)
+        self.engine = self.make_engine(update, self.table, self.steps)
+        self.engines = [self.engine]
+        self.native = self.make_native(entries, number)
+        if self.native is not None and self.is_flat():
+            self.make_flat(update)
+
+    def make_engine(self, update: Update, table: list[Segment], steps: np.ndarray) -> Any:
+        return update.backend.engine(
+            self.dtype,
+            [self.planner.group_plan({**values, **self.group_options}) for values in update.hyperparameters],
+            table,
+            steps,
+            SegmentSettings.of(len(table)),
+            self.owner.progress,
+            self.planner.step_plan(),
+            _accept,
+            self.owner.nonfinite,
+        )
+
+    def is_flat(self) -> bool:
+        """Whether buffers hold all of it, and nothing has to be known of each parameter by itself."""
+        return (
+            bool(self.entries)
+            and all(entry.buffer is not None for entry in self.entries)
+            and self.owner.options["clip_norm"] is None
+            and self.owner.options["nonfinite"] == "propagate"
+        )
+
+    def make_flat(self, update: Update) -> None:
+        """Another engine, with one segment for each buffer."""
+        buffers: dict[Buffer, list[Entry]] = {}
+        for entry in self.entries:
+            if entry.buffer is not None:
+                buffers.setdefault(entry.buffer, []).append(entry)
+        table = []
+        for buffer, entries in buffers.items():
+            names = self.owner.spec.states(update.hyperparameters[entries[0].group])
+            states = [tensors.flat_array(buffer.states[name]) for name in names]
+            table.append(Segment(entries[0].group, tensors.flat_array(buffer.param), states))
+        flat = self.make_engine(update, table, np.zeros(len(table), np.int64))
+        self.engines.append(flat)
+        gradients = [view for buffer in buffers for view in buffer.grad_views]
+        addresses = [address for buffer in buffers for address in buffer.grad_addresses()]
+        self.native.set_flat(flat, [len(buffer.params) for buffer in buffers], gradients, addresses)
+
+    def step_count(self, entry: Entry) -> np.ndarray | None:
+        """The memory of torch's own count of steps, where the optimizer has one."""
+        if not self.owner.spec.counts_steps:
+            return None
+        step = self.owner.state[entry.param].get("step")
+        if not isinstance(step, Tensor) or step.numel() != 1 or step.dtype not in tensors.DTYPES:
+            raise TypeError(
+                f"{self.owner.name}: 'step' in the state of {entry.label} must be a float32 or float64 tensor of one "
+                f"element, got {step!r}"
+            )
+        tensors.check_param(self.owner.name, f"'step' in the state of {entry.label}", step)
+        return tensors.flat_array(step)
+
+    def kept(self, entry: Entry) -> list[Tensor]:
+        """The tensors beside the parameter that the engine knows the memory of."""
+        counts = [self.owner.state[entry.param]["step"]] if self.owner.spec.counts_steps else []
+        return [*entry.states, *counts]
+
+    def make_native(self, entries: Sequence[Entry | None], number: int) -> Any:
+        """What finds gradients without Python; None for engines that are Python themselves."""
+        if backends.compiled_module_error() is not None:
+            return None
+        from ..kernels import native
+
+        if not isinstance(self.engine, native.Engine):
+            return None
+        positions = itertools.count()
+        segments = [
+            WITHOUT_GRADIENT if entry is None else next(positions) if entry.round == number else ELSEWHERE
+            for entry in entries
+        ]
+        return native.Tensors(
+            Tensor,
+            inspect.getattr_static(Tensor, "grad"),
+            self.engine,
+            [(group, *known_values(group)) for group in self.owner.param_groups],
+            segments,
+            [entry.memory for entry in self.entries],
+            self.step_counts,
+            [self.kept(entry) for entry in self.entries],
+            self.owner.state,
+            torch.autograd.graph.increment_version,
+        )
+
+    def set_hyperparameters(self, index: int, values: Hyperparameters, only_lr: bool) -> None:
+        if only_lr and self.native is not None:
+            for engine in self.engines:
+                engine.set_lr(index, values["lr"])
+            return
+        plan = self.planner.group_plan({**values, **self.group_options})
+        for engine in self.engines:
+            engine.set_hyperparameters(index, plan)
+
+    def set_known_values(self, index: int, group: dict[str, Any]) -> None:
+        if self.native is not None:
+            self.native.set_values(index, *known_values(group))
+
+    def step(self, replacements: Replacements, only: int) -> None:
+        """A step of all parameters that have a gradient, or of `only` the one at this position."""
+        gapped = [entry for entry in self.entries if not entry.in_place and entry.param.grad is not None]
+        for entry in gapped:  # They are stepped in memory without gaps.
+            entry.memory.copy_(entry.param)
+        if self.native is None:
+            self.step_in_python(only)
+        else:
+            owner = self.owner
+            found = self.native.step(owner.param_groups, owner.state, owner._threads(), False, replacements, True, only)
+            if found != READY:
+                raise RuntimeError(f"{owner.name}: parameters, gradients or states were changed during a step")
+        for entry in gapped:
+            entry.param.copy_(entry.memory)
+
+    def readable_gradients(self) -> Replacements:
+        return {
+            segment: self.readable_copy(self.entries[segment], gradient) for segment, _, gradient in self.native.odd
+        }
+
+    def readable_copy(self, entry: Entry, gradient: Tensor) -> Tensor:
+        tensors.check_gradient(self.owner.name, entry.label, entry.param, gradient)
+        if self.owner.options["zero_grads"]:
+            raise ValueError(
+                f"{self.owner.name}: zero_grads=True needs gradients that lie in memory as their parameters do, and "
+                f"apart from them; that of {entry.label} has strides {gradient.stride()}"
+            )
+        return tensors.laid_out_like(gradient, entry.memory)
+
+    def step_in_python(self, only: int) -> None:
+        """`step` of an engine that takes NumPy arrays."""
+        gradients: list[np.ndarray | None] = []
+        written: list[Tensor] = []
+        for index, entry in enumerate(self.entries):
+            gradient = entry.param.grad if only in (-1, entry.position) else None
+            count = self.step_counts[index]
+            if count is not None:
+                self.steps[index] = count[0]
+            if gradient is None:
+                gradients.append(None)
+                continue
+            if not tensors.lies_like(gradient, entry.memory) or gradient.is_neg():
+                gradient = self.readable_copy(entry, gradient)
+            gradients.append(tensors.flat_array(gradient))
+            written.append(entry.param)
+        self.engine.step(gradients)
+        for index, count in enumerate(self.step_counts):
+            if count is not None:
+                count[0] = self.steps[index]
+        torch.autograd.graph.increment_version(written)
+
+
+def _accept(index: int, gradient: object) -> None:
+    """Engines in Python ask this of each gradient; it has been checked."""

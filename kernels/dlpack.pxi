@@ -1,0 +1,96 @@
+# Another library's tensors: where their memory is, and how it lies there; part of engine.pyx.
+#
+# This is asked through DLPack's C exchange interface (https://dmlc.github.io/dlpack/latest/c_api.html): some
+# nanoseconds a tensor, and nothing is allocated.
+
+from cpython.exc cimport PyErr_Clear
+from cpython.object cimport PyObject
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    DLPACK_MAJOR = 1
+    DLPACK_CPU = 1
+    DLPACK_FLOAT = 2
+
+cdef struct DLTensor:
+    char *data
+    int32_t device_type
+    int32_t device_id
+    int32_t ndim
+    uint8_t code
+    uint8_t bits
+    uint16_t lanes
+    int64_t *shape
+    int64_t *strides
+    uint64_t byte_offset
+
+cdef struct ExchangeInterface:
+    uint32_t major
+    uint32_t minor
+    void *previous
+    void *allocate
+    void *managed_from
+    void *managed_to
+    int (*describe)(PyObject *tensor, DLTensor *description) noexcept
+    void *stream
+
+cdef ExchangeInterface *exchange_interface(capsule) except NULL:
+    cdef ExchangeInterface *interface = <ExchangeInterface *>PyCapsule_GetPointer(capsule, b"dlpack_exchange_api")
+    if interface.major != DLPACK_MAJOR or interface.describe == NULL:
+        raise ImportError(
+            f"DLPack's C exchange interface is of version {interface.major}.{interface.minor} here, "
+            f"or does not describe tensors; expected version {DLPACK_MAJOR}"
+        )
+    return interface
+
+
+cdef bint describe_tensor(ExchangeInterface *interface, tensor, DLTensor *description) noexcept:
+    """Whether a tensor has memory that can be described."""
+    if interface.describe(<PyObject *>tensor, description) != 0:
+        PyErr_Clear()
+        return False
+    description.data += description.byte_offset
+    return True
+
+
+cdef bint is_contiguous(const DLTensor *description) noexcept:
+    cdef int64_t expected = 1, size = 1
+    cdef int axis
+    for axis in range(description.ndim):
+        size *= description.shape[axis]
+    for axis in reversed(range(description.ndim)):
+        if description.shape[axis] != 1 and size and description.strides[axis] != expected:
+            return False
+        expected *= description.shape[axis]
+    return True
+
+
+def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
+    """`Pieces` of tensors of this itemsize, and a list of those that are no contiguous floats in main memory.
+
+    A subclass of the type `plain` need not have its elements in memory.
+    """
+    cdef ExchangeInterface *interface = exchange_interface(plain.__dlpack_c_exchange_api__)
+    cdef Pieces pieces = Pieces(len(tensors), itemsize)
+    cdef DLTensor description
+    cdef list others = []
+    cdef int64_t size
+    for tensor in tensors:
+        if (
+            type(tensor) is not plain
+            or not describe_tensor(interface, tensor, &description)
+            or description.device_type != DLPACK_CPU
+            or description.code != DLPACK_FLOAT
+            or description.bits != 8 * itemsize
+            or description.lanes != 1
+            or not is_contiguous(&description)
+            or tensor.is_neg()
+        ):
+            others.append(tensor)
+            continue
+        size = 1
+        for axis in range(description.ndim):
+            size *= description.shape[axis]
+        pieces.append(description.data, size)
+    return pieces, others
