@@ -287,22 +287,21 @@ class NativeOptimizer(torch.optim.Optimizer):
                 return
             scale = getattr(self, "grad_scale", None)
             self._take_scale(1.0 if scale is None else float(scale))
-        self._step_natively(-1)
+        if not self._step_natively(-1):
+            self._settle()
         self.state_was_read = self.in_backward
 
-    def _step_natively(self, only: int) -> None:
-        """A step of all parameters or `only` of the one at a position: one native call, where nothing is in its way."""
+    def _step_natively(self, only: int) -> bool:
+        """A step of all parameters, or of `only` the one at a position, in one native call; False if more is to do."""
         update = self._update
         native = None if update is None else update.single
         if update is None or native is None:
-            return self._settle(only)
+            return False
         groups, states, read = self.param_groups, self.__dict__["state"], self.state_was_read
         found = native.step(groups, states, self._threads(), read, None, False, only)
         if found == REREAD and self._update is update and update.reread():
             found = native.step(groups, states, self._threads(), read, None, True, only)
-        if found != READY:
-            self._settle(only)
-        return None
+        return bool(found == READY)
 
     def _threads(self) -> int:
         mine: int | None = self.options["n_threads"]
@@ -410,12 +409,11 @@ def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:
         return
     update = optimizer._update
     position = None if update is None else update.positions.get(id(param))
-    if position is not None:
-        optimizer._step_natively(position)
-    elif (position := optimizer._position(param)) is not None:  # new to the update
+    if position is None or not optimizer._step_natively(position):
+        position = optimizer._position(param)  # It can be in another place by now, or in none.
+        if position is None:
+            return
         optimizer._settle(position)
-    else:
-        return
     param.grad = None
 
 
