@@ -26,6 +26,8 @@ SECTIONS = {
     "Norms": "The norm of one array: fastopt.global_norm beside torch.linalg.vector_norm, and the error of each.",
     "torch: whole training iterations": "zero_grad, forward, cross-entropy, backward and step; fastopt.torch's class "
     "in place of torch's.",
+    "torch: the least an iteration can take": "Forward and backward without any optimizer, beside the whole iteration "
+    "with fastopt.torch's: how much of it is left to gain.",
     "torch: steps": "fastopt.torch's class beside torch's, on torch's parameters. Gradients are kept from step to "
     "step, or are new tensors in each (which is not timed).",
     "torch: clip, step, zero": "One call with max_grad_norm and zero_grads, beside clip_grad_norm_, a fused step and "

@@ -128,6 +128,15 @@ class Training:
         rows = generator.standard_normal((workload.batch, workload.widths[0]), np.float32)
         inputs, targets = map(torch.from_numpy, (rows, generator.integers(0, workload.widths[-1], workload.batch)))
         loss_function = torch.nn.CrossEntropyLoss()
+        if self.package == NO_OPTIMIZER:
+            params = list(network.parameters())
+
+            def iterate_only() -> None:
+                for param in params:
+                    param.grad = None
+                loss_function(network(inputs), targets).backward()
+
+            return iterate_only
         package = importlib.import_module(self.package)
         optimizer_class = getattr(package, variant.optimizer)
         options = {**variant.hyperparameters, **self.options}
@@ -159,6 +168,8 @@ class Training:
         return Peer(self.name, start, unavailable_in(self.package, **self.options))
 
 
+NO_OPTIMIZER = "no optimizer"
+WITHOUT_OPTIMIZER = Training(NO_OPTIMIZER, NO_OPTIMIZER)
 STEP_AFTER = Training(PACKAGE)
 IN_BACKWARD = Training(PACKAGE, in_backward=True)
 STEP_FLATTENED = Training(PACKAGE, options={"flatten": True})

@@ -86,7 +86,9 @@ cdef class Pieces:
             else:
                 self.table.rows[0].full[k] = value
         self.table.adding = False
+        self.table.backwards = True  # What was added up last may still be in a cache.
         self.run(self.table.total * NANOSECONDS_TO_ADD, n_threads)
+        self.table.backwards = False
 
     cdef void run(self, double work, int n_threads) noexcept:
         cdef int affordable = affordable_threads(work, NANOSECONDS_PER_THREAD, n_threads)
