@@ -110,7 +110,6 @@ cdef class Tensors:
     cdef list stepped            # the parameters that segments are of, in their order
     cdef Engine flat             # steps all segments as fewer and longer ones, or None
     cdef list flat_lengths       # how many segments each of those is
-    cdef list flat_gradients     # what each segment's gradient must be for that
     cdef bint shares             # whether other Python threads may run during a step
     cdef Layout *layouts
     cdef int64_t *extents
@@ -223,17 +222,16 @@ cdef class Tensors:
         """What the hyperparameters of a group now are."""
         self.groups[index] = (self.groups[index][0], values, changes_in_place)
 
-    def set_flat(self, Engine flat, list lengths, list gradients, list addresses):
+    def set_flat(self, Engine flat, list lengths, list addresses):
         """Let another engine step segments that lie one after the other in memory as one: so many at a time.
 
-        It does so when all gradients are these tensors, at these addresses, where they follow one another as well.
+        It does so when all gradients are at these addresses, where they follow one another as well.
         """
         cdef Py_ssize_t index
         if sum(lengths) != self.engine.n_segments or len(lengths) != flat.n_segments:
             raise ValueError(f"{lengths} segments do not make up {self.engine.n_segments}")
         self.flat = flat
         self.flat_lengths = lengths
-        self.flat_gradients = gradients
         for index in range(self.engine.n_segments):
             self.layouts[index].flat = <char *><uintptr_t>addresses[index]
         flat.keeps_gil = not self.shares
@@ -241,9 +239,11 @@ cdef class Tensors:
     cdef bint is_flat(self) noexcept:
         """Whether the long segments can be stepped: every gradient in its place, and as many steps in all of each."""
         cdef Py_ssize_t index, first = 0
+        cdef char *accepted
         for length in self.flat_lengths:
             for index in range(first, first + <Py_ssize_t>length):
-                if self.engine.memory.accepted[index] != self.layouts[index].flat:
+                accepted = self.engine.memory.accepted[index]
+                if accepted == NULL or (accepted != self.layouts[index].flat and self.layouts[index].size):
                     return False
                 if self.engine.counts[index] != self.engine.counts[first]:
                     return False
@@ -404,10 +404,6 @@ cdef class Tensors:
                 return REBUILD
             if thorough and not self.keeps_states(layout):
                 return REBUILD
-            if self.flat is not None and gradient is self.flat_gradients[segment]:
-                memory.accepted[segment] = layout.flat
-                n_found += 1
-                continue
             gradient = replacements.get(segment, gradient) if replacements else gradient
             if (
                 type(gradient) is not self.plain

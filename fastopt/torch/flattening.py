@@ -39,6 +39,7 @@ class Buffer:
                 view.copy_(param)
                 if param.grad is not None:
                     grad.copy_(param.grad)
+        self.addresses = self.grad_addresses()
         for param, view, grad in zip(params, param_views, self.grad_views, strict=True):  # nothing can fail from here
             param.data = view
             param.grad = grad
@@ -79,7 +80,10 @@ class Buffer:
     def zero_grad(self) -> None:
         """All gradients are zero, and where they belong."""
         self.grad.zero_()
-        for param, grad in zip(self.params, self.grad_views, strict=True):
+        for index, (param, address) in enumerate(zip(self.params, self.addresses, strict=True)):
+            grad = self.grad_views[index]
+            if grad.data_ptr() != address and param.numel():  # its `data` was assigned
+                grad = self.grad_views[index] = self.views(self.grad)[index]
             if param.grad is not grad:
                 param.grad = grad
 

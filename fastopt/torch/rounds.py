@@ -93,9 +93,8 @@ class Round:
             table.append(Segment(entries[0].group, tensors.flat_array(buffer.param), states))
         flat = self.make_engine(update, table, np.zeros(len(table), np.int64))
         self.engines.append(flat)
-        gradients = [view for buffer in buffers for view in buffer.grad_views]
-        addresses = [address for buffer in buffers for address in buffer.grad_addresses()]
-        self.native.set_flat(flat, [len(buffer.params) for buffer in buffers], gradients, addresses)
+        addresses = [address for buffer in buffers for address in buffer.addresses]
+        self.native.set_flat(flat, [len(buffer.params) for buffer in buffers], addresses)
 
     def step_count(self, entry: Entry) -> np.ndarray | None:
         """The memory of torch's own count of steps, where the optimizer has one."""
