@@ -1,66 +1,238 @@
-"""`convert_state_dict`: from NumPy optimizers to torch's classes and ours beside them."""
+"""State dicts and copies: to torch, from torch, through files, at any moment."""
 
 from __future__ import annotations
 
+import copy
+import io
+import pickle
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cases import CASES, Case, random_gradient
-from torch import nn
+from cases import Case, equal_bits
+from torch.nn import Parameter
+from torch_cases import (
+    AFTER,
+    BEFORE,
+    INFOS,
+    TOLERANCE,
+    as_arrays,
+    assert_alike,
+    assert_same_bits,
+    by_case,
+    by_dtype,
+    by_name,
+    in_two_groups,
+    make,
+    numpy_groups,
+    parameters,
+    set_values,
+    torch_options,
+    train,
+    train_numpy,
+)
 
+import fastopt
 import fastopt.torch
 
-IN_TORCH = [case for case in CASES if case.in_torch]
+
+def through_a_file(saved: dict[str, Any], path: Path) -> Any:
+    torch.save(saved, path / "optimizer.pt")
+    return torch.load(path / "optimizer.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("case", IN_TORCH, ids=str)
-@pytest.mark.parametrize("steps_before", [0, 3])
-def test_steps_go_on_with_the_same_bits(case: Case, steps_before: int) -> None:
-    rng = np.random.default_rng(0)
-    arrays = [rng.standard_normal((3, 4)), rng.standard_normal(5)]
-    numpy_optimizer = case.make(arrays)
-    for _ in range(steps_before):
-        numpy_optimizer.step([random_gradient(rng, array.shape, array.dtype) for array in arrays])
-    params = [nn.Parameter(torch.tensor(array)) for array in arrays]
-    optimizer = getattr(fastopt.torch, case.optimizer)(params, **case.options)
-    optimizer.load_state_dict(fastopt.torch.convert_state_dict(numpy_optimizer.state_dict()))
-    for _ in range(3):
-        gradients = [random_gradient(rng, array.shape, array.dtype) for array in arrays]
-        numpy_optimizer.step(gradients)
-        for param, gradient in zip(params, gradients, strict=True):
-            param.grad = torch.tensor(gradient)
-        optimizer.step()
-    for array, param in zip(arrays, params, strict=True):
-        assert np.array_equal(array, param.detach().numpy())
+@by_case
+@by_dtype
+@pytest.mark.parametrize(
+    ("first", "second", "exact"),
+    [
+        pytest.param(fastopt.torch, torch.optim, False, id="ours to torch's"),
+        pytest.param(torch.optim, fastopt.torch, False, id="torch's to ours"),
+        pytest.param(fastopt.torch, fastopt.torch, True, id="ours to ours"),
+    ],
+)
+def test_training_goes_on_from_a_state_dict(
+    case: Case, dtype: torch.dtype, first: Any, second: Any, exact: bool, tmp_path: Path
+) -> None:
+    params, others = parameters(dtype), parameters(dtype)
+    one = make(first, case, params)
+    train(one, params, BEFORE)
+    set_values(others, params)
+    other = getattr(second, case.optimizer)(in_two_groups(others))  # with the defaults: options are loaded too
+    other.load_state_dict(through_a_file(one.state_dict(), tmp_path))
+    assert_alike(other, one, others, params, 0)
+    train(one, params, AFTER)
+    train(other, others, AFTER)
+    assert_alike(other, one, others, params, 0 if exact else TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("case", IN_TORCH, ids=str)
-def test_torchs_own_class_loads_it(case: Case) -> None:
-    array = np.ones(4)
-    numpy_optimizer = case.make(array)
-    numpy_optimizer.step(np.full(4, 0.5))
-    param = nn.Parameter(torch.tensor(array))
-    optimizer = getattr(torch.optim, case.optimizer)([param], **case.options)
-    optimizer.load_state_dict(fastopt.torch.convert_state_dict(numpy_optimizer.state_dict()))
-    numpy_optimizer.step(np.full(4, 0.25))
-    param.grad = torch.full((4,), 0.25, dtype=torch.float64)
+def deep_copy(optimizer: Any, params: dict[str, Parameter]) -> Any:
+    return copy.deepcopy((optimizer, params))
+
+
+def pickled(optimizer: Any, params: dict[str, Parameter]) -> Any:
+    return pickle.loads(pickle.dumps((optimizer, params)))
+
+
+def saved_whole(optimizer: Any, params: dict[str, Parameter]) -> Any:
+    file = io.BytesIO()
+    torch.save((optimizer, params), file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@by_case
+@by_dtype
+@pytest.mark.parametrize("duplicate", [deep_copy, pickled, saved_whole])
+@pytest.mark.parametrize("steps", [0, 4])
+def test_a_copy_goes_on_alike(case: Case, dtype: torch.dtype, duplicate: Any, steps: int) -> None:
+    params = parameters(dtype)
+    if duplicate is deep_copy:  # torch closes the gaps
+        del params["gapped"]
+    optimizer = make(fastopt.torch, case, params, clip_value=0.4)
+    train(optimizer, params, range(steps))
+    copied, others = duplicate(optimizer, params)
+    assert type(copied) is type(optimizer)
+    assert_alike(copied, optimizer, others, params, 0)
+    train(optimizer, params, AFTER)
+    train(copied, others, AFTER)
+    assert_alike(copied, optimizer, others, params, 0)
+
+
+@by_case
+@by_dtype
+@pytest.mark.parametrize("direction", ["to NumPy", "from NumPy"])
+def test_state_dicts_and_numpy(case: Case, dtype: torch.dtype, direction: str) -> None:
+    """Between `fastopt.torch` and `fastopt` over NumPy arrays: the same bits as without the change."""
+    params = parameters(dtype)
+    optimizer = make(fastopt.torch, case, params)
+    train(optimizer, params, BEFORE)
+    arrays = as_arrays(params)
+    numpy_optimizer = case.make(numpy_groups(arrays))
+    numpy_optimizer.load_state_dict(optimizer.state_dict())
+    if direction == "to NumPy":
+        train(optimizer, params, AFTER)
+        train_numpy(numpy_optimizer, arrays, params, AFTER)
+        assert_same_bits(optimizer, params, numpy_optimizer, arrays)
+        return
+    others = parameters(dtype)
+    set_values(others, params)
+    saved = numpy_optimizer.state_dict()
+    for state in saved["state"].values():
+        state.update({name: torch.tensor(value) for name, value in state.items() if isinstance(value, np.ndarray)})
+    again = make(fastopt.torch, case, others)
+    again.load_state_dict(saved)
+    train(optimizer, params, AFTER)
+    train(again, others, AFTER)
+    for name, param in params.items():
+        assert equal_bits(param.detach().numpy(), others[name].detach().numpy()), name
+
+
+@by_name
+def test_older_state_dicts_load(name: str) -> None:
+    """Those from before an option or a tensor as count of steps was there load as into torch's class."""
+    dtype = torch.float64
+    loaded = []
+    for module in (fastopt.torch, torch.optim):
+        params = parameters(dtype)
+        optimizer = getattr(module, name)(list(params.values()), lr=0.01)
+        train(optimizer, params, BEFORE)
+        saved = copy.deepcopy(optimizer.state_dict())
+        for group in saved["param_groups"]:
+            for flag in INFOS[name].not_og_supported_flags:
+                group.pop(flag, None)
+        for state in saved["state"].values():
+            if "step" in state:
+                state["step"] = int(state["step"])
+        optimizer.load_state_dict(saved)
+        train(optimizer, params, AFTER)
+        loaded.append((optimizer, params))
+    (mine, params), (theirs, others) = loaded
+    assert_alike(mine, theirs, params, others, TOLERANCE[dtype])
+
+
+@by_name
+@pytest.mark.parametrize("names", [(True, False), (False, True), (True, True)], ids=str)
+def test_names_of_parameters_are_kept_in_state_dicts(name: str, names: tuple[bool, bool]) -> None:
+    loaded = []
+    for module in (fastopt.torch, torch.optim):
+        params = parameters(torch.float32)
+        first, second = (
+            getattr(module, name)(params.items() if named else params.values(), lr=0.01) for named in names
+        )
+        train(first, params, BEFORE)
+        second.load_state_dict(first.state_dict())
+        train(second, params, AFTER)
+        loaded.append((second, params))
+    (mine, params), (theirs, others) = loaded
+    assert_alike(mine, theirs, params, others, TOLERANCE[torch.float32])
+
+
+@by_case
+def test_a_state_dict_from_another_layout(case: Case) -> None:
+    """A state is laid out like its parameter, whatever it was saved with."""
+    dtype = torch.float64
+    params = parameters(dtype)
+    others = {
+        name: Parameter(param.detach().clone(memory_format=torch.contiguous_format)) for name, param in params.items()
+    }
+    optimizer, other = make(fastopt.torch, case, params), make(fastopt.torch, case, others)
+    train(optimizer, params, BEFORE)
+    set_values(others, params)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    train(optimizer, params, AFTER)
+    train(other, others, AFTER)
+    for name, param in params.items():
+        assert equal_bits(param.detach().numpy(), others[name].detach().numpy()), name
+
+
+def skip_a_step(optimizer: Any, params: dict[str, Parameter]) -> None:
+    for param in params.values():
+        param.grad = torch.full_like(param, float("inf"))
     optimizer.step()
-    assert np.allclose(array, param.detach().numpy(), rtol=1e-12)
+    assert optimizer.skipped_steps == 1
 
 
-def test_the_tensors_are_copies() -> None:
-    array = np.ones(4)
-    optimizer = fastopt.Adam(array)
-    optimizer.step(np.ones(4))
-    saved = optimizer.state_dict()
-    converted = fastopt.torch.convert_state_dict(saved)
-    converted["state"][0]["exp_avg"].zero_()
-    assert saved["state"][0]["exp_avg"].any()
+def prepare_for_backward(optimizer: Any, params: dict[str, Parameter]) -> None:
+    optimizer.step_in_backward()
 
 
-@pytest.mark.parametrize("bad", [None, {}, {"state": {}}, [1]], ids=str)
-def test_something_else_is_refused(bad: Any) -> None:
-    with pytest.raises(TypeError, match="state_dict must be a dict with 'state' and 'param_groups'"):
-        fastopt.torch.convert_state_dict(bad)
+@by_case
+@pytest.mark.parametrize("prepare", [skip_a_step, prepare_for_backward])
+def test_a_first_step_that_is_still_to_come_is_saved_as_that(case: Case, prepare: Any) -> None:
+    """Where states are made early, a first step from what is saved is a first step: SGD's has no dampening."""
+    dtype = torch.float64
+    params = parameters(dtype)
+    del params["gapped"]  # copy.deepcopy closes the gaps
+    optimizer = make(fastopt.torch, case, params, nonfinite="skip" if prepare is skip_a_step else "propagate")
+    prepare(optimizer, params)
+    expected = parameters(dtype)
+    train(make(fastopt.torch, case, expected), expected, AFTER)
+    copies = [deep_copy(optimizer, params), pickled(optimizer, params)]
+    for module in (fastopt.torch, torch.optim):
+        others = parameters(dtype)
+        del others["gapped"]
+        copies.append((make(module, case, others), others))
+        copies[-1][0].load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for other, others in copies:
+        train(other, others, AFTER)
+        for name, param in others.items():
+            torch.testing.assert_close(param, expected[name], rtol=0, atol=1e-12)
+
+
+@by_case
+def test_a_state_dict_loads_before_the_first_step_in_backward(case: Case) -> None:
+    params, others = ({"vector": Parameter(torch.linspace(1, 2, 5, dtype=torch.float64))} for _ in range(2))
+    options = torch_options(case)
+    optimizer, other = (getattr(fastopt.torch, case.optimizer)(own.values(), **options) for own in (params, others))
+    train(optimizer, params, BEFORE)
+    set_values(others, params)
+    other.step_in_backward()
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    for _ in AFTER:
+        params["vector"].grad = torch.ones(5, dtype=torch.float64)
+        optimizer.step()
+        others["vector"].sum().backward()
+        assert_alike(other, optimizer, others, params, 0)

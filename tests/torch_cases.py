@@ -6,12 +6,26 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
-from cases import Case, equal_bits
+from cases import CASES, Case, equal_bits
 from torch import Tensor
 from torch.nn import Parameter
+from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db
+
+import fastopt.torch
 
 DTYPES = (torch.float32, torch.float64)
+STEPS = 8
+BEFORE, AFTER = range(4), range(4, 7)
+"""Steps before something happens, and after it."""
+
+INFOS: dict[str, OptimizerInfo] = {info.name: info for info in optim_db if hasattr(fastopt.torch, info.name)}
+"""Those of torch's optimizers that are ours too, as PyTorch's own tests know them."""
+
+by_case = pytest.mark.parametrize("case", [case for case in CASES if case.in_torch], ids=str)
+by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+by_name = pytest.mark.parametrize("name", INFOS)
 
 # Relative to the largest element of each tensor, as in test_torch_agreement.py: an element near zero is the difference
 # of large ones and carries their rounding. Torch's loops use fused multiply-add and reorder some operations, and
@@ -119,3 +133,39 @@ def assert_same_groups(mine: Any, theirs: Any) -> None:
         for key in group.keys() - {"params"}:
             assert type(group[key]) is type(other[key]), key
             assert group[key] == other[key], key
+
+
+def in_two_groups(params: dict[str, Parameter]) -> list[dict[str, Any]]:
+    tensors = list(params.values())
+    return [{"params": tensors[:4]}, {"params": tensors[4:], "lr": 0.004}]
+
+
+def make(module: Any, case: Case, params: dict[str, Parameter], **more: Any) -> Any:
+    return getattr(module, case.optimizer)(in_two_groups(params), **torch_options(case), **more)
+
+
+def as_arrays(params: dict[str, Parameter]) -> dict[str, np.ndarray]:
+    return {name: param.detach().numpy().copy("C") for name, param in params.items()}
+
+
+def numpy_groups(arrays: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [{"params": group["params"], **rest(group)} for group in in_two_groups(arrays)]  # type: ignore[arg-type]
+
+
+def rest(group: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}
+
+
+def train_numpy(optimizer: Any, arrays: dict[str, np.ndarray], params: dict[str, Parameter], steps: Any) -> None:
+    for step in steps:
+        found = [gradient(name, param, step) for name, param in params.items()]
+        gradients = [None if each is None else each.numpy().copy("C") for each in found]
+        optimizer.step([gradients[:4], gradients[4:]])
+
+
+def assert_same_bits(optimizer: Any, params: dict[str, Parameter], other: Any, arrays: dict[str, np.ndarray]) -> None:
+    for index, (name, param) in enumerate(params.items()):
+        assert equal_bits(param.detach().numpy(), arrays[name]), name
+        for key, value in optimizer.state.get(param, {}).items():
+            if key != "step":
+                assert equal_bits(value.numpy(), np.asarray(other.state[index][key])), f"{key} of {name}"

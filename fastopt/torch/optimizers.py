@@ -8,7 +8,7 @@ from .base import NativeOptimizer
 
 
 class SGD(NativeOptimizer, torch.optim.SGD):
-    """torch.optim.SGD with a native step; `fastopt.SGD` has its maths.
+    """torch.optim.SGD with a native step; `fastopt.SGD` has its maths, `NativeOptimizer` the options.
 
     Examples
     --------
@@ -24,7 +24,7 @@ class SGD(NativeOptimizer, torch.optim.SGD):
 
 
 class Adam(NativeOptimizer, torch.optim.Adam):
-    """torch.optim.Adam with a native step; `fastopt.Adam` has its maths.
+    """torch.optim.Adam with a native step; `fastopt.Adam` has its maths, `NativeOptimizer` the options.
 
     Examples
     --------
@@ -42,16 +42,16 @@ class Adam(NativeOptimizer, torch.optim.Adam):
 
 
 class AdamW(NativeOptimizer, torch.optim.AdamW):
-    """torch.optim.AdamW with a native step; `fastopt.AdamW` has its maths."""
+    """torch.optim.AdamW with a native step; `fastopt.AdamW` has its maths, `NativeOptimizer` the options."""
 
 
 class RMSprop(NativeOptimizer, torch.optim.RMSprop):
-    """torch.optim.RMSprop with a native step; `fastopt.RMSprop` has its maths."""
+    """torch.optim.RMSprop with a native step; `fastopt.RMSprop` has its maths, `NativeOptimizer` the options."""
 
 
 class Adagrad(NativeOptimizer, torch.optim.Adagrad):
-    """torch.optim.Adagrad with a native step; `fastopt.Adagrad` has its maths."""
+    """torch.optim.Adagrad with a native step; `fastopt.Adagrad` has its maths, `NativeOptimizer` the options."""
 
 
 class Rprop(NativeOptimizer, torch.optim.Rprop):
-    """torch.optim.Rprop with a native step; `fastopt.Rprop` has its maths."""
+    """torch.optim.Rprop with a native step; `fastopt.Rprop` has its maths, `NativeOptimizer` the options."""
