@@ -85,6 +85,9 @@ CHANGES: dict[str, Callable[[nn.Sequential, Any], None]] = {
         and None
     ),
     "a state dict loaded": lambda module, optimizer: optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict())),
+    "one count of steps": lambda module, optimizer: (
+        [state["step"].fill_(7) for state in list(optimizer.state.values())[:1] if "step" in state] and None
+    ),
     "the rate": lambda module, optimizer: optimizer.param_groups[0].update(lr=0.5),
 }
 

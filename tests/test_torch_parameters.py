@@ -468,3 +468,14 @@ def test_what_the_tests_compare_can_differ() -> None:
 
     with pytest.raises(AssertionError, match="exp_avg of parameter 0"):
         check_same(ADAM, situation)
+
+
+@by_class
+def test_a_gradient_that_overlaps_its_parameter_is_read_before_anything_is_written(name: str) -> None:
+    """Shifted by an element. Torch itself refuses some of these."""
+    memory = torch.linspace(-1, 1, 1038)
+    params = [Parameter(memory[1:]), Parameter(memory[1:].clone())]
+    params[0].grad, params[1].grad = memory[:-1], memory[:-1].clone()
+    for param in params:
+        getattr(fastopt.torch, name)([param], lr=0.1).step()
+    assert torch.equal(*params)
