@@ -54,6 +54,16 @@ cdef bint describe_tensor(ExchangeInterface *interface, tensor, DLTensor *descri
     return True
 
 
+cdef bint holds_floats(const DLTensor *description, Py_ssize_t itemsize) noexcept:
+    """Whether a tensor is of floats of this size, in main memory."""
+    return (
+        description.device_type == DLPACK_CPU
+        and description.code == DLPACK_FLOAT
+        and description.bits == 8 * itemsize
+        and description.lanes == 1
+    )
+
+
 cdef bint is_contiguous(const DLTensor *description) noexcept:
     cdef int64_t expected = 1, size = 1
     cdef int axis
@@ -80,10 +90,7 @@ def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
         if (
             type(tensor) is not plain
             or not describe_tensor(interface, tensor, &description)
-            or description.device_type != DLPACK_CPU
-            or description.code != DLPACK_FLOAT
-            or description.bits != 8 * itemsize
-            or description.lanes != 1
+            or not holds_floats(&description, itemsize)
             or not is_contiguous(&description)
             or tensor.is_neg()
         ):

@@ -116,7 +116,7 @@ cdef class Tensors:
     cdef StepCount *counts
     cdef list kept_alive         # what the pointers of `kept` point to
     cdef Kept *kept
-    cdef readonly list odd       # (segment, parameter, gradient)
+    cdef readonly list odd       # (segment, gradient)
     cdef list found              # the gradients of a step under way
     cdef list written            # the tensors that it writes to
 
@@ -273,13 +273,7 @@ cdef class Tensors:
         cdef const int64_t *shape = self.extents + layout.first
         cdef const int64_t *strides = shape + layout.ndim
         cdef int axis
-        if (
-            description.device_type != DLPACK_CPU
-            or description.code != DLPACK_FLOAT
-            or description.bits != 8 * self.engine.table.itemsize
-            or description.lanes != 1
-            or description.ndim != layout.ndim
-        ):
+        if not holds_floats(description, self.engine.table.itemsize) or description.ndim != layout.ndim:
             return False
         for axis in range(layout.ndim):
             if description.shape[axis] != shape[axis]:
@@ -415,7 +409,7 @@ cdef class Tensors:
                 )
                 or (layout.size == 1 and gradient.is_neg())  # a view that negates; only this small does it lie alike
             ):
-                self.odd.append((segment, param, gradient))
+                self.odd.append((segment, gradient))
                 continue
             memory.accepted[segment] = description.data if layout.size else <char *>&empty_gradient
             layout.apart = description.data

@@ -143,11 +143,9 @@ class Gradients:
 
     def __init__(self, owner: str, parameters: list[Tensor]) -> None:
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
-        given = 0
         for index, param in enumerate(parameters):
             gradient = param.grad
             if gradient is not None:
-                given += 1
                 if gradient.dtype in tensors.DTYPES:
                     by_dtype.setdefault(gradient.dtype, []).append(gradient)
                 else:

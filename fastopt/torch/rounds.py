@@ -45,7 +45,6 @@ class Round:
         self.dtype = tensors.DTYPES[self.entries[0].param.dtype] if self.entries else np.dtype(np.float32)
         self.planner = Planner(owner.spec, update.backend, self.dtype, owner.options)
         self.group_options = check_group_options(owner.options, owner.options["max_grad_norm"])
-        self.keep = [state for entry in self.entries for state in entry.states]
         self.step_counts = [self.step_count(entry) for entry in self.entries]
         self.table = [
             Segment(entry.group, tensors.flat_array(entry.memory), [tensors.flat_array(each) for each in entry.states])
@@ -169,9 +168,7 @@ class Round:
             entry.param.copy_(entry.memory)
 
     def readable_gradients(self) -> Replacements:
-        return {
-            segment: self.readable_copy(self.entries[segment], gradient) for segment, _, gradient in self.native.odd
-        }
+        return {segment: self.readable_copy(self.entries[segment], gradient) for segment, gradient in self.native.odd}
 
     def readable_copy(self, entry: Entry, gradient: Tensor) -> Tensor:
         tensors.check_gradient(self.owner.name, entry.label, entry.param, gradient)

@@ -52,7 +52,8 @@ class Update:
             self.flatten_states(active)
             n_rounds = assign_rounds(active)
             self.check_rounds(active, n_rounds)
-            self.rounds = [Round(self, entries, number, steps_before(owner)) for number in range(n_rounds)]
+            steps = steps_before(owner)
+            self.rounds = [Round(self, entries, number, steps) for number in range(n_rounds)]
         except BaseException:
             self.drop_made_states()
             raise
