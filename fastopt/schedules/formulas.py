@@ -32,7 +32,9 @@ SHAPES = {"linear": straight, "cos": half_cosine, "cosine": half_cosine}
 
 
 def between(start: float, end: float, weight: float) -> float:
-    """From `start` at weight 1 to `end` at weight 0."""
+    """From `start` at weight 1 to `end` at weight 0, both to the bit."""
+    if weight == 1.0:  # start - end may be rounded
+        return start
     return (start - end) * weight + end
 
 
