@@ -3,44 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from .checks import real_number, whole_number
+from .plateau_conventions import CONVENTIONS, Change, Counters, Settings
 from .schedules import Lambda, Scaled, Schedule
 from .schedules.base import at_least_zero, one_of
-
-Mode = Literal["min", "max"]
-Change = Literal["reduced", "raised"]
-
-
-class Counters(NamedTuple):
-    """What a step goes on from; `best` is None before the first metric of Keras' convention."""
-
-    best: float | None
-    num_bad_epochs: int = 0
-    cooldown_counter: int = 0
-    num_reductions: int = 0
-    last_change: Change | None = None
-
-
-class Convention(NamedTuple):
-    """A framework's way.
-
-    Attributes
-    ----------
-    defaults: the arguments that only this convention has.
-    is_better: whether a metric, not NaN, improves on the best one.
-    counted: the counters after a metric, and whether there is a plateau.
-    lowers: whether a rate is to be set to a lower one.
-    acts_at_the_limit: whether a plateau is over and the cooldown begins though no rate could be reduced.
-    """
-
-    defaults: Mapping[str, Any]
-    is_better: Callable[[ReduceOnPlateau, float, float | None], bool]
-    counted: Callable[[ReduceOnPlateau, Counters, bool], tuple[Counters, bool]]
-    lowers: Callable[[ReduceOnPlateau, float, float], bool]
-    acts_at_the_limit: bool
 
 
 class ReduceOnPlateau:
@@ -86,7 +55,7 @@ class ReduceOnPlateau:
     Attributes
     ----------
     best: float or None
-        The best metric; None or infinite before the first one.
+        The best metric; None before the first one.
     num_bad_epochs: int
         Steps without improvement; Keras' `wait`.
     cooldown_counter: int
@@ -130,7 +99,7 @@ class ReduceOnPlateau:
     def __init__(
         self,
         optimizer: Any,
-        mode: Mode = "min",
+        mode: Literal["min", "max"] = "min",
         factor: float = 0.1,
         patience: int = 10,
         *,
@@ -148,25 +117,25 @@ class ReduceOnPlateau:
         if not hasattr(optimizer, "param_groups"):
             raise TypeError(f"optimizer must have param_groups, got {optimizer!r} of type {type(optimizer).__name__}")
         self.optimizer = optimizer
-        self.mode = one_of("min", "max")("mode", mode)
         self.factor = real_number("factor", factor)
         if not 0 <= self.factor < 1:
             raise ValueError(f"factor must be at least 0 and less than 1, got {factor!r}")
-        self.patience = whole_number("patience", patience, least=0)
         self.cooldown = whole_number("cooldown", cooldown, least=0)
         self.convention = one_of(*CONVENTIONS)("convention", convention)
-        self._convention = CONVENTIONS[self.convention]
+        self._rules = CONVENTIONS[self.convention]
         own = {"threshold": threshold, "threshold_mode": threshold_mode, "eps": eps, "min_delta": min_delta}
         for name, value in own.items():  # those of the other convention must not be there
-            if value is not None and name not in self._convention.defaults:
+            if value is not None and name not in self._rules.defaults:
                 raise ValueError(f"{name} is not an argument of convention={convention!r}, got {value!r}")
-        values = {
-            name: own[name] if own[name] is not None else each for name, each in self._convention.defaults.items()
-        }
-        self.threshold_mode = one_of("rel", "abs")("threshold_mode", values.pop("threshold_mode", "abs"))
-        checked = {name: at_least_zero(name, value) for name, value in values.items()}
-        self.threshold: float = checked.get("threshold", checked.get("min_delta", 0.0))
-        self.eps: float = checked.get("eps", 0.0)
+        own = {name: default if own[name] is None else own[name] for name, default in self._rules.defaults.items()}
+        name = "threshold" if "threshold" in own else "min_delta"
+        self._settings = Settings(
+            mode=one_of("min", "max")("mode", mode),
+            patience=whole_number("patience", patience, least=0),
+            threshold=at_least_zero(name, own[name]),
+            threshold_mode=one_of("rel", "abs")("threshold_mode", own.get("threshold_mode", "abs")),
+            eps=at_least_zero("eps", own.get("eps", 0.0)),
+        )
         self.min_lr = _limits("min_lr", min_lr, len(optimizer.param_groups))
         together = {"raise_factor": raise_factor, "raise_patience": raise_patience, "max_lr": max_lr}
         missing = [name for name, value in together.items() if value is None]
@@ -181,7 +150,7 @@ class ReduceOnPlateau:
                 raise ValueError(f"raise_factor must be finite and more than 1, got {raise_factor!r}")
             self.raise_patience = whole_number("raise_patience", raise_patience)
             self.max_lr = _limits("max_lr", max_lr, len(optimizer.param_groups))
-        self._counters = Counters(best=None)
+        self._counters = Counters()
 
     # --- what users look at -----------------------------------------------------------------------------------------
 
@@ -227,23 +196,26 @@ class ReduceOnPlateau:
             been changed.
         """
         value = _metric(metric)
-        better = not math.isnan(value) and self._convention.is_better(self, value, self.best)
+        better = not math.isnan(value) and self._rules.is_better(self._settings, value, self.best)
         counters = self._counters._replace(last_change=None)
         if better:
             counters = counters._replace(best=value, num_reductions=0)
-        counters, plateau = self._convention.counted(self, counters, better)
+        counters, plateau = self._rules.counted(self._settings, counters, better)
         if not plateau:
             self._counters = counters
             return False
         raising = self.raise_patience is not None and counters.num_reductions >= self.raise_patience
         changes = self._raised() if raising else self._reduced()
-        if changes or self._convention.acts_at_the_limit or self.raise_patience is not None:
-            counters = counters._replace(num_bad_epochs=0, cooldown_counter=self.cooldown)
+        if changes or self._rules.acts_at_the_limit or self.raise_patience is not None:
+            counters = counters._replace(
+                num_bad_epochs=0,
+                cooldown_counter=self.cooldown,
+                num_reductions=0 if raising else counters.num_reductions + 1,
+            )
         change: Change | None = ("raised" if raising else "reduced") if changes else None
-        reductions = 0 if raising else counters.num_reductions + 1
         for group, lr in changes:
             _assign(group, lr)
-        self._counters = counters._replace(num_reductions=reductions, last_change=change)
+        self._counters = counters._replace(last_change=change)
         return change == "reduced"
 
     def _reduced(self) -> list[tuple[Any, Any]]:
@@ -251,8 +223,8 @@ class ReduceOnPlateau:
         changes = []
         for group, lr, rate, least in self._rates("min_lr", self.min_lr):
             new = max(rate * self.factor, least)
-            if self._convention.lowers(self, rate, new):
-                changes.append((group, _scaled(lr, self._iteration, rate, new, self.factor, at_least=least)))
+            if self._rules.lowers(self._settings, rate, new):
+                changes.append((group, _scaled(lr, self._iteration, rate, new, self.factor)))
         return changes
 
     def _raised(self) -> list[tuple[Any, Any]]:
@@ -330,77 +302,28 @@ class ReduceOnPlateau:
 
     def __repr__(self) -> str:
         return (
-            f"ReduceOnPlateau(mode={self.mode!r}, factor={self.factor!r}, patience={self.patience!r}, "
-            f"convention={self.convention!r}, cooldown={self.cooldown!r}, best={self.best!r}, "
-            f"num_bad_epochs={self.num_bad_epochs!r})"
+            f"ReduceOnPlateau(mode={self._settings.mode!r}, factor={self.factor!r}, "
+            f"patience={self._settings.patience!r}, convention={self.convention!r}, cooldown={self.cooldown!r}, "
+            f"best={self.best!r}, num_bad_epochs={self.num_bad_epochs!r})"
         )
-
-
-# --- the two conventions --------------------------------------------------------------------------------------------
-
-
-def _better_in_torch(plateau: ReduceOnPlateau, value: float, best: float | None) -> bool:
-    sign = -1.0 if plateau.mode == "min" else 1.0
-    if best is None:
-        best = -sign * math.inf
-    bound = (
-        best * (1.0 + sign * plateau.threshold) if plateau.threshold_mode == "rel" else best + sign * plateau.threshold
-    )
-    return value < bound if plateau.mode == "min" else value > bound
-
-
-def _better_in_keras(plateau: ReduceOnPlateau, value: float, best: float | None) -> bool:
-    if best is None:
-        return True
-    return value + plateau.threshold < best if plateau.mode == "min" else value - plateau.threshold > best
-
-
-def _count_as_torch(plateau: ReduceOnPlateau, counters: Counters, better: bool) -> tuple[Counters, bool]:
-    bad, cooldown = 0 if better else counters.num_bad_epochs + 1, counters.cooldown_counter
-    if cooldown:
-        bad, cooldown = 0, cooldown - 1
-    return counters._replace(num_bad_epochs=bad, cooldown_counter=cooldown), bad > plateau.patience
-
-
-def _count_as_keras(plateau: ReduceOnPlateau, counters: Counters, better: bool) -> tuple[Counters, bool]:
-    bad, cooldown = counters.num_bad_epochs, counters.cooldown_counter
-    if cooldown:
-        bad, cooldown = 0, cooldown - 1
-    bad = 0 if better else bad + (not cooldown)
-    plateau_reached = not better and not cooldown and bad >= plateau.patience
-    return counters._replace(num_bad_epochs=bad, cooldown_counter=cooldown), plateau_reached
-
-
-CONVENTIONS = {
-    "torch": Convention(
-        {"threshold": 1e-4, "threshold_mode": "rel", "eps": 1e-8},
-        _better_in_torch,
-        _count_as_torch,
-        lambda plateau, rate, new: rate - new > plateau.eps,
-        acts_at_the_limit=True,
-    ),
-    "keras": Convention(
-        {"min_delta": 1e-4},
-        _better_in_keras,
-        _count_as_keras,
-        lambda plateau, rate, new: new < rate,
-        acts_at_the_limit=False,
-    ),
-}
 
 
 # --- rates ----------------------------------------------------------------------------------------------------------
 
 
-def _scaled(lr: Any, step: int, rate: float, new: float, factor: float, at_least: float = 0.0) -> Any:
-    """The new lr: a number, or the schedule times a factor, less than the whole factor where a limit was met."""
+def _scaled(lr: Any, step: int, rate: float, new: float, factor: float) -> Any:
+    """The new lr: a number, or the schedule times the factor, or times less of a factor where a limit was met."""
     if not isinstance(lr, Schedule):
         return new
-    scaled = lr * (factor if new == rate * factor else new / rate)
-    for _ in range(8):  # the quotient's rounding, and the product's
-        if scaled(step) >= at_least:
+    if new == rate * factor:
+        return lr * factor
+    scaled = Scaled(lr, new / rate)
+    inwards = math.inf if new < rate else 0.0
+    for _ in range(8):  # the quotient and the product are rounded, perhaps beyond the limit
+        reached = scaled(step)
+        if reached >= new if new < rate else reached <= new:
             break
-        scaled = _with_factor(scaled, math.nextafter(_factor(scaled) or 0.0, math.inf))
+        scaled = _with_factor(scaled, math.nextafter(scaled.factor, inwards))
     return scaled
 
 
@@ -411,7 +334,7 @@ def _factor(lr: Any) -> float | None:
     return 1.0 if callable(lr) else None
 
 
-def _with_factor(lr: Any, factor: float) -> Schedule:
+def _with_factor(lr: Any, factor: float) -> Scaled:
     if isinstance(lr, Scaled):
         return Scaled(lr.schedule, factor)
     return Scaled(lr if isinstance(lr, Schedule) else Lambda(1.0, lr), factor)

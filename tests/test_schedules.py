@@ -361,7 +361,7 @@ def test_the_same_bits_in_a_loop_of_numba(schedule: Schedule) -> None:
 
 @pytest.mark.parametrize("schedule", WITH_LIBRARY, ids=repr)
 def test_powers_and_cosines_in_a_loop_of_numba(schedule: Schedule) -> None:
-    """LLVM may compute 2**x with exp2 and the like: some units in the last place (near a zero, of what is subtracted)."""
+    """LLVM may compute 2**x with exp2 and the like: some units in the last place, of the largest rate at a zero."""
     expected = [schedule(step) for step in range(100)]
     np.testing.assert_allclose(rates_in_numba(schedule, 100), expected, rtol=1e-14, atol=1e-16)
 
