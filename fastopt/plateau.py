@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from .checks import real_number, whole_number
@@ -109,10 +109,10 @@ class ReduceOnPlateau:
         eps: float | None = None,
         min_delta: float | None = None,
         cooldown: int = 0,
-        min_lr: Any = 0.0,
+        min_lr: float | Sequence[float] = 0.0,
         raise_factor: float | None = None,
         raise_patience: int | None = None,
-        max_lr: Any = None,
+        max_lr: float | Sequence[float] | None = None,
     ) -> None:
         if not hasattr(optimizer, "param_groups"):
             raise TypeError(f"optimizer must have param_groups, got {optimizer!r} of type {type(optimizer).__name__}")

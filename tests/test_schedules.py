@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import fastopt
@@ -260,6 +260,7 @@ composed = st.recursive(
 
 
 @settings(deadline=None, max_examples=300)
+@example(CosineDecayRestarts(0.3, 1, t_mul=1e300), 2**40)
 @given(composed, any_step)
 def test_never_negative_never_nan(schedule: Schedule, step: int) -> None:
     rate = schedule(step)

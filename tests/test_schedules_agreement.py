@@ -285,6 +285,14 @@ def test_keras(same: Same, keras: Any) -> None:
     np.testing.assert_allclose(ours(same.ours), rates, rtol=2e-6, atol=1e-7)
 
 
+def test_a_late_restart_is_where_it_should_be(keras: Any) -> None:
+    """Keras' logarithm in float32 is not: 8 + 16 + ... + 32768 steps are over, and it is still in the old period."""
+    begin = 8 * (2**13 - 1)
+    assert [CosineDecayRestarts(1.0, 8)(begin + each) for each in (-1, 0)] == [pytest.approx(0, abs=1e-8), 1.0]
+    theirs = keras.optimizers.schedules.CosineDecayRestarts(1.0, 8)
+    assert float(theirs(begin)) < 1e-6 < float(theirs(begin + 1))
+
+
 def test_every_schedule_of_keras_is_in_the_table(keras: Any) -> None:
     module = keras.optimizers.schedules
     names = {name for name in dir(module) if isinstance(getattr(module, name), type)}

@@ -7,7 +7,7 @@ import functools
 import itertools
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, cast
 
@@ -367,14 +367,14 @@ class Product(CountingSchedule):
     0.25
     """
 
-    schedules: Any = field(metadata=checked_by(sequence_of(schedule_or_number)))
+    schedules: Sequence[Schedule | float] = field(metadata=checked_by(sequence_of(schedule_or_number)))
 
     def check(self) -> None:
         if not self.schedules:
             raise ValueError("Product: schedules must not be empty, got ()")
 
     def formula(self, compiled: Compile) -> Function:
-        rates = [each.function(compiled) for each in self.schedules]
+        rates = [each.function(compiled) for each in cast(Sequence[Schedule], self.schedules)]
         product: Function = rates[0]
         for each in rates[1:]:
             product = compiled(_product_of_two(product, each))

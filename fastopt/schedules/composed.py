@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, cast
 
 from .base import (
     RATE,
@@ -12,6 +12,7 @@ from .base import (
     Compile,
     CountingSchedule,
     Function,
+    Per,
     Schedule,
     at_least_zero,
     checked_by,
@@ -57,12 +58,12 @@ class Warmup(CountingSchedule):
     [0.0, 0.25, 0.75, 1.0, 0.5]
     """
 
-    schedule: Any = field(metadata=checked_by(schedule_or_number))
+    schedule: Schedule | float = field(metadata=checked_by(schedule_or_number))
     warmup_steps: int = field(metadata=STEPS)
     start_factor: float = field(default=0.0, metadata=RATE)
 
     def formula(self, compiled: Compile) -> Function:
-        after: Function = self.schedule.function(compiled)
+        after = cast(Schedule, self.schedule).function(compiled)
         warmup_steps, start_factor = self.warmup_steps, self.start_factor
         mixed = compiled(between)
 
@@ -96,7 +97,7 @@ class Sequential(CountingSchedule):
     (1.0, 0.75, 0.5)
     """
 
-    schedules: Any = field(metadata=checked_by(sequence_of(schedule_or_number)))
+    schedules: Sequence[Schedule | float] = field(metadata=checked_by(sequence_of(schedule_or_number)))
     milestones: Sequence[int] = field(metadata=checked_by(increasing(steps)))
 
     def check(self) -> None:
@@ -107,7 +108,7 @@ class Sequential(CountingSchedule):
             )
 
     def formula(self, compiled: Compile) -> Function:
-        rates = [each.function(compiled) for each in self.schedules]
+        rates = [each.function(compiled) for each in cast(Sequence[Schedule], self.schedules)]
         return _joined(rates, (0, *self.milestones), compiled)
 
 
@@ -210,7 +211,12 @@ class Multiplicative(CountingSchedule):
 
 
 def inverse_square_root(
-    initial_learning_rate: float, decay_steps: int, warmup_steps: int = 0, **counting: Any
+    initial_learning_rate: float,
+    decay_steps: int,
+    warmup_steps: int = 0,
+    *,
+    per: Per = "step",
+    steps_per_epoch: int | None = None,
 ) -> Schedule:
     """initial_learning_rate / sqrt(1 + step / decay_steps), optionally after a linear warm-up from 0.
 
@@ -241,9 +247,11 @@ def inverse_square_root(
     (0.5, 1.0, 0.5)
     """
     if not steps_or_zero("inverse_square_root: warmup_steps", warmup_steps):
-        return InverseTimeDecay(initial_learning_rate, decay_steps, 1.0, power=0.5, **counting)
+        return InverseTimeDecay(
+            initial_learning_rate, decay_steps, 1.0, power=0.5, per=per, steps_per_epoch=steps_per_epoch
+        )
     decay = InverseTimeDecay(initial_learning_rate, decay_steps, 1.0, power=0.5)
-    return Warmup(decay, warmup_steps, **counting)
+    return Warmup(decay, warmup_steps, per=per, steps_per_epoch=steps_per_epoch)
 
 
 def warmup_stable_decay(
@@ -253,7 +261,9 @@ def warmup_stable_decay(
     decay_steps: int,
     end_learning_rate: float = 0.0,
     decay_type: Literal["linear", "cosine"] = "linear",
-    **counting: Any,
+    *,
+    per: Per = "step",
+    steps_per_epoch: int | None = None,
 ) -> Schedule:
     """A linear warm-up from 0, a constant rate, and a decay at the end.
 
@@ -290,4 +300,5 @@ def warmup_stable_decay(
     else:
         peak = at_least_zero("warmup_stable_decay: learning_rate", learning_rate)
         decay = CosineDecay(peak, decay_steps, alpha=end / peak if peak else 0.0)
-    return Warmup(Sequential([learning_rate, decay], [stable_steps]), warmup_steps, **counting)
+    stable = Sequential([learning_rate, decay], [stable_steps])
+    return Warmup(stable, warmup_steps, per=per, steps_per_epoch=steps_per_epoch)

@@ -16,7 +16,7 @@ from .base import (
     at_least_zero_or_none,
     checked_by,
 )
-from .formulas import between, half_cosine, power
+from .formulas import LARGEST, between, half_cosine, power
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,7 +41,7 @@ class ExponentialDecay(CountingSchedule):
     -----
     Keras' class of the same name, optax' `exponential_decay` (which takes a `decay_rate` of 0 for none), torch's
     ExponentialLR (`decay_steps=1`) and StepLR (`staircase=True`). torch multiplies the group's own lr in every epoch,
-    so its rounding adds up (1e-16 an epoch), and it goes on from whatever was assigned to the group in between.
+    so its rounding adds up (4e-15 after 5,000 epochs), and it goes on from whatever was assigned to the group in between.
 
     Raises
     ------
@@ -209,8 +209,8 @@ class CosineDecay(CountingSchedule):
     -----
     Keras' class of the same name, optax' `cosine_decay_schedule` and `warmup_cosine_decay_schedule` (whose
     `decay_steps` include the warm-up), torch's CosineAnnealingLR (decay_steps=T_max, alpha=eta_min / lr, cycle=True:
-    beyond T_max torch's rate rises again). torch's is recursive: its rounding adds up, most of all where the rate comes
-    near to eta_min, and an lr assigned in between changes all that follows.
+    beyond T_max torch's rate rises again). torch's is recursive: its rounding adds up (1e-15 after 10,000 epochs), and
+    an lr assigned in between changes all that follows.
 
     References
     ----------
@@ -278,8 +278,8 @@ class CosineDecayRestarts(CountingSchedule):
     Notes
     -----
     Keras' class of the same name; torch's CosineAnnealingWarmRestarts (T_0, T_mult, alpha=eta_min / lr), whose T_mult
-    is 1 when not given. Keras finds the period with a logarithm in float32, which for many restarts is a step off; here
-    the restart is at the exact step.
+    is 1 when not given. Keras finds the period with a logarithm in float32, so that some restarts are a step off (the 13th,
+    with 8 steps at first); here they are at the exact step.
 
     References
     ----------
@@ -315,7 +315,7 @@ class CosineDecayRestarts(CountingSchedule):
                 done = elapsed - period
             else:
                 # The logarithm is right but for its rounding, which the periods' sums put right.
-                period = float(math.floor(math.log(1.0 + elapsed * growth) / math.log(t_mul)))
+                period = float(math.floor(math.log(min(1.0 + elapsed * growth, LARGEST)) / math.log(t_mul)))
                 if elapsed >= (raised(t_mul, period + 1.0) - 1.0) / growth:
                     period += 1.0
                 elif elapsed < (raised(t_mul, period) - 1.0) / growth:

@@ -12,6 +12,7 @@ from .base import (
     Compile,
     CountingSchedule,
     Function,
+    Per,
     above_zero,
     at_least_zero,
     checked_by,
@@ -86,7 +87,9 @@ def multi_step(
     initial_learning_rate: float,
     milestones: Sequence[int],
     gamma: float | Sequence[float] = 0.1,
-    **counting: Any,
+    *,
+    per: Per = "step",
+    steps_per_epoch: int | None = None,
 ) -> PiecewiseConstantDecay:
     """From each milestone on, the rate is multiplied by `gamma`: torch's MultiStepLR.
 
@@ -123,7 +126,7 @@ def multi_step(
     values = [at_least_zero("multi_step: initial_learning_rate", initial_learning_rate)]
     for factor in factors:
         values.append(values[-1] * factor)
-    return PiecewiseConstantDecay(boundaries, values, side="right", **counting)
+    return PiecewiseConstantDecay(boundaries, values, side="right", per=per, steps_per_epoch=steps_per_epoch)
 
 
 @dataclass(frozen=True, repr=False)
@@ -184,7 +187,9 @@ def one_cycle(
     three_phase: bool = False,
     pct_final: float | None = None,
     convention: Literal["torch", "optax"] = "torch",
-    **counting: Any,
+    *,
+    per: Per = "step",
+    steps_per_epoch: int | None = None,
 ) -> PiecewiseInterpolation:
     """Up from max_lr / div_factor to max_lr, and down to max_lr / (div_factor * final_div_factor).
 
@@ -258,7 +263,7 @@ def one_cycle(
             f"(pct_start={pct_start!r}, pct_final={pct_final!r}, total_steps={total_steps!r})"
         )
     interpolate_type: Literal["linear", "cosine"] = "cosine" if strategy == "cos" else "linear"
-    return PiecewiseInterpolation(ends, values, interpolate_type, **counting)
+    return PiecewiseInterpolation(ends, values, interpolate_type, per=per, steps_per_epoch=steps_per_epoch)
 
 
 # --- cycles ---------------------------------------------------------------------------------------------------------
