@@ -40,8 +40,8 @@ class ExponentialDecay(CountingSchedule):
     Notes
     -----
     Keras' class of the same name, optax' `exponential_decay` (which takes a `decay_rate` of 0 for none), torch's
-    ExponentialLR (`decay_steps=1`) and StepLR (`staircase=True`). torch multiplies the group's own lr in every epoch,
-    so its rounding adds up (4e-15 after 5,000 epochs), and it goes on from whatever was assigned to the group in between.
+    ExponentialLR (`decay_steps=1`) and StepLR (`staircase=True`). torch multiplies the group's own lr in every epoch:
+    its rounding adds up (4e-15 after 5,000 epochs), and it goes on from whatever was assigned to the group in between.
 
     Raises
     ------
@@ -278,8 +278,8 @@ class CosineDecayRestarts(CountingSchedule):
     Notes
     -----
     Keras' class of the same name; torch's CosineAnnealingWarmRestarts (T_0, T_mult, alpha=eta_min / lr), whose T_mult
-    is 1 when not given. Keras finds the period with a logarithm in float32, so that some restarts are a step off (the 13th,
-    with 8 steps at first); here they are at the exact step.
+    is 1 when not given. Keras finds the period with a logarithm in float32, so that some restarts are a step late (the
+    13th, with 8 steps at first); here they are at the exact step.
 
     References
     ----------
