@@ -223,6 +223,35 @@ def test_saving_with_schedules() -> None:
     assert lrs(again) == lrs(optimizer)
 
 
+def test_saving_beside_an_optimizer() -> None:
+    """State dicts of both bring back the same rates, and the run goes on to the bit."""
+
+    def make() -> tuple[np.ndarray, fastopt.Optimizer, ReduceOnPlateau]:
+        param = np.ones(4)
+        groups = [{"params": param[:2], "lr": Warmup(DECAY, 5)}, {"params": param[2:], "lr": 0.5}]
+        optimizer = fastopt.Adam(groups)
+        return param, optimizer, ReduceOnPlateau(optimizer, patience=1, factor=0.3)
+
+    def train(param: np.ndarray, optimizer: fastopt.Optimizer, plateau: ReduceOnPlateau, losses: list[float]) -> None:
+        for loss in losses:
+            optimizer.step([param[:2] * loss, param[2:] * loss])
+            plateau.step(loss)
+
+    losses = [3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0]
+    param, optimizer, plateau = make()
+    train(param, optimizer, plateau, losses)
+    assert lrs(optimizer) == [Warmup(DECAY, 5) * (0.3 * 0.3), 0.5 * 0.3 * 0.3]
+    again, resumed, plateau_again = make()
+    again[:] = param
+    resumed.load_state_dict(optimizer.state_dict())
+    plateau_again.load_state_dict(plateau.state_dict())
+    assert resumed.current_lr == optimizer.current_lr
+    train(param, optimizer, plateau, losses)
+    train(again, resumed, plateau_again, losses)
+    assert resumed.current_lr == optimizer.current_lr
+    assert again.tobytes() == param.tobytes()
+
+
 def test_an_empty_state_takes_the_factor_off() -> None:
     optimizer = with_schedules(DECAY)
     plateau = ReduceOnPlateau(optimizer, patience=0)

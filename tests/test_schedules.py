@@ -336,6 +336,23 @@ def test_multiplicative_calls_its_function_once_a_step() -> None:
     assert schedule(1) == 0.5
 
 
+# --- optimizers -----------------------------------------------------------------------------------------------------
+
+
+@by_schedule
+def test_in_an_optimizer(schedule: Schedule) -> None:
+    """The same bits as with a rate that is assigned before each step."""
+    scheduled, assigned = np.ones(3), np.ones(3)
+    optimizer, by_hand = fastopt.Adam(scheduled, lr=schedule), fastopt.Adam(assigned)
+    for step in range(25):
+        assert optimizer.current_lr == (schedule(step),)
+        by_hand.param_groups[0]["lr"] = schedule(step)
+        for each, param in ((optimizer, scheduled), (by_hand, assigned)):
+            each.step(param * (1 + step))
+    assert optimizer.param_groups[0]["lr"] is schedule
+    assert scheduled.tobytes() == assigned.tobytes()
+
+
 # --- Numba ----------------------------------------------------------------------------------------------------------
 
 
