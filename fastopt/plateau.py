@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from .checks import real_number, whole_number
+from .checks import at_least_zero, one_of, real_number, whole_number
 from .plateau_conventions import CONVENTIONS, Change, Counters, Settings
 from .schedules import Lambda, Scaled, Schedule
-from .schedules.base import at_least_zero, one_of
 
 
 class ReduceOnPlateau:

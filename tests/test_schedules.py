@@ -336,6 +336,31 @@ def test_multiplicative_calls_its_function_once_a_step() -> None:
     assert schedule(1) == 0.5
 
 
+# --- schedules that no framework has, by their formulas -------------------------------------------------------------
+
+
+def test_inverse_square_root() -> None:
+    """The Transformer's: peak * min(step / warmup, sqrt(warmup / step))."""
+    schedule = inverse_square_root(0.3, 40, warmup_steps=40)
+    for step in range(1, 500):
+        assert schedule(step) == pytest.approx(0.3 * min(step / 40, math.sqrt(40 / step)), rel=1e-14)
+    assert inverse_square_root(0.3, 40)(120) == pytest.approx(0.15, rel=1e-14)
+    assert inverse_square_root(0.3, 1, 2, per="epoch", steps_per_epoch=10)(10) == 0.15
+
+
+@pytest.mark.parametrize("decay_type", ["linear", "cosine"])
+def test_warmup_stable_decay(decay_type: Any) -> None:
+    schedule = warmup_stable_decay(0.4, 10, 20, 40, 0.1, decay_type)
+    assert [schedule(step) for step in range(11)] == pytest.approx([0.04 * step for step in range(11)], rel=1e-14)
+    assert {schedule(step) for step in range(10, 31)} == {0.4}
+    assert schedule(50) == pytest.approx(0.25, rel=1e-14)
+    assert schedule(40) == pytest.approx(
+        {"linear": 0.325, "cosine": 0.25 + 0.15 * math.sqrt(0.5)}[decay_type], rel=1e-14
+    )
+    assert schedule(70) == schedule(10**9) == pytest.approx(0.1, rel=1e-14)
+    assert warmup_stable_decay(0.0, 1, 1, 1, decay_type=decay_type)(5) == 0
+
+
 # --- optimizers -----------------------------------------------------------------------------------------------------
 
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-import math
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from ..checks import flag, real_number, whole_number
+from ..checks import at_least_zero, flag, one_of, whole_number
 
 Per = Literal["step", "epoch"]
 Function = Callable[[Any], float]
@@ -49,22 +48,8 @@ def njit(function: F) -> F:
 # --- checks: (name, value) -> the value as it is kept --------------------------------------------------------------
 
 
-def at_least_zero(name: str, value: Any) -> float:
-    number = real_number(name, value)
-    if not 0 <= number < math.inf:
-        raise ValueError(f"{name} must be finite and >= 0, got {value!r}")
-    return number
-
-
 def at_least_zero_or_none(name: str, value: Any) -> float | None:
     return None if value is None else at_least_zero(name, value)
-
-
-def above_zero(name: str, value: Any) -> float:
-    number = real_number(name, value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be finite and > 0, got {value!r}")
-    return number
 
 
 def steps(name: str, value: Any) -> int:
@@ -77,15 +62,6 @@ def steps_or_none(name: str, value: Any) -> int | None:
 
 def steps_or_zero(name: str, value: Any) -> int:
     return whole_number(name, value, least=0)
-
-
-def one_of(*expected: str) -> Callable[[str, Any], str]:
-    def check(name: str, value: Any) -> str:
-        if not isinstance(value, str) or value not in expected:
-            raise ValueError(f"{name} must be one of {', '.join(map(repr, expected))}, got {value!r}")
-        return str(value)
-
-    return check
 
 
 def sequence_of(check: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
@@ -109,14 +85,14 @@ def increasing(check: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[A
     return check_order
 
 
-def function(name: str, value: Any) -> Any:
+def check_function(name: str, value: Any) -> Any:
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r}")
     return value
 
 
-def function_or_none(name: str, value: Any) -> Any:
-    return None if value is None else function(name, value)
+def check_function_or_none(name: str, value: Any) -> Any:
+    return None if value is None else check_function(name, value)
 
 
 def checked_by(check: Callable[[str, Any], Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, cast
 
+from ..checks import at_least_zero, one_of
 from .base import (
     RATE,
     STEPS,
@@ -14,11 +15,9 @@ from .base import (
     Function,
     Per,
     Schedule,
-    at_least_zero,
+    check_function,
     checked_by,
-    function,
     increasing,
-    one_of,
     plain,
     schedule_or_number,
     sequence_of,
@@ -149,7 +148,7 @@ class Lambda(CountingSchedule):
     """
 
     initial_learning_rate: float = field(metadata=RATE)
-    lr_lambda: Callable[[int], float] = field(metadata=checked_by(function))
+    lr_lambda: Callable[[int], float] = field(metadata=checked_by(check_function))
 
     def formula(self, compiled: Compile) -> Function:
         initial, factor = self.initial_learning_rate, compiled(self.lr_lambda)
@@ -183,7 +182,7 @@ class Multiplicative(CountingSchedule):
     """
 
     initial_learning_rate: float = field(metadata=RATE)
-    lr_lambda: Callable[[int], float] = field(metadata=checked_by(function))
+    lr_lambda: Callable[[int], float] = field(metadata=checked_by(check_function))
 
     def formula(self, compiled: Compile) -> Function:
         initial, factor = self.initial_learning_rate, compiled(self.lr_lambda)

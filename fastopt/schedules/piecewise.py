@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..checks import above_zero, at_least_zero, one_of
 from .base import (
     RATE,
     STEPS,
@@ -13,12 +14,9 @@ from .base import (
     CountingSchedule,
     Function,
     Per,
-    above_zero,
-    at_least_zero,
+    check_function_or_none,
     checked_by,
-    function_or_none,
     increasing,
-    one_of,
     sequence_of,
     steps,
     steps_or_none,
@@ -339,7 +337,7 @@ class Cyclic(CountingSchedule):
         default="triangular", metadata=checked_by(one_of(*MODES))
     )
     gamma: float = field(default=1.0, metadata=RATE)
-    scale_fn: Callable[[float], float] | None = field(default=None, metadata=checked_by(function_or_none))
+    scale_fn: Callable[[float], float] | None = field(default=None, metadata=checked_by(check_function_or_none))
     scale_mode: Literal["cycle", "iterations"] = field(
         default="cycle", metadata=checked_by(one_of("cycle", "iterations"))
     )
