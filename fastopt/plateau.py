@@ -268,8 +268,8 @@ class ReduceOnPlateau:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave, and scale the schedules of the optimizer as they were.
 
-        The optimizer has the schedules that it was constructed with, or those of its own state dict: their factor, if
-        they have one, is replaced.
+        The optimizer has the schedules that it was constructed with; a factor that they have by now is replaced, so
+        that loading twice is loading once.
 
         Raises
         ------
