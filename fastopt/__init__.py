@@ -29,10 +29,14 @@ from .threads import get_num_threads, set_num_threads
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("constraints", "torch"):  # loaded when first used
+    if name in ("constraints", "guard", "torch"):  # loaded when first used
         import importlib
 
         return importlib.import_module(f".{name}", __name__)
+    if name == "DivergenceGuard":
+        from .guard import DivergenceGuard
+
+        return DivergenceGuard
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -44,6 +48,7 @@ __all__ = [
     "Adagrad",
     "Adam",
     "AdamW",
+    "DivergenceGuard",
     "Optimizer",
     "RMSprop",
     "Rprop",
@@ -51,6 +56,7 @@ __all__ = [
     "constraints",
     "get_num_threads",
     "global_norm",
+    "guard",
     "pack",
     "set_num_threads",
     "show_config",
