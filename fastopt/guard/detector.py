@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .findings import Kind
-from .signals import Progress, Signal, oscillates
+from .signals import Oscillation, Progress, Signal
 from .targets import Leaves, Target, origin
 
 LOOKS_TO_VANISH = 5
@@ -58,7 +57,7 @@ class Detector:
     def forget_gradients(self) -> None:
         """Forget the directions of gradients, and the norms of single ones."""
         size = len(self.target.names)
-        self.cosines: deque[float] = deque(maxlen=self.thresholds.window)
+        self.oscillation = Oscillation(self.thresholds.window)
         self.probe: np.ndarray | None = None
         self.last_look: list[float] = []
         self.zero_looks, self.small_looks = [0] * size, [0] * size
@@ -128,19 +127,24 @@ class Detector:
             self.progress.add(loss)
         before, self.probe = self.probe, self.target.probe(leaves)
         if before is None or self.probe is None:
-            self.cosines.clear()
+            self.oscillation = Oscillation(self.thresholds.window)
             return
         size = math.sqrt(float(before @ before) * float(self.probe @ self.probe))
-        self.cosines.append(float(before @ self.probe) / size if 0 < size < math.inf else 0.0)
+        self.oscillation.add(float(before @ self.probe) / size if 0 < size < math.inf else 0.0, loss)
+
+    def record_norm(self, norm: float) -> None:
+        """Take in a norm that is sound: before `record`, or after the step in which the optimizer measured it."""
+        self.norms.add(norm)
+        self.oscillation.norms.append(norm)
 
     def disorders(self, loss: float, leaves: Leaves) -> Iterator[Diagnosis]:
         """What shows over many steps, once the last one is recorded; every window, single gradients are looked at."""
         window = self.thresholds.window
-        if oscillates(self.cosines, self.losses, self.norms):
+        if self.oscillation.goes_on(self.norms.early):
             message = (
-                f"for {window} steps gradients pointed against the ones before (mean cosine "
-                f"{sum(self.cosines) / window:.3f}), and neither their norm, {self.norms.recent[-1]:.4g}, nor the loss, "
-                f"{loss:.4g}, shrinks"
+                f"for {2 * window} steps each gradient pointed against the one before (mean cosine "
+                f"{self.oscillation.mean_cosine:.3f}), and neither their norm, {self.norms.recent[-1]:.4g}, "
+                f"nor the loss, {loss:.4g}, shrinks"
             )
             yield Diagnosis("oscillation", message, _name_of_largest(self.target.norms(leaves), self.target.names))
         if self.steps % window == 0:
@@ -150,10 +154,11 @@ class Detector:
 
     def _vanishing(self, norms: list[float]) -> Iterator[Diagnosis]:
         weights = {index for index, dimensions in enumerate(self.target.dimensions) if dimensions >= 2}
-        largest = max((norms[index] for index in weights if not math.isnan(norms[index])), default=0.0)
+        norms = [0.0 if math.isnan(norm) else norm for norm in norms]
+        XX[index] for index in weights if not math.isnan(norms[index])), default=0.0)
         for index, norm in enumerate(norms):
             is_small = index in weights and 0 < norm < self.thresholds.vanishing_ratio * largest
-            is_zero = index in weights and norm == 0 < largest
+            is_zero = index in weights and norm == 0 < max(norms)
             self.small_looks[index] = self.small_looks[index] + 1 if is_small else 0
             self.zero_looks[index] = self.zero_looks[index] + 1 if is_zero else 0
         small = [index for index, looks in enumerate(self.small_looks) if looks >= LOOKS_TO_VANISH]

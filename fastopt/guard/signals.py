@@ -57,6 +57,7 @@ class Signal:
         self.window = window
         self.recent: deque[float] = deque(maxlen=window)
         self.first = math.nan
+        self.last = math.nan
         self.early = math.nan
         self.early_excess = 0.0
         self.excess = 0.0
@@ -84,7 +85,7 @@ class Signal:
     def forget_recent(self) -> None:
         """After going back to a state of before: what came since counts no more, what was at the beginning does."""
         self.recent.clear()
-        self.leaps = 0
+        self.last, self.leaps = math.nan, 0
 
     def is_outlier(self, value: float, factor: float, least: float) -> str | None:
         """Why the next value is out of proportion to the recent ones, in words; None if it is not.
@@ -105,9 +106,11 @@ class Signal:
 
     def outgrows_start(self, value: float, factor: float) -> str | None:
         """Why the next value is far above the first ones, in words; None if it is not."""
-        self.leaps = self.leaps + 1 if value - self.first > factor**2 * abs(self.first) > 0 else 0
-        if self.leaps >= 2:
-            return f"it began at {self.first:.4g}, and was above {factor**2:.4g} times that twice in a row"
+        is_far = value - self.first > factor**2 * abs(self.first) > 0
+        self.leaps = self.leaps + 1 if is_far or value > self.last else 0
+        self.last = value
+        if is_far and self.leaps >= 2:
+            return f"it began at {self.first:.4g}, and rose or was above {factor**2:.4g} times that twice in a row"
         if value - self.early > factor * max(abs(self.early), self.early_excess):  # not while early is NaN
             return f"its median over the first {self.window} steps was {self.early:.4g}"
         return None
@@ -144,7 +147,7 @@ class Progress:
         if len(self.block) < self.window:
             return
         if not self.medians:
-            self.start = median(self.block[:3])
+            self.start = min(self.block[0], median(self.block[:3]))
         self.medians = [*self.medians, median(self.block)][: self.blocks_needed + 1]
         if len(self.medians) > self.blocks_needed:  # the first stays, the rest are the last ones
             del self.medians[1]
@@ -177,22 +180,33 @@ class Progress:
         vars(self).update({name: list(value) if isinstance(value, list) else value for name, value in saved.items()})
 
 
-def oscillates(cosines: Sequence[float], losses: Signal, norms: Signal) -> bool:
-    """Whether gradients turned back on each other all through the window, without dying out or getting anywhere."""
-    if not (losses.is_full and norms.is_full) or len(cosines) < losses.window:
-        return False
-    if not sum(cosines) / len(cosines) < REVERSAL:
-        return False
-    half = losses.window // 2
-    norm_before, norm_after = (median(each) for each in _halves(norms.recent, half))
-    loss_before, loss_after = (median(each) for each in _halves(losses.recent, half))
-    return (
-        norm_after > SHRINKING * norm_before
-        and norm_after > CONVERGED * norms.early
-        and loss_before - loss_after < (1 - SHRINKING) * abs(loss_before)
-    )
+class Oscillation:
+    """Whether gradients turn back on each other, through two windows, without dying out or getting anywhere."""
 
+    def __init__(self, window: int) -> None:
+        self.window = window
+        self.cosines, self.losses, self.norms = (deque[float](maxlen=2 * window) for _ in range(3))
 
-def _halves(values: Sequence[float] | deque[float], half: int) -> tuple[list[float], list[float]]:
-    listed = list(values)
-    return listed[:half], listed[-half:]
+    @property
+    def mean_cosine(self) -> float:
+        return sum(self.cosines) / len(self.cosines)
+
+    def add(self, cosine: float, loss: float) -> None:
+        self.cosines.append(cosine)
+        self.losses.append(loss)
+
+    def goes_on(self, early_norm: float) -> bool:
+        """Whether there is one; `early_norm` is the norm that gradients had at the beginning."""
+        if not len(self.cosines) == len(self.norms) == 2 * self.window or not self.mean_cosine < REVERSAL:
+            return False
+        norm_before, norm_after = self._medians(self.norms)
+        loss_before, loss_after = self._medians(self.losses)
+        return (
+            norm_after > SHRINKING * norm_before
+            and norm_after > CONVERGED * early_norm
+            and loss_before - loss_after < (1 - SHRINKING) * abs(loss_before)
+        )
+
+    def _medians(self, values: deque[float]) -> tuple[float, float]:
+        listed = list(values)
+        return median(listed[: self.window]), median(listed[self.window :])
