@@ -154,11 +154,11 @@ class Detector:
 
     def _vanishing(self, norms: list[float]) -> Iterator[Diagnosis]:
         weights = {index for index, dimensions in enumerate(self.target.dimensions) if dimensions >= 2}
-        norms = [0.0 if math.isnan(norm) else norm for norm in norms]
-        XX[index] for index in weights if not math.isnan(norms[index])), default=0.0)
+        known = {index: norm for index, norm in enumerate(norms) if not math.isnan(norm)}
+        largest = max((norm for index, norm in known.items() if index in weights), default=0.0)
         for index, norm in enumerate(norms):
             is_small = index in weights and 0 < norm < self.thresholds.vanishing_ratio * largest
-            is_zero = index in weights and norm == 0 < max(norms)
+            is_zero = index in weights and norm == 0 < max(known.values())
             self.small_looks[index] = self.small_looks[index] + 1 if is_small else 0
             self.zero_looks[index] = self.zero_looks[index] + 1 if is_zero else 0
         small = [index for index, looks in enumerate(self.small_looks) if looks >= LOOKS_TO_VANISH]

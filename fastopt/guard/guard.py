@@ -340,7 +340,7 @@ class DivergenceGuard:
         return True
 
     def _record_norm(self, norm: float) -> None:
-        self._detector.norms.add(norm)
+        self._detector.record_norm(norm)
         self._consecutive_skips = 0
 
     def _judge_last_step(self, leaves: Leaves) -> bool:
