@@ -46,6 +46,7 @@ HEALTHY = [
     Healthy("RMSprop, decaying", "RMSprop", {"lr": 1e-2}, decay=0.99),
     Healthy("Adagrad", "Adagrad", {"lr": 1e-2}),
     Healthy("four layers", "Adam", {"lr": 1e-3}, sizes=(64, 32, 32, 32, 10)),
+    Healthy("five layers, half of the data", "SGD", {"lr": 0.1}, (64, 32, 32, 32, 10), 898, 300),
     Healthy("sigmoid", "Adam", {"lr": 1e-2}, sigmoid=True),
 ]
 
@@ -84,8 +85,8 @@ class Sick(NamedTuple):
 
 
 SICK = [
-    Sick("inputs to the fourth power", "nonfinite", ..., range(0, 3), "scale the inputs", input_scale=1e30),
-    Sick("unscaled inputs", "explosion", ..., range(1, 20), "scale the inputs", lr=0.5, input_scale=1e3),
+    Sick("inputs to the fourth power", "nonfinite", ..., range(3), "scale the inputs", input_scale=1e30),
+    Sick("unscaled inputs", "explosion", ..., range(1, 20), "scale the inputs", lr=0.5, input_scale=16.0),
     Sick("rate too high", "explosion", ..., range(1, 10), "lower the rate from 50 to 5", lr=50.0),
     Sick("rate too high, float64", "explosion", ..., range(1, 10), "max_grad_norm", lr=50.0, dtype=np.float64),
     Sick("rate too high, Adam", "explosion", ..., range(1, 10), "lower the rate", "Adam", lr=10.0),
@@ -93,6 +94,7 @@ SICK = [
     Sick("small weights, too", "vanishing", "W1", range(99, 100), "Xavier", sizes=DEEP, sigmoid=True, scale=0.1),
     Sick("rate of zero", "stagnation", None, range(499, 500), "the rate is 0", lr=0.0),
     Sick("rate too low", "stagnation", None, range(499, 500), "raise the rate from 1e-07 to 1e-06", lr=1e-7),
+    Sick("units that the first steps kill", "stagnation", "W1", range(499, 600), "dead ReLU", "Adam", lr=0.5),
     Sick("dead units", "stagnation", "W1", range(499, 500), "dead ReLU", bias=-100.0),
 ]
 
@@ -146,7 +148,7 @@ def test_a_quadratic_near_the_largest_rate(rate: float, kind: str | None, n: int
     assert (found and found.kind) == kind
     if found is not None:
         assert found.parameter == "w"
-        assert found.step < 60
+        assert found.step < 100
         assert f"to {rate / 2:.3g}" in found.advice[0]
 
 
@@ -162,13 +164,13 @@ def test_a_quadratic_beyond_the_largest_rate() -> None:
 
 @pytest.mark.parametrize(("optimizer", "lr"), [("SGD", 50.0), ("Adam", 5.0)])
 def test_restoring_rescues_a_training(optimizer: str, lr: float) -> None:
-    """Each time that it explodes, it goes back and halves the rate, until the rate is one that can be trained with."""
+    """It explodes, goes back, and goes on with a rate that can be trained with."""
     params = initial_params(MLP, np.float64)
     opt = getattr(fastopt, optimizer)(params, lr=lr)
-    guard = fastopt.DivergenceGuard(opt, "restore", lr_factor=0.1, on_stall="stop", snapshot_every=50)
+    guard = fastopt.DivergenceGuard(opt, "restore", lr_factor=0.01, on_stall="stop", snapshot_every=50)
     for images, labels in batches(32, 400, np.float64):
         guard.step(*loss_and_gradients(params, images, labels))
     images, labels = digits()
-    assert guard.restores in (1, 2, 3)
-    assert opt.param_groups[0]["lr"] == pytest.approx(lr * 0.1**guard.restores)
+    assert guard.restores == 1
+    assert opt.param_groups[0]["lr"] == pytest.approx(lr / 100)
     assert loss_and_gradients(params, images, labels)[0] < 0.5

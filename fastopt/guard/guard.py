@@ -96,9 +96,9 @@ class DivergenceGuard:
       x - m(x) > f max(|m(x)|, excess(x)) and x - m(x) > c |early(x)|, with c = 1 / f for l, and f for n (unless the
       optimizer clips, then n may be what it is);
       l - early(l) > f max(|early(l)|, the largest excess of the first w);
-      l - l_0 > f^2 |l_0| twice in a row;
+      l - l_0 > f^2 |l_0|, in the second such step in a row, or the second in a row in which l rose;
       n overflows float64.
-    - *oscillation*: the mean over w steps of cos(g_t, g_{t-1}) is below -0.8, and from the first to the second half of
+    - *oscillation*: the mean over 2 w steps of cos(g_t, g_{t-1}) is below -0.98, and from the first to the second w of
       them the medians of n and of l fall by less than a tenth, and n is above a thousandth of early(n). The loss alone
       would not show it: just under the largest rate, 2 / L, a quadratic's hardly changes. The cosine is that of about
       4,000 elements of the gradients, always the same ones.

@@ -16,9 +16,10 @@ MEMORY = 10
 BLOCKS_AT_LEAST = 4
 """How many windows of losses there must be before a training can be said to stagnate."""
 
-REVERSAL = -0.8
-"""The mean cosine between consecutive gradients, below which they turn back on each other. With k batches that take
-turns around their common minimum it is -1 / (k - 1): -0.5 for three, so only two look like an oscillation."""
+REVERSAL = -0.98
+"""The mean cosine between consecutive gradients, below which they turn back on each other. Sound trainings with all data
+at once, at a rate near the largest, come to -0.96; k batches that take turns around their common minimum to
+-1 / (k - 1), so two of them look like an oscillation."""
 
 SHRINKING = 0.9
 """An oscillation is dying out when its amplitude shrinks to less than this from one half of the window to the next."""

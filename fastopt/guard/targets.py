@@ -121,8 +121,7 @@ class ArrayTarget(Target):
 
     @property
     def rates(self) -> list[float]:
-        rates = getattr(self.optimizer, "current_lr", None) or [group["lr"] for group in self.optimizer.param_groups]
-        return [float(rate) for rate in rates]
+        return list(self.optimizer.current_lr)
 
     @property
     def clips(self) -> bool:
