@@ -17,8 +17,8 @@ BLOCKS_AT_LEAST = 4
 """How many windows of losses there must be before a training can be said to stagnate."""
 
 REVERSAL = -0.98
-"""The mean cosine between consecutive gradients, below which they turn back on each other. Sound trainings with all data
-at once, at a rate near the largest, come to -0.96; k batches that take turns around their common minimum to
+"""The mean cosine between consecutive gradients, below which they turn back on each other. Sound trainings with all
+data at once, at a rate near the largest, come to -0.96; k batches that take turns around their common minimum to
 -1 / (k - 1), so two of them look like an oscillation."""
 
 SHRINKING = 0.9
@@ -111,7 +111,7 @@ class Signal:
         self.leaps = self.leaps + 1 if is_far or value > self.last else 0
         self.last = value
         if is_far and self.leaps >= 2:
-            return f"it began at {self.first:.4g}, and rose or was above {factor**2:.4g} times that twice in a row"
+            return f"it began at {self.first:.4g}, and rose to more than {factor**2:.4g} times that"
         if value - self.early > factor * max(abs(self.early), self.early_excess):  # not while early is NaN
             return f"its median over the first {self.window} steps was {self.early:.4g}"
         return None

@@ -66,7 +66,7 @@ class Snapshots:
 
     def take(self, step: int) -> None:
         """Copy everything; the older of two snapshots makes room."""
-        state_dict = self.optimizer.state_dict()  # which may refuse, before anything here is changed
+        state_dict = _complete_state_dict(self.optimizer)  # which may refuse, before anything here is changed
         params = self.optimizer._params
         if self.kept and len(self.kept[0].params) != len(
             params
@@ -112,3 +112,11 @@ class Snapshots:
         for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self._unfinished = None
+
+
+def _complete_state_dict(optimizer: Optimizer) -> dict[str, Any]:
+    """The optimizer's, with all counts: those that nothing depends on are left out of what is saved."""
+    saved = optimizer.state_dict()
+    for index, states in saved["state"].items():
+        states["step"] = int(optimizer.state[index]["step"])
+    return {**saved, "iterations": optimizer.iterations}
