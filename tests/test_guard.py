@@ -91,7 +91,7 @@ def test_what_happens_after_a_bad_step(action: str, loss: float) -> None:
 def test_a_warning_is_not_repeated_in_each_step() -> None:
     _, _, guard = trained("warn", window=4)
     with pytest.warns(DivergenceWarning) as warned:
-        assert all([guard.step(NAN, gradients()) for _ in range(41)])
+        assert all(guard.step(NAN, gradients()) for _ in range(41))
     assert len(warned) == len(guard.findings) == 2  # in steps 3 and 43
 
 

@@ -142,7 +142,7 @@ class DivergenceGuard:
     >>> while not guard.should_stop:
     ...     _ = guard.step(float(w[0] ** 2), {"w": 2 * w})  # the rate is too high: w is multiplied by -4
     >>> print(guard.finding)
-    explosion at step 2, in parameter 'w' (stopped): the loss is 256; it began at 1, and rose to more than 100 times that
+    explosion at step 2, in parameter 'w' (stopped): the loss is 256; it began at 1, and rose to more ...
       try: lower the rate from 2.5 to 0.25, or warm it up from 0
       try: clip with max_grad_norm=1.0
       try: scale the inputs (and targets) to mean 0 and variance 1
