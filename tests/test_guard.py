@@ -326,6 +326,14 @@ def test_where_the_optimizer_takes_the_norm_the_guard_does_not(monkeypatch: pyte
     assert optimizer.iterations == 4
 
 
+def test_what_only_the_optimizer_cannot_use() -> None:
+    """1e30 is finite, and its square is not in float32, in which Adam takes it."""
+    _, optimizer, guard = trained(nonfinite="skip", steps=0)
+    assert not guard.step(1.0, gradients(W=1e30))
+    assert optimizer.skipped_steps == 1
+    assert guard.finding is None
+
+
 def test_its_skips_are_counted_too() -> None:
     _, _, guard = trained("skip", max_grad_norm=1.0, nonfinite="skip", max_consecutive_skips=2)
     for _ in range(2):

@@ -246,10 +246,7 @@ class DivergenceGuard:
         """
         value, leaves = read_loss(loss), self._target.leaves(grads)
         if not self._target.takes_norm:
-            sound = self._look(value, leaves, self._target.norm(leaves))
-            if sound:
-                self._target.step(grads)
-            return sound
+            return self._look(value, leaves, self._target.norm(leaves)) and self._target.step(grads)
         if not self._look(value, leaves, None):
             return False
         self._target.step(grads)

@@ -82,8 +82,8 @@ class Target(ABC):
         """Some thousand elements of the gradients, always the same ones; None where gradients are missing."""
 
     @abstractmethod
-    def step(self, grads: Any) -> None:
-        """Let the optimizer step."""
+    def step(self, grads: Any) -> bool:
+        """Let the optimizer step; whether it did, and did not skip it."""
 
     @abstractmethod
     def discard(self, leaves: Leaves) -> None:
@@ -188,9 +188,10 @@ class ArrayTarget(Target):
         parts = [leaf.reshape(-1)[::stride] for leaf, (_, stride) in zip(found, self._chosen, strict=True)]
         return np.concatenate(parts, dtype=np.float64) if parts else None
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any) -> bool:
         self._skipped = self.optimizer.skipped_steps
         self.optimizer.step(grads)
+        return self.optimizer.skipped_steps == self._skipped
 
     def discard(self, leaves: Leaves) -> None:
         if self.optimizer._options["zero_grads"]:

@@ -83,8 +83,9 @@ class TorchTarget(Target):
         parts = [leaf.reshape(-1)[::stride] for leaf, (_, stride) in zip(found, self._chosen, strict=True)]
         return np.concatenate([part.to("cpu", torch.float64).numpy() for part in parts]) if parts else None
 
-    def step(self, grads: Any) -> None:
+    def step(self, grads: Any) -> bool:
         self.optimizer.step()
+        return True
 
     def discard(self, leaves: Leaves) -> None:
         pass
