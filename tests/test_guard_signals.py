@@ -54,7 +54,7 @@ COURSES = [
     Course("rising", True, lambda rng, steps: 1 + 0.01 * steps),
     Course("done within the first window", False, lambda rng, steps: 0.1 + 0.2**steps),
     Course("slow, with little noise", False, lambda rng, steps: 1 - 1e-4 * steps + 1e-3 * rng.standard_normal(400)),
-    Course("less than the noise", False, lambda rng, steps: 1 - 6e-4 * steps + 0.15 * rng.standard_normal(400)),
+    Course("less than the noise", False, lambda rng, steps: 1 - 4e-4 * steps - 0.1 * (-1) ** steps),
     Course("negative", False, lambda rng, steps: -1 - 0.01 * steps),
     Course("negative and constant", True, lambda rng, steps: -np.ones(400)),
 ]
