@@ -28,16 +28,24 @@ from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam
 from .threads import get_num_threads, set_num_threads
 
 
+LAZY = {
+    "DivergenceGuard": "guard",
+    "ReduceOnPlateau": "plateau",
+    "constraints": "constraints",
+    "guard": "guard",
+    "schedules": "schedules",
+    "torch": "torch",
+}
+"""What is loaded when first used, and the module that it is or is in."""
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("constraints", "schedules", "torch"):  # loaded when first used
-        import importlib
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return importlib.import_module(f".{name}", __name__)
-    if name == "ReduceOnPlateau":
-        from .plateau import ReduceOnPlateau
-
-        return ReduceOnPlateau
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".{LAZY[name]}", __name__)
+    return module if name == LAZY[name] else getattr(module, name)
 
 
 # Loaded now, so that a wrong FASTOPT_CPU is an error at import, and OpenMP is there for whoever limits it.
@@ -50,6 +58,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "DivergenceGuard",
     "Lion",
     "NAdam",
     "Optimizer",
@@ -61,6 +70,7 @@ __all__ = [
     "constraints",
     "get_num_threads",
     "global_norm",
+    "guard",
     "pack",
     "schedules",
     "set_num_threads",
