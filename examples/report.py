@@ -1,0 +1,57 @@
+"""The command line and the printed table that the examples share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+Results = TypeVar("Results")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an example prints: a table, and its answer in a sentence."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    answer: str
+
+    def print(self) -> None:
+        """To standard output; columns after the first are numbers, flush right."""
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(highlight=False)
+        table = Table(*self.columns[:1], box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in self.columns[1:]:
+            table.add_column(column, justify="right")
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+        console.print(self.answer, markup=False, soft_wrap=True)
+
+
+def main(
+    description: str | None,
+    run: Callable[[bool], Results],
+    report: Callable[[Results], Report],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Run an example: parse `--quick`, run, and print the report.
+
+    NumPy's matrix products are kept to one thread: these matrices are small, and threads would wait for each other
+    more than they work.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few seconds: less data, fewer epochs, fewer seeds")
+    options = parser.parse_args(arguments)
+    try:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1, "blas"):
+            report(run(options.quick)).print()
+    except ImportError as error:
+        parser.exit(1, f"{parser.prog}: {error}\n")
