@@ -58,7 +58,7 @@ class Results:
         return next(row for row in self.rows if row.batch == REFERENCE)
 
     def largest_good(self, rule: str) -> int:
-        """The largest batch up to which every batch is as accurate as the reference, with the rate "fixed" or "scaled"."""
+        """The largest batch up to which all are about as accurate as the reference; `rule` is "fixed" or "scaled"."""
         largest = REFERENCE
         for row in self.rows:
             if row.batch > REFERENCE:
@@ -99,9 +99,9 @@ def report(results: Results) -> Report:
         for row in results.rows
     ]
     answer = (
-        f"After {results.epochs} epochs, the largest batch within {GOOD:.0%} of the accuracy of a batch of {REFERENCE} is "
-        f"{results.largest_good('fixed')} at a fixed rate and {results.largest_good('scaled')} at a rate that grows with "
-        f"the batch; at {largest.batch} the accuracy is {largest.fixed:.1%} and {largest.scaled:.1%} "
+        f"After {results.epochs} epochs, the largest batch within {GOOD:.0%} of the accuracy of a batch of {REFERENCE} "
+        f"is {results.largest_good('fixed')} at a fixed rate and {results.largest_good('scaled')} at a rate that grows "
+        f"with the batch; at {largest.batch} the accuracy is {largest.fixed:.1%} and {largest.scaled:.1%} "
         f"(means of {results.seeds} seeds)."
     )
     return Report(("batch", "steps", f"rate {LR:g}", "scaled rate", "scaled"), rows, answer)

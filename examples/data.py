@@ -6,7 +6,6 @@ Nothing is downloaded. Splits are made by a seed, so that a run can be repeated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -39,19 +38,25 @@ class Regression:
 
 def digits(seed: int = 0) -> Classification:
     """1,797 images of handwritten digits, 8 by 8 pixels from 0 to 1, in ten classes: 60 %, 20 % and 20 % of them."""
-    bunch = _datasets().load_digits()
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
     return split(bunch.data / 16, bunch.target, seed)
 
 
 def breast_cancer(seed: int = 0) -> Classification:
     """569 tumours, 30 measurements each in units from 0.001 to 4,254, benign or malignant: nothing is scaled."""
-    bunch = _datasets().load_breast_cancer()
+    from sklearn.datasets import load_breast_cancer
+
+    bunch = load_breast_cancer()
     return split(bunch.data, bunch.target, seed)
 
 
 def diabetes() -> Regression:
     """442 patients, 10 standardised measurements, and the progression of their disease a year later."""
-    bunch = _datasets().load_diabetes(scaled=False)
+    from sklearn.datasets import load_diabetes
+
+    bunch = load_diabetes(scaled=False)
     features = (bunch.data - bunch.data.mean(axis=0)) / bunch.data.std(axis=0)
     return Regression(features, bunch.target - bunch.target.mean(), tuple(bunch.feature_names))
 
@@ -68,11 +73,3 @@ def split(inputs: np.ndarray, labels: np.ndarray, seed: int) -> Classification:
     order = np.random.default_rng(seed).permutation(len(inputs))
     cuts = np.split(order, [len(order) * 3 // 5, len(order) * 4 // 5])
     return Classification(*(Part(inputs[rows].astype(np.float32), labels[rows]) for rows in cuts))
-
-
-def _datasets() -> Any:
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(f"the data come with scikit-learn: pip install 'fastopt[examples]' ({error})") from error
-    return datasets

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 import fastopt
-
 from fastopt.examples.data import Part
 
 
@@ -99,9 +98,7 @@ def shuffled_batches(n_rows: int, batch: int, random: np.random.Generator) -> It
         yield order[start : start + batch]
 
 
-def train_epoch(
-    model: MLP, optimizer: fastopt.Optimizer, part: Part, batch: int, random: np.random.Generator
-) -> float:
+def train_epoch(model: MLP, optimizer: fastopt.Optimizer, part: Part, batch: int, random: np.random.Generator) -> float:
     """Read all rows once in mini-batches, with a step after each; the mean of the losses.
 
     The optimizer is one over `model.flat`, with `model.flat_gradients` bound as its gradients.

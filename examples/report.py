@@ -45,13 +45,13 @@ def main(
     NumPy's matrix products are kept to one thread: these matrices are small, and threads would wait for each other
     more than they work.
     """
-    parser = argparse.ArgumentParser(description=(description or "").splitlines()[0])
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few seconds: less data, fewer epochs, fewer seeds")
     options = parser.parse_args(arguments)
     try:
-        from threadpoolctl import threadpool_limits
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threadpool_limits(1, "blas"):
             report(run(options.quick)).print()
     except ImportError as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+        parser.exit(1, f"{parser.prog}: a package is missing ({error}): pip install 'fastopt[examples]'\n")

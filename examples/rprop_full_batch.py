@@ -19,6 +19,7 @@ References: Riedmiller and Braun, A direct adaptive method for faster backpropag
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -31,8 +32,8 @@ from fastopt.examples.report import Report, main
 OPTIMIZERS = (fastopt.Rprop, fastopt.RMSprop)
 
 LR = 1e-2
-"""RMSprop's rate, and Rprop's first step size: the default of both, and for each of the four trainings about the best of
-1e-4, 1e-3, 1e-2 and 1e-1."""
+"""RMSprop's rate, and Rprop's first step size: the default of both, and for each of the four trainings about the best
+of 1e-4, 1e-3, 1e-2 and 1e-1."""
 
 BATCH = 32
 
@@ -62,7 +63,7 @@ class Results:
     seeds: int
 
 
-def train(optimizer_class: type[fastopt.Optimizer], full_batch: bool, epochs: int, seed: int) -> Training:
+def train(optimizer_class: Callable[..., fastopt.Optimizer], full_batch: bool, epochs: int, seed: int) -> Training:
     """Train, and count the gradients whose sign has changed."""
     data = digits(seed)
     images, labels = data.training.inputs, data.training.labels
@@ -73,8 +74,8 @@ def train(optimizer_class: type[fastopt.Optimizer], full_batch: bool, epochs: in
         for rows in shuffled_batches(len(labels), len(labels) if full_batch else BATCH, random):
             model.loss_and_gradients(images[rows], labels[rows])
             before, signs = signs, np.sign(model.flat_gradients).astype(np.int8)
-            changed += np.count_nonzero(signs * before < 0)
-            compared += np.count_nonzero(signs * before)
+            changed += int(np.count_nonzero(signs * before < 0))
+            compared += int(np.count_nonzero(signs * before))
             optimizer.step()
             steps += 1
     return Training(
@@ -98,7 +99,7 @@ def run(quick: bool = False) -> Results:
     for optimizer_class in OPTIMIZERS:
         for full_batch in (True, False):
             found = [astuple(train(optimizer_class, full_batch, epochs, seed)) for seed in range(seeds)]
-            trainings[optimizer_class.__name__, full_batch] = Training(*(float(mean) for mean in np.mean(found, axis=0)))
+            trainings[optimizer_class.__name__, full_batch] = Training(*np.mean(found, axis=0).tolist())
     training = digits().training
     return Results(trainings, new_model(0).loss(training.inputs, training.labels), epochs, seeds)
 
@@ -120,10 +121,11 @@ def report(results: Results) -> Report:
     rival = results.trainings["RMSprop", True]
     answer = (
         f"In {results.epochs} epochs full-batch Rprop goes from a loss of {results.first_loss:.2g} to {full.loss:.2g} "
-        f"(full-batch RMSprop: {rival.loss:.2g}), and mini-batch Rprop to {mini.loss:.2g}: {mini.changed:.0%} of its signs "
-        f"change from one step to the next, and each change halves a step size, until the median is {mini.step_size:.1e}."
+        f"(full-batch RMSprop: {rival.loss:.2g}), and mini-batch Rprop to {mini.loss:.2g}: {mini.changed:.0%} of its "
+        f"signs change from one step to the next, and each change halves a step size, down to a median of "
+        f"{mini.step_size:.1e}."
     )
-    columns = ("optimizer, batch", "steps", "training loss", "accuracy", "sign changes", "step size")
+    columns = ("optimizer, batch", "steps", "loss", "accuracy", "sign changes", "step size")
     return Report(columns, rows, answer)
 
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,14 +54,14 @@ class Stream:
             yield features, features @ self.true + self.noise * random.standard_normal(rows)
 
     def error(self, coefficients: np.ndarray) -> float:
-        """The root mean square of (prediction - best possible prediction) over all rows there can be, in the target's unit."""
+        """The root mean square of (prediction - best possible prediction) over all rows that there can be."""
         difference = coefficients - self.true
         return math.sqrt(difference @ self.covariance @ difference)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method; `error` of its coefficients and, where there is one, of their average; seconds without the drawing of rows."""
+    """A method: the error of its coefficients, and of their average; its seconds, without the drawing of rows."""
 
     name: str
     error: float
@@ -79,11 +79,11 @@ class Results:
     chunk_bytes: int
 
 
-def descend(stream: Stream, name: str, cls: type[fastopt.Optimizer], lr: float) -> Row:
+def descend(stream: Stream, name: str, optimizer_class: Callable[..., fastopt.Optimizer], lr: float) -> Row:
     """Read the stream once, with a step after each mini-batch."""
     coefficients, gradient = np.zeros_like(stream.true), np.zeros_like(stream.true)
     average_over = stream.n_rows / BATCH / 10  # the last tenth of the steps
-    optimizer = cls(coefficients, lr=lr, grads=gradient, ema_decay=1 - 1 / average_over)
+    optimizer = optimizer_class(coefficients, lr=lr, grads=gradient, ema_decay=1 - 1 / average_over)
     seconds = 0.0
     for features, target in stream:
         start = time.perf_counter()
@@ -139,9 +139,9 @@ def report(results: Results) -> Report:
     *descents, exact = results.rows
     best = min(descents, key=lambda row: row.average_error)
     answer = (
-        f"After one pass over {results.n_rows:,} rows, {results.chunk_bytes / 1e6:.1f} MB of them in memory at a time, the "
-        f"predictions of {best.name}'s average differ by {best.average_error:.2f} from the best possible ones (normal "
-        f"equations: {exact.error:.2f}; without averaging: {best.error:.2f}; before: {results.start:.0f}), at "
+        f"After one pass over {results.n_rows:,} rows, {results.chunk_bytes / 1e6:.1f} MB of them in memory at a time, "
+        f"the predictions of {best.name}'s average differ by {best.average_error:.2f} from the best possible ones "
+        f"(normal equations: {exact.error:.2f}; without averaging: {best.error:.2f}; before: {results.start:.0f}), at "
         f"{results.n_rows / best.seconds / 1e6:.0f} million rows a second."
     )
     return Report(("method", "million rows/s", "error", "error of average"), rows, answer)
