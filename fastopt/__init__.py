@@ -29,10 +29,14 @@ from .threads import get_num_threads, set_num_threads
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("constraints", "torch"):  # loaded when first used
+    if name in ("constraints", "schedules", "torch"):  # loaded when first used
         import importlib
 
         return importlib.import_module(f".{name}", __name__)
+    if name == "ReduceOnPlateau":
+        from .plateau import ReduceOnPlateau
+
+        return ReduceOnPlateau
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
@@ -46,12 +50,14 @@ __all__ = [
     "AdamW",
     "Optimizer",
     "RMSprop",
+    "ReduceOnPlateau",
     "Rprop",
     "__version__",
     "constraints",
     "get_num_threads",
     "global_norm",
     "pack",
+    "schedules",
     "set_num_threads",
     "show_config",
 ]
