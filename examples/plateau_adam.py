@@ -50,11 +50,11 @@ class Difference:
     def verdict(self) -> str:
         """Beyond two standard errors or not."""
         if abs(self.mean) <= 2 * self.error:
-            return "same"
+            return "the same"
         return "higher" if self.mean > 0 else "lower"
 
-    def __str__(self) -> str:
-        return f"{self.mean:+.4f} ± {self.error:.4f}"
+    def __format__(self, number_format: str) -> str:
+        return f"{self.mean:+{number_format}} ± {self.error:{number_format}}"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def train(lr: float, with_plateau: bool, epochs: int, seed: int) -> Training:
 
 def run(quick: bool = False) -> Results:
     """All rates, with and without, the same seeds for both."""
-    epochs, seeds = (25, 3) if quick else (60, 10)
+    epochs, seeds = (40, 5) if quick else (60, 10)
     rates = (RATES[0], RATES[-1]) if quick else RATES
     return tuple(
         Pairs(lr, *(tuple(train(lr, plateau, epochs, seed) for seed in range(seeds)) for plateau in (False, True)))
@@ -114,17 +114,17 @@ def report(results: Results) -> Report:
             (
                 f"{pairs.lr:g}",
                 f"{reductions:.1f}",
-                f"{pairs.mean(lambda training: training.accuracy):.4f}",
-                str(accuracy),
-                f"{pairs.mean(lambda training: training.loss):.4f}",
-                str(loss),
+                f"{pairs.mean(lambda training: training.accuracy):.2%}",
+                f"{accuracy:.2%}",
+                f"{pairs.mean(lambda training: training.loss):.3f}",
+                f"{loss:.3f}",
             )
         )
         verdicts.append(
-            f"at {pairs.lr:g} it reduces {reductions:.1f} times, test accuracy {accuracy.verdict}, loss {loss.verdict}"
+            f"at {pairs.lr:g} ({reductions:.1f} reductions) accuracy is {accuracy.verdict} and test loss {loss.verdict}"
         )
-    answer = f"Over {len(results[0].without)} seeds, beyond two standard errors: {'; '.join(verdicts)}."
-    return Report(("Adam's rate", "reductions", "accuracy", "with plateau", "test loss", "with plateau"), rows, answer)
+    answer = f"With a plateau, by two standard errors of {len(results[0].without)} seeds: {'; '.join(verdicts)}."
+    return Report(("rate", "reductions", "accuracy", "with plateau", "test loss", "with plateau"), rows, answer)
 
 
 if __name__ == "__main__":
