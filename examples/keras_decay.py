@@ -100,9 +100,9 @@ def report(results: Results) -> Report:
     counted = results.counted
     what = {(count - 1) * results.steps_per_epoch: "steps", count - 1: "epochs"}.get(counted, "something else")
     answer = (
-        f"It counts {what}: as epoch {count} begins, decay={DECAY:g} has divided the rate by 1 + {DECAY:g} * {counted:,}, "
-        f"and at the end the accuracy is {legacy[-1].accuracy:.1%}, instead of {believed[-1].accuracy:.1%} for "
-        f"1 + {DECAY:g} * {count - 1} and {constant[-1].accuracy:.1%} for a constant rate."
+        f"It counts {what}: as epoch {count} begins, decay={DECAY:g} has divided the rate by 1 + {DECAY:g} * "
+        f"{counted:,}, and at the end the accuracy is {legacy[-1].accuracy:.1%}, instead of "
+        f"{believed[-1].accuracy:.1%} for 1 + {DECAY:g} * {count - 1} and {constant[-1].accuracy:.1%} for none."
     )
     columns = ("epoch", "rate if per epoch", "rate with decay=", "accuracy: constant", "per epoch", "with decay=")
     return Report(columns, rows, answer)

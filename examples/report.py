@@ -12,11 +12,12 @@ Results = TypeVar("Results")
 
 @dataclass(frozen=True)
 class Report:
-    """What an example prints: a table, and its answer in a sentence."""
+    """What an example prints: a table, what else there is to say about it, and its answer in a sentence."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     answer: str
+    notes: Sequence[str] = ()
 
     def print(self) -> None:
         """To standard output; columns after the first are numbers, flush right."""
@@ -25,13 +26,14 @@ class Report:
         from rich.table import Table
 
         console = Console(highlight=False)
-        table = Table(*self.columns[:1], box=box.SIMPLE_HEAD, pad_edge=False)
-        for column in self.columns[1:]:
-            table.add_column(column, justify="right")
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left", no_wrap=True)
         for row in self.rows:
             table.add_row(*row)
         console.print(table)
-        console.print(self.answer, markup=False, soft_wrap=True)
+        for text in (*self.notes, self.answer):
+            console.print(text, markup=False, soft_wrap=True)
 
 
 def main(

@@ -131,8 +131,8 @@ def report(results: Results) -> Report:
     falls = {name: each.held_out[after - 1] - each.held_out[-1] for name, each in results.runs.items()}
     best = max(("0.97 per epoch", "0.97 per step"), key=lambda name: falls[name])
     answer = (
-        f"{best.removeprefix('0.97 ').capitalize()}: in the {epochs - after} epochs after the decay began, the bits per "
-        f"held-out character fell by {falls['0.97 per epoch']:.3f} with 0.97 per epoch and by "
+        f"{best.removeprefix('0.97 ').capitalize()}: in the {epochs - after} epochs after the decay began, the bits "
+        f"per held-out character fell by {falls['0.97 per epoch']:.3f} with 0.97 per epoch and by "
         f"{falls['0.97 per step']:.3f} with 0.97 per step (constant rate: {falls['constant']:.3f})."
     )
     columns = ("rate", *(f"epoch {epoch + 1}" for epoch in shown), "last rate", "rates")
