@@ -52,19 +52,17 @@ def train(name: str, data: Classification, epochs: int, guard_options: dict[str,
     optimizer = fastopt.SGD(model.weights, lr=LR, grads=model.gradients)  # by name, so that the guard can tell names
     guard = None if guard_options is None else fastopt.DivergenceGuard(optimizer, "stop", **guard_options)
     random, steps, gradient_norm = np.random.default_rng(0), 0, math.nan
+    batches = (rows for _ in range(epochs) for rows in shuffled_batches(len(training.labels), BATCH, random))
     with np.errstate(over="ignore", invalid="ignore"):  # NumPy would warn: many programs turn that off
-        for _ in range(epochs):
-            for rows in shuffled_batches(len(training.labels), BATCH, random):
-                loss = model.loss_and_gradients(training.inputs[rows], training.labels[rows])
-                if steps == 0:
-                    gradient_norm = fastopt.global_norm(model.flat_gradients)
-                if guard is None:
-                    optimizer.step()
-                else:
-                    guard.step(loss)
-                    if guard.should_stop:
-                        break
-                steps += 1
+        for rows in batches:
+            loss = model.loss_and_gradients(training.inputs[rows], training.labels[rows])
+            if steps == 0:
+                gradient_norm = fastopt.global_norm(model.flat_gradients)
+            if guard is None:
+                optimizer.step()
+            elif not guard.step(loss):
+                break
+            steps += 1
         finite = bool(np.isfinite(model.flat).all())
         accuracy = model.accuracy(data.test.inputs, data.test.labels)
     return Training(name, steps, gradient_norm, guard and guard.finding, finite, accuracy)

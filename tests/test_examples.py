@@ -18,11 +18,15 @@ import fastopt
 from fastopt.examples import (
     batch_size,
     data,
+    keras_decay,
     models,
+    plateau_adam,
     projected_and_proximal,
     report,
+    rnn_epoch_decay,
     rprop_full_batch,
     streaming_regression,
+    unscaled_inputs,
 )
 
 FOLDER = Path(__file__).resolve().parent.parent / "examples"
@@ -32,9 +36,13 @@ NUMBER = r"[\d.,]+(e[-+]\d+)?%?"
 
 ANSWERS = {
     "batch_size": f"After 6 epochs, .* at 256 the accuracy is {NUMBER} and {NUMBER}",
+    "keras_decay": "It counts steps: as epoch 10 begins, decay=0.1 has divided the rate by 1 \\+ 0.1 \\* 306",
+    "plateau_adam": r"at 0.001 \(0.0 reductions\) accuracy is the same and test loss the same; at 0.1 ",
     "projected_and_proximal": f"The largest difference from scikit-learn's coefficients is {NUMBER}, and in 5 of 5",
+    "rnn_epoch_decay": f"Per epoch: in the 6 epochs after the decay began, .* fell by {NUMBER} with 0.97 per epoch",
     "rprop_full_batch": f"In 20 epochs full-batch Rprop goes from a loss of 2.3 to {NUMBER} .* and mini-batch Rprop to",
     "streaming_regression": f"After one pass over 100,000 rows, .* differ by {NUMBER} from the best .* rows a second",
+    "unscaled_inputs": r"the weights end as NaN; .* nonfinite \(step \d+, in \w+\), .* explosion .* it is none,",
 }
 """What the last line of each script has, run with --quick."""
 
@@ -64,6 +72,7 @@ def test_scripts(name: str, tmp_path: Path) -> None:
     assert re.search(ANSWERS[name], answer)
     assert "nan" not in answer
     assert len(table) >= 4
+    assert "\N{HORIZONTAL ELLIPSIS}" not in result.stdout  # no column is cut off
     assert not any(tmp_path.iterdir())
 
 
@@ -199,6 +208,81 @@ def test_rprop_is_for_full_batches() -> None:
     assert mini.steps == 34 * full.steps
     assert mini.changed > full.changed + 0.1
     assert mini.step_size < 1e-5 < full.step_size
+
+
+def test_keras_decay_is_per_step() -> None:
+    results = keras_decay.run(quick=True)
+    constant, believed, legacy = (results.epochs[name] for name in keras_decay.NAMES)
+    assert results.steps_per_epoch == 34
+    for epoch in range(10):
+        assert constant[epoch].rate == 0.1
+        assert believed[epoch].rate == pytest.approx(0.1 / (1 + 0.1 * epoch), rel=1e-12)
+        assert legacy[epoch].rate == pytest.approx(0.1 / (1 + 0.1 * epoch * 34), rel=1e-12)
+    assert results.counted == 9 * 34
+    assert constant[0].accuracy == believed[0].accuracy  # the first epoch is the same
+    assert believed[-1].accuracy > 0.9 > legacy[-1].accuracy + 0.05
+
+
+def test_a_plateau_reduces_high_rates_of_adam() -> None:
+    low, high = plateau_adam.run(quick=True)
+    assert low.with_plateau == low.without  # it is still getting better: nothing is reduced
+    assert all(each.reductions == 0 for each in high.without)
+    assert all(each.reductions > 0 for each in high.with_plateau)
+    loss = high.difference(lambda training: training.loss)
+    assert loss.mean < 0
+    assert loss.verdict == "lower"
+
+
+@pytest.mark.parametrize(
+    ("mean", "verdict"), [(0.21, "higher"), (0.2, "the same"), (-0.2, "the same"), (-0.21, "lower")]
+)
+def test_a_difference_counts_beyond_two_standard_errors(mean: float, verdict: str) -> None:
+    assert plateau_adam.Difference(mean, 0.1).verdict == verdict
+
+
+def test_differences_are_of_pairs() -> None:
+    without, reduced = ((plateau_adam.Training(0, loss, 0) for loss in losses) for losses in [(1, 5, 9), (3, 6, 9)])
+    difference = plateau_adam.Pairs(0.1, tuple(without), tuple(reduced)).difference(lambda training: training.loss)
+    assert difference.mean == 1
+    assert difference.error == pytest.approx(1 / math.sqrt(3))
+
+
+def test_decay_per_step_stops_learning() -> None:
+    results = rnn_epoch_decay.run(quick=True)
+    settings, steps = results.settings, results.steps_per_epoch
+    constant, per_epoch, per_step = results.runs.values()
+    begin = settings.decay_after
+    for each in (constant, per_epoch, per_step):
+        assert len(each.rates) == settings.epochs * steps
+        assert each.held_out[:begin] == constant.held_out[:begin]  # the same until the decay begins
+    assert set(constant.rates) == {settings.lr}
+    for epoch in range(begin, settings.epochs):
+        rates = set(per_epoch.rates[epoch * steps : (epoch + 1) * steps])
+        assert rates == {pytest.approx(settings.lr * 0.97 ** (epoch - begin), rel=1e-12)}
+    assert per_step.rates[-1] == pytest.approx(settings.lr * 0.97 ** ((settings.epochs - begin) * steps - 1), rel=1e-9)
+    assert per_step.worth - begin * steps < 1 / (1 - 0.97)
+    learned = {name: each.held_out[begin - 1] - each.held_out[-1] for name, each in results.runs.items()}
+    assert learned["0.97 per step"] < 0.5 * learned["0.97 per epoch"]
+    assert per_step.held_out[-1] == pytest.approx(per_step.held_out[-2], abs=2e-3)  # it stands still
+
+
+def test_unscaled_inputs_become_nan_and_the_guard_says_where() -> None:
+    unguarded, at_nan, at_explosion, standardised = unscaled_inputs.run(quick=True)
+    assert unguarded.finding is None
+    assert not unguarded.finite
+    names = [f"{kind}{layer}" for layer in range(1, 7) for kind in "Wb"]
+    for training, kind in [(at_nan, "nonfinite"), (at_explosion, "explosion")]:
+        assert training.finding is not None
+        assert training.finding.kind == kind
+        assert training.finding.step == training.steps
+        assert training.finding.parameter in names
+        assert training.finite  # the bad step was not done
+        assert any("scale the inputs" in advice for advice in training.finding.advice)
+    assert at_explosion.steps < at_nan.steps < 20
+    assert standardised.finding is None
+    assert standardised.steps == unguarded.steps
+    assert standardised.accuracy > 0.85 > unguarded.accuracy
+    assert standardised.gradient_norm < 100 < unguarded.gradient_norm
 
 
 def test_projected_and_proximal_solutions_are_scikit_learns() -> None:
