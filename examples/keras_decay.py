@@ -104,7 +104,7 @@ def report(results: Results) -> Report:
         f"{counted:,}, and at the end the accuracy is {legacy[-1].accuracy:.1%}, instead of "
         f"{believed[-1].accuracy:.1%} for 1 + {DECAY:g} * {count - 1} and {constant[-1].accuracy:.1%} for none."
     )
-    columns = ("epoch", "rate if per epoch", "rate with decay=", "accuracy: constant", "per epoch", "with decay=")
+    columns = ("epoch", "rate: per epoch", "decay=", "accuracy: constant", "per epoch", "decay=")
     return Report(columns, rows, answer)
 
 
