@@ -92,7 +92,8 @@ def train(name: str, schedule: Schedule, corpus: Corpus, settings: Settings) -> 
     optimizer = fastopt.RMSprop(
         network.flat, lr=schedule, alpha=0.95, grads=network.flat_gradients, clip_value=GRADIENT_LIMIT
     )
-    held_out, rates = [], []
+    held_out: list[float] = []
+    rates: list[float] = []
     for _ in range(settings.epochs):
         state = network.initial_state(training.batch)
         for inputs, targets in batches(corpus.training, training.batch, training.sequence):
