@@ -5,6 +5,7 @@ Nothing is downloaded. Splits are made by a seed, so that a run can be repeated.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +37,7 @@ class Regression:
     names: tuple[str, ...]
 
 
+@functools.cache
 def digits(seed: int = 0) -> Classification:
     """1,797 images of handwritten digits, 8 by 8 pixels from 0 to 1, in ten classes: 60 %, 20 % and 20 % of them."""
     from sklearn.datasets import load_digits
@@ -44,6 +46,7 @@ def digits(seed: int = 0) -> Classification:
     return split(bunch.data / 16, bunch.target, seed)
 
 
+@functools.cache
 def breast_cancer(seed: int = 0) -> Classification:
     """569 tumours, 30 measurements each in units from 0.001 to 4,254, benign or malignant: nothing is scaled."""
     from sklearn.datasets import load_breast_cancer
@@ -69,7 +72,11 @@ def standardise(data: Classification) -> Classification:
 
 
 def split(inputs: np.ndarray, labels: np.ndarray, seed: int) -> Classification:
-    """Shuffle the rows, and cut them at 60 % and 80 %."""
+    """Shuffle the rows, and cut them at 60 % and 80 %. The arrays are read-only: they are kept for the next call."""
     order = np.random.default_rng(seed).permutation(len(inputs))
     cuts = np.split(order, [len(order) * 3 // 5, len(order) * 4 // 5])
-    return Classification(*(Part(inputs[rows].astype(np.float32), labels[rows]) for rows in cuts))
+    parts = [Part(inputs[rows].astype(np.float32), labels[rows]) for rows in cuts]
+    for part in parts:
+        part.inputs.setflags(write=False)
+        part.labels.setflags(write=False)
+    return Classification(*parts)

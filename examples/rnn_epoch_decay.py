@@ -45,7 +45,7 @@ class Settings:
     lr: float = 2e-3
 
 
-QUICK = Settings(characters=20_000, n_hidden=32, epochs=8, decay_after=2, lr=1e-2)
+QUICK = Settings(characters=20_000, n_hidden=32, epochs=6, decay_after=2, lr=1e-2)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ ANSWERS = {
     "keras_decay": "It counts steps: as epoch 10 begins, decay=0.1 has divided the rate by 1 \\+ 0.1 \\* 306",
     "plateau_adam": r"at 0.001 \(0.0 reductions\) accuracy is the same and test loss the same; at 0.1 ",
     "projected_and_proximal": f"The largest difference from scikit-learn's coefficients is {NUMBER}, and in 5 of 5",
-    "rnn_epoch_decay": f"Per epoch: in the 6 epochs after the decay began, .* fell by {NUMBER} with 0.97 per epoch",
+    "rnn_epoch_decay": f"Per epoch: in the 4 epochs after the decay began, .* fell by {NUMBER} with 0.97 per epoch",
     "rprop_full_batch": f"In 20 epochs full-batch Rprop goes from a loss of 2.3 to {NUMBER} .* and mini-batch Rprop to",
     "streaming_regression": f"After one pass over 100,000 rows, .* differ by {NUMBER} from the best .* rows a second",
     "unscaled_inputs": r"the weights end as NaN; .* nonfinite \(step \d+, in \w+\), .* explosion .* it is none,",
@@ -159,9 +160,8 @@ def test_an_epoch_steps_once_for_each_batch() -> None:
     ],
     ids=["digits", "breast_cancer"],
 )
-def test_parts_are_cut_from_all_rows(load: object, shapes: list[tuple[int, int]]) -> None:
-    assert callable(load)
-    found, again, other = load(0), load(0), load(1)
+def test_parts_are_cut_from_all_rows(load: Any, shapes: list[tuple[int, int]]) -> None:
+    found, again, other = load(0), load.__wrapped__(0), load(1)  # again is not the one that is kept
     parts = (found.training, found.validation, found.test)
     assert [part.inputs.shape for part in parts] == shapes
     assert all(part.inputs.dtype == np.float32 and len(part.labels) == len(part.inputs) for part in parts)
@@ -257,13 +257,14 @@ def test_decay_per_step_stops_learning() -> None:
         assert each.held_out[:begin] == constant.held_out[:begin]  # the same until the decay begins
     assert set(constant.rates) == {settings.lr}
     for epoch in range(begin, settings.epochs):
-        rates = set(per_epoch.rates[epoch * steps : (epoch + 1) * steps])
-        assert rates == {pytest.approx(settings.lr * 0.97 ** (epoch - begin), rel=1e-12)}
+        (rate,) = set(per_epoch.rates[epoch * steps : (epoch + 1) * steps])
+        assert rate == pytest.approx(settings.lr * 0.97 ** (epoch - begin), rel=1e-12)
     assert per_step.rates[-1] == pytest.approx(settings.lr * 0.97 ** ((settings.epochs - begin) * steps - 1), rel=1e-9)
     assert per_step.worth - begin * steps < 1 / (1 - 0.97)
     learned = {name: each.held_out[begin - 1] - each.held_out[-1] for name, each in results.runs.items()}
     assert learned["0.97 per step"] < 0.5 * learned["0.97 per epoch"]
-    assert per_step.held_out[-1] == pytest.approx(per_step.held_out[-2], abs=2e-3)  # it stands still
+    last = {name: each.held_out[-2] - each.held_out[-1] for name, each in results.runs.items()}
+    assert last["0.97 per step"] < 0.1 * last["0.97 per epoch"]  # it stands still
 
 
 def test_unscaled_inputs_become_nan_and_the_guard_says_where() -> None:
