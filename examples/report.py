@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Results = TypeVar("Results")
 
@@ -19,13 +22,11 @@ class Report:
     answer: str
     notes: Sequence[str] = ()
 
-    def print(self) -> None:
-        """To standard output; columns after the first are numbers, flush right."""
+    def print(self, console: Console) -> None:
+        """Columns after the first are numbers, flush right."""
         from rich import box
-        from rich.console import Console
         from rich.table import Table
 
-        console = Console(highlight=False)
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="right" if number else "left", no_wrap=True)
@@ -51,9 +52,10 @@ def main(
     parser.add_argument("--quick", action="store_true", help="a few seconds: less data, fewer epochs, fewer seeds")
     options = parser.parse_args(arguments)
     try:
+        from rich.console import Console
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threadpool_limits(1, "blas"):
-            report(run(options.quick)).print()
+            report(run(options.quick)).print(Console(highlight=False))
     except ImportError as error:
         parser.exit(1, f"{parser.prog}: a package is missing ({error}): pip install 'fastopt[examples]'\n")
