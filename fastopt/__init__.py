@@ -39,6 +39,17 @@ LAZY = {
 """What is loaded when first used, and the module that it is or is in."""
 
 
+LAZY = {
+    "DivergenceGuard": "guard",
+    "ReduceOnPlateau": "plateau",
+    "constraints": "constraints",
+    "guard": "guard",
+    "schedules": "schedules",
+    "torch": "torch",
+}
+"""What is loaded when first used, and the module that it is or is in."""
+
+
 def __getattr__(name: str) -> Any:
     if name not in LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
