@@ -27,7 +27,6 @@ from .optimizer import Optimizer
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from .threads import get_num_threads, set_num_threads
 
-
 LAZY = {
     "DivergenceGuard": "guard",
     "ReduceOnPlateau": "plateau",
