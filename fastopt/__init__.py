@@ -29,7 +29,7 @@ from .threads import get_num_threads, set_num_threads
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("constraints", "torch"):  # loaded when first used
+    if name in ("constraints", "torch", "tuning"):  # loaded when first used
         import importlib
 
         return importlib.import_module(f".{name}", __name__)
@@ -54,4 +54,5 @@ __all__ = [
     "pack",
     "set_num_threads",
     "show_config",
+    "tuning",
 ]
