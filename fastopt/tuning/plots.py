@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 FORMATS = (".png", ".svg", ".pdf")
 """What files plots can be, by the ends of their names."""
 
+LARGEST = 1e9
+"""A loss that is so many times the first is off the plot."""
+
 ACCENT, SHADE, MUTED = "C1", "C2", "0.55"
 TRAINING, HELD_OUT = "C0", "C1"
 
@@ -58,7 +61,8 @@ def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
         for label, key, color in kinds if name != "lr" else (("rate", "lr", MUTED),):
             start = [(0, history.initial[key])] if math.isfinite(history.initial.get(key, math.nan)) else []
             points = [*start, *enumerate(history.curve(key), start=1)]
-            points = [point for point in points if math.isfinite(point[1])]
+            largest = LARGEST * max(abs(points[0][1]), 1e-12) if points else 0
+            points = [point for point in points if abs(point[1]) <= largest]  # what is NaN is not, either
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
         if name == "loss" and diagnosis.evidence.overshoot > 5:
@@ -83,7 +87,7 @@ def plot_range_test(found: RangeTest) -> Figure:
     axes.plot(found.rates, found.losses, color=MUTED, linewidth=0.8, label="loss of each step")
     axes.plot(found.rates, found.smoothed, color=TRAINING, linewidth=2, label="smoothed")
     if found.smoothed:
-        low, high = min(found.smoothed), max(found.smoothed[0], min(found.losses))
+        low, high = min(found.losses), max(found.smoothed[0], min(found.losses))
         room = (high - low) or abs(high) or 1.0
         axes.set_ylim(low - 0.15 * room, high + 0.6 * room)
     for method, rate in found.suggestions.items():

@@ -38,6 +38,9 @@ TURNS = 0.4
 DECAYED = 0.1
 """A rate below this share of its peak has decayed."""
 
+FALLING = 0.03
+"""The share of the whole fall in one epoch, from which on the rate was doing good when it decayed."""
+
 STEADY = 0.1
 """The last quarter's share of the whole fall, from which on the fall is not slowing down: a straight line has 0.25."""
 
@@ -68,7 +71,7 @@ class Evidence:
     decayed_for: float
         The share of epochs with a rate below a tenth of its peak.
     before_decay: float
-        The part of what the loss could still fall (the epoch's loss itself) that it fell in the last epoch before that.
+        The part of the fall from start to lowest that came in the last epoch before that.
     parameter_change: float or None
         How far the parameters moved, as a share of their norm.
     diverged: bool
@@ -134,7 +137,7 @@ class Rule:
 
 
 def _decayed_too_early(seen: Evidence) -> bool:
-    return seen.decayed_for >= 0.25 and seen.last_quarter < UNFINISHED and seen.before_decay >= 0.03
+    return seen.decayed_for >= 0.25 and seen.last_quarter < UNFINISHED and seen.before_decay >= FALLING
 
 
 RULES = (
@@ -185,7 +188,7 @@ RULES = (
         "premature",
         _decayed_too_early,
         "the loss stands still since the rate decayed: it was below a tenth of its peak for {decayed_for:.0%} of the "
-        "epochs, and just before the loss fell by {before_decay:.0%} an epoch",
+        "epochs, and {before_decay:.0%} of the fall came in the last epoch before",
         "let the rate decay later, or to less",
     ),
     Rule(
@@ -271,7 +274,7 @@ def measure(history: History) -> Evidence:
 
 
 def _decay(rates: np.ndarray, points: np.ndarray) -> tuple[float, float]:
-    """The share of epochs after the rate had decayed, and the relative fall of the loss in the epoch before."""
+    """The share of epochs after the rate had decayed, and the part of the whole fall in the epoch before."""
     if not np.isfinite(rates).all() or not rates.max(initial=0) > 0:
         return 0.0, 0.0
     peak = int(rates.argmax())
@@ -280,7 +283,8 @@ def _decay(rates: np.ndarray, points: np.ndarray) -> tuple[float, float]:
         return 0.0, 0.0
     first = int(low[0])  # points[first] is the loss of the epoch before it
     before = points[first - 1] - points[first]
-    return float(np.mean(rates < DECAYED * rates[peak])), float(before / abs(points[first - 1] or 1))
+    fall = points[0] - points.min()
+    return float(np.mean(rates < DECAYED * rates[peak])), float(before / fall) if fall > 0 else 0.0
 
 
 def read_history(history: History) -> tuple[Reading, Evidence]:

@@ -288,8 +288,8 @@ def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = 
     path = None if output is None else output / RUNS_FILE
     with open_runs(path, plan.configuration) as (earlier, append):
         runs.update((run.key, run) for run in earlier if run.status != FAILED)
+        rates = list(plan.rates)
         try:
-            rates = list(plan.rates)
             total = len(rates) * len(plan.seeds)
             for phase in (0, 1) if plan.refine else (0,):
                 if phase:
@@ -308,7 +308,7 @@ def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = 
         finally:
             if output is not None and runs:
                 with contextlib.suppress(ValueError):  # an unknown metric is being reported
-                    found = _summary(plan, runs, sorted({rate for rate, _ in runs}))
+                    found = _summary(plan, runs, rates)
                     write_file(output / JSON_FILE, found.to_json() + "\n")
                     write_csv(output / CSV_FILE, found.runs)
 

@@ -67,12 +67,16 @@ def range_test_table(found: RangeTest) -> Table:
 
 def sweep_table(sweep: Sweep) -> Table:
     title = f"{sweep.name} with {sweep.optimizer}, {sweep.metric} of the last epoch"
-    table = new_table(title, "lr", "median", "lowest", "highest", "completed", "diverged", "failed", "")
+    table = new_table(title, "lr", "median", "lowest", "highest", "runs", "")
     for point in sweep.points:
         values = [number(value) if math.isfinite(value) else "-" for value in (point.median, point.low, point.high)]
-        counts = [str(count or "") for count in (point.completed, point.diverged, point.failed)]
-        table.add_row(number(point.lr), *values, *counts, _mark(sweep, point))
+        table.add_row(f"{point.lr:.3g}", *values, _counts(point), _mark(sweep, point))
     return table
+
+
+def _counts(point: RatePoint) -> str:
+    counts = {"": point.completed, " diverged": point.diverged, " failed": point.failed}
+    return ", ".join(f"{count}{word}" for word, count in counts.items() if count)
 
 
 def _mark(sweep: Sweep, point: RatePoint) -> str:
