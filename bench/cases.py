@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from fastopt.arrays import empty_aligned
+from fastopt.hyperparameters import HYPERPARAMETERS
 from fastopt.kernels import render
-from fastopt.specs import HYPERPARAMETERS, SPECS, Spec
+from fastopt.specs import SPECS, Spec
 
 FLOAT32 = np.dtype(np.float32)
 SMALLEST_GRADIENT = 0.01

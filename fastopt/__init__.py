@@ -24,7 +24,7 @@ from .arrays import pack
 from .config import show_config
 from .norms import global_norm
 from .optimizer import Optimizer
-from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
+from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from .threads import get_num_threads, set_num_threads
 
 
@@ -41,10 +41,15 @@ backends.compiled_module_error()
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
     "Optimizer",
+    "RAdam",
     "RMSprop",
     "Rprop",
     "__version__",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
-from . import arrays
+from . import arrays, conventions
+from .checks import text
+from .defaults import is_default
 from .gradients import GradientChecker
 from .groups import Changes, ParamGroup, check_key
 from .kernels import backends
@@ -16,14 +18,16 @@ from .layout import Layout, read_groups
 from .nonfinite import NonfiniteGradients
 from .options import GROUP_OPTIONS, Options, check_names, read_step_options
 from .planning import Planner, extra_states, row_length
+from .rates import current_rate, is_scheduled, rate_at
 from .specs import SPECS, Spec
-from .states import States, initial_states
+from .states import States, initial_states, initial_value
 
 
 class OptimizerCore:
     """The parts of an optimizer, and how they are put together; `Optimizer` is what users see of it."""
 
-    spec: ClassVar[Spec]
+    spec: Spec
+    """What this optimizer is under its convention; of a class, PyTorch's."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -37,9 +41,17 @@ class OptimizerCore:
         options: Options,
     ) -> None:
         given: dict[str, Any] = dict(options)
-        check_names(type(self).__name__, given)
+        name = self.spec.name
+        added = conventions.added_hyperparameters(name)
+        check_names(type(self).__name__, given, added)
+        self.spec = conventions.spec_of(name, text("convention", given.get("convention", "torch")))
+        hyperparameters = {key: value for key, value in defaults.items() if not is_default(value)}
+        hyperparameters |= {key: given.pop(key) for key in added if key in given}
         layout, groups = read_groups(params)
-        defaults = {**defaults, **{name: given[name] for name in GROUP_OPTIONS if name in given}}
+        defaults = {
+            **conventions.hyperparameters(self.spec, hyperparameters),
+            **{key: given[key] for key in GROUP_OPTIONS if key in given},
+        }
         filled = []
         for arrays_given, values in groups:
             for key in values:
@@ -59,9 +71,7 @@ class OptimizerCore:
         gradients: list[Any] | None,
     ) -> None:
         self._backend = backends.load(options["backend"])
-        if options["convention"] not in self.spec.coefficients:
-            known = ", ".join(map(repr, self.spec.coefficients))
-            raise ValueError(f"unknown convention: {options['convention']!r} (expected one of {known})")
+        self.spec = conventions.spec_of(self.spec.name, options["convention"])
         self._options = options
         self._layout = layout
         group_options = {name: defaults[name] for name in GROUP_OPTIONS if name in defaults}
@@ -116,7 +126,7 @@ class OptimizerCore:
         self._nonfinite.sizes = [param.size for param in self._params]
         engine = self._backend.engine(
             self._params[0].dtype,
-            [planner.group_plan(group) for group in self._groups],
+            [planner.group_plan(group, rate_at(group, self.iterations)) for group in self._groups],
             table,
             self._steps,
             self._settings,
@@ -132,6 +142,7 @@ class OptimizerCore:
         self._engine = engine
         self._structure = self._current_structure()
         self._changes.pending = False
+        self._changes.rates = any(map(is_scheduled, self._groups))
 
     def _current_structure(self) -> list[Any]:
         """What the engine must be made anew for, when it changes."""
@@ -164,13 +175,45 @@ class OptimizerCore:
         self._engine.set_scale(self._planner.step_plan())
         start = 0
         for index, group in enumerate(self._groups):
-            self._engine.set_hyperparameters(index, self._planner.group_plan(group))
+            self._engine.set_hyperparameters(index, self._planner.group_plan(group, rate_at(group, self.iterations)))
             for position in range(start, start + len(group["params"])):
                 if self._steps[position] == 0:  # not stepped yet: starts with what its group says now
-                    for name, hyperparameter in self.spec.initial.items():
-                        self._states[position][name][...] = group[hyperparameter]
+                    for name in self.spec.initial:
+                        self._states[position][name][...] = initial_value(self.spec, group, name)
             start += len(group["params"])
         self._changes.pending = False
+        self._changes.rates = any(map(is_scheduled, self._groups))
+
+    def _set_rates(self) -> None:
+        """Give the engine the rates of its next step; called by it, while no other thread can step."""
+        self._changes.rates = any(map(is_scheduled, self._groups))  # before they are read, as another may be assigned
+        iteration = self.iterations
+        rates = [rate_at(group, iteration) for group in self._groups]
+        for index, rate in enumerate(rates):
+            self._engine.set_lr(index, rate)
+
+    @property
+    def iterations(self) -> int:
+        """How many updates were done: what schedules are functions of.
+
+        Calls that only accumulated gradients, and steps that were skipped, are none.
+        """
+        return int(self._progress.iterations[0])
+
+    @property
+    def current_lr(self) -> tuple[float, ...]:
+        """For each group the rate that its next update will use: with the schedule, and with `decay` and `lr_decay`.
+
+        Where the parameters of a group have had different numbers of updates, `lr_decay` counts the largest. The
+        `lr_scale` of single parameters comes on top; see `segments`.
+        """
+        rates, start = [], 0
+        for group in self._groups:
+            stop = start + len(group["params"])
+            step = 1 + int(max(self._steps[start:stop], default=0))
+            rates.append(current_rate(self.spec, group, self.iterations, step))
+            start = stop
+        return tuple(rates)
 
     def _check_not_swapped(self) -> None:
         if self._progress.swapped[0]:

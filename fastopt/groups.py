@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from .hyperparameters import HYPERPARAMETERS
 from .options import GROUP_OPTIONS, check_group_options
-from .specs import HYPERPARAMETERS, Spec
+from .rates import warn_without_effect
+from .specs import Spec
 
 NOTES = ("name", "initial_lr")
 """Keys that a group may carry for its owner; they change nothing."""
@@ -21,10 +23,11 @@ class Changes:
     dropped.
     """
 
-    __slots__ = ("max_grad_norm", "pending")
+    __slots__ = ("max_grad_norm", "pending", "rates")
 
     def __init__(self, max_grad_norm: float | None = None) -> None:
         self.pending = False
+        self.rates = False  # only rates, or rates that can change by themselves
         self.max_grad_norm = max_grad_norm  # the optimizer's, which excludes other clipping
 
 
@@ -41,6 +44,7 @@ class ParamGroup(dict[str, Any]):
         notes = {key: values[key] for key in NOTES if key in values}
         options = check_group_options(values, changes.max_grad_norm)
         super().__init__(params=tuple(params), **spec.convert(values), **options, **notes)
+        warn_without_effect(spec, self["lr"])
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -80,10 +84,14 @@ class ParamGroup(dict[str, Any]):
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         converted = self.converted(dict(*args, **kwargs))
+        warn_without_effect(self._spec, converted.get("lr"))
         try:
             super().update(converted)
         finally:  # Even if a signal's handler raises right after the update.
-            self._changes.pending = True
+            if converted.keys() == {"lr"} and "lr" not in self._spec.initial.values():
+                self._changes.rates = True
+            else:
+                self._changes.pending = True
 
     def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
         self.update(other)
@@ -120,4 +128,5 @@ def check_key(spec: Spec, key: Any) -> None:
     if key not in spec.defaults and key not in NOTES and key not in GROUP_OPTIONS:
         known = ", ".join(("params", *spec.defaults, *GROUP_OPTIONS))
         hint = " (a hyperparameter of other optimizers)" if key in HYPERPARAMETERS else ""
-        raise ValueError(f"unknown key {key!r}{hint} in a parameter group of {spec.name} (expected {known})")
+        under = "" if spec.convention == "torch" else f" with convention={spec.convention!r}"
+        raise ValueError(f"unknown key {key!r}{hint} in a parameter group of {spec.name}{under} (expected {known})")

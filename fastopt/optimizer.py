@@ -112,11 +112,15 @@ class Optimizer(OptimizerCore):
         if grads is None:
             if not self._engine.bound:
                 raise TypeError("step() needs gradients: pass them, or bind them with grads= at construction")
-            self._engine.step()
+            leaves = None
         else:
             if self._engine.bound:
                 raise TypeError("gradients are bound to this optimizer; call step() without any")
-            self._engine.step(self._layout.flatten(grads))
+            leaves = self._layout.flatten(grads)
+        if self._changes.rates:
+            self._engine.step(leaves, self._set_rates)
+        else:
+            self._engine.step(leaves)
 
     # --- options that can change ------------------------------------------------------------------------------------
 
@@ -257,7 +261,7 @@ class Optimizer(OptimizerCore):
         positions = select_params(which, self._names(), self._params)
         if "weight_decay" in changes and "weight_decay" not in self.spec.defaults:
             raise ValueError(f"{self.spec.name} has no weight_decay")
-        if "lr_scale" in changes and not self.spec.uses_lr(self._options["convention"]):
+        if "lr_scale" in changes and not self.spec.uses_lr:
             raise ValueError(f"lr_scale has no effect: lr is not used in the steps of {self.spec.name}")
 
         def change() -> None:
@@ -303,7 +307,7 @@ class Optimizer(OptimizerCore):
 
         The arrays are the memory that the kernels use. "step" is the number of steps that the parameter has had.
         """
-        return StateView(self.spec, self._states, self._steps)
+        return StateView(self.spec, self._states, self._steps, self._settings.mu_product)
 
     @property
     def backend(self) -> str:
@@ -361,7 +365,7 @@ class Optimizer(OptimizerCore):
 
     def _saved(self) -> dict[str, Any]:
         self._check_not_swapped()
-        saved = state_dicts.save(self.spec, self._groups, self._states, self._steps, self._settings.pending)
+        saved = state_dicts.save(self.spec, self._groups, self._states, self._steps, self._settings, self.iterations)
         if self._options["accumulate_steps"] > 1:
             saved["accumulated"] = {
                 "calls": int(self._progress.accumulated[0]),
@@ -385,14 +389,24 @@ class Optimizer(OptimizerCore):
             self._states = []
             for group, values, names in zip(self._groups, loaded.groups, loaded.names, strict=True):
                 group.fix_states(names)
+                if callable(group["lr"]):  # A schedule belongs to construction, and goes on where it was.
+                    del values["lr"]
                 group.update(values)
                 self._states += initial_states(self.spec, group, dict.fromkeys((*names, *extra)))
             for mine, theirs in zip(self._states, loaded.states, strict=True):
                 for name, value in theirs.items():
                     mine[name][...] = value
             self._steps = np.array(loaded.steps, np.int64)
-            self._settings = self._settings.with_pending(loaded.pending)
-            self._progress = replace(self._progress, accumulated=np.array([loaded.accumulated]))
+            self._settings = replace(
+                self._settings,
+                pending=np.array(loaded.pending, np.bool_),
+                mu_product=np.array(loaded.mu_product, np.float64),
+            )
+            self._progress = replace(
+                self._progress,
+                accumulated=np.array([loaded.accumulated]),
+                iterations=np.array([loaded.iterations]),
+            )
             self._build(self._gradients)
 
         self._all_or_nothing(change)
@@ -416,6 +430,7 @@ class Optimizer(OptimizerCore):
         self._settings, self._nonfinite, self._progress = state["settings"], state["nonfinite"], state["progress"]
         self.load_state_dict(state["state_dict"])
         self._steps[:] = state["steps"]  # SGD's are not in its state dict
+        self._progress.iterations[:] = state["progress"].iterations
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

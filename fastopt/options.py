@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
 from .checks import flag, real_number, text, whole_number
@@ -35,6 +35,36 @@ class Options(TypedDict, total=False):
     zero_grads: bool
     projection: Projection | None
     prox: Prox | None
+    decay: float  # with convention="tf_keras_legacy"
+
+
+class NesterovOptions(Options, total=False):
+    """Also those of Adam and AdamW with convention="optax"."""
+
+    eps_root: float
+    nesterov: bool
+
+
+class NAdamOptions(Options, total=False):
+    """Also those of NAdam with convention="optax"."""
+
+    eps_root: float
+
+
+class RAdamOptions(Options, total=False):
+    """Also those of RAdam with convention="optax"."""
+
+    eps_root: float
+    threshold: float
+
+
+class RMSpropOptions(Options, total=False):
+    """Also those of RMSprop with convention="optax"."""
+
+    nesterov: bool
+    initial_scale: float
+    eps_in_sqrt: bool
+    bias_correction: bool
 
 
 def positive_or_none(name: str, value: Any) -> float | None:
@@ -156,8 +186,8 @@ def check_group_options(values: Mapping[str, Any], max_grad_norm: float | None) 
     return options
 
 
-def check_names(owner: str, given: Mapping[str, Any]) -> None:
-    """Raise the TypeError of a call with a keyword argument that does not exist."""
+def check_names(owner: str, given: Mapping[str, Any], added: Iterable[str]) -> None:
+    """Raise the TypeError of a call with a keyword argument that does not exist; `added` are those of conventions."""
     for name in given:
-        if name not in Options.__annotations__:
+        if name not in GROUP_OPTIONS and name not in STEP_OPTIONS and name != "grads" and name not in added:
             raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")

@@ -64,13 +64,26 @@ def structure(spec: Spec, group: Mapping[str, Any], options: Mapping[str, Any]) 
         overwrites = options["ema_overwrite_frequency"] is not None
         update.append(("average_and_overwrite" if overwrites else "average", {}))
     if group["prox"] is not None and group["prox"].row is None:
-        update.append(spec.proximal[rule])
+        update.append(proximal_step(spec, rule))
     if group["projection"] is not None and group["projection"].row is None:
         update.append(("box", {}))
     if options["accumulate_steps"] > 1:
         update.append(("clear_accumulator", {}))
     swap: list[Named] = [("swap", {})] if options["ema_decay"] is not None else []
     return {"update": [*update, *clear], "gather": gather, "clear": clear, "swap": swap}
+
+
+def proximal_step(spec: Spec, rule: str) -> Named:
+    """The operation that does a rule's proximal step.
+
+    Raises
+    ------
+    ValueError
+        It has none.
+    """
+    if rule not in spec.proximal:
+        raise ValueError(f"prox is not possible with {spec.name}: its updates have no rate that it could be done with")
+    return spec.proximal[rule]
 
 
 StageShape = tuple[Any, tuple[str, ...], tuple[int, ...]]
@@ -86,6 +99,7 @@ class Shape(NamedTuple):
     cost: float
     rows_after: int
     accumulator: int
+    mu_product: tuple[int, int]
 
 
 class Planner:
@@ -97,7 +111,7 @@ class Planner:
         self.dtype = dtype
         self.options = options
         self.shapes: dict[Any, Shape] = {}
-        self.clipping = backend.coefficient_function("clipping_torch")
+        self.clipping = backend.coefficient_function(spec.clipping)
         self.unusable = backend.sum_over("unusable", dtype)
 
     def step_plan(self) -> StepPlan:
@@ -115,7 +129,7 @@ class Planner:
             clears=options["zero_grads"],
         )
 
-    def group_plan(self, group: Mapping[str, Any]) -> GroupPlan:
+    def group_plan(self, group: Mapping[str, Any], lr: float) -> GroupPlan:
         group_options = {name: group[name] for name in GROUP_OPTIONS}
         key = (self.spec.rule(group), *(type(value) for value in group_options.values()))
         shape = self.shapes.get(key)
@@ -133,7 +147,7 @@ class Planner:
             programs=shape.programs,
             n_streams=shape.n_streams,
             cost=shape.cost,
-            lr=group["lr"],
+            lr=lr,
             rows=tuple(self.row_operations(group)),
             rows_after=shape.rows_after,
             sum=None if summed is None else self.backend.sum_over(summed, self.dtype),
@@ -141,6 +155,7 @@ class Planner:
             limit=self.limit(),
             clip_norm=group["clip_norm"] or 0.0,
             accumulator=shape.accumulator,
+            mu_product=shape.mu_product,
         )
 
     def shape(self, group: Mapping[str, Any]) -> Shape:
@@ -159,6 +174,7 @@ class Planner:
             cost=self.spec.costs[self.spec.rule(group)][arrays.DTYPES.index(self.dtype)],
             rows_after=next((names.index(name) for name in AFTER_ROWS if name in names), len(names)),
             accumulator=streams.index(ACCUMULATOR) if ACCUMULATOR in streams else -1,
+            mu_product=positions.get("mu_product", (-1, -1)),
         )
 
     def stages(
@@ -167,10 +183,9 @@ class Planner:
         """The coefficient functions that these operations need, and where each of their results is found."""
         used = {name for operations in programs.values() for name, _ in operations}
         needed = {name for loop in used for name in render.loops()[loop].coefficients}
-        convention = self.spec.coefficients[self.options["convention"]]
         stages: list[StageShape] = []
         positions: dict[str, tuple[int, int]] = {}
-        for name in ("regularize", convention, "preparation", "averaging", "constraint"):
+        for name in ("regularize", self.spec.coefficients, "preparation", "averaging", "constraint"):
             function = render.coefficient_functions()[name]
             if not needed & set(function.returned_names):
                 continue

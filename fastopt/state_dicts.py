@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from .checks import whole_number
+from .checks import real_number, whole_number
 from .groups import NOTES, ParamGroup
+from .kernels.plan import SegmentSettings
 from .options import GROUP_OPTIONS
 from .planning import ACCUMULATOR, AVERAGE
+from .rates import is_scheduled, scheduled_rate
 from .specs import Spec
 from .states import States
 
@@ -27,23 +29,34 @@ def without_params(group: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save(
-    spec: Spec, groups: Sequence[ParamGroup], states: Sequence[States], steps: np.ndarray, pending: np.ndarray
+    spec: Spec,
+    groups: Sequence[ParamGroup],
+    states: Sequence[States],
+    steps: np.ndarray,
+    settings: SegmentSettings,
+    iterations: int,
 ) -> dict[str, Any]:
     """See `Optimizer.state_dict`. As in torch, a parameter that was never stepped has no entry."""
     saved_groups, start = [], 0
     for group in groups:
         stop = start + len(group["params"])
         values = {key: value for key, value in without_params(group).items() if key not in GROUP_OPTIONS}
+        values["lr"] = scheduled_rate(group["lr"], iterations)
         saved_groups.append({**values, "params": list(range(start, stop))})
         start = stop
     saved_states: dict[int, dict[str, Any]] = {}
     for index, state in enumerate(states):
-        if steps[index] or pending[index]:
+        if steps[index] or settings.pending[index]:
             # torch's SGD keeps no count; ours needs one where it is not simply "stepped before".
             needs_count = spec.counts_steps or not steps[index] or AVERAGE in state
-            counted = {"step": int(steps[index])} if needs_count else {}
+            counted: dict[str, Any] = {"step": int(steps[index])} if needs_count else {}
+            if spec.keeps_mu_product:
+                counted["mu_product"] = float(settings.mu_product[index])
             saved_states[index] = {**counted, **{name: array.copy() for name, array in state.items()}}
-    return {"state": saved_states, "param_groups": saved_groups}
+    saved: dict[str, Any] = {"state": saved_states, "param_groups": saved_groups}
+    if any(map(is_scheduled, groups)):
+        saved["iterations"] = iterations
+    return saved
 
 
 @dataclass(frozen=True)
@@ -55,7 +68,9 @@ class Loaded:
     states: list[States]
     steps: list[int]
     pending: list[bool]
+    mu_product: list[float]
     accumulated: int
+    iterations: int
 
 
 def read(
@@ -85,7 +100,7 @@ def read(
     accumulated, pending = _read_accumulated(
         state_dict, sum(len(group["params"]) for group in groups), accumulate_steps
     )
-    loaded = Loaded([], [], [], [], [], accumulated)
+    loaded = Loaded([], [], [], [], [], [], accumulated, 0)
     for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
             raise TypeError(f"param_groups[{index}] must be a dict with a list of 'params', got {saved!r}")
@@ -103,9 +118,12 @@ def read(
             loaded.pending.append(len(loaded.pending) in pending)
             loaded.states.append(states)
             loaded.steps.append(step)
+            loaded.mu_product.append(_read_mu_product(spec, state_dict["state"].get(key), step, f"state[{key!r}]"))
         own = loaded.states[len(loaded.states) - len(group["params"]) :]
         loaded.names.append(tuple(dict.fromkeys([*spec.states(values), *(name for states in own for name in states)])))
-    return loaded
+    # Without a schedule nobody counted; the parameter with the most steps had a part in every update.
+    iterations = state_dict.get("iterations", max(loaded.steps, default=0))
+    return replace(loaded, iterations=whole_number("'iterations' in state_dict", iterations, least=0))
 
 
 def _read_group(spec: Spec, saved: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -158,7 +176,7 @@ def _read_state(
     for key in saved:
         if key in OPTION_OF_STATE and key not in kept and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}; this optimizer was created without {OPTION_OF_STATE[key]}")
-        if key not in ("step", *kept) and saved[key] is not None:
+        if key not in ("step", *(("mu_product",) if spec.keeps_mu_product else ()), *kept) and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
     states: States = {}
     for name in (*names, *(name for name in kept if name not in names and saved.get(name) is not None)):
@@ -171,6 +189,17 @@ def _read_state(
             raise ValueError(f"{label}[{name!r}] must be of its parameter's shape {param.shape}, got {array.shape}")
         states[name] = array.copy()
     return states, _read_step(spec, saved, label)
+
+
+def _read_mu_product(spec: Spec, saved: Mapping[str, Any] | None, step: int, label: str) -> float:
+    if not spec.keeps_mu_product or not step:
+        return 1.0
+    if not saved or "mu_product" not in saved:
+        raise ValueError(f"{label} has no 'mu_product' (it has {', '.join(map(repr, saved or {}))})")
+    value = real_number(f"{label}['mu_product']", _plain(saved["mu_product"]))
+    if not 0 <= value <= 1:
+        raise ValueError(f"{label}['mu_product'] must be at least 0 and at most 1, got {value}")
+    return value
 
 
 def _read_step(spec: Spec, saved: Mapping[str, Any], label: str) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 
 from .arrays import ALIGNMENT, empty_aligned
 from .planning import AVERAGE
+from .rates import rate_at
 from .specs import Spec
 
 States = dict[str, np.ndarray]
@@ -28,7 +29,7 @@ def initial_states(spec: Spec, group: Mapping[str, Any], names: Iterable[str]) -
         padded = [-(-param.size // step) * step for param in params]
         buffer = empty_aligned(sum(padded), dtype)
         if name in spec.initial:
-            buffer.fill(group[spec.initial[name]])
+            buffer.fill(initial_value(spec, group, name))
         start = 0
         for param, size, own in zip(params, padded, states, strict=True):
             own[name] = buffer[start : start + param.size].reshape(param.shape)
@@ -38,18 +39,28 @@ def initial_states(spec: Spec, group: Mapping[str, Any], names: Iterable[str]) -
     return states
 
 
+def initial_value(spec: Spec, group: Mapping[str, Any], name: str) -> float:
+    """What a state starts with."""
+    source = spec.initial[name]
+    if not isinstance(source, str):
+        return source
+    return rate_at(group, 0) if source == "lr" else float(group[source])
+
+
 class StateView(Mapping[int, Mapping[str, Any]]):
     """`opt.state`: position of a parameter -> its states by name. Its arrays can be written to, not replaced."""
 
-    def __init__(self, spec: Spec, states: list[States], steps: np.ndarray) -> None:
+    def __init__(self, spec: Spec, states: list[States], steps: np.ndarray, mu_product: np.ndarray) -> None:
         self._spec = spec
         self._states = states
         self._steps = steps
+        self._mu_product = mu_product
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         if not 0 <= index < len(self._states):
             raise KeyError(f"there is no parameter {index!r} (expected 0 to {len(self._states) - 1})")
-        return MappingProxyType({"step": int(self._steps[index]), **self._states[index]})
+        carried = {"mu_product": float(self._mu_product[index])} if self._spec.keeps_mu_product else {}
+        return MappingProxyType({"step": int(self._steps[index]), **carried, **self._states[index]})
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self._states)))

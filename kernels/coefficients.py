@@ -1,9 +1,10 @@
 """Hyperparameters and step count -> the coefficients of a rule, once per step and group, in float64.
 
-One function per optimizer and convention, named `<optimizer>_<convention>`, in the same dialect as `rules`. Its
-arguments are hyperparameters (and `step`, which counts from 1); it returns variables, and a rule takes those that carry
-the names of its own arguments. Called from Python these are plain functions of floats; the compiled module runs what is
-rendered from this source, so a step needs no Python.
+One function per optimizer and convention, named `<optimizer>_<framework>` (without a framework where all agree), in the
+same dialect as `rules`. Its arguments are hyperparameters (and `step`, which counts from 1, and `mu_product`, which is
+kept from step to step); it returns variables, and a rule takes those that carry the names of its own arguments. Called
+from Python these are plain functions of floats; the compiled module runs what is rendered from this source, so a step
+needs no Python.
 """
 
 from .vocabulary import floor, maximum, select, sqrt
@@ -16,14 +17,30 @@ def regularize(lr, weight_decay, decoupled_weight_decay, maximize, update_diviso
     return grad_factor, weight_decay, param_decay
 
 
+def decayed_rate(step, lr, decay):
+    """Inverse time decay: the first step is not decayed."""
+    return lr / (1 + (step - 1) * decay)
+
+
 def sgd_torch(step, lr, momentum, dampening):
     # torch starts the buffer with the first gradient, undampened.
     step_size = lr
+    param_step_size = lr
     nesterov_momentum = momentum
     nesterov_grad_weight = 1
     grad_weight = select(step == 1, 1, 1 - dampening)
     momentum = select(step == 1, 0, momentum)
-    return momentum, grad_weight, nesterov_momentum, nesterov_grad_weight, step_size
+    return momentum, grad_weight, nesterov_momentum, nesterov_grad_weight, param_step_size, step_size
+
+
+def sgd_keras(lr, momentum):
+    # The rate goes into the buffer, so that a change of rate does not change what is in it.
+    step_size = lr
+    param_step_size = 1
+    nesterov_momentum = momentum
+    nesterov_grad_weight = lr
+    grad_weight = lr
+    return momentum, grad_weight, nesterov_momentum, nesterov_grad_weight, param_step_size, step_size
 
 
 def adam_torch(step, lr, beta1, beta2, eps):
@@ -34,26 +51,226 @@ def adam_torch(step, lr, beta1, beta2, eps):
     one_minus_beta1 = 1 - beta1
     one_minus_beta2 = 1 - beta2
     step_size = lr * bias_correction2_sqrt / bias_correction1
+    max_correction = 1
     eps_in = 0
     eps_out = eps * bias_correction2_sqrt
-    return one_minus_beta1, beta2, one_minus_beta2, step_size, eps_in, eps_out
+    return one_minus_beta1, beta2, one_minus_beta2, max_correction, step_size, eps_in, eps_out
+
+
+def adam_keras(step, lr, beta1, beta2, eps):
+    # eps is added to the root before its correction, so it counts for more in the first steps.
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    max_correction = 1
+    step_size = lr * sqrt(1 - beta2**step) / (1 - beta1**step)
+    eps_in = 0
+    eps_out = eps
+    return one_minus_beta1, beta2, one_minus_beta2, max_correction, step_size, eps_in, eps_out
+
+
+def adam_optax(step, lr, beta1, beta2, eps, eps_root, amsgrad):
+    # optax.amsgrad takes the largest of the corrected averages, and corrects no more.
+    bias_correction1 = 1 - beta1**step
+    bias_correction2 = 1 - beta2**step
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    max_correction = 1 / bias_correction2
+    correction = select(amsgrad != 0, 1, bias_correction2)
+    step_size = lr * sqrt(correction) / bias_correction1
+    # optax.adam(nesterov=True); NAdam's momentum without its schedule
+    grad_step_size = one_minus_beta1 * step_size
+    exp_avg_step_size = lr * sqrt(bias_correction2) * beta1 / (1 - beta1 ** (step + 1))
+    eps_in = eps_root * correction
+    eps_out = eps * sqrt(correction)
+    return (
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        max_correction,
+        step_size,
+        grad_step_size,
+        exp_avg_step_size,
+        eps_in,
+        eps_out,
+    )
+
+
+def momentum_at(step, beta1, momentum_decay, base):
+    """NAdam's, which grows from about half of beta1 to beta1."""
+    return beta1 * (1 - 0.5 * base ** (step * momentum_decay))
+
+
+def nadam(step, lr, beta1, beta2, eps, momentum_decay, mu_product, base, product_base):
+    # The bases are 0.96; Keras rounds them to float32, Keras 3 only one of them.
+    bias_correction2_sqrt = sqrt(1 - beta2**step)
+    mu = momentum_at(step, beta1, momentum_decay, base)
+    mu_next = momentum_at(step + 1, beta1, momentum_decay, base)
+    mu_product = mu_product * momentum_at(step, beta1, momentum_decay, product_base)
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    grad_step_size = lr * bias_correction2_sqrt * (1 - mu) / (1 - mu_product)
+    exp_avg_step_size = lr * bias_correction2_sqrt * mu_next / (1 - mu_product * mu_next)
+    step_size = grad_step_size + exp_avg_step_size
+    eps_in = 0
+    eps_out = eps * bias_correction2_sqrt
+    return (
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        grad_step_size,
+        exp_avg_step_size,
+        step_size,
+        eps_in,
+        eps_out,
+        mu_product,
+    )
+
+
+def average_length(step, beta2):
+    """As many steps as a simple moving average would have to be as variable as the average of squares."""
+    return 2 / (1 - beta2) - 1 - 2 * step * beta2**step / (1 - beta2**step)
+
+
+def rectification(rho, rho_inf):
+    """Of an average of squares of length `rho` for one of infinitely many steps; 0 where there is none."""
+    return sqrt(maximum((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 0))
+
+
+def radam_torch(step, lr, beta1, beta2, eps):
+    bias_correction1 = 1 - beta1**step
+    bias_correction2_sqrt = sqrt(1 - beta2**step)
+    rho = average_length(step, beta2)
+    rectified = select(rho > 5, 1, 0)
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    factor = select(rectified != 0, rectification(rho, 2 / (1 - beta2) - 1) * bias_correction2_sqrt, 1)
+    step_size = lr * factor / bias_correction1
+    eps_in = 0
+    eps_out = eps
+    return one_minus_beta1, beta2, one_minus_beta2, rectified, step_size, eps_in, eps_out
+
+
+def radam_optax(step, lr, beta1, beta2, eps, eps_root, threshold):
+    bias_correction1 = 1 - beta1**step
+    bias_correction2 = 1 - beta2**step
+    rho = average_length(step, beta2)
+    rectified = select(rho >= threshold, 1, 0)
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    factor = select(rectified != 0, rectification(rho, 2 / (1 - beta2) - 1) * sqrt(bias_correction2), 1)
+    step_size = lr * factor / bias_correction1
+    eps_in = eps_root * bias_correction2
+    eps_out = eps * sqrt(bias_correction2)
+    return one_minus_beta1, beta2, one_minus_beta2, rectified, step_size, eps_in, eps_out
+
+
+def adamax_torch(step, lr, beta1, beta2, eps):
+    one_minus_beta1 = 1 - beta1
+    step_size = lr / (1 - beta1**step)
+    eps_in = eps
+    eps_out = 0
+    return one_minus_beta1, beta2, step_size, eps_in, eps_out
+
+
+def adamax_keras(step, lr, beta1, beta2, eps):
+    one_minus_beta1 = 1 - beta1
+    step_size = lr / (1 - beta1**step)
+    eps_in = 0
+    eps_out = eps
+    return one_minus_beta1, beta2, step_size, eps_in, eps_out
+
+
+def lion(lr, beta1, beta2):
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    step_size = lr
+    return one_minus_beta1, one_minus_beta2, step_size
 
 
 def rmsprop_torch(lr, alpha, eps, momentum):
     one_minus_alpha = 1 - alpha
+    grad_avg_correction = 1
     eps_in = 0
     eps_out = eps
     step_size = lr
     buffer_step_size = 1
     param_step_size = lr
-    return alpha, one_minus_alpha, eps_in, eps_out, step_size, momentum, buffer_step_size, param_step_size
+    return (
+        alpha,
+        one_minus_alpha,
+        grad_avg_correction,
+        eps_in,
+        eps_out,
+        step_size,
+        momentum,
+        buffer_step_size,
+        param_step_size,
+    )
+
+
+def rmsprop_tensorflow(lr, alpha, eps, momentum, eps_outside):
+    """Keras 3, TensorFlow 1, and legacy Keras, where eps is outside of the root while there is no momentum."""
+    one_minus_alpha = 1 - alpha
+    grad_avg_correction = 1
+    eps_out = select(momentum == 0, eps_outside * eps, 0)
+    eps_in = eps - eps_out
+    step_size = lr
+    buffer_step_size = lr
+    param_step_size = 1
+    return (
+        alpha,
+        one_minus_alpha,
+        grad_avg_correction,
+        eps_in,
+        eps_out,
+        step_size,
+        momentum,
+        buffer_step_size,
+        param_step_size,
+    )
+
+
+def rmsprop_optax(step, lr, alpha, eps, momentum, eps_in_sqrt, bias_correction):
+    correction = select(bias_correction != 0, 1 - alpha**step, 1)
+    one_minus_alpha = 1 - alpha
+    grad_avg_correction = 1 / correction
+    eps_in = select(eps_in_sqrt != 0, eps * correction, 0)
+    eps_out = select(eps_in_sqrt != 0, 0, eps * sqrt(correction))
+    step_size = lr * sqrt(correction)
+    buffer_step_size = step_size
+    param_step_size = 1
+    return (
+        alpha,
+        one_minus_alpha,
+        grad_avg_correction,
+        eps_in,
+        eps_out,
+        step_size,
+        momentum,
+        buffer_step_size,
+        param_step_size,
+    )
 
 
 def adagrad_torch(step, lr, lr_decay, eps):
-    step_size = lr / (1 + (step - 1) * lr_decay)
+    step_size = decayed_rate(step, lr, lr_decay)
     eps_in = 0
     eps_out = eps
     return step_size, eps_in, eps_out
+
+
+def adagrad_keras(lr, eps):
+    step_size = lr
+    eps_in = eps
+    eps_out = 0
+    return step_size, eps_in, eps_out
+
+
+def adadelta(lr, rho, eps):
+    one_minus_rho = 1 - rho
+    step_size = lr
+    eps_in = eps
+    return rho, one_minus_rho, eps_in, step_size
 
 
 def rprop_torch(etaminus, etaplus, step_size_min, step_size_max):
@@ -86,6 +303,13 @@ def clipping_torch(sum_of_squares, divisor, max_norm):
     """torch.nn.utils.clip_grad_norm_: of gradients that are to be divided by `divisor`."""
     ratio = max_norm / (sqrt(sum_of_squares) / divisor + 1e-6)
     clip_coefficient = select(ratio > 1, 1, ratio)
+    return clip_coefficient
+
+
+def clipping_exact(sum_of_squares, divisor, max_norm):
+    """Keras, TensorFlow and optax: to the largest norm exactly. A NaN norm is not <=, so it is handed on."""
+    norm = sqrt(sum_of_squares) / divisor
+    clip_coefficient = select(norm <= max_norm, 1, max_norm / norm)
     return clip_coefficient
 
 

@@ -113,6 +113,8 @@ cdef class Engine:
     cdef bint uniform           # all have the rate and weight decay of their group
     cdef char *frozen
     cdef char *pending          # which segments hold gradients of calls before
+    cdef double *mu_product     # what coefficients carry from step to step
+    cdef double *mu_products    # and what it will be after this step, by row
     cdef object report
     cdef public int n_threads   # at most; 0: the default
     cdef bint keeps_gil         # during a step, because of what another Python thread could do
@@ -131,6 +133,7 @@ cdef class Engine:
     cdef int64_t *calls         # that were not declined
     cdef char *swapped          # whether parameters are exchanged with their averages
     cdef double *grad_norm      # of the last update that took it
+    cdef int64_t *iterations    # updates
     cdef double max_grad_norm
     cdef double divisor
     cdef sum_function unusable
@@ -150,11 +153,13 @@ cdef class Engine:
         self.uniform = bool((settings.lr_scale == 1).all() and (settings.weight_decay != settings.weight_decay).all())
         self.frozen = self.address(settings.frozen)
         self.pending = self.address(settings.pending)
+        self.mu_product = <double *>self.address(settings.mu_product)
         self.progress = progress
         self.accumulated = <int64_t *>self.address(progress.accumulated)
         self.calls = <int64_t *>self.address(progress.calls)
         self.swapped = self.address(progress.swapped)
         self.grad_norm = <double *>self.address(progress.grad_norm)
+        self.iterations = <int64_t *>self.address(progress.iterations)
         self.report = report
         self.choice = ThreadChoice()
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
@@ -165,7 +170,10 @@ cdef class Engine:
         self.table.segments = <Segment *>calloc(max(self.n_segments, 1), sizeof(Segment))
         self.table.active = <Active *>calloc(max(self.n_segments, 1), sizeof(Active))
         self.table.rows = <Row *>calloc(max(self.n_segments, 1), sizeof(Row))
-        if not (self.table.groups and self.table.segments and self.table.active and self.table.rows):
+        self.mu_products = <double *>calloc(max(self.n_segments, 1), sizeof(double))
+        if not (
+            self.table.groups and self.table.segments and self.table.active and self.table.rows and self.mu_products
+        ):
             raise MemoryError("no memory for the table of segments")
         self.set_step_plan(plan)
         for index in range(self.n_groups):
@@ -188,6 +196,7 @@ cdef class Engine:
         free(self.table.segments)
         free(self.table.active)
         free(self.table.rows)
+        free(self.mu_products)
         free(self.table.partials)
 
     cdef char *address(self, cnp.ndarray array):
@@ -261,13 +270,18 @@ cdef class Engine:
         finally:
             self.busy = False
 
-    def step(self, list gradients=None):
-        """One step of every segment that has a gradient. All or nothing: errors come before the first write."""
+    def step(self, list gradients=None, prepare=None):
+        """One step of every segment that has a gradient. All or nothing: errors come before the first write.
+
+        `prepare()` is called before, with other threads kept out: to set the rates of this step.
+        """
         self.claim()
         try:
             self.memory.check()
             if self.swapped[0]:
                 raise RuntimeError(SWAPPED)
+            if prepare is not None:
+                prepare()
             if gradients is not None:
                 self.memory.accept(gradients)
                 self.commit_gradients()
@@ -419,7 +433,7 @@ cdef class Engine:
         cdef int group = -1
         cdef double values[N_ENGINE_ARGUMENTS]
         cdef int64_t count = -1
-        cdef double total = 0.0, clip_coefficient = 1.0
+        cdef double total = 0.0, clip_coefficient = 1.0, mu_product = 1.0
         cdef bint clips = self.clips and added
         cdef bint uniform = self.uniform and (not clips or self.max_grad_norm > 0)
         if clips:
@@ -432,20 +446,23 @@ cdef class Engine:
             segment = &self.table.segments[index]
             if clips:
                 clip_coefficient = self.clip_coefficient(&self.table.groups[segment.group], segment, total)
-            if segment.group != group or self.counts[index] != count or not uniform:
-                group, count = segment.group, self.counts[index]
+            if (segment.group != group or self.counts[index] != count or self.mu_product[index] != mu_product
+                    or not uniform):
+                group, count, mu_product = segment.group, self.counts[index], self.mu_product[index]
                 values[STEP] = <double>(count + 1)
                 values[RATE] = self.table.groups[group].lr * self.lr_scale[index]
                 values[WEIGHT_DECAY] = self.weight_decay[index]
                 values[CLIP_COEFFICIENT] = clip_coefficient
-                self.fill_row(&self.table.groups[group], values, &self.table.rows[n_rows])
+                values[MU_PRODUCT] = mu_product
+                self.fill_row(&self.table.groups[group], values, n_rows)
                 n_rows += 1
             segment.lr = values[RATE]
             self.table.active[k].row = n_rows - 1
 
-    cdef void fill_row(self, Group *group, const double *values, Row *row) noexcept:
+    cdef void fill_row(self, Group *group, const double *values, Py_ssize_t index) noexcept:
         cdef double results[MAX_STAGES * MAX_RESULTS]
         cdef Program *program = &group.programs[self.table.program]
+        cdef Row *row = &self.table.rows[index]
         cdef Stage *stage
         cdef double kept
         cdef int k, decay
@@ -457,6 +474,8 @@ cdef class Engine:
                 stage.arguments[stage.positions[RATE]] = values[RATE]
             if stage.positions[CLIP_COEFFICIENT] >= 0:
                 stage.arguments[stage.positions[CLIP_COEFFICIENT]] = values[CLIP_COEFFICIENT]
+            if stage.positions[MU_PRODUCT] >= 0:
+                stage.arguments[stage.positions[MU_PRODUCT]] = values[MU_PRODUCT]
             decay = stage.positions[WEIGHT_DECAY]
             if decay >= 0 and not isnan(values[WEIGHT_DECAY]):  # in place of the group's
                 kept = stage.arguments[decay]
@@ -465,6 +484,7 @@ cdef class Engine:
                 stage.arguments[decay] = kept
             else:
                 stage.function(stage.arguments, &results[k * MAX_RESULTS])
+        self.mu_products[index] = results[group.mu_product] if group.mu_product >= 0 else values[MU_PRODUCT]
         for k in range(program.n_coefficients):
             if self.is_float32:
                 row.single[k] = <float>results[program.pick[k]]
@@ -485,9 +505,12 @@ cdef class Engine:
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
             self.counts[index] += final
+            if final:
+                self.mu_product[index] = self.mu_products[self.table.active[k].row]
             if self.accumulate_steps > 1:
                 self.pending[index] = not final
         self.accumulated[0] = 0 if final else self.accumulated[0] + 1
+        self.iterations[0] += final
         self.calls[0] += 1
 
 

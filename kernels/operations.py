@@ -5,7 +5,7 @@ An operation is a function of one element of each array that it reads (its posit
 thread's own short buffers: what the update sees as its gradient, so that the gradient itself is not rewritten.
 """
 
-from .rules import centered_variance, root
+from .rules import centered_root, rectified_root, root
 from .vocabulary import clip, select
 
 # --- before the update ----------------------------------------------------------------------------------------------
@@ -61,9 +61,19 @@ def proximal_adaptive(param, square_avg, *, step_size, eps_in, eps_out, l1, l2):
     return param
 
 
-def proximal_centered(param, square_avg, grad_avg, *, step_size, eps_in, eps_out, l1, l2):
-    rate = step_size / root(centered_variance(square_avg, grad_avg), eps_in, eps_out)
+def proximal_centered(param, square_avg, grad_avg, *, step_size, grad_avg_correction, eps_in, eps_out, l1, l2):
+    rate = step_size / centered_root(square_avg, grad_avg, grad_avg_correction, eps_in, eps_out)
     param = proximal(param, rate, l1, l2)
+    return param
+
+
+def proximal_rectified(param, square_avg, *, step_size, rectified, eps_in, eps_out, l1, l2):
+    param = proximal(param, step_size / rectified_root(square_avg, rectified, eps_in, eps_out), l1, l2)
+    return param
+
+
+def proximal_infinity(param, exp_inf, *, step_size, eps_out, l1, l2):
+    param = proximal(param, step_size / (exp_inf + eps_out), l1, l2)
     return param
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ PARAM, GRAD = 0, 1
 PREPARED, CLIPPED = -1, -2
 """Streams that are a thread's own block: the gradient as it was gathered, and with its values clipped."""
 
-ENGINE_ARGUMENTS = ("step", "lr", "weight_decay", "clip_coefficient")
+ENGINE_ARGUMENTS = ("step", "lr", "weight_decay", "clip_coefficient", "mu_product")
 """Arguments of coefficient functions whose values the engine puts in, because they differ by step or by segment."""
 
 PROGRAMS = ("update", "gather", "clear", "swap")
@@ -72,6 +72,7 @@ class GroupPlan:
     limit: float = math.inf  # of a gradient's elements, beyond which they cannot be used
     clip_norm: float = 0.0  # of each segment, or 0
     accumulator: int = -1  # which of the streams holds the gradients of calls before
+    mu_product: tuple[int, int] = (-1, -1)  # (stage, which of its results) is the next, or none
 
 
 @dataclass(eq=False, repr=False)
@@ -107,20 +108,24 @@ class Progress:
     calls: np.ndarray  # int64: that were not declined
     swapped: np.ndarray  # bool: whether parameters are exchanged with their averages
     grad_norm: np.ndarray  # float64: of the last update that took it; NaN before
+    iterations: np.ndarray  # int64: updates, whichever parameters had a part in them
 
     @staticmethod
     def new() -> Progress:
-        return Progress(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, np.bool_), np.full(1, np.nan))
+        counts = (np.zeros(1, np.int64) for _ in range(3))
+        return Progress(next(counts), next(counts), np.zeros(1, np.bool_), np.full(1, np.nan), next(counts))
 
 
 @dataclass(eq=False, repr=False)
 class SegmentSettings:
-    """What can differ by segment, one value each; engines read these arrays at every step, and write `pending`."""
+    """What can differ by segment, one value each; engines read these arrays at every step, and write the
+    last two."""
 
     lr_scale: np.ndarray  # float64
     weight_decay: np.ndarray  # float64; NaN: its group's
     frozen: np.ndarray  # bool
     pending: np.ndarray  # bool: whether it holds gradients of calls since the last update
+    mu_product: np.ndarray  # float64: what coefficients carry from step to step, beside its count
 
     def extended(self, n: int) -> SegmentSettings:
         """With so many more segments."""
@@ -128,12 +133,9 @@ class SegmentSettings:
         pairs = ((getattr(self, each.name), getattr(more, each.name)) for each in fields(self))
         return SegmentSettings(*(np.concatenate(pair) for pair in pairs))
 
-    def with_pending(self, pending: Sequence[bool]) -> SegmentSettings:
-        return replace(self, pending=np.array(pending, np.bool_))
-
     @staticmethod
     def of(n: int) -> SegmentSettings:
-        return SegmentSettings(np.ones(n), np.full(n, np.nan), np.zeros(n, np.bool_), np.zeros(n, np.bool_))
+        return SegmentSettings(np.ones(n), np.full(n, np.nan), np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.ones(n))
 
 
 def with_owners(arrays: Iterable[np.ndarray | None]) -> list[np.ndarray]:

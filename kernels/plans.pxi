@@ -28,6 +28,8 @@ cdef int read_group(Group *group, plan) except -1:
         row_operation.argument = row.argument
         row_operation.start = row.start
         row_operation.iterates = row.iterates
+    stage_index, position = plan.mu_product
+    group.mu_product = -1 if stage_index < 0 else stage_index * MAX_RESULTS + position
     return read_hyperparameters(group, plan)
 
 

@@ -15,6 +15,7 @@ import operator
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -120,6 +121,9 @@ class PythonEngine:
     def set_hyperparameters(self, index: int, plan: GroupPlan) -> None:
         self.plans[index] = plan
 
+    def set_lr(self, index: int, lr: float) -> None:
+        self.plans[index] = replace(self.plans[index], lr=lr)
+
     def set_scale(self, plan: StepPlan) -> None:
         self.plan = plan
 
@@ -139,14 +143,16 @@ class PythonEngine:
         self.watch()
         self.bound = True
 
-    def step(self, gradients: list[Any] | None = None) -> None:
+    def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
         # In a context of its own, NumPy's error state is the caller's again however this ends.
-        self.alone(lambda: contextvars.copy_context().run(self.step_alone, gradients))
+        self.alone(lambda: contextvars.copy_context().run(self.step_alone, gradients, prepare))
 
-    def step_alone(self, gradients: list[Any] | None) -> None:
+    def step_alone(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
         self.check_watched()
         if self.progress.swapped[0]:
             raise RuntimeError(SWAPPED)
+        if prepare is not None:
+            prepare()
         if gradients is None:
             gradients = self.gradients
         self.accept(gradients)
@@ -193,16 +199,21 @@ class PythonEngine:
             self.decline(program, work)
             return
         clip, norm = self.clip_coefficients(totals) if final else ({}, math.nan)
-        steps, pending = self.steps.copy(), self.settings.pending.copy()
+        steps, pending, mu_product = self.steps.copy(), self.settings.pending.copy(), self.settings.mu_product.copy()
         for each in work:
             self.run(program, each, clip.get(each.index, 1.0))
+            stage, position = self.plans[each.segment.group].mu_product
+            if final and stage >= 0:
+                mu_product[each.index] = self.results(each.index, 1.0)[stage][position]
             steps[each.index] += final
             pending[each.index] = not final
         more = [
             (self.steps, steps),
             (self.settings.pending, pending),
+            (self.settings.mu_product, mu_product),
             (self.progress.accumulated, np.array([0 if final else accumulated])),
             (self.progress.calls, self.progress.calls + 1),
+            (self.progress.iterations, self.progress.iterations + final),
         ]
         if final and self.plan.max_grad_norm > 0:
             more.append((self.progress.grad_norm, np.array([norm])))
@@ -254,19 +265,24 @@ class PythonEngine:
     def rate(self, index: int) -> float:
         return float(self.plans[self.segments[index].group].lr * self.settings.lr_scale[index])
 
-    def coefficients(self, program: str, index: int, clip_coefficient: float) -> list[list[Any]]:
-        """What each operation of a program takes for this segment."""
-        plan = self.plans[self.segments[index].group]
-        weight_decay = float(self.settings.weight_decay[index])
-        known = (float(self.steps[index] + 1), self.rate(index), weight_decay, clip_coefficient)
+    def results(self, index: int, clip_coefficient: float) -> list[list[float]]:
+        """What the coefficient functions of a segment's stages return."""
+        plan, settings = self.plans[self.segments[index].group], self.settings
+        weight_decay, mu_product = settings.weight_decay[index], settings.mu_product[index]
+        known = (self.steps[index] + 1, self.rate(index), weight_decay, clip_coefficient, mu_product)
         results = []
         for stage in plan.stages:
-            arguments = list(stage.arguments)
+            arguments = [np.float64(value) for value in stage.arguments]  # that divide by zero as C does
             for name, position, value in zip(ENGINE_ARGUMENTS, stage.positions, known, strict=True):
                 if position >= 0 and not (name == "weight_decay" and math.isnan(value)):
-                    arguments[position] = value
+                    arguments[position] = np.float64(value)
             values = stage.function(*arguments)
             results.append([float(value) for value in (values if isinstance(values, tuple) else (values,))])
+        return results
+
+    def coefficients(self, program: str, index: int, clip_coefficient: float) -> list[list[Any]]:
+        """What each operation of a program takes for this segment."""
+        plan, results = self.plans[self.segments[index].group], self.results(index, clip_coefficient)
         return [
             [self.dtype.type(results[stage][position]) for stage, position in operation.pick]
             for operation in plan.programs[program]

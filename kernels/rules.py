@@ -40,17 +40,17 @@ def sgd(param, grad, step_size):
     return param
 
 
-def sgd_momentum(param, grad, momentum_buffer, momentum, grad_weight, step_size):
+def sgd_momentum(param, grad, momentum_buffer, momentum, grad_weight, param_step_size):
     momentum_buffer = momentum * momentum_buffer + grad_weight * grad
-    param = param - step_size * momentum_buffer
+    param = param - param_step_size * momentum_buffer
     return param, momentum_buffer
 
 
 def sgd_nesterov(
-    param, grad, momentum_buffer, momentum, grad_weight, nesterov_momentum, nesterov_grad_weight, step_size
+    param, grad, momentum_buffer, momentum, grad_weight, nesterov_momentum, nesterov_grad_weight, param_step_size
 ):
     momentum_buffer = momentum * momentum_buffer + grad_weight * grad
-    param = param - step_size * (nesterov_grad_weight * grad + nesterov_momentum * momentum_buffer)
+    param = param - param_step_size * (nesterov_grad_weight * grad + nesterov_momentum * momentum_buffer)
     return param, momentum_buffer
 
 
@@ -70,20 +70,70 @@ def adam_amsgrad(
     one_minus_beta1,
     beta2,
     one_minus_beta2,
+    max_correction,
     step_size,
     eps_in,
     eps_out,
 ):
     exp_avg = lerp(exp_avg, grad, one_minus_beta1)
     exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
-    max_exp_avg_sq = maximum(exp_avg_sq, max_exp_avg_sq)
+    max_exp_avg_sq = maximum(max_correction * exp_avg_sq, max_exp_avg_sq)
     param = param - step_size * exp_avg / root(max_exp_avg_sq, eps_in, eps_out)
     return param, exp_avg, exp_avg_sq, max_exp_avg_sq
 
 
-def centered_variance(square_avg, grad_avg):
+def nadam(
+    param,
+    grad,
+    exp_avg,
+    exp_avg_sq,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    grad_step_size,
+    exp_avg_step_size,
+    eps_in,
+    eps_out,
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    param = param - (grad_step_size * grad + exp_avg_step_size * exp_avg) / root(exp_avg_sq, eps_in, eps_out)
+    return param, exp_avg, exp_avg_sq
+
+
+def rectified_root(square, rectified, eps_in, eps_out):
+    """1 in the first steps, in which the average of squares has seen too few of them."""
+    return select(rectified != 0, root(square, eps_in, eps_out), 1)
+
+
+def radam(
+    param, grad, exp_avg, exp_avg_sq, one_minus_beta1, beta2, one_minus_beta2, rectified, step_size, eps_in, eps_out
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    param = param - step_size * exp_avg / rectified_root(exp_avg_sq, rectified, eps_in, eps_out)
+    return param, exp_avg, exp_avg_sq
+
+
+def adamax(param, grad, exp_avg, exp_inf, one_minus_beta1, beta2, step_size, eps_in, eps_out):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    # The order hands on a NaN of the gradient; the innermost `select` one of the state.
+    size = maximum(grad, -grad) + eps_in
+    exp_inf = beta2 * exp_inf
+    exp_inf = select(exp_inf > size, exp_inf, select(exp_inf == exp_inf, size, exp_inf))
+    param = param - step_size * exp_avg / (exp_inf + eps_out)
+    return param, exp_avg, exp_inf
+
+
+def lion(param, grad, exp_avg, one_minus_beta1, one_minus_beta2, step_size):
+    param = param - step_size * sign(lerp(exp_avg, grad, one_minus_beta1))
+    exp_avg = lerp(exp_avg, grad, one_minus_beta2)
+    return param, exp_avg
+
+
+def centered_variance(square_avg, grad_avg, grad_avg_correction):
     # Never negative in exact arithmetic; rounding can make it so, and torch's root is then NaN.
-    return maximum(square_avg - grad_avg * grad_avg, 0)
+    return maximum(square_avg - grad_avg_correction * (grad_avg * grad_avg), 0)
 
 
 def rmsprop(param, grad, square_avg, alpha, one_minus_alpha, eps_in, eps_out, step_size):
@@ -111,10 +161,36 @@ def rmsprop_momentum(
     return param, square_avg, momentum_buffer
 
 
-def rmsprop_centered(param, grad, square_avg, grad_avg, alpha, one_minus_alpha, eps_in, eps_out, step_size):
+def rmsprop_nesterov(
+    param,
+    grad,
+    square_avg,
+    momentum_buffer,
+    alpha,
+    one_minus_alpha,
+    eps_in,
+    eps_out,
+    momentum,
+    buffer_step_size,
+    param_step_size,
+):
+    square_avg = average_square(square_avg, grad, alpha, one_minus_alpha)
+    scaled = buffer_step_size * grad / root(square_avg, eps_in, eps_out)
+    momentum_buffer = momentum * momentum_buffer + scaled
+    param = param - param_step_size * (scaled + momentum * momentum_buffer)
+    return param, square_avg, momentum_buffer
+
+
+def centered_root(square_avg, grad_avg, grad_avg_correction, eps_in, eps_out):
+    return root(centered_variance(square_avg, grad_avg, grad_avg_correction), eps_in, eps_out)
+
+
+def rmsprop_centered(
+    param, grad, square_avg, grad_avg, alpha, one_minus_alpha, grad_avg_correction, eps_in, eps_out, step_size
+):
     square_avg = average_square(square_avg, grad, alpha, one_minus_alpha)
     grad_avg = lerp(grad_avg, grad, one_minus_alpha)
-    param = param - step_size * grad / root(centered_variance(square_avg, grad_avg), eps_in, eps_out)
+    param = param - step_size * grad / centered_root(square_avg, grad_avg, grad_avg_correction, eps_in, eps_out)
     return param, square_avg, grad_avg
 
 
@@ -126,6 +202,7 @@ def rmsprop_centered_momentum(
     momentum_buffer,
     alpha,
     one_minus_alpha,
+    grad_avg_correction,
     eps_in,
     eps_out,
     momentum,
@@ -134,9 +211,32 @@ def rmsprop_centered_momentum(
 ):
     square_avg = average_square(square_avg, grad, alpha, one_minus_alpha)
     grad_avg = lerp(grad_avg, grad, one_minus_alpha)
-    scaled = buffer_step_size * grad / root(centered_variance(square_avg, grad_avg), eps_in, eps_out)
+    scaled = buffer_step_size * grad / centered_root(square_avg, grad_avg, grad_avg_correction, eps_in, eps_out)
     momentum_buffer = momentum * momentum_buffer + scaled
     param = param - param_step_size * momentum_buffer
+    return param, square_avg, grad_avg, momentum_buffer
+
+
+def rmsprop_centered_nesterov(
+    param,
+    grad,
+    square_avg,
+    grad_avg,
+    momentum_buffer,
+    alpha,
+    one_minus_alpha,
+    grad_avg_correction,
+    eps_in,
+    eps_out,
+    momentum,
+    buffer_step_size,
+    param_step_size,
+):
+    square_avg = average_square(square_avg, grad, alpha, one_minus_alpha)
+    grad_avg = lerp(grad_avg, grad, one_minus_alpha)
+    scaled = buffer_step_size * grad / centered_root(square_avg, grad_avg, grad_avg_correction, eps_in, eps_out)
+    momentum_buffer = momentum * momentum_buffer + scaled
+    param = param - param_step_size * (scaled + momentum * momentum_buffer)
     return param, square_avg, grad_avg, momentum_buffer
 
 
@@ -144,6 +244,14 @@ def adagrad(param, grad, sum, step_size, eps_in, eps_out):
     sum = sum + grad * grad
     param = param - step_size * grad / root(sum, eps_in, eps_out)
     return param, sum
+
+
+def adadelta(param, grad, square_avg, acc_delta, rho, one_minus_rho, eps_in, step_size):
+    square_avg = average_square(square_avg, grad, rho, one_minus_rho)
+    delta = sqrt(acc_delta + eps_in) / sqrt(square_avg + eps_in) * grad
+    acc_delta = average_square(acc_delta, delta, rho, one_minus_rho)
+    param = param - step_size * delta
+    return param, square_avg, acc_delta
 
 
 def rprop(param, grad, prev, step_size, etaminus, etaplus, step_size_min, step_size_max):

@@ -31,6 +31,7 @@ cdef enum:  # plan.ENGINE_ARGUMENTS
     RATE
     WEIGHT_DECAY
     CLIP_COEFFICIENT
+    MU_PRODUCT
     N_ENGINE_ARGUMENTS
 
 ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
@@ -78,6 +79,7 @@ cdef struct Group:
     double limit
     double clip_norm
     int accumulator
+    int mu_product              # which of the stages' results is the next one, or -1
 
 cdef struct Segment:
     char *streams[MAX_SEGMENT_STREAMS]  # the parameter, its gradient (NULL: none this step), each state

@@ -30,8 +30,9 @@ from hypothesis.stateful import (
 )
 
 import fastopt
+from fastopt.hyperparameters import HYPERPARAMETERS
 from fastopt.options import GROUP_OPTIONS
-from fastopt.specs import HYPERPARAMETERS, SPECS
+from fastopt.specs import SPECS
 
 SHAPES = ((), (0,), (1,), (3,), (2, 0, 3), (7, 9), (64,), (65,), (3, 43), (200,), (1025,))
 LAYOUTS = ("array", "list", "dict")

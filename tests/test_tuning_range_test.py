@@ -21,7 +21,7 @@ from fastopt.tuning import range_test
 from fastopt.tuning.range_tests import smooth, suggest
 
 TARGET = np.linspace(-1, 1, 40)
-WITH_RATE = [name for name, spec in SPECS.items() if spec.uses_lr("torch")]
+WITH_RATE = [name for name, spec in SPECS.items() if spec.uses_lr]
 
 
 @pytest.fixture(autouse=True)

@@ -172,7 +172,7 @@ def test_a_function_that_raises_is_a_failed_run(workers: int, tmp_path: Path) ->
     assert found.runs[2].error == "KeyError: 'no data for seed 0'"
     values = json.loads((tmp_path / JSON_FILE).read_text())
     assert "in raises_at_a_tenth" in values["runs"][2]["traceback"]
-    assert found.notes == ("2 of 6 runs failed, the first: KeyError: 'no data for seed 0'",)
+    assert found.notes[-1] == "2 of 6 runs failed, the first: KeyError: 'no data for seed 0'"
 
 
 def test_a_function_that_exits_is_a_failed_run() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor  # noqa: F401
 
-from ..specs import HYPERPARAMETERS
+from ..hyperparameters import HYPERPARAMETERS
 
 if TYPE_CHECKING:
     from .base import NativeOptimizer

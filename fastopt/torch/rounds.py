@@ -60,7 +60,10 @@ class Round:
     def make_engine(self, update: Update, table: list[Segment], steps: np.ndarray) -> Any:
         return update.backend.engine(
             self.dtype,
-            [self.planner.group_plan({**values, **self.group_options}) for values in update.hyperparameters],
+            [
+                self.planner.group_plan({**values, **self.group_options}, values["lr"])
+                for values in update.hyperparameters
+            ],
             table,
             steps,
             SegmentSettings.of(len(table)),
@@ -144,7 +147,7 @@ class Round:
             for engine in self.engines:
                 engine.set_lr(index, values["lr"])
             return
-        plan = self.planner.group_plan({**values, **self.group_options})
+        plan = self.planner.group_plan({**values, **self.group_options}, values["lr"])
         for engine in self.engines:
             engine.set_hyperparameters(index, plan)
 

@@ -264,7 +264,7 @@ def run_range_test(arguments: argparse.Namespace) -> int:
         if points < 10:
             raise UsageError(f"--points must be at least 10, got {points}")
         logarithmic_grid(arguments.min_lr, arguments.max_lr, points)
-        if not SPECS[choice.name].uses_lr("torch"):
+        if not SPECS[choice.name].uses_lr:
             raise UsageError(f"lr is not used in the steps of {choice.name}: sweep it instead")
         _make_folders(arguments, "range-test")
     with _progress(source.name, points) as move:

@@ -234,7 +234,7 @@ def range_test(
 
 
 def _check_uses_lr(optimizer: Optimizer) -> None:
-    if not optimizer.spec.uses_lr(optimizer._options["convention"]):
+    if not optimizer.spec.uses_lr:
         raise ValueError(f"lr is not used in the steps of {optimizer.spec.name}: sweep it instead")
 
 
@@ -288,11 +288,9 @@ def _grow(
 
 
 def _ratios(optimizer: Optimizer) -> list[float]:
-    """Each group's rate as a multiple of the first's; 1 where that is no number, or zero."""
-    values = [group["lr"] for group in optimizer.param_groups]
-    if any(callable(value) for value in values) or not values[0] > 0:
-        return [1.0] * len(values)
-    return [value / values[0] for value in values]
+    """Each group's rate as a multiple of the first's; 1 where that is zero."""
+    rates = optimizer.current_lr
+    return [rate / rates[0] for rate in rates] if rates[0] > 0 else [1.0] * len(rates)
 
 
 def _read(returned: Any) -> tuple[Any, ...]:

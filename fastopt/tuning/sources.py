@@ -185,7 +185,7 @@ def train_epoch(problem: Problem, optimizer: Optimizer | None, epoch: int) -> di
         if not math.isfinite(metrics["loss"]):
             return {"loss": metrics["loss"], "lr": lr}
         if optimizer is not None:
-            lr = current_lr(optimizer)
+            lr = optimizer.current_lr[0]
             optimizer.step(gradients)
         count += 1
         for name, value in metrics.items():
@@ -193,12 +193,6 @@ def train_epoch(problem: Problem, optimizer: Optimizer | None, epoch: int) -> di
     if not count:
         raise ValueError(f"batches({epoch}) has no batches")
     return {**{name: value / count for name, value in sums.items()}, **evaluate(problem), "lr": lr}
-
-
-def current_lr(optimizer: Optimizer) -> float:
-    """The rate of the first group's next step."""
-    rates = getattr(optimizer, "current_lr", None)
-    return float(optimizer.param_groups[0]["lr"] if rates is None else rates[0])
 
 
 def loss_and_gradients(problem: Problem, batch: Any) -> tuple[dict[str, float], Any]:
