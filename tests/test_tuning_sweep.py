@@ -388,7 +388,7 @@ def test_to_json_table_and_plot(tmp_path: Path) -> None:
     assert values["points"][-1]["median"] is None
     assert found.table().row_count == 5
     assert b"<svg" in found.plot(tmp_path / "sweep.svg").read_bytes()
-    assert repr(found) == "Sweep(tuning_cases:parabola, Adam, best_lr=0.5, metric='val_loss', 10 runs)"
+    assert repr(found) == "Sweep(tuning_cases:parabola, best_lr=0.5, metric='val_loss', 10 runs)"
     nothing = sweep(tuning_cases.always_raises, rates=[0.1], seeds=1, workers=0)
     assert nothing.best is None
     assert nothing.notes[0] == "no best rate: every run failed"

@@ -208,13 +208,15 @@ def _finish(arguments: argparse.Namespace, found: Any, name: str, sentences: lis
 
 @contextlib.contextmanager
 def _progress(description: str, total: int | None) -> Iterator[Callable[[int, int | None, str], None]]:
-    """A progress bar on the standard error stream; gives what moves it: (done, total, state)."""
+    """A progress bar on the standard error stream if that is a terminal; gives what moves it: (done, total, state)."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[state]}", markup=False)
+    bar_columns = BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[state]}", markup=False)
     text = TextColumn("{task.description}", markup=False)
-    with Progress(text, *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    columns = text, *bar_columns, TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(description, total=total, state="")
         yield lambda done, total, state: bar.update(task, completed=done, total=total, state=state)
 
@@ -318,7 +320,7 @@ def _sweep(plan: Plan, output: Path) -> Sweep:
     total = len(plan.rates) * len(plan.seeds)
     done = 0
     try:
-        with _progress(f"{plan.name} with {plan.optimizer.describe()}", total) as move:
+        with _progress(plan.name, total) as move:
 
             def on_run(run: SweepRun, finished: int, total: int) -> None:
                 nonlocal done

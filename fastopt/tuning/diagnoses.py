@@ -13,7 +13,7 @@ from ..checks import whole_number
 from .choices import check_rate, choose_optimizer
 from .histories import History
 from .readings import Evidence, held_out_note, read_history
-from .sources import EpochDone, Settings, check_settings_are_used, load_source
+from .sources import EpochDone, Settings, check_settings_are_used, describe_optimizer, load_source
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +26,7 @@ class Diagnosis:
     Attributes
     ----------
     name, optimizer: str
-        What was trained, by what.
+        What was trained, by what; "" where a training function uses an optimizer of its own.
     lr: float or str
         The rate; a schedule's repr.
     seed: int
@@ -68,7 +68,12 @@ class Diagnosis:
         return save(plot_diagnosis(self), path)
 
     def __repr__(self) -> str:
-        return f"Diagnosis({self.name}, {self.optimizer}, lr={self.lr}, reading={self.reading!r})"
+        return f"Diagnosis({self.title}, lr={self.lr}, reading={self.reading!r})"
+
+    @property
+    def title(self) -> str:
+        """What was trained and by what."""
+        return ", ".join(filter(None, [self.name, self.optimizer]))
 
 
 def finite_or_none(value: Any) -> Any:
@@ -155,4 +160,4 @@ def diagnose(
         note = held_out_note(history.curve("val_loss"))
     shown = repr(rate) if callable(rate) else rate
     words = reading.name, reading.reason, reading.advice, note
-    return Diagnosis(source.name, choice.describe(), shown, settings.seed, history, *words, evidence)
+    return Diagnosis(source.name, describe_optimizer(source, choice), shown, settings.seed, history, *words, evidence)

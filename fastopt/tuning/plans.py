@@ -14,7 +14,7 @@ from ..checks import text, whole_number
 from ..threads import get_num_threads
 from .choices import OptimizerChoice, check_rate, choose_optimizer, logarithmic_grid
 from .runs import Job
-from .sources import ProblemSource, check_settings_are_used, load_source
+from .sources import ProblemSource, check_settings_are_used, describe_optimizer, load_source
 
 MODES = ("auto", "min", "max")
 """Whether a low or a high metric is good."""
@@ -27,6 +27,7 @@ class Plan:
     target: Any
     name: str
     optimizer: OptimizerChoice
+    optimizer_text: str
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
     epochs: int | None
@@ -104,6 +105,7 @@ def make_plan(
         target,
         source.name,
         choice,
+        describe_optimizer(source, choice),
         grid,
         numbers,
         epochs,

@@ -77,7 +77,7 @@ def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
 
 def _diagnosis_title(diagnosis: Diagnosis) -> str:
     lr = diagnosis.lr if isinstance(diagnosis.lr, str) else f"{diagnosis.lr:g}"
-    return f"{diagnosis.name}, {diagnosis.optimizer}, lr {lr}: {diagnosis.reading}"
+    return f"{diagnosis.title}, lr {lr}: {diagnosis.reading}"
 
 
 def plot_range_test(found: RangeTest) -> Figure:
@@ -132,7 +132,7 @@ def plot_sweep(sweep: Sweep) -> Figure:
         top = 0.97 if sweep.mode == "min" else 0.03
         where = axes.get_xaxis_transform()
         axes.plot(diverged, [top] * len(diverged), "x", color="C3", transform=where, clip_on=False, label="diverged")
-    _titled(axes, f"Sweep: {sweep.name}, {sweep.optimizer}")
+    _titled(axes, f"Sweep: {sweep.title}")
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     return figure

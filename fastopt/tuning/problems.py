@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from typing import Any, Protocol
 
@@ -17,12 +18,16 @@ BATCH = 32
 """About how many samples a step sees."""
 
 
+def check_available(problem: str) -> None:
+    """Raise a ModuleNotFoundError if the package that a problem's data are from is not installed."""
+    if problem != "char-rnn" and importlib.util.find_spec("sklearn") is None:
+        message = f"the data of {problem} are from scikit-learn: `pip install 'fastopt[cli]'` brings it"
+        raise ModuleNotFoundError(message, name="sklearn")
+
+
 def _load(name: str) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        from sklearn import datasets
-    except ModuleNotFoundError as error:
-        message = "this problem's data come with scikit-learn: `pip install 'fastopt[cli]'` brings it"
-        raise ModuleNotFoundError(message, name=error.name) from None
+    from sklearn import datasets
+
     features, targets = getattr(datasets, f"load_{name}")(return_X_y=True)
     return features, targets
 

@@ -45,7 +45,7 @@ class SweepRun:
     seconds: float
         How long it took.
     error, traceback: str
-        Of a failed run, the last line and all of it.
+        Of a failed run, the error in one line, and all of it.
     """
 
     lr: float
@@ -88,7 +88,7 @@ def run_job(job: Job) -> SweepRun:
         history = load_source(job.target).run(Settings(job.lr, job.seed, job.optimizer, job.epochs))
     except (Exception, SystemExit) as error:  # the user's function
         lines = traceback.format_exception(error)
-        last = traceback.format_exception_only(error)[-1].strip()
+        last = " ".join(traceback.format_exception_only(error)[-1].split())
         seconds = time.perf_counter() - start
         return SweepRun(job.lr, job.seed, FAILED, seconds=seconds, error=last, traceback="".join(lines))
     return completed(job, history, time.perf_counter() - start)

@@ -244,6 +244,12 @@ class TrainingSource(Source):
         yield from read_epochs(self.name, self.function(**arguments))
 
 
+def describe_optimizer(source: Source, choice: OptimizerChoice) -> str:
+    """The optimizer that trains; "" where a training function uses its own."""
+    uses_own = isinstance(source, TrainingSource) and "optimizer" not in source.takes
+    return "" if uses_own else choice.describe()
+
+
 def check_settings_are_used(source: Source, *, epochs: bool, optimizer: bool) -> None:
     """Raise a ValueError if `epochs` or `optimizer` were given for a training function that does not take them."""
     if isinstance(source, TrainingSource):
@@ -271,7 +277,7 @@ def load_source(target: Any) -> Source:
     TypeError, ValueError
         It is neither, or cannot be called this way.
     ImportError
-        The module cannot be imported.
+        The module cannot be imported; of a bundled problem, scikit-learn.
 
     Examples
     --------
@@ -287,6 +293,7 @@ def load_source(target: Any) -> Source:
     if isinstance(target, str):
         if target in BUNDLED:
             problems = importlib.import_module(".problems", __package__)
+            problems.check_available(target)
             return ProblemSource(target, getattr(problems, target.replace("-", "_")))
         return _classify(target, _import(target))
     if hasattr(target, "params") and hasattr(target, "loss_and_gradients") and not inspect.isclass(target):

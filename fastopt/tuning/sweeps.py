@@ -63,7 +63,7 @@ class Sweep:
     Attributes
     ----------
     name, optimizer: str
-        What was trained, by what.
+        What was trained, by what; "" where a training function uses an optimizer of its own.
     metric: str
         By which rates are compared.
     mode: "min" or "max"
@@ -178,7 +178,12 @@ class Sweep:
 
     def __repr__(self) -> str:
         best = "none" if self.best is None else f"{self.best.lr:.3g}"
-        return f"Sweep({self.name}, {self.optimizer}, best_lr={best}, metric={self.metric!r}, {len(self.runs)} runs)"
+        return f"Sweep({self.title}, best_lr={best}, metric={self.metric!r}, {len(self.runs)} runs)"
+
+    @property
+    def title(self) -> str:
+        """What was trained and by what."""
+        return ", ".join(filter(None, [self.name, self.optimizer]))
 
 
 def sweep(
@@ -368,7 +373,7 @@ def _summary(plan: Plan, runs: Mapping[tuple[float, int], SweepRun], rates: Sequ
     mode = plan.mode
     if mode == "auto":
         mode = "max" if any(part in metric.lower() for part in HIGHER_IS_BETTER) else "min"
-    return Sweep(plan.name, plan.optimizer.describe(), metric, mode, tuple(chosen))
+    return Sweep(plan.name, plan.optimizer_text, metric, mode, tuple(chosen))
 
 
 def refined_rates(coarse: Sweep, count: int) -> list[float]:

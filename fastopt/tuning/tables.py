@@ -33,7 +33,7 @@ def diagnosis_table(diagnosis: Diagnosis) -> Table:
     history = diagnosis.history
     names = list(dict.fromkeys(name for epoch in history.epochs for name in epoch))
     lr = diagnosis.lr if isinstance(diagnosis.lr, str) else f"{diagnosis.lr:g}"
-    table = new_table(f"{diagnosis.name} with {diagnosis.optimizer}, lr {lr}", "epoch", *names)
+    table = new_table(f"{diagnosis.title}, lr {lr}", "epoch", *names)
 
     def add(epoch: int, metrics: dict[str, float]) -> None:
         table.add_row(str(epoch), *(number(metrics[name]) if name in metrics else "" for name in names))
@@ -54,7 +54,7 @@ def spread(count: int) -> list[int]:
 
 
 def range_test_table(found: RangeTest) -> Table:
-    table = new_table(f"{found.name} with {found.optimizer}", "lr", "loss", "smoothed", "")
+    table = new_table(f"{found.name}, {found.optimizer}", "lr", "loss", "smoothed", "")
     marks: dict[int, list[str]] = {}
     for method, rate in found.suggestions.items():
         nearest = min(range(len(found.rates)), key=lambda index: abs(math.log(found.rates[index] / rate)))
@@ -66,7 +66,7 @@ def range_test_table(found: RangeTest) -> Table:
 
 
 def sweep_table(sweep: Sweep) -> Table:
-    title = f"{sweep.name} with {sweep.optimizer}, {sweep.metric} of the last epoch"
+    title = f"{sweep.title}, {sweep.metric} of the last epoch"
     table = new_table(title, "lr", "median", "lowest", "highest", "runs", "")
     for point in sweep.points:
         values = [number(value) if math.isfinite(value) else "-" for value in (point.median, point.low, point.high)]
