@@ -5,7 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("numba", "llvmlite", "torch", "matplotlib", "rich", "scipy", "fastopt.demo", "fastopt.examples")
+HEAVY = (
+    "numba",
+    "llvmlite",
+    "torch",
+    "matplotlib",
+    "rich",
+    "scipy",
+    "fastopt.demo",
+    "fastopt.examples",
+    "fastopt.tuning",
+)
 
 
 def modules_after(code: str) -> set[str]:

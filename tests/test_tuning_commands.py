@@ -42,6 +42,11 @@ def slow(lr, seed):
     time.sleep(0.3 if lr < 0.05 else 60)
     return lr
 
+def tells(lr):
+    with open("pid", "w") as file:
+        file.write(str(os.getpid()))
+    time.sleep(300)
+
 def returns_nothing(lr):
     pass
 
@@ -177,7 +182,7 @@ def test_an_interrupt_leaves_what_was_done(folder: Path, capsys: pytest.CaptureF
     arguments = ["--min-lr", "0.01", "--max-lr", "1", "--points", "3", "--seeds", "1", "--workers", "0"]
     assert cli.main(["sweep", "my_training:interrupted", *arguments]) == 130
     captured = capsys.readouterr()
-    message = "interrupted: 2 of 3 runs are in fastopt-sweep; the same command goes on with the others"
+    message = "interrupted: the runs so far are in fastopt-sweep, and the same command goes on with the others"
     assert captured.err.splitlines()[-1] == f"fastopt: error: {message}"
     assert len(json.loads((folder / "fastopt-sweep/sweep.json").read_text())["runs"]) == 2
 
@@ -195,10 +200,32 @@ def test_an_interrupt_of_the_whole_group_of_processes(folder: Path) -> None:
     os.killpg(child.pid, signal.SIGINT)
     output, errors = child.communicate(timeout=60)
     assert child.returncode == 130, errors
-    message = "interrupted: 1 of 3 runs are in fastopt-sweep; the same command goes on with the others"
+    message = "interrupted: the runs so far are in fastopt-sweep, and the same command goes on with the others"
     assert errors == f"fastopt: error: {message}\n"
     assert output == ""
     assert (folder / "fastopt-sweep/sweep.csv").exists()
+
+
+def test_workers_end_when_the_program_is_killed(folder: Path) -> None:
+    arguments = ["--min-lr", "0.1", "--max-lr", "1", "--points", "2", "--seeds", "1", "--workers", "1"]
+    child = subprocess.Popen([sys.executable, "-m", "fastopt", "sweep", "my_training:tells", *arguments])
+    told, deadline = folder / "pid", time.monotonic() + 60
+    while time.monotonic() < deadline and not (told.exists() and told.read_text()):
+        time.sleep(0.05)
+    child.kill()
+    child.wait()
+    worker = Path("/proc") / told.read_text() / "stat"
+    while time.monotonic() < deadline and is_running(worker):
+        time.sleep(0.05)
+    assert not is_running(worker)
+
+
+def is_running(stat: Path) -> bool:
+    """Whether a process is there, and no zombie that nobody has waited for."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

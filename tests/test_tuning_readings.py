@@ -77,6 +77,17 @@ def test_a_run_that_stops_early_is_premature() -> None:
     assert found == epochs
 
 
+def test_schedules_and_a_rate_that_decayed_too_early_on_real_data() -> None:
+    """45 steps an epoch."""
+    drop = {45: "premature", 45 * 12: "good"}
+    found = {}
+    for last in drop:
+        diagnosis = diagnose("digits", optimizer="SGD", lr=lambda step, last=last: 0.3 if step < last else 1e-4)
+        found[last] = diagnosis.reading
+        assert diagnosis.history.curve("lr") == [0.3 if 45 * epoch <= last else 1e-4 for epoch in range(1, 16)]
+    assert found == drop
+
+
 def geometric(ratio: float, epochs: int, floor: float = 0.0) -> list[float]:
     return [floor + (1 - floor) * ratio**epoch for epoch in range(epochs)]
 

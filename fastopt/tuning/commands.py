@@ -87,7 +87,7 @@ def _add_shared(parser: argparse.ArgumentParser, output: str, examples: str) -> 
 
 def add_diagnose_arguments(parser: argparse.ArgumentParser) -> None:
     examples = (
-        "  fastopt diagnose --lr 1e-3\n"
+        "  fastopt diagnose --lr 1e-3        # too high, too low, oscillating, premature, diverged or good?\n"
         "  fastopt diagnose digits --optimizer SGD --set momentum=0.9 --lr 0.1 --epochs 20\n"
         "  fastopt diagnose my_training:train --lr 3e-4 --plot curves.svg\n"
     )
@@ -317,19 +317,14 @@ def run_sweep(arguments: argparse.Namespace) -> int:
 
 
 def _sweep(plan: Plan, output: Path) -> Sweep:
-    total = len(plan.rates) * len(plan.seeds)
-    done = 0
+    def on_run(run: SweepRun, done: int, total: int) -> None:
+        move(done, total, f"lr {run.lr:.3g}, seed {run.seed}: {run.status}")
+
     try:
-        with _progress(plan.name, total) as move:
-
-            def on_run(run: SweepRun, finished: int, total: int) -> None:
-                nonlocal done
-                done = finished
-                move(finished, total, f"lr {run.lr:.3g}, seed {run.seed}: {run.status}")
-
+        with _progress(plan.name, len(plan.rates) * len(plan.seeds)) as move:
             return run_plan(plan, output, on_run)
     except KeyboardInterrupt:
-        message = f"{done} of {total} runs are in {output}; the same command goes on with the others"
+        message = f"the runs so far are in {output}, and the same command goes on with the others"
         raise KeyboardInterrupt(message) from None
 
 
