@@ -106,9 +106,16 @@ def _start(function: Callable[[Any], Any]) -> Worker:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(function, theirs), name="fastopt sweep")
-    with _one_thread_each():
-        process.start()
-    theirs.close()
+    try:
+        with _one_thread_each():
+            process.start()
+    except BaseException:
+        if process.pid is not None:  # it began, and an interrupt came before anyone knew of it
+            process.kill()
+            process.join()
+        raise
+    finally:
+        theirs.close()
     return Worker(process, ours)
 
 
@@ -133,12 +140,12 @@ def _one_thread_each() -> Iterator[None]:
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for name, value in before.items():
             if value is None:
-                del os.environ[name]
+                os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # may raise a KeyboardInterrupt, and is therefore the last
 
 
 def _end_with_parent() -> None:
