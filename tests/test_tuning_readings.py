@@ -217,6 +217,25 @@ def test_bundled_gradients_are_finite_differences(name: str) -> None:
     assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(expected, rel=0.02)
 
 
+@pytest.mark.parametrize("error", [FloatingPointError, OverflowError])
+def test_an_overflow_in_a_training_function_is_divergence(error: type[Exception]) -> None:
+    def overflows(lr: float) -> Iterator[dict[str, float]]:
+        yield {"loss": 1.0}
+        raise error("math range error")
+
+    found = diagnose(overflows, lr=0.1)
+    assert found.reading == "diverged"
+    assert [len(epoch) for epoch in found.history.epochs] == [1, 1]
+
+
+def test_training_ends_where_the_loss_is_nan() -> None:
+    def becomes_nan(lr: float) -> Iterator[dict[str, float]]:
+        yield {"loss": math.nan}
+        raise AssertionError("nobody needs this epoch")
+
+    assert diagnose(becomes_nan, lr=0.1).reading == "diverged"
+
+
 # --- what training functions return -----------------------------------------------------------------------------------
 
 

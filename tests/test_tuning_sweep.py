@@ -82,7 +82,7 @@ SUMMARIES = [
     ("highest but for divergence", [(0.1, 3), (1, 1), (10, math.inf)], 1, (1, 1), ""),
     ("within 5 %", [(0.01, 9), (0.1, 1.04), (1, 1), (10, 1.06)], 1, (0.1, 1), ""),
     ("within the spread", [(0.1, 2), (1, 1, 1, 4), (10, 5)], 1, (0.1, 1), ""),
-    ("one seed diverged", [(0.1, 2, 2), (1, 1, math.inf), (10, 3, 3)], 0.1, (0.1, 0.1), "lowest"),
+    ("one seed diverged", [(0.1, 2, 2, 2), (1, 1, 1, math.inf), (10, 3, 3, 3)], 0.1, (0.1, 0.1), "lowest"),
     ("one seed failed", [(0.1, 2, 2), (1, 1, None), (10, 3, 3)], 1, (1, 1), ""),
     ("all diverged", [(0.1, math.inf), (1, math.inf)], None, None, ""),
 ]
