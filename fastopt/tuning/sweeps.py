@@ -103,7 +103,8 @@ class Sweep:
     def region(self) -> tuple[float, float] | None:
         """From the lowest to the highest rate around the best that do about as well.
 
-        Neighbours count whose median is no worse than the best's worst seed, or than the best's median by 5 %.
+        Neighbours count whose median is no worse than the best's worst seed, or than the best's median by 5 %, and of
+        which no run diverged.
         """
         best = self.best
         if best is None:
@@ -112,10 +113,11 @@ class Sweep:
         worst_seed = best.high if self.mode == "min" else best.low
         limit = max(sign * worst_seed, sign * best.median + TOLERANCE * abs(best.median))
         points = self.points
+        good = [not point.diverged and sign * point.median <= limit for point in points]
         first = last = points.index(best)
-        while first > 0 and sign * points[first - 1].median <= limit:
+        while first > 0 and good[first - 1]:
             first -= 1
-        while last < len(points) - 1 and sign * points[last + 1].median <= limit:
+        while last < len(points) - 1 and good[last + 1]:
             last += 1
         return points[first].lr, points[last].lr
 
