@@ -217,6 +217,13 @@ def test_bundled_gradients_are_finite_differences(name: str) -> None:
     assert (losses[0] - losses[1]) / 2e-2 == pytest.approx(expected, rel=0.02)
 
 
+def test_a_flat_curve_without_a_known_start_says_so() -> None:
+    found = diagnose(tuning_cases.parabola, lr=0.5)  # which is there in one step
+    assert found.reading == "too low"
+    assert found.note.startswith("the loss before training is not known")
+    assert diagnose("digits", optimizer="SGD", lr=1e-5).note == ""
+
+
 @pytest.mark.parametrize("error", [FloatingPointError, OverflowError])
 def test_an_overflow_in_a_training_function_is_divergence(error: type[Exception]) -> None:
     def overflows(lr: float) -> Iterator[dict[str, float]]:

@@ -158,6 +158,8 @@ def diagnose(
     note = ""
     if "val_loss" in history.metrics and not history.diverged:
         note = held_out_note(history.curve("val_loss"))
+    if not history.initial and evidence.is_flat and not history.diverged:
+        note = "the loss before training is not known: if the first epoch already reached the best, the rate is good"
     shown = repr(rate) if callable(rate) else rate
     words = reading.name, reading.reason, reading.advice, note
     return Diagnosis(source.name, describe_optimizer(source, choice), shown, settings.seed, history, *words, evidence)
