@@ -19,7 +19,9 @@ SHOWN = 20
 
 
 def new_table(title: str, *columns: str) -> Table:
-    made = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    # As wide as the title, which would else be broken to the width of the columns.
+    width = min(len(title), 78)
+    made = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, min_width=width)
     for column in columns:
         made.add_column(escape(column), justify="right")
     return made
