@@ -11,6 +11,7 @@ import pytest
 from cases import CASES, CONVENTION_CASES, Case
 
 import fastopt
+from fastopt.cli import main
 from fastopt.conventions import conventions_of
 from fastopt.describe import update_lines
 from fastopt.specs import SPECS
@@ -112,3 +113,34 @@ def test_decay_of_legacy_keras() -> None:
     text = described(fastopt.SGD(np.zeros(2), lr=0.5, decay=0.25, convention="tf_keras_legacy"))
     assert "    lr = 0.5 / (1 + (t - 1) * 0.25)\n    param = param - lr * grad\n" in text
     assert "does instead:\n    param = param - 0.5 * grad\n" in text
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "Adam", "--convention", "optax", "--set", "nesterov=True", "--set", "betas=0.5,0.75"]) == 0
+    printed = capsys.readouterr().out
+    optimizer = fastopt.Adam(np.zeros(1), convention="optax", nesterov=True, betas=(0.5, 0.75))
+    assert printed == described(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Adm"], "argument OPTIMIZER: invalid choice: 'Adm'"),
+        (["Rprop", "--convention", "optax"], "optax.rprop applies each step one update late"),
+        (["Adam", "--convention", "jax"], "unknown convention for Adam: 'jax'"),
+        (["SGD", "--set", "rho=1"], "unexpected keyword argument 'rho'"),
+        (["SGD", "--set", "lr=-1"], "Invalid learning rate: -1"),
+        (["SGD", "--set", "lr"], "expected NAME=VALUE, got 'lr'"),
+        (["Adam", "--set", "decay=0.1"], "no argument 'decay' with convention='torch' (it has with 'tf_keras_legacy')"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("fastopt: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
