@@ -37,7 +37,7 @@ class Case:
 
     @property
     def in_torch(self) -> bool:
-        return not self.options.get("decoupled_weight_decay") or self.optimizer in ("Adam", "AdamW")
+        return not self.options.get("decoupled_weight_decay") or self.optimizer in ("Adam", "AdamW", "NAdam", "RAdam")
 
     def make(self, params: Any, **more: Any) -> fastopt.Optimizer:
         optimizer: fastopt.Optimizer = getattr(fastopt, self.optimizer)(params, **{**self.options, **more})

@@ -18,6 +18,7 @@ from torch_cases import (
     parameters,
     train,
 )
+from torch_peers import TORCH
 
 import fastopt
 import fastopt.torch
@@ -37,7 +38,7 @@ CHANGES_IN_PLACE = {
 )
 def test_a_tensor_that_is_changed_in_place_is_noticed(name: str, key: str) -> None:
     trained = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         value = torch.tensor(0.25, dtype=torch.float64)
         params = {"vector": Parameter(torch.linspace(1, 2, 5, dtype=torch.float64))}
         given = (value, torch.tensor(0.75, dtype=torch.float64)) if key == "betas" else value
@@ -132,7 +133,7 @@ CHANGES = [
 def test_changes_between_steps(name: str, change: Callable[[Any, Parameter], None]) -> None:
     dtype = torch.float64
     trained = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         params = parameters(dtype)
         optimizer = getattr(module, name)(
             in_two_groups(params), **({"momentum": 0.9} if name == "SGD" else {}), foreach=False

@@ -11,6 +11,7 @@ import pytest
 import torch
 from cases import CASES, Case
 from torch import Tensor, nn
+from torch_peers import torch_options
 
 import fastopt.torch
 
@@ -29,7 +30,9 @@ def network() -> nn.Sequential:
 
 
 def make(case: Case, module: nn.Module, **options: Any) -> Any:
-    return getattr(fastopt.torch, case.optimizer)(module.parameters(), **case.options, **options)
+    return getattr(fastopt.torch, case.optimizer)(
+        module.parameters(), **torch_options(case.options, case.optimizer), **options
+    )
 
 
 def backward(module: nn.Sequential, number: int) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Parameter
 from torch_pairs import MAIN, TOLERANCE, by_case, by_class, check_same, make, parameters, set_gradients, train
+from torch_peers import TORCH
 
 import fastopt.torch
 
@@ -111,7 +112,7 @@ def test_a_negated_gradient_of_one_element(case: Case) -> None:
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_a_gradient_that_is_the_parameters_own_memory(case: Case, backend: str) -> None:
     runs = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         params = parameters()
         optimizer = make(module, case, params, **({"backend": backend} if module is fastopt.torch else {}))
         for _ in range(4):
@@ -144,7 +145,7 @@ def test_a_parameter_twice_in_a_list_is_stepped_twice(case: Case) -> None:
 
     situation.states = []  # type: ignore[attr-defined]
     runs = []
-    for situation.module in (fastopt.torch, torch.optim):  # type: ignore[attr-defined]
+    for situation.module in (fastopt.torch, TORCH):  # type: ignore[attr-defined]
         params = parameters((5,), (4,))
         situation(None, params)
         runs.append(params)
