@@ -7,7 +7,7 @@
 >>> model(torch.ones(1, 3)).sum().backward()
 >>> optimizer.step()
 
-Each class is a subclass of torch's of the same name (torch has no Lion: `fastopt.torch.lion` is written as it would be):
+Each class is a subclass of torch's of the same name (torch has no Lion: `fastopt.torch.lion` is what it would be):
 arguments, errors, `param_groups`, `state`, hooks, state dicts,
 schedulers and gradient scalers are torch's own. `step` is fastopt's: one native call that updates all parameters in
 their own memory.
