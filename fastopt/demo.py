@@ -222,7 +222,7 @@ def print_notes(console: Console, run: Run, comparison: Comparison, preset: Pres
     notes = [
         f"Medians of {preset.timing.repeats} interleaved repeats, in cache. 2.0x: twice fastopt's time. ?: other "
         f"programs interfered. equal: after {COMPARED_STEPS} steps each element is where the textbook's update leads "
-        f"in float64, to {textbook.TOLERANCE:g} of the way there and one rounding a step.",
+        f"in float64, to {textbook.TOLERANCE:g} of the way there and roundings.",
         f"Of one training step, {seconds * 1e3:.1f} ms, {run.name}'s update is {shares}.",
     ]
     if "PyTorch" not in comparison.seconds.keys() | comparison.wrong:

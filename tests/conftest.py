@@ -46,17 +46,17 @@ def default_dtype() -> Iterator[Callable[[str], None]]:
 
 @pytest.fixture(autouse=True)
 def _precise_mu_product(request: pytest.FixtureRequest) -> None:
-    """Let torch keep NAdam's `mu_product` in float64, but in tests of parameters of float32.
+    """Let torch keep NAdam's `mu_product` in float64 where the parameters are.
 
     Torch keeps it in its default dtype, rounds it in each step, and takes it over in the parameter's from a state dict.
     """
     dtype = request.node.callspec.params.get("dtype") if hasattr(request.node, "callspec") else None
-    if _is_about_nadam(request) and "float32" not in str(dtype):
+    if _is_about_nadam(request) and "float64" in str(dtype):
         request.getfixturevalue("default_dtype")("float64")
 
 
 @pytest.fixture
-def mu_product_as_in_numpy(request: pytest.FixtureRequest) -> None:
-    """Let torch keep NAdam's `mu_product` in float64, as optimizers over NumPy arrays do."""
+def mu_product_in_float64(request: pytest.FixtureRequest) -> None:
+    """The same in a test without `dtype`, or that compares with NumPy's optimizers, which keep it in float64."""
     if _is_about_nadam(request):
         request.getfixturevalue("default_dtype")("float64")

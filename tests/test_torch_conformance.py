@@ -258,6 +258,7 @@ def test_every_input(setup: Setup, implementation: str, dtype: torch.dtype) -> N
         for number, schedulers in enumerate(INFOS[setup.optimizer].scheduler_inputs)
     ],
 )
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_every_scheduler_input(setup: Setup, schedulers: Any) -> None:
     dtype = torch.float64
     trained = []
@@ -360,6 +361,7 @@ def test_every_error_input(wrong: WrongInput) -> None:
 
 
 @by_name
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_a_parameter_that_is_given_twice_is_stepped_twice(name: str) -> None:
     """As torch does it, with a warning, until it will be an error there."""
     case = next(case for case in CASES if case.optimizer == name and case.options.get("momentum", True))

@@ -18,7 +18,7 @@ IN_TORCH = [case for case in CASES if case.in_torch]
 
 @pytest.mark.parametrize("case", IN_TORCH, ids=str)
 @pytest.mark.parametrize("steps_before", [0, 3])
-@pytest.mark.usefixtures("mu_product_as_in_numpy")
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_steps_go_on_with_the_same_bits(case: Case, steps_before: int) -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((3, 4)), rng.standard_normal(5)]
