@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from rich import box
@@ -130,6 +131,7 @@ def plot_losses(path: Path, runs: Mapping[str, Run], unigram_loss: float, text_n
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot(xlabel="training step", ylabel="bits per character")
     axes.set_title(f"A character-level network learns {text_name}", loc="left", parse_math=False)
+    axes.set_prop_cycle(color=[*matplotlib.color_sequences["tab10"], "black"])
     axes.axhline(bits(unigram_loss), color="gray", linestyle="--", label="character frequencies alone")
     lowest = unigram_loss
     for name, run in runs.items():

@@ -29,6 +29,11 @@ CHANGES_IN_PLACE = {
     "AdamW": ("lr", "betas"),
     "RMSprop": ("lr",),
     "Adagrad": ("lr",),
+    "Adadelta": ("lr",),
+    "Adamax": ("lr",),
+    "NAdam": ("lr",),
+    "RAdam": ("lr",),
+    "Lion": ("lr",),
 }
 """Which hyperparameters torch takes as tensors, which can change without being replaced."""
 
@@ -36,6 +41,7 @@ CHANGES_IN_PLACE = {
 @pytest.mark.parametrize(
     ("name", "key"), [(name, key) for name, keys in CHANGES_IN_PLACE.items() for key in keys], ids=str
 )
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_a_tensor_that_is_changed_in_place_is_noticed(name: str, key: str) -> None:
     trained = []
     for module in (fastopt.torch, TORCH):
@@ -130,6 +136,7 @@ CHANGES = [
 
 @by_name
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_changes_between_steps(name: str, change: Callable[[Any, Parameter], None]) -> None:
     dtype = torch.float64
     trained = []

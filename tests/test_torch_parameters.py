@@ -56,6 +56,7 @@ LAYOUTS: dict[str, Callable[[], list[Any]]] = {
 
 @by_case
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_layouts_of_parameters(case: Case, layout: Callable[[], list[Any]]) -> None:
     def make_params() -> list[Any]:
         torch.manual_seed(0)
@@ -227,6 +228,7 @@ def gradients_kept_and_zeroed(optimizer: torch.optim.Optimizer, params: list[Par
         gradients_kept_and_zeroed,
     ],
 )
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_which_parameters_have_gradients(case: Case, situation: Any) -> None:
     check_same(case, situation)
 
