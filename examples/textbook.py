@@ -6,6 +6,7 @@ independently of `kernels/rules.py`, so they check fastopt as well (run in float
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -174,7 +175,7 @@ class NAdam:
         self.steps = 0
 
     def momentum(self, step: int) -> float:
-        return self.betas[0] * (1 - 0.5 * 0.96 ** (step * self.momentum_decay))
+        return self.betas[0] * (1 - 0.5 * math.pow(0.96, step * self.momentum_decay))
 
     def step(self, grads: np.ndarray) -> None:
         self.steps += 1

@@ -136,10 +136,10 @@ class Lion(Optimizer):
             exp_avgs: list[Tensor] = []
             steps: list[Tensor] = []
             self._init_group(group, params, grads, exp_avgs, steps)
+            beta1, beta2 = group["betas"]
+            lr, weight_decay, maximize = float(group["lr"]), group["weight_decay"], group["maximize"]
             update = _update_all if group["foreach"] and params else _update_each
-            update(
-                params, grads, exp_avgs, float(group["lr"]), *group["betas"], group["weight_decay"], group["maximize"]
-            )
+            update(params, grads, exp_avgs, lr, beta1, beta2, weight_decay, maximize)
             for step in steps:
                 step += 1
         return loss
