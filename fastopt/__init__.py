@@ -27,13 +27,35 @@ from .optimizer import Optimizer
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from .threads import get_num_threads, set_num_threads
 
+LAZY = {
+    "DivergenceGuard": "guard",
+    "ReduceOnPlateau": "plateau",
+    "constraints": "constraints",
+    "guard": "guard",
+    "schedules": "schedules",
+    "torch": "torch",
+}
+"""What is loaded when first used, and the module that it is or is in."""
+
+
+LAZY = {
+    "DivergenceGuard": "guard",
+    "ReduceOnPlateau": "plateau",
+    "constraints": "constraints",
+    "guard": "guard",
+    "schedules": "schedules",
+    "torch": "torch",
+}
+"""What is loaded when first used, and the module that it is or is in."""
+
 
 def __getattr__(name: str) -> Any:
-    if name in ("constraints", "torch"):  # loaded when first used
-        import importlib
+    if name not in LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
 
-        return importlib.import_module(f".{name}", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = importlib.import_module(f".{LAZY[name]}", __name__)
+    return module if name == LAZY[name] else getattr(module, name)
 
 
 # Loaded now, so that a wrong FASTOPT_CPU is an error at import, and OpenMP is there for whoever limits it.
@@ -46,17 +68,21 @@ __all__ = [
     "Adam",
     "AdamW",
     "Adamax",
+    "DivergenceGuard",
     "Lion",
     "NAdam",
     "Optimizer",
     "RAdam",
     "RMSprop",
+    "ReduceOnPlateau",
     "Rprop",
     "__version__",
     "constraints",
     "get_num_threads",
     "global_norm",
+    "guard",
     "pack",
+    "schedules",
     "set_num_threads",
     "show_config",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,3 +49,28 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{name} must be a string, got {value!r}")
     return str(value)
+
+
+def at_least_zero(name: str, value: Any) -> float:
+    number = real_number(name, value)
+    if not 0 <= number < math.inf:
+        raise ValueError(f"{name} must be finite and >= 0, got {value!r}")
+    return number
+
+
+def above_zero(name: str, value: Any) -> float:
+    number = real_number(name, value)
+    if not 0 < number < math.inf:
+        raise ValueError(f"{name} must be finite and > 0, got {value!r}")
+    return number
+
+
+def one_of(*expected: str) -> Callable[[str, Any], str]:
+    """A check that the value is one of these strings."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in expected:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, expected))}, got {value!r}")
+        return str(value)
+
+    return check

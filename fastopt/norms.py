@@ -43,7 +43,7 @@ def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
     >>> fastopt.global_norm({"W": np.full((2, 2), 2.0), "b": np.array([3.0])})
     5.0
     """
-    threads = check_n_threads(n_threads)
+    check_n_threads(n_threads)
     if isinstance(arrays, np.ndarray):
         named: list[tuple[str, Any]] = [("arrays", arrays)]
     elif isinstance(arrays, Mapping):
@@ -59,8 +59,15 @@ def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
     for label, array in checked:
         if array.dtype != dtype:
             raise TypeError(f"arrays must all be of one dtype: {first} is {dtype}, {label} is {array.dtype}")
-    add_up_arrays, square = _sum_of_squares(dtype)
-    return math.sqrt(add_up_arrays([array for _, array in checked], square, threads))
+    return norm_of([array for _, array in checked], n_threads)
+
+
+def norm_of(checked: list[np.ndarray], n_threads: int | None = None) -> float:
+    """`global_norm` of arrays that are known to be of one dtype and C-contiguous."""
+    if not checked:
+        return 0.0
+    add_up_arrays, square = _sum_of_squares(checked[0].dtype)
+    return math.sqrt(add_up_arrays(checked, square, check_n_threads(n_threads)))
 
 
 @functools.cache

@@ -122,8 +122,8 @@ def read(
         own = loaded.states[len(loaded.states) - len(group["params"]) :]
         loaded.names.append(tuple(dict.fromkeys([*spec.states(values), *(name for states in own for name in states)])))
     # Without a schedule nobody counted; the parameter with the most steps had a part in every update.
-    iterations = state_dict.get("iterations", max(loaded.steps, default=0))
-    return replace(loaded, iterations=whole_number("'iterations' in state_dict", iterations, least=0))
+    iterations = _read_count(state_dict.get("iterations", max(loaded.steps, default=0)), "'iterations' in state_dict")
+    return replace(loaded, iterations=iterations)
 
 
 def _read_group(spec: Spec, saved: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -205,7 +205,11 @@ def _read_mu_product(spec: Spec, saved: Mapping[str, Any] | None, step: int, lab
 def _read_step(spec: Spec, saved: Mapping[str, Any], label: str) -> int:
     if spec.counts_steps and "step" not in saved:
         raise ValueError(f"{label} has no 'step' (it has {', '.join(map(repr, saved))})")
-    step = float(saved.get("step", 1))  # torch's SGD knows only whether there was a first step
-    if not (0 <= step < 2**53 and step == int(step)):  # float64 counts no further
-        raise ValueError(f"{label}['step'] must be a whole number >= 0 and below 2**53, got {step}")
-    return int(step)
+    return _read_count(saved.get("step", 1), f"{label}['step']")  # torch's SGD knows only whether there was a first one
+
+
+def _read_count(value: Any, label: str) -> int:
+    count = float(value)
+    if not (0 <= count < 2**53 and count == int(count)):  # float64 counts no further
+        raise ValueError(f"{label} must be a whole number >= 0 and below 2**53, got {count}")
+    return int(count)

@@ -126,7 +126,9 @@ def adamax(param, grad, exp_avg, exp_inf, one_minus_beta1, beta2, step_size, eps
 
 
 def lion(param, grad, exp_avg, one_minus_beta1, one_minus_beta2, step_size):
-    param = param - step_size * sign(lerp(exp_avg, grad, one_minus_beta1))
+    direction = lerp(exp_avg, grad, one_minus_beta1)
+    # The sign of a NaN is 0, and the parameter would silently stay where it is.
+    param = param - step_size * select(direction == direction, sign(direction), direction)
     exp_avg = lerp(exp_avg, grad, one_minus_beta2)
     return param, exp_avg
 

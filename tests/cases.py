@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -9,13 +10,16 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt.specs import SPECS
+from fastopt.conventions import conventions_of, spec_of
+from fastopt.specs import SPECS, Spec
 
 DTYPES = (np.float32, np.float64)
 BACKENDS = ("cython", "numba", "reference")
 
 # Values that switch a variant on, and what else makes a rule do all that it can.
 TURNED_ON: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "amsgrad": True, "centered": True}
+EXCLUDED = ({"nesterov": True, "momentum": 0.0}, {"nesterov": True, "amsgrad": True})
+"""Variants that no optimizer has together."""
 FULL: dict[str, Any] = {
     "weight_decay": 0.03,
     "lr": 0.02,
@@ -24,8 +28,20 @@ FULL: dict[str, Any] = {
     "dampening": 0.3,
     "eps": 1e-6,
     "step_sizes": (0.015, 0.03),
+    "rho": 0.8,
+    "momentum_decay": 0.05,
+    "decay": 0.1,
+    "eps_root": 1e-5,
+    "eps_in_sqrt": False,
+    "initial_scale": 0.5,
+    "bias_correction": True,
+    "threshold": 4.0,
 }
 EXTRAS: tuple[dict[str, Any], ...] = ({}, {"maximize": True}, {"decoupled_weight_decay": True})
+
+
+DECOUPLED_IN_TORCH = ("Adam", "AdamW", "NAdam", "RAdam")
+"""Where torch.optim has `decoupled_weight_decay`, or always does it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,13 @@ class Case:
 
     @property
     def in_torch(self) -> bool:
-        return not self.options.get("decoupled_weight_decay") or self.optimizer in ("Adam", "AdamW", "NAdam", "RAdam")
+        if self.optimizer == "Lion" or "convention" in self.options:
+            return False
+        return not self.options.get("decoupled_weight_decay") or self.optimizer in DECOUPLED_IN_TORCH
+
+    def can(self, options: dict[str, Any]) -> bool:
+        """Whether the optimizer has all that is asked for around its update."""
+        return options.get("prox") is None or options["prox"].row is not None or self.optimizer != "Adadelta"
 
     def make(self, params: Any, **more: Any) -> fastopt.Optimizer:
         optimizer: fastopt.Optimizer = getattr(fastopt, self.optimizer)(params, **{**self.options, **more})
@@ -48,24 +70,44 @@ class Case:
         return "-".join([self.optimizer, *shown])
 
 
+def _variants(spec: Spec) -> list[dict[str, Any]]:
+    """For each variant the hyperparameters that make its rule do all that it can."""
+    variants = []
+    for switches in product((False, True), repeat=len(spec.variants)):
+        on = {name: TURNED_ON[name] for name, switch in zip(spec.variants, switches, strict=True) if switch}
+        if any({**spec.defaults, **on}.items() >= excluded.items() for excluded in EXCLUDED):
+            continue
+        full = {name: value for name, value in FULL.items() if name in spec.defaults}
+        if on.get("nesterov"):
+            full.pop("dampening", None)
+        variants.append({**full, **on})
+    return variants
+
+
 def _cases() -> list[Case]:
     cases = []
     for spec in SPECS.values():
-        signature = getattr(fastopt, spec.name).__init__.__kwdefaults__ or {}
-        for switches in product((False, True), repeat=len(spec.variants)):
-            on = {name: TURNED_ON[name] for name, switch in zip(spec.variants, switches, strict=True) if switch}
-            if on.get("nesterov") and not on.get("momentum"):
-                continue
-            full = {name: value for name, value in FULL.items() if name in spec.defaults}
-            if on.get("nesterov"):
-                full.pop("dampening")
+        signature = inspect.signature(getattr(fastopt, spec.name)).parameters
+        for variant in _variants(spec):
             for extra in EXTRAS:
                 if all(name in spec.defaults and name in signature for name in extra):
-                    cases.append(Case(spec.name, {**full, **on, **extra}))
+                    cases.append(Case(spec.name, {**variant, **extra}))
     return cases
 
 
+def _convention_cases() -> list[Case]:
+    return [
+        Case(name, {"convention": convention, **variant})
+        for name in SPECS
+        for convention in conventions_of(name)
+        if convention != "torch"
+        for variant in _variants(spec_of(name, convention))
+    ]
+
+
 CASES = _cases()
+CONVENTION_CASES = _convention_cases()
+"""The same of every other framework's convention: one for each variant."""
 VARIANTS = [case for case in CASES if not any(name in case.options for extra in EXTRAS for name in extra)]
 """One for each variant of each rule."""
 PLAIN = [Case(spec.name, {}) for spec in SPECS.values()]

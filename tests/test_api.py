@@ -171,6 +171,8 @@ def test_state_is_the_kernels_memory_under_torchs_names(case: Case) -> None:
         for name, value in optimizer.state[index].items():
             if name == "step":
                 assert value == 1
+            elif name == "mu_product":
+                assert 0 < value < 1
             else:
                 assert value.shape == param.shape
                 assert value.dtype == param.dtype
@@ -214,7 +216,9 @@ def test_copies_go_on_alike(case: Case, how: str, steps: int, rng: np.random.Gen
     assert all(equal_bits(a, b) for a, b in zip(params, copies, strict=True))
     for index in original.state:
         for name, value in original.state[index].items():
-            assert name == "step" or equal_bits(value, twin.state[index][name])
+            other = twin.state[index][name]
+            if name != "step":  # SGD's are not saved
+                assert value == other if isinstance(value, float) else equal_bits(value, other)
 
 
 def test_a_copy_with_its_gradients_keeps_them_together() -> None:

@@ -5,7 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 
-HEAVY = ("numba", "llvmlite", "torch", "matplotlib", "rich", "scipy", "fastopt.demo", "fastopt.examples")
+HEAVY = (
+    "numba",
+    "llvmlite",
+    "torch",
+    "matplotlib",
+    "rich",
+    "scipy",
+    "fastopt.demo",
+    "fastopt.examples",
+    "fastopt.plateau",
+    "fastopt.schedules",
+)
 
 
 def modules_after(code: str) -> set[str]:
@@ -36,3 +47,8 @@ def test_public_names() -> None:
 
     assert all(hasattr(fastopt, name) for name in fastopt.__all__)
     assert fastopt.__version__
+
+
+def test_schedules_need_no_numba_until_asked_to_compile() -> None:
+    code = "import fastopt\nfastopt.schedules.CosineDecay(0.1, 10)(3)\nfastopt.ReduceOnPlateau"
+    assert "numba" not in modules_after(code)

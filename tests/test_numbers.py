@@ -31,8 +31,8 @@ def after_steps(case: Case, count: int, dtype: Any, backend: str) -> tuple[np.nd
     optimizer = case.make(param, backend=backend)
     optimizer.step(gradient)
     saved = optimizer.state_dict()
-    for name in saved["state"][0]:
-        saved["state"][0][name] = np.full(3, STATE, dtype)
+    for name, value in saved["state"][0].items():
+        saved["state"][0][name] = np.full(3, STATE, dtype) if isinstance(value, np.ndarray) else STATE
     saved["state"][0]["step"] = count  # torch's SGD writes none, but takes it
     optimizer.load_state_dict(saved)
     assert optimizer.state[0]["step"] == count
@@ -171,7 +171,8 @@ def in_torch(case: Case, gradients: list[float], dtype: Any = np.float64) -> np.
 @by_dtype
 @by_backend
 def test_without_eps_nothing_over_nothing_is_nan_as_in_torch(case: Case, dtype: Any, backend: str) -> None:
-    for gradients, is_nan in (([0.0], True), ([1.0, 0.0, 0.0], False)):
+    first = case.optimizer != "RAdam"  # whose first steps are not divided
+    for gradients, is_nan in (([0.0], first), ([0.0] * 7, True), ([1.0, 0.0, 0.0], False)):
         param = np.zeros(1, dtype)
         optimizer = case.make(param, backend=backend)
         for gradient in gradients:

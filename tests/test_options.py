@@ -51,7 +51,7 @@ def test_the_same_bits_from_every_backend_and_number_of_threads(
     options: dict[str, Any], dtype: Any, rng: np.random.Generator
 ) -> None:
     params, gradients = problem(rng, dtype)
-    for case in VARIANTS:
+    for case in [each for each in VARIANTS if each.can(options)]:
         expected = run(case, params, gradients, backend="reference", **options)
         for backend, n_threads in (("cython", 1), ("cython", 3), ("numba", 2)):
             actual = run(case, params, gradients, backend=backend, n_threads=n_threads, **options)
@@ -92,9 +92,26 @@ def test_numba_without_the_compiled_module(
 def rates(case: Case, state: Any, group: Any) -> Any:
     """The rate of the update for each element, from the definition in the docstrings."""
     lr = group["lr"]
-    if case.optimizer in ("Adam", "AdamW"):
+    if "betas" in group:
         beta1, beta2 = group["betas"]
         step = state["step"]
+    if case.optimizer == "Lion":
+        return lr
+    if case.optimizer == "Adamax":
+        return lr / (1 - beta1**step) / state["exp_inf"]
+    if case.optimizer == "NAdam":
+        mu, after = (beta1 * (1 - 0.5 * 0.96 ** (t * group["momentum_decay"])) for t in (step, step + 1))
+        weight = (1 - mu) / (1 - state["mu_product"]) + after / (1 - state["mu_product"] * after)
+        return lr * weight / (np.sqrt(state["exp_avg_sq"] / (1 - beta2**step)) + group["eps"])
+    if case.optimizer == "RAdam":
+        longest = 2 / (1 - beta2) - 1
+        length = longest - 2 * step * beta2**step / (1 - beta2**step)
+        if length <= 5:
+            return lr / (1 - beta1**step)
+        rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+        corrected = math.sqrt(rectified * (1 - beta2**step)) / (1 - beta1**step)
+        return lr * corrected / (np.sqrt(state["exp_avg_sq"]) + group["eps"])
+    if case.optimizer in ("Adam", "AdamW"):
         second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
         return lr / (1 - beta1**step) / (np.sqrt(second / (1 - beta2**step)) + group["eps"])
     if case.optimizer == "RMSprop":
@@ -187,7 +204,7 @@ def one_by_one(
 @by_options
 def test_the_same_values_as_one_by_one(options: dict[str, Any], rng: np.random.Generator) -> None:
     params, gradients = problem(rng, np.float64)
-    for case in VARIANTS:
+    for case in [each for each in VARIANTS if each.can(options)]:
         expected, averages = one_by_one(case, params, gradients, options)
         actual, state = run(case, params, gradients, **options)
         for index, (mine, theirs) in enumerate(zip(actual, expected, strict=True)):
@@ -226,7 +243,7 @@ def test_nan_stays_nan_whatever_it_is_held_to(options: dict[str, Any], backend: 
     gradient = np.zeros((4, 3))
     gradient[1, 2] = np.nan
     every = options.get("accumulate_steps", 1)
-    for case in VARIANTS:
+    for case in [each for each in VARIANTS if each.can(options)]:
         param = np.full((4, 3), 0.25)
         optimizer = case.make(param, backend=backend, **{**options, "nonfinite": "propagate"})
         for _ in range(every):
@@ -370,7 +387,7 @@ def test_saved_in_the_middle_and_continued(options: dict[str, Any], how: str, rn
     import pickle
 
     params, gradients = problem(rng, np.float64)
-    for case in PLAIN:
+    for case in [each for each in PLAIN if each.can(options)]:
         expected, _ = run(case, params, gradients, **options)
         for at in (1, 2, 3):
             started = [param.copy() for param in params]

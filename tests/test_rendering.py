@@ -13,8 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastopt.conventions import conventions_of, spec_of
+from fastopt.hyperparameters import HYPERPARAMETERS
 from fastopt.kernels import _coefficients, coefficients, cpu, dialect, native, numba_loops, operations, render, rules
 from fastopt.specs import SPECS
+
+FLAGS = {name for name, each in HYPERPARAMETERS.items() if each.flag} | {"eps_outside"}
+SHARED = ("clip_coefficient", "factor", "threshold")
+"""What coefficient functions of clipping and of rows return."""
 
 LEVELS = [
     level for level in (*cpu.LEVELS, cpu.OTHER) if importlib.util.find_spec(f"fastopt.kernels.{cpu.module_name(level)}")
@@ -52,19 +58,26 @@ def test_rules_have_the_form_that_the_renderer_reads(rule: dialect.Rule) -> None
 
 
 def test_the_table_of_optimizers_fits_the_rules() -> None:
-    used = set()
-    for spec in SPECS.values():
+    used, used_functions = set(), set()
+    for spec in [spec_of(name, convention) for name in SPECS for convention in conventions_of(name)]:
+        function = render.coefficient_functions()[spec.coefficients]
+        used_functions.add(spec.coefficients)
+        known = {"step", "lr", *(["mu_product"] if spec.keeps_mu_product else [])}
+        known |= spec.numbers(spec.convert(spec.defaults)).keys()
+        # What a convention does not have is 0.
+        assert set(function.arguments) <= {*known, "dampening", "eps", "amsgrad", "eps_outside", "lr_decay"}
+        assert set(spec.constants) <= set(function.arguments)
         for name in spec.rules.values():
             rule = render.rules()[name]
             used.add(name)
             assert name in spec.costs
-            for convention in spec.coefficients.values():
-                function = render.coefficient_functions()[convention]
-                assert set(rule.coefficients) <= set(function.returned_names), f"{convention} for {name}"
-                known = {"step", *(key for key in spec.numbers(spec.convert(spec.defaults)))}
-                assert set(function.arguments) <= known
+            assert set(rule.coefficients) <= set(function.returned_names), f"{spec.coefficients} for {name}"
             assert set(spec.initial) <= set(rule.states)
     assert used == set(render.rules()), "a rule that no optimizer uses"
+    around = {"regularize", "preparation", "averaging", "constraint"}
+    functions = {name for name, each in render.coefficient_functions().items() if each.returned_names} - around
+    own = {name for name in functions if not render.coefficient_functions()[name].returned_names[0].endswith(SHARED)}
+    assert used_functions == own, "a coefficient function that no optimizer uses"
 
 
 @pytest.mark.parametrize("name", render.coefficient_functions())
@@ -80,7 +93,7 @@ def test_compiled_coefficient_functions_are_the_python_ones(name: str) -> None:
             values[index] = step if argument == "step" else values[index]
             if argument == "ema_overwrite_frequency":
                 values[index] = 5
-            if argument in ("maximize", "decoupled_weight_decay"):
+            if argument in FLAGS:
                 values[index] = step % 2
         results = np.empty(len(function.returns))
         native_function(values.ctypes.data, results.ctypes.data)

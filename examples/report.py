@@ -1,0 +1,61 @@
+"""The command line and the printed table that the examples share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Results = TypeVar("Results")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an example prints: a table, what else there is to say about it, and its answer in a sentence."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    answer: str
+    notes: Sequence[str] = ()
+
+    def print(self, console: Console) -> None:
+        """Columns after the first are numbers, flush right."""
+        from rich import box
+        from rich.table import Table
+
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*row)
+        console.print(table)
+        for text in (*self.notes, self.answer):
+            console.print(text, markup=False, soft_wrap=True)
+
+
+def main(
+    description: str | None,
+    run: Callable[[bool], Results],
+    report: Callable[[Results], Report],
+    arguments: Sequence[str] | None = None,
+) -> None:
+    """Run an example: parse `--quick`, run, and print the report.
+
+    NumPy's matrix products are kept to one thread: these matrices are small, and threads would wait for each other
+    more than they work.
+    """
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few seconds: less data, fewer epochs, fewer seeds")
+    options = parser.parse_args(arguments)
+    try:
+        from rich.console import Console
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with threadpool_limits(1, "blas"):
+            report(run(options.quick)).print(Console(highlight=False))
+    except ImportError as error:
+        parser.exit(1, f"{parser.prog}: a package is missing ({error}): pip install 'fastopt[examples]'\n")
