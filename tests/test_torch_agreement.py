@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CASES, DTYPES, Case
-from torch_peers import TORCH, torch_options
+from cases import DTYPES, Case
+from torch_peers import IN_TORCH, TORCH, torch_options
 
 import fastopt
 
@@ -18,7 +18,7 @@ TOLERANCE = {np.float32: 2e-6, np.float64: 1e-12}
 SHAPES = ((37,), (5, 7), (), (3, 0), (2, 3, 4))
 STEPS = 50
 
-by_case = pytest.mark.parametrize("case", [case for case in CASES if case.in_torch], ids=str)
+by_case = pytest.mark.parametrize("case", IN_TORCH, ids=str)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
 

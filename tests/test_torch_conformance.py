@@ -31,7 +31,7 @@ from torch_cases import (
     torch_options,
     train,
 )
-from torch_peers import TORCH
+from torch_peers import IN_TORCH, TORCH
 
 import fastopt
 import fastopt.torch
@@ -216,7 +216,7 @@ def torch_setups(info: OptimizerInfo) -> list[Setup]:
 
 
 TORCH_SETUPS = [setup for info in INFOS.values() for setup in torch_setups(info)]
-SETUPS = TORCH_SETUPS + [Setup(case.optimizer, f"case {case}", torch_options(case)) for case in CASES if case.in_torch]
+SETUPS = TORCH_SETUPS + [Setup(case.optimizer, f"case {case}", torch_options(case)) for case in IN_TORCH]
 
 by_setup = pytest.mark.parametrize("setup", SETUPS, ids=str)
 

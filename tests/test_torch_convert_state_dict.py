@@ -7,13 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CASES, Case, random_gradient
+from cases import Case, random_gradient
 from torch import nn
-from torch_peers import TORCH, torch_options
+from torch_peers import IN_TORCH, TORCH, torch_options
 
 import fastopt.torch
-
-IN_TORCH = [case for case in CASES if case.in_torch]
 
 
 @pytest.mark.parametrize("case", IN_TORCH, ids=str)

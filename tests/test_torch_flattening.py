@@ -9,13 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, Case
+from cases import Case
 from torch import Tensor, nn
-from torch_peers import torch_options
+from torch_peers import IN_TORCH, torch_options
 
 import fastopt.torch
 
-IN_TORCH = [case for case in CASES if case.in_torch]
 by_case = pytest.mark.parametrize("case", IN_TORCH, ids=str)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch_peers
-from cases import CASES, Case, equal_bits
+from cases import Case, equal_bits
 from torch import Tensor
 from torch.nn import Parameter
 from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db
@@ -27,7 +27,7 @@ INFOS: dict[str, OptimizerInfo] = {info.name: info for info in optim_db if hasat
 INFOS["Lion"] = torch_peers.LION
 """Torch has none; this is as it would be."""
 
-by_case = pytest.mark.parametrize("case", [case for case in CASES if case.in_torch], ids=str)
+by_case = pytest.mark.parametrize("case", torch_peers.IN_TORCH, ids=str)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 by_name = pytest.mark.parametrize("name", INFOS)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from cases import CASES
 from torch.testing._internal.common_optimizers import (
     OptimizerInfo,
     OptimizerInput,
@@ -19,15 +21,14 @@ from fastopt.torch import lion
 TORCH = SimpleNamespace(**{name: getattr(lion if name == "Lion" else torch.optim, name) for name in SPECS})
 """By name, as in the module torch.optim."""
 
-DECOUPLED_IN_TORCH = ("Adam", "NAdam", "RAdam")
-"""The classes that have `decoupled_weight_decay` as an argument."""
+IN_TORCH = [case for case in CASES if case.in_torch or case.optimizer == "Lion"]
+"""What `TORCH` can do."""
 
 
 def torch_options(options: dict[str, Any], name: str) -> dict[str, Any]:
     """Those of fastopt's options that torch's class has an argument for."""
-    return {
-        key: value for key, value in options.items() if key != "decoupled_weight_decay" or name in DECOUPLED_IN_TORCH
-    }
+    known = inspect.signature(getattr(TORCH, name)).parameters
+    return {key: value for key, value in options.items() if key != "decoupled_weight_decay" or key in known}
 
 
 def _lion_inputs(device: Any, dtype: Any = None) -> list[OptimizerInput]:

@@ -41,6 +41,8 @@ class Lion(Optimizer):
 
     Notes
     -----
+    A NaN leaves the parameter as it is, as its sign is 0 (the native step makes the parameter NaN).
+
     State: `step`, `exp_avg` (m). The authors' own keeps no `step`; its state dicts load, and count on from 0.
 
     Examples
