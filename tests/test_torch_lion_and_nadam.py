@@ -137,6 +137,27 @@ def test_each_parameter_has_a_product_of_its_own(options: dict[str, Any]) -> Non
         torch.testing.assert_close(param, other, rtol=0, atol=1e-7)
 
 
+@pytest.mark.parametrize("differ", [False, True])
+def test_parameters_in_a_buffer_have_products_of_their_own(differ: bool) -> None:
+    """They are stepped as one only while their products are the same."""
+    mine, theirs = (parameters((3,), (4,), dtype=torch.float64) for _ in range(2))
+    flat = fastopt.torch.NAdam(mine, lr=0.1, flatten=True)
+    plain = fastopt.torch.NAdam(theirs, lr=0.1)
+    for seed in range(4):
+        set_gradients(theirs, seed)
+        for param, other in zip(mine, theirs, strict=True):
+            param.grad.copy_(other.grad)  # type: ignore[union-attr,arg-type]
+        flat.step()
+        plain.step()
+        if differ and seed == 1:
+            for optimizer, params in ((flat, mine), (plain, theirs)):
+                products(optimizer, params)[1].fill_(0.75)
+    (round_,) = flat._update.rounds  # type: ignore[union-attr]
+    assert int(round_.engines[1].steps[0]) == (2 if differ else 4)
+    assert all(map(torch.equal, mine, theirs))
+    assert products(flat, mine) == products(plain, theirs)
+
+
 def test_a_declined_step_leaves_mu_product() -> None:
     params = parameters()
     optimizer = fastopt.torch.NAdam(params, nonfinite="skip")
