@@ -15,12 +15,21 @@ from typing import NoReturn
 
 from . import __version__, show_config
 
-EXTRA = ("rich", "matplotlib", "threadpoolctl")
-"""The packages of the extra `cli`, without which some subcommands cannot run."""
+EXTRA = {
+    "rich": "rich",
+    "matplotlib": "matplotlib",
+    "threadpoolctl": "threadpoolctl",
+    "sklearn": "scikit-learn",
+}
+"""The modules of the extra `cli`, without which some subcommands cannot run, and their packages."""
 
 
 class UsageError(Exception):
     """The arguments cannot be used; the message says why, in one line."""
+
+
+class CommandError(Exception):
+    """A command could not do its work; the message says why, in one line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -112,9 +121,28 @@ def run_config(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def add_tuning_arguments(name: str) -> Callable[[argparse.ArgumentParser], None]:
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        from .tuning import commands
+
+        getattr(commands, f"add_{name}_arguments")(parser)
+
+    return add_arguments
+
+
+def run_tuning(name: str) -> Callable[[argparse.Namespace], int]:
+    def run(arguments: argparse.Namespace) -> int:
+        from .tuning import commands
+
+        exit_code: int = getattr(commands, f"run_{name}")(arguments)
+        return exit_code
+
+    return run
+
+
 @dataclass(frozen=True)
 class Command:
-    """A subcommand. `run` imports what it needs itself, so that the others do without."""
+    """A subcommand. `run` and `add_arguments` import what they need themselves, so that the others do without."""
 
     summary: str
     run: Callable[[argparse.Namespace], int]
@@ -125,32 +153,54 @@ COMMANDS = {
     "demo": Command(
         "train a character-level network with every optimizer, and time them", run_demo, add_demo_arguments
     ),
+    "diagnose": Command(
+        "train at one learning rate, and read its curve: too high, too low, oscillating, premature, good",
+        run_tuning("diagnose"),
+        add_tuning_arguments("diagnose"),
+    ),
+    "range-test": Command(
+        "let the learning rate grow over one short run, and suggest one",
+        run_tuning("range_test"),
+        add_tuning_arguments("range_test"),
+    ),
+    "sweep": Command(
+        "train at many learning rates with several seeds, in parallel, and find the best",
+        run_tuning("sweep"),
+        add_tuning_arguments("sweep"),
+    ),
     "config": Command("print versions, instruction set, threads: what a bug report needs", run_config),
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of the chosen command; the others are only listed."""
     parser = Parser("fastopt", description="Fused, in-place optimizer updates on the CPU.")
     parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, command in COMMANDS.items():
-        command.add_arguments(subparsers.add_parser(name, help=command.summary, description=command.summary))
+        subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
+        if name == chosen:
+            command.add_arguments(subparser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's; the exit code."""
     try:
-        arguments = make_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        chosen = next((word for word in words if word in COMMANDS), None)  # no option before it takes a value
+        arguments = make_parser(chosen).parse_args(words)
         return COMMANDS[arguments.command].run(arguments)
     except UsageError as error:
         message, code = str(error), 2
+    except CommandError as error:
+        message, code = str(error), 1
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in EXTRA:
             raise
-        message, code = f"{package} is not installed: `pip install 'fastopt[cli]'` brings it", 1
-    except KeyboardInterrupt:
-        message, code = "interrupted", 130
+        message, code = f"{EXTRA[package]} is not installed: `pip install 'fastopt[cli]'` brings it", 1
+    except KeyboardInterrupt as error:
+        message, code = ": ".join(["interrupted", *map(str, error.args)]), 130
     print(f"fastopt: error: {message}", file=sys.stderr)
     return code

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -314,6 +314,34 @@ class Optimizer(OptimizerCore):
         """The name of the backend that runs this optimizer."""
         name: str = self._backend.name
         return name
+
+    def describe(self, file: TextIO | None = None) -> None:
+        """Print the exact update that the next step does, in maths, with its numbers; and how PyTorch's differs.
+
+        It is read from the rule that runs, for each group, and simplified as in exact arithmetic.
+
+        Parameters
+        ----------
+        file: text file, optional
+            Where to; default the standard output.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> fastopt.RMSprop(np.zeros(3), lr=0.01, convention="keras").describe()
+        RMSprop, the arithmetic of Keras 3: RMSprop
+          lr=0.01, alpha=0.9, eps=1e-07, weight_decay=0.0, momentum=0.0, centered=False, ...
+        Before the first step: square_avg = 0
+        Step t = 1, 2, 3, ...:
+            square_avg = 0.9 * square_avg + 0.1 * grad^2
+            param = param - 0.01 * grad / sqrt(square_avg + 1e-07)
+        PyTorch, with the same hyperparameters, does instead:
+            param = param - 0.01 * grad / (sqrt(square_avg) + 1e-07)
+        Defaults that differ from PyTorch's (in brackets): lr 0.001 (0.01), alpha 0.9 (0.99), eps 1e-07 (1e-08), ...
+        """
+        from .describe import description  # rarely needed
+
+        print(description(self), file=file)
 
     def add_param_group(self, param_group: Mapping[str, Any], *, grads: Any = None) -> None:
         """Add a group; the optimizer's own hyperparameters stand in for those that it does not give.
