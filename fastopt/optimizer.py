@@ -71,14 +71,21 @@ class Optimizer(OptimizerCore):
         plain NumPy, for checking.
     n_threads: int, optional
         At most so many threads; default `fastopt.get_num_threads()`. The bits do not depend on it.
-    convention: "torch"
-        Whose arithmetic and defaults.
+    convention: "torch", "keras", "tf1", "tf_keras_legacy" or "optax"
+        Whose arithmetic and defaults: PyTorch's, Keras 3's, TensorFlow 1's, legacy Keras', optax'; arguments keep
+        PyTorch's names. See docs/conventions.md, and `describe`.
+    decay: float, default 0, with `convention="tf_keras_legacy"`
+        The rate is lr / (1 + decay * iterations): per step, and the first step is not decayed.
     flush_denormals: bool
         Treat denormals as zero inside a step (the caller's floating-point mode is restored). Without it, the moments of
         parameters with zero gradients decay to denormals and make steps up to ten times slower.
 
     Notes
     -----
+    The `lr` of an optimizer or a group is a number, or a function that is called with the number of updates done so
+    far, 0 at first: one of `fastopt.schedules` or your own. It is asked before anything is written, and an error in it
+    changes nothing. `current_lr` is the rate that the next update uses.
+
     A step does, in this order (Keras 3's): divide by `grad_scale`, accumulate, clip, weight decay, update, average,
     `prox`, `projection`, zero the gradients.
 
