@@ -5,7 +5,7 @@ that is twice as large makes half as many steps. Once every batch size has the s
 batch (the linear scaling rule).
 
 Run it with `python examples/batch_size.py`; it takes about ten seconds, and `--quick` one. It needs the packages of
-`pip install 'fastopt[examples]'`.
+`pip install 'fastopt[cli]'`.
 
 References: Goyal et al., Accurate, large minibatch SGD: training ImageNet in 1 hour, 2017, arXiv:1706.02677 (the rule);
 Keskar et al., On large-batch training for deep learning, 2016, arXiv:1609.04836.

@@ -5,7 +5,7 @@ iterations). Here a network learns to read digits (scikit-learn's) three times w
 at the rate that many have in mind, lr / (1 + decay * epoch), and by what legacy Keras did.
 
 Run it with `python examples/keras_decay.py`; it takes about five seconds, and `--quick` one. It needs the packages of
-`pip install 'fastopt[examples]'`.
+`pip install 'fastopt[cli]'`.
 """
 
 from __future__ import annotations

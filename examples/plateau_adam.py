@@ -6,7 +6,7 @@ validation part decides on plateaus, the test part judges. Both trainings of a p
 batches; so what is compared is the mean of differences, which counts when it is beyond two standard errors.
 
 Run it with `python examples/plateau_adam.py`; it takes about fifteen seconds, and `--quick` two. It needs the packages
-of `pip install 'fastopt[examples]'`.
+of `pip install 'fastopt[cli]'`.
 
 References: torch.optim.lr_scheduler.ReduceLROnPlateau, whose factor this has; Loshchilov and Hutter, Decoupled weight
 decay regularization, 2019, section 5 (schedules help Adam, too).

@@ -9,7 +9,7 @@ l2 = alpha * (1 - l1_ratio)). Its gradient without the penalties is H w - c with
 of 1 / (largest eigenvalue of H) makes every step go down.
 
 Run it with `python examples/projected_and_proximal.py`; it takes about two seconds. It needs the packages of
-`pip install 'fastopt[examples]'`.
+`pip install 'fastopt[cli]'`.
 
 References: Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009 (ISTA, which this is); Bertsekas,
 On the Goldstein-Levitin-Polyak gradient projection method, 1976.

@@ -58,4 +58,4 @@ def main(
         with threadpool_limits(1, "blas"):
             report(run(options.quick)).print(Console(highlight=False))
     except ImportError as error:
-        parser.exit(1, f"{parser.prog}: a package is missing ({error}): pip install 'fastopt[examples]'\n")
+        parser.exit(1, f"{parser.prog}: a package is missing ({error}): pip install 'fastopt[cli]'\n")

@@ -8,7 +8,7 @@ The network and the text are those of char_rnn.py (Python's documentation, 100,0
 is learned at a constant rate and by both decays; `rates` is the sum of all rates as a number of steps at the first one.
 
 Run it with `python examples/rnn_epoch_decay.py`; it takes about one and a half minutes, and `--quick` three seconds. It
-needs the packages of `pip install 'fastopt[examples]'`.
+needs the packages of `pip install 'fastopt[cli]'`.
 
 References: Karpathy, github.com/karpathy/char-rnn, train.lua (learning_rate_decay, learning_rate_decay_after).
 """

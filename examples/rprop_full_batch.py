@@ -10,7 +10,7 @@ change from one step to the next, and the step sizes that are left. RMSprop sees
 divides gradients that follow each other by about the same number, so that opposite ones cancel.
 
 Run it with `python examples/rprop_full_batch.py`; it takes about ten seconds, and `--quick` one. It needs the packages
-of `pip install 'fastopt[examples]'`.
+of `pip install 'fastopt[cli]'`.
 
 References: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,
 1993; Hinton, Neural networks for machine learning, lecture 6e, 2012 (RMSprop, as the answer to this question).

@@ -10,7 +10,7 @@ Averaging matters: at a constant rate the coefficients stay noisy around the sol
 moving average, over the last 1 / (1 - ema_decay) steps, in the same pass as the update.
 
 Run it with `python examples/streaming_regression.py`; it takes about ten seconds, and `--quick` one (one
-hundred thousand rows). It needs the packages of `pip install 'fastopt[examples]'`.
+hundred thousand rows). It needs the packages of `pip install 'fastopt[cli]'`.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Four trainings: as it is; with a guard that looks for nothing but NaN; with a gu
 with standardised inputs, where the guard has nothing to say.
 
 Run it with `python examples/unscaled_inputs.py`; it takes two seconds. It needs the packages of
-`pip install 'fastopt[examples]'`.
+`pip install 'fastopt[cli]'`.
 """
 
 from __future__ import annotations

@@ -34,17 +34,7 @@ LAZY = {
     "guard": "guard",
     "schedules": "schedules",
     "torch": "torch",
-}
-"""What is loaded when first used, and the module that it is or is in."""
-
-
-LAZY = {
-    "DivergenceGuard": "guard",
-    "ReduceOnPlateau": "plateau",
-    "constraints": "constraints",
-    "guard": "guard",
-    "schedules": "schedules",
-    "torch": "torch",
+    "tuning": "tuning",
 }
 """What is loaded when first used, and the module that it is or is in."""
 
@@ -85,4 +75,5 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "tuning",
 ]

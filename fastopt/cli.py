@@ -7,20 +7,31 @@ are one line on the standard error stream.
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__, show_config
 
-EXTRA = ("rich", "matplotlib", "threadpoolctl")
-"""The packages of the extra `cli`, without which some subcommands cannot run."""
+EXTRA = {
+    "rich": "rich",
+    "matplotlib": "matplotlib",
+    "threadpoolctl": "threadpoolctl",
+    "sklearn": "scikit-learn",
+}
+"""The modules of the extra `cli`, without which some subcommands cannot run, and their packages."""
 
 
 class UsageError(Exception):
     """The arguments cannot be used; the message says why, in one line."""
+
+
+class CommandError(Exception):
+    """A command could not do its work; the message says why, in one line."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -43,6 +54,16 @@ def natural_number(value: str) -> int:
     if not value.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {value!r}")
     return int(value)
+
+
+def setting(value: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value is a number, True or False, None, a word, or several of these with commas between."""
+    name, separator, words = value.partition("=")
+    if not separator or not name.isidentifier() or not words:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {value!r}")
+    with contextlib.suppress(ValueError, SyntaxError):
+        return name, ast.literal_eval(words)
+    return name, words
 
 
 def text_file(value: str) -> tuple[str, str]:
@@ -107,14 +128,64 @@ def run_demo(arguments: argparse.Namespace) -> int:
     return 0 if all_equal else 1
 
 
+def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
+    from .conventions import FRAMEWORKS
+    from .specs import SPECS
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "examples:\n"
+        "  fastopt describe RMSprop --convention keras\n"
+        "  fastopt describe Adam --convention optax --set nesterov=True --set lr=3e-4\n"
+    )
+    parser.add_argument("optimizer", metavar="OPTIMIZER", choices=SPECS, help=f"one of {', '.join(SPECS)}")
+    parser.add_argument("--convention", default="torch", help=f"one of {', '.join(FRAMEWORKS)} (%(default)s)")
+    parser.add_argument(
+        "--set", action="append", type=setting, default=[], metavar="NAME=VALUE", dest="settings",
+        help="a hyperparameter or option, such as betas=0.9,0.99; can be repeated",
+    )  # fmt: skip
+
+
+def run_describe(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from . import optimizers
+
+    try:
+        create = getattr(optimizers, arguments.optimizer)
+        create(np.zeros(1), convention=arguments.convention, **dict(arguments.settings)).describe()
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    return 0
+
+
 def run_config(arguments: argparse.Namespace) -> int:
     show_config()
     return 0
 
 
+def add_tuning_arguments(name: str) -> Callable[[argparse.ArgumentParser], None]:
+    def add_arguments(parser: argparse.ArgumentParser) -> None:
+        from .tuning import commands
+
+        getattr(commands, f"add_{name}_arguments")(parser)
+
+    return add_arguments
+
+
+def run_tuning(name: str) -> Callable[[argparse.Namespace], int]:
+    def run(arguments: argparse.Namespace) -> int:
+        from .tuning import commands
+
+        exit_code: int = getattr(commands, f"run_{name}")(arguments)
+        return exit_code
+
+    return run
+
+
 @dataclass(frozen=True)
 class Command:
-    """A subcommand. `run` imports what it needs itself, so that the others do without."""
+    """A subcommand. `run` and `add_arguments` import what they need themselves, so that the others do without."""
 
     summary: str
     run: Callable[[argparse.Namespace], int]
@@ -125,32 +196,59 @@ COMMANDS = {
     "demo": Command(
         "train a character-level network with every optimizer, and time them", run_demo, add_demo_arguments
     ),
+    "diagnose": Command(
+        "train at one learning rate, and read its curve: too high, too low, oscillating, premature, good",
+        run_tuning("diagnose"),
+        add_tuning_arguments("diagnose"),
+    ),
+    "range-test": Command(
+        "let the learning rate grow over one short run, and suggest one",
+        run_tuning("range_test"),
+        add_tuning_arguments("range_test"),
+    ),
+    "sweep": Command(
+        "train at many learning rates with several seeds, in parallel, and find the best",
+        run_tuning("sweep"),
+        add_tuning_arguments("sweep"),
+    ),
+    "describe": Command(
+        "print the exact update of an optimizer, as PyTorch, Keras, TensorFlow or optax does it",
+        run_describe,
+        add_describe_arguments,
+    ),
     "config": Command("print versions, instruction set, threads: what a bug report needs", run_config),
 }
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The parser, with the arguments of the chosen command; the others are only listed."""
     parser = Parser("fastopt", description="Fused, in-place optimizer updates on the CPU.")
     parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     for name, command in COMMANDS.items():
-        command.add_arguments(subparsers.add_parser(name, help=command.summary, description=command.summary))
+        subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
+        if name == chosen:
+            command.add_arguments(subparser)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default this process's; the exit code."""
     try:
-        arguments = make_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        chosen = next((word for word in words if word in COMMANDS), None)  # no option before it takes a value
+        arguments = make_parser(chosen).parse_args(words)
         return COMMANDS[arguments.command].run(arguments)
     except UsageError as error:
         message, code = str(error), 2
+    except CommandError as error:
+        message, code = str(error), 1
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in EXTRA:
             raise
-        message, code = f"{package} is not installed: `pip install 'fastopt[cli]'` brings it", 1
-    except KeyboardInterrupt:
-        message, code = "interrupted", 130
+        message, code = f"{EXTRA[package]} is not installed: `pip install 'fastopt[cli]'` brings it", 1
+    except KeyboardInterrupt as error:
+        message, code = ": ".join(["interrupted", *map(str, error.args)]), 130
     print(f"fastopt: error: {message}", file=sys.stderr)
     return code

@@ -186,11 +186,16 @@ class OptimizerCore:
 
     def _set_rates(self) -> None:
         """Give the engine the rates of its next step; called by it, while no other thread can step."""
-        self._changes.rates = any(map(is_scheduled, self._groups))  # before they are read, as another may be assigned
-        iteration = self.iterations
-        rates = [rate_at(group, iteration) for group in self._groups]
-        for index, rate in enumerate(rates):
-            self._engine.set_lr(index, rate)
+        changes, iteration = self._changes, self.iterations
+        try:
+            changes.rates = False  # before they are read: another thread may assign one meanwhile
+            rates = [rate_at(group, iteration) for group in self._groups]
+            for index, rate in enumerate(rates):
+                self._engine.set_lr(index, rate)
+            changes.rates = changes.rates or any(map(is_scheduled, self._groups))
+        except BaseException:
+            changes.rates = True
+            raise
 
     @property
     def iterations(self) -> int:

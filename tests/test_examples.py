@@ -96,7 +96,7 @@ def test_what_is_missing_is_named(package: str, tmp_path: Path) -> None:
     result = start(script, "--quick", cwd=tmp_path, PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
     assert "Traceback" not in result.stderr
-    assert "pip install 'fastopt[examples]'" in result.stderr
+    assert "pip install 'fastopt[cli]'" in result.stderr
 
 
 def test_wrong_arguments(capsys: pytest.CaptureFixture[str]) -> None:

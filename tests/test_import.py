@@ -16,6 +16,7 @@ HEAVY = (
     "fastopt.examples",
     "fastopt.plateau",
     "fastopt.schedules",
+    "fastopt.tuning",
 )
 
 

@@ -1,0 +1,60 @@
+"""Choosing a learning rate: diagnose one, find the range, sweep it. Also the commands `fastopt diagnose`, `range-test`,
+`sweep`.
+
+Three steps, each a function and a command, on your own training code or on a bundled real problem:
+
+1. `diagnose` trains at one rate and reads the curve: too high, too low, oscillating, premature, diverged or good.
+2. `range_test` lets the rate grow over one short run, suggests a rate and puts everything back.
+3. `sweep` trains at many rates with several seeds, in parallel, and shows which does best and how much it matters.
+
+What is trained is one of these:
+
+- **Your training function**, the simplest for a sweep: `train(lr, seed)` that returns the final loss, or a dict of
+  metrics; for `diagnose` metrics of each epoch: a list or generator of dicts, or what Keras' `History.history` is.
+  It may also take `epochs`, and `optimizer`, which it calls with its parameters: `optimizer(params)`.
+- **A `Problem`**: parameters, batches, and a method for loss and gradients. fastopt runs the loop. All three take it.
+- **Your own optimizer and a closure**, for `range_test` in the middle of your own program.
+
+>>> import fastopt.tuning
+>>> fastopt.tuning.range_test("digits", optimizer="SGD")
+RangeTest(digits, SGD, suggestion=0.351, 100 rates)
+
+A training function, twenty steps of gradient descent on x**2; rates above 1 diverge:
+
+>>> def train(lr, seed):
+...     x = 1.0 + seed
+...     for step in range(20):
+...         x -= lr * 2 * x
+...         yield {"loss": x * x}
+>>> fastopt.tuning.sweep(train, rates=[0.01, 0.1, 0.5, 0.9, 1.5], workers=0).best.lr
+0.5
+"""
+
+from .diagnoses import Diagnosis, diagnose
+from .histories import History
+from .range_tests import RangeTest, range_test
+from .readings import READINGS, Evidence, Reading, read_history
+from .results import OtherConfigurationError
+from .runs import SweepRun
+from .sources import BUNDLED, Problem, load_source
+from .sweeps import RatePoint, Sweep, sweep
+
+__all__ = [
+    "BUNDLED",
+    "READINGS",
+    "Diagnosis",
+    "Evidence",
+    "History",
+    "OtherConfigurationError",
+    "Problem",
+    "RangeTest",
+    "RatePoint",
+    "Reading",
+    "Sweep",
+    "SweepRun",
+    "diagnose",
+    "load_source",
+    "range_test",
+    "read_history",
+    "sweep",
+]

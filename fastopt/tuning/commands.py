@@ -1,0 +1,326 @@
+"""The commands `fastopt diagnose`, `fastopt range-test` and `fastopt sweep`: their arguments, and what they show."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..cli import UsageError, natural_number, positive_integer, setting
+from ..specs import SPECS
+from .choices import OptimizerChoice, check_rate, choose_optimizer, logarithmic_grid
+from .diagnoses import diagnose
+from .plans import MODES, Plan, make_plan
+from .range_tests import SUGGESTIONS, RangeTest, range_test
+from .results import write_file
+from .runs import SweepRun
+from .sources import BUNDLED, ProblemSource, Source, TrainingSource, check_settings_are_used, load_source
+from .sweeps import Sweep, run_plan
+
+PROBLEM_HELP = "a bundled problem, or your own module:function"
+
+OWN_CODE = """\
+your own code:
+  PROBLEM is module:function, where the module can be imported from the current directory. A function
+  that takes lr trains by itself, and returns the final loss, a dict of metrics, or a dict for each epoch:
+
+      def train(lr, seed):                     # also, if you like: epochs, optimizer
+          ...
+          return {"loss": 0.3, "val_loss": 0.4}
+
+  A function that takes only seed makes a problem, of which fastopt runs the loop (help(fastopt.tuning.Problem)).
+"""
+
+
+# --- kinds of arguments -----------------------------------------------------------------------------------------------
+
+
+def rate(value: str) -> float:
+    try:
+        return check_rate("a rate", float(value))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}") from None
+
+
+def plot_path(value: str) -> Path:
+    from .plots import check_path
+
+    try:
+        return check_path(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _add_shared(parser: argparse.ArgumentParser, output: str, examples: str) -> None:
+    listed = "".join(f"  {name:<12}{summary}\n" for name, summary in BUNDLED.items())
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = f"bundled problems:\n{listed}\n{OWN_CODE}\nexamples:\n{examples}"
+    parser.add_argument(
+        "problem", nargs="?", default="digits-mlp", metavar="PROBLEM", help=f"{PROBLEM_HELP} (%(default)s)"
+    )
+    parser.add_argument("--optimizer", metavar="NAME", help=f"one of {', '.join(SPECS)} (Adam)")
+    parser.add_argument(
+        "--set", action="append", type=setting, default=[], metavar="NAME=VALUE", dest="settings",
+        help="a hyperparameter or option of the optimizer, such as betas=0.9,0.99; can be repeated",
+    )  # fmt: skip
+    parser.add_argument("--output", type=Path, default=Path(output), metavar="DIR", help="where files go (%(default)s)")
+    parser.add_argument("--plot", type=plot_path, metavar="FILE", help="the plot: PNG, SVG or PDF (in DIR, a PNG)")
+    parser.add_argument("--quick", action="store_true", help="less of everything: a few seconds")
+
+
+def add_diagnose_arguments(parser: argparse.ArgumentParser) -> None:
+    examples = (
+        "  fastopt diagnose --lr 1e-3        # too high, too low, oscillating, premature, diverged or good?\n"
+        "  fastopt diagnose digits --optimizer SGD --set momentum=0.9 --lr 0.1 --epochs 20\n"
+        "  fastopt diagnose my_training:train --lr 3e-4 --plot curves.svg\n"
+    )
+    _add_shared(parser, "fastopt-diagnose", examples)
+    parser.add_argument("--lr", type=rate, required=True, metavar="RATE", help="the rate to train with, per step")
+    parser.add_argument("--epochs", type=positive_integer, metavar="N", help="by default the problem's own; at least 3")
+    parser.add_argument("--seed", type=natural_number, default=0, metavar="N", help="(%(default)s)")
+
+
+def add_range_test_arguments(parser: argparse.ArgumentParser) -> None:
+    examples = (
+        "  fastopt range-test\n"
+        "  fastopt range-test char-rnn --optimizer RMSprop --set alpha=0.95 --points 200\n"
+        "  fastopt range-test my_training:make_problem --min-lr 1e-6 --max-lr 1 --method minimum\n"
+    )
+    _add_shared(parser, "fastopt-range-test", examples)
+    parser.add_argument("--min-lr", type=rate, default=1e-7, metavar="RATE", help="the first rate (%(default)s)")
+    parser.add_argument("--max-lr", type=rate, default=10.0, metavar="RATE", help="the last (%(default)s)")
+    parser.add_argument("--points", type=positive_integer, metavar="N", help="how many steps (100; --quick: 40)")
+    parser.add_argument("--method", choices=SUGGESTIONS, default="steepest", help="which suggestion (%(default)s)")
+    parser.add_argument("--seed", type=natural_number, default=0, metavar="N", help="(%(default)s)")
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    examples = (
+        "  fastopt sweep\n"
+        "  fastopt sweep digits --optimizer SGD --set momentum=0.9 --min-lr 1e-3 --max-lr 10\n"
+        "  fastopt sweep my_training:train --seeds 5 --metric val_accuracy --workers 4 --refine 5\n\n"
+        "A sweep that was interrupted goes on when the same command is given again, and one with more points, seeds\n"
+        "or wider bounds uses the runs that are there.\n"
+    )
+    _add_shared(parser, "fastopt-sweep", examples)
+    parser.add_argument("--min-lr", type=rate, default=1e-5, metavar="RATE", help="the lowest rate (%(default)s)")
+    parser.add_argument("--max-lr", type=rate, default=1.0, metavar="RATE", help="the highest (%(default)s)")
+    parser.add_argument("--points", type=positive_integer, metavar="N", help="how many rates (11; --quick: 6)")
+    parser.add_argument("--seeds", type=positive_integer, metavar="N", help="runs at each rate (3; --quick: 1)")
+    parser.add_argument("--epochs", type=positive_integer, metavar="N", help="by default the problem's own")
+    parser.add_argument("--metric", metavar="NAME", help="what rates are compared by (val_loss, or else loss)")
+    parser.add_argument("--mode", choices=MODES, default="auto", help="whether a low or a high metric is good (auto)")
+    parser.add_argument(
+        "--workers", type=natural_number, metavar="N", help="processes; 0: this one (as many as threads)"
+    )
+    parser.add_argument(
+        "--refine", type=natural_number, default=0, metavar="N", help="so many more around the best (0)"
+    )
+
+
+QUICK_EPOCHS = 5
+
+
+# --- what is shared ---------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _usage() -> Iterator[None]:
+    """Errors within are the arguments' fault, and one line."""
+    try:
+        yield
+    except ModuleNotFoundError:
+        raise  # of a package of the extra, which the command line reports
+    except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
+        raise UsageError(" ".join(str(error).split())) from None
+
+
+def _chosen(arguments: argparse.Namespace) -> tuple[Source, OptimizerChoice]:
+    """What is to be trained and by what, checked."""
+    source = load_source(arguments.problem)
+    given = arguments.optimizer is not None or bool(arguments.settings)
+    check_settings_are_used(source, epochs=getattr(arguments, "epochs", None) is not None, optimizer=given)
+    return source, choose_optimizer(arguments.optimizer or "Adam", dict(arguments.settings))
+
+
+def _epochs(arguments: argparse.Namespace, source: Source) -> int | None:
+    """The epochs that were asked for; None for the problem's own."""
+    takes_epochs = isinstance(source, ProblemSource) or (
+        isinstance(source, TrainingSource) and "epochs" in source.takes
+    )
+    given: int | None = arguments.epochs
+    return QUICK_EPOCHS if given is None and arguments.quick and takes_epochs else given
+
+
+def _plot_path(arguments: argparse.Namespace, name: str) -> Path:
+    path: Path = arguments.plot or arguments.output / f"{name}.png"
+    return path
+
+
+def _make_folders(arguments: argparse.Namespace, name: str) -> None:
+    for folder in (arguments.output, _plot_path(arguments, name).parent):
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def _run_users_code(arguments: argparse.Namespace, run: Callable[[], Any]) -> Any:
+    """Call what may raise anything; an error is one line, and its traceback a file."""
+    from ..cli import CommandError
+
+    try:
+        return run()
+    except Exception as error:
+        file = arguments.output / "error.txt"
+        file.write_text(traceback.format_exc(), encoding="utf-8")
+        summary = " ".join(traceback.format_exception_only(error)[-1].split())
+        raise CommandError(f"{arguments.problem}: {summary} (traceback in {file})") from None
+
+
+def _finish(arguments: argparse.Namespace, found: Any, name: str, sentences: list[str]) -> None:
+    """Print the table and what it means, and write the files."""
+    from rich.console import Console
+
+    console = Console()
+    console.print(found.table())
+    for sentence in sentences:
+        console.print(sentence, highlight=False, markup=False)
+    data = arguments.output / f"{name}.json"
+    write_file(data, found.to_json() + "\n")
+    plot = found.plot(_plot_path(arguments, name))
+    console.print(f"Plot in {plot}, data in {data}.", highlight=False, markup=False, style="dim")
+
+
+@contextlib.contextmanager
+def _progress(description: str, total: int | None) -> Iterator[Callable[[int, int | None, str], None]]:
+    """A progress bar on the standard error stream if that is a terminal; gives what moves it: (done, total, state)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    bar_columns = BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[state]}", markup=False)
+    text = TextColumn("{task.description}", markup=False)
+    console = Console(stderr=True)
+    columns = text, *bar_columns, TimeRemainingColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total, state="")
+        yield lambda done, total, state: bar.update(task, completed=done, total=total, state=state)
+
+
+# --- the commands -----------------------------------------------------------------------------------------------------
+
+
+def run_diagnose(arguments: argparse.Namespace) -> int:
+    from . import plots, tables  # noqa: F401  # their packages are found missing before the work, not after it
+
+    with _usage():
+        source, choice = _chosen(arguments)
+        epochs = _epochs(arguments, source)
+        if epochs is not None and epochs < 3:
+            raise UsageError(f"--epochs must be at least 3 for a reading, got {epochs}")
+        _make_folders(arguments, "diagnosis")
+    # As an argument, an optimizer counts as given; a training function that takes none keeps its own.
+    optimizer = choice if isinstance(source, ProblemSource) or arguments.optimizer or arguments.settings else None
+    with _progress(f"{source.name}, lr {arguments.lr:g}", epochs) as move:
+
+        def on_epoch(epoch: int, metrics: Any) -> None:
+            move(epoch, epochs, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "lr"))
+
+        found = _run_users_code(
+            arguments,
+            lambda: diagnose(
+                source, lr=arguments.lr, optimizer=optimizer, epochs=epochs, seed=arguments.seed, progress=on_epoch
+            ),
+        )
+    sentences = [f"Reading: {found.reading}. {_sentence(found.reason)}", f"Advice: {found.advice}."]
+    _finish(arguments, found, "diagnosis", sentences + [_sentence(note) for note in (found.note,) if note])
+    return 0
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
+
+
+def run_range_test(arguments: argparse.Namespace) -> int:
+    from . import plots, tables  # noqa: F401
+
+    points = arguments.points or (40 if arguments.quick else 100)
+    with _usage():
+        source, choice = _chosen(arguments)
+        if not isinstance(source, ProblemSource):
+            raise UsageError(f"{source.name} trains by itself; a range test needs a problem, whose rate it can set")
+        if points < 10:
+            raise UsageError(f"--points must be at least 10, got {points}")
+        logarithmic_grid(arguments.min_lr, arguments.max_lr, points)
+        if not SPECS[choice.name].uses_lr:
+            raise UsageError(f"lr is not used in the steps of {choice.name}: sweep it instead")
+        _make_folders(arguments, "range-test")
+    with _progress(source.name, points) as move:
+        found: RangeTest = _run_users_code(
+            arguments,
+            lambda: range_test(
+                source,
+                optimizer=choice,
+                min_lr=arguments.min_lr,
+                max_lr=arguments.max_lr,
+                points=points,
+                method=arguments.method,
+                seed=arguments.seed,
+                progress=lambda step, lr, loss: move(step, points, f"lr {lr:.3g}, loss {loss:.4g}"),
+            ),
+        )
+    heading = "" if found.suggestion is None else "Suggestion: "
+    _finish(arguments, found, "range-test", [f"{heading}{found.reason[:1].upper()}{found.reason[1:]}."])
+    return 0
+
+
+def run_sweep(arguments: argparse.Namespace) -> int:
+    from ..cli import CommandError
+    from . import plots, tables  # noqa: F401
+
+    with _usage():
+        source, choice = _chosen(arguments)
+        given = isinstance(source, ProblemSource) or arguments.optimizer or arguments.settings
+        plan = make_plan(
+            arguments.problem,
+            min_lr=arguments.min_lr,
+            max_lr=arguments.max_lr,
+            points=arguments.points or (6 if arguments.quick else 11),
+            seeds=arguments.seeds or (1 if arguments.quick else 3),
+            optimizer=choice if given else None,
+            epochs=_epochs(arguments, source),
+            metric=arguments.metric,
+            mode=arguments.mode,
+            workers=arguments.workers,
+            refine=arguments.refine,
+        )
+        _make_folders(arguments, "sweep")
+        found = _sweep(plan, arguments.output)
+    if not any(run.status != "failed" for run in found.runs):
+        raise CommandError(f"every run failed: {found.runs[0].error} (tracebacks in {arguments.output / 'sweep.json'})")
+    _finish(arguments, found, "sweep", _conclusions(found))
+    return 0
+
+
+def _sweep(plan: Plan, output: Path) -> Sweep:
+    def on_run(run: SweepRun, done: int, total: int) -> None:
+        move(done, total, f"lr {run.lr:.3g}, seed {run.seed}: {run.status}")
+
+    try:
+        with _progress(plan.name, len(plan.rates) * len(plan.seeds)) as move:
+            return run_plan(plan, output, on_run)
+    except KeyboardInterrupt:
+        message = f"the runs so far are in {output}, and the same command goes on with the others"
+        raise KeyboardInterrupt(message) from None
+
+
+def _conclusions(found: Sweep) -> list[str]:
+    sentences = []
+    if found.best is not None and found.region is not None:
+        low, high = found.region
+        about = f"; about as good from {low:.3g} to {high:.3g}" if low < high else ""
+        sentences.append(f"Best: lr {found.best.lr:.3g}, {found.metric} {found.best.median:.4g}{about}.")
+    return sentences + [_sentence(note) for note in found.notes]

@@ -1,0 +1,156 @@
+"""What a run measured, epoch by epoch, under the names that Keras' `History` has."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import numbers
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+DIVERGED_RATIO = 10.0
+"""A run that ends with this many times its first loss has diverged, even if its loss is still a finite number."""
+
+LOSSES = ("loss", "val_loss")
+"""The metrics that tell whether a run has diverged."""
+
+
+@dataclass
+class History:
+    """The metrics of a run.
+
+    Attributes
+    ----------
+    epochs: list of dict
+        For each epoch its metrics by name: "loss" and other means over the training batches, "val_loss" and others over
+        what is held out, and "lr", the rate of the epoch's last step, where it is known.
+    initial: dict
+        The metrics before the first step; empty where they are not known. Its "loss" is that of the first batch.
+    parameter_change: float or None
+        How far the parameters went, as a share of where they began: norm(end - start) / norm(start). None where they
+        are not known or started at zero.
+
+    Examples
+    --------
+    >>> history = History([{"loss": 2.0}, {"loss": 1.0}])
+    >>> history.curve("loss"), history.diverged
+    ([2.0, 1.0], False)
+    """
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    initial: dict[str, float] = field(default_factory=dict)
+    parameter_change: float | None = None
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics that every epoch has, without "lr"."""
+        names = [name for name in (self.epochs[0] if self.epochs else ()) if name != "lr"]
+        return tuple(name for name in names if all(name in epoch for epoch in self.epochs))
+
+    def curve(self, name: str) -> list[float]:
+        """One metric, a value each epoch; NaN where an epoch broke off before it."""
+        return [epoch.get(name, math.nan) for epoch in self.epochs]
+
+    def start(self, name: str) -> float:
+        """A metric before training, or else after the first epoch."""
+        return self.initial.get(name, self.epochs[0].get(name, math.nan) if self.epochs else math.nan)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss was NaN or infinite, or the last one is more than ten times the first."""
+        for name in LOSSES:
+            curve = [epoch[name] for epoch in self.epochs if name in epoch]
+            if not all(map(math.isfinite, curve)):
+                return True
+            if curve and curve[-1] > DIVERGED_RATIO * abs(self.start(name)) > 0:
+                return True
+        return False
+
+
+def is_finite(metrics: Mapping[str, float]) -> bool:
+    """Whether no loss among these metrics is NaN or infinite."""
+    return all(math.isfinite(metrics[name]) for name in LOSSES if name in metrics)
+
+
+# --- what users' functions return -------------------------------------------------------------------------------------
+
+
+def read_number(owner: str, name: str, value: Any) -> float:
+    """A metric as a float: Python's and NumPy's numbers, and whatever of one element has `item()`, as tensors do.
+
+    Raises
+    ------
+    TypeError
+        It is no number.
+    """
+    if not isinstance(value, numbers.Real) and hasattr(value, "item") and getattr(value, "size", 1) != 0:
+        with contextlib.suppress(ValueError, RuntimeError):  # of more than one element: NumPy's and torch's errors
+            value = value.item()
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{owner}: {name} must be a number, got {value!r} of type {type(value).__name__}")
+    return float(value)
+
+
+def read_metrics(owner: str, value: Any) -> dict[str, float]:
+    """A dict of metrics by name.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is none, it is empty, or a metric is no number.
+    """
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{owner}: expected a dict of metrics by name, got {value!r} of type {type(value).__name__}")
+    if not value:
+        raise ValueError(f"{owner}: expected a dict of metrics by name, got an empty one")
+    for name in value:
+        if not isinstance(name, str):
+            raise TypeError(f"{owner}: names of metrics must be strings, got {name!r}")
+    return {name: read_number(owner, repr(name), each) for name, each in value.items()}
+
+
+def read_epochs(owner: str, returned: Any) -> Iterator[dict[str, float]]:
+    """What a training function returned, one dict of metrics an epoch.
+
+    A number is the final loss; a dict of numbers the final metrics; a dict of lists what Keras' `History.history` is;
+    an iterable, a generator for instance, has a dict for each epoch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It is none of these, or there is no epoch.
+
+    Examples
+    --------
+    >>> list(read_epochs("train", 0.5))
+    [{'loss': 0.5}]
+    >>> list(read_epochs("train", {"loss": [2, 1], "val_loss": [3, 2]}))
+    [{'loss': 2.0, 'val_loss': 3.0}, {'loss': 1.0, 'val_loss': 2.0}]
+    """
+    owner = f"what {owner} returned"
+    if isinstance(returned, Mapping):
+        if returned and all(isinstance(each, (list, tuple, np.ndarray)) for each in returned.values()):
+            lengths = {name: len(each) for name, each in returned.items()}
+            if len(set(lengths.values())) > 1 or 0 in lengths.values():
+                raise ValueError(f"{owner}: expected lists of one length of at least 1, got lengths {lengths}")
+            rows = zip(*returned.values(), strict=True)
+            yield from (read_metrics(owner, dict(zip(returned, row, strict=True))) for row in rows)
+        else:
+            yield read_metrics(owner, returned)
+    elif isinstance(returned, Iterable) and not isinstance(returned, (str, bytes)) and not hasattr(returned, "item"):
+        count = 0
+        for epoch in returned:
+            count += 1
+            yield read_metrics(f"{owner}, epoch {count}", epoch)
+        if not count:
+            raise ValueError(f"{owner}: expected metrics of at least one epoch, got none")
+    elif isinstance(returned, numbers.Real) or hasattr(returned, "item"):
+        yield {"loss": read_number(owner, "the loss", returned)}
+    else:
+        raise TypeError(
+            f"{owner}: expected a number, a dict of metrics or an iterable of dicts, one an epoch, got {returned!r} of "
+            f"type {type(returned).__name__}"
+        )

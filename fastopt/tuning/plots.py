@@ -1,0 +1,144 @@
+"""What the three commands draw, as figures of matplotlib."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from .runs import COMPLETED, DIVERGED
+
+if TYPE_CHECKING:
+    from .diagnoses import Diagnosis
+    from .range_tests import RangeTest
+    from .sweeps import Sweep
+
+FORMATS = (".png", ".svg", ".pdf")
+"""What files plots can be, by the ends of their names."""
+
+LARGEST = 1e9
+"""A loss that is so many times the first is off the plot."""
+
+ACCENT, SHADE, MUTED = "C1", "C2", "0.55"
+TRAINING, HELD_OUT = "C0", "C1"
+
+
+def check_path(path: str | Path) -> Path:
+    """Raise a ValueError if a plot cannot be of this kind."""
+    checked = Path(path)
+    if checked.suffix.lower() not in FORMATS:
+        raise ValueError(f"cannot plot to {str(path)!r}: expected a name that ends in {', '.join(FORMATS)}")
+    return checked
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    checked = check_path(path)
+    figure.savefig(checked, dpi=150)
+    return checked
+
+
+def _titled(axes: Any, title: str) -> None:
+    axes.set_title(title, loc="left", parse_math=False)
+    axes.grid(alpha=0.3)
+
+
+def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
+    """A panel for each kind of metric: training and held-out values over the epochs; then the rate, if it changes."""
+    history = diagnosis.history
+    names = list(dict.fromkeys(name.removeprefix("val_") for epoch in history.epochs for name in epoch if name != "lr"))
+    rates = [rate for rate in history.curve("lr") if math.isfinite(rate)]
+    panels = [*names, "lr"] if len(set(rates)) > 1 else names
+    figure = Figure(figsize=(9, 2.4 + 2.1 * len(panels)), layout="constrained")
+    first = None
+    for index, name in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, index + 1, sharex=first, ylabel=name)
+        first = first or axes
+        kinds = (("training", name, TRAINING), ("held out", f"val_{name}", HELD_OUT))
+        for label, key, color in kinds if name != "lr" else (("rate", "lr", MUTED),):
+            start = [(0, history.initial[key])] if math.isfinite(history.initial.get(key, math.nan)) else []
+            points = [*start, *enumerate(history.curve(key), start=1)]
+            largest = LARGEST * max(abs(points[0][1]), 1e-12) if points else 0
+            points = [point for point in points if abs(point[1]) <= largest]  # what is NaN is not, either
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
+        if name == "loss" and diagnosis.evidence.overshoot > 5:
+            axes.set_yscale("log")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _titled(axes, _diagnosis_title(diagnosis) if not index else "")
+        if name != "lr":
+            axes.legend()
+    figure.axes[-1].set_xlabel("epoch")
+    return figure
+
+
+def _diagnosis_title(diagnosis: Diagnosis) -> str:
+    lr = diagnosis.lr if isinstance(diagnosis.lr, str) else f"{diagnosis.lr:g}"
+    return f"{diagnosis.title}, lr {lr}: {diagnosis.reading}"
+
+
+def plot_range_test(found: RangeTest) -> Figure:
+    """Loss over rate, smoothed and as it was, with the suggestions marked."""
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="learning rate", ylabel="loss", xscale="log")
+    axes.plot(found.rates, found.losses, color=MUTED, linewidth=0.8, label="loss of each step")
+    axes.plot(found.rates, found.smoothed, color=TRAINING, linewidth=2, label="smoothed")
+    if found.smoothed:
+        low, high = min(found.losses), max(found.smoothed[0], min(found.losses))
+        room = (high - low) or abs(high) or 1.0
+        axes.set_ylim(low - 0.15 * room, high + 0.6 * room)
+    for method, rate in found.suggestions.items():
+        chosen = method == found.method
+        style = {"color": ACCENT, "linewidth": 2} if chosen else {"color": MUTED, "linestyle": "--"}
+        axes.axvline(rate, label=f"{method}: {rate:.3g}{' (suggested)' if chosen else ''}", **style)
+    if found.diverged_at is not None:
+        axes.axvline(
+            found.diverged_at, color="C3", linestyle=":", label=f"stopped: diverged at {found.diverged_at:.3g}"
+        )
+    _titled(axes, f"Range test: {found.name}, {found.optimizer}")
+    axes.legend()
+    return figure
+
+
+def plot_sweep(sweep: Sweep) -> Figure:
+    """The metric over the rate: median and spread over the seeds, each run, what diverged, and the best region."""
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="learning rate", ylabel=f"{sweep.metric} of the last epoch", xscale="log")
+    completed = [run for run in sweep.runs if run.status == COMPLETED]
+    points = [point for point in sweep.points if math.isfinite(point.median)]
+    if points:
+        rates = [point.lr for point in points]
+        axes.plot(rates, [point.median for point in points], "-", color=TRAINING, label="median over seeds")
+        whole = [point for point in points if math.isfinite(point.low) and math.isfinite(point.high)]
+        low, high = [point.low for point in whole], [point.high for point in whole]
+        axes.fill_between(
+            [point.lr for point in whole], low, high, color=TRAINING, alpha=0.2, label="spread over seeds"
+        )
+    if completed:
+        values = [run.metrics[sweep.metric] for run in completed]
+        axes.plot([run.lr for run in completed], values, ".", color=TRAINING, markersize=5)
+        if min(values) > 0 and max(values) > 20 * min(values):
+            axes.set_yscale("log")
+    if sweep.region is not None and sweep.best is not None:
+        low_lr, high_lr = sweep.region
+        factor = _half_a_step(sweep)
+        axes.axvspan(low_lr / factor, high_lr * factor, color=SHADE, alpha=0.15, label="about as good as the best")
+        axes.axvline(sweep.best.lr, color=ACCENT, label=f"best: {sweep.best.lr:.3g}")
+    diverged = [run.lr for run in sweep.runs if run.status == DIVERGED]
+    if diverged:
+        top = 0.97 if sweep.mode == "min" else 0.03
+        where = axes.get_xaxis_transform()
+        axes.plot(diverged, [top] * len(diverged), "x", color="C3", transform=where, clip_on=False, label="diverged")
+    _titled(axes, f"Sweep: {sweep.title}")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend()
+    return figure
+
+
+def _half_a_step(sweep: Sweep) -> float:
+    """The square root of the least factor between neighbouring rates, so that one rate can be shaded."""
+    rates = [point.lr for point in sweep.points]
+    return math.sqrt(min((high / low for low, high in itertools.pairwise(rates)), default=1.2))

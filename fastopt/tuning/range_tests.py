@@ -1,0 +1,331 @@
+"""The range test: one short run in which the rate grows from step to step, to see where the loss falls fastest."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..checks import real_number, whole_number
+from ..optimizer import Optimizer
+from .choices import choose_optimizer, logarithmic_grid
+from .histories import read_number
+from .snapshots import Snapshot
+from .sources import Problem, ProblemSource, load_source, loss_and_gradients
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Closure = Callable[[int], Any]
+"""Called with the step, from 0; returns the loss, or the loss and the gradients."""
+
+StepDone = Callable[[int, float, float], None]
+"""Called after each step with how many there were, the rate and the loss."""
+
+SUGGESTIONS = {
+    "steepest": "where the smoothed loss falls fastest",
+    "minimum": "a tenth of the rate at which the smoothed loss is lowest",
+}
+"""The rates that a range test can suggest."""
+
+LEAST_FALL = 0.02
+"""The share of the first loss that the smoothed loss must fall at least, for anything to be suggested."""
+
+AVERAGING = 0.8
+"""How much of the running average, by which a test stops, stays from one step to the next."""
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What a range test saw.
+
+    Attributes
+    ----------
+    name, optimizer: str
+        What was trained, by what.
+    rates, losses, smoothed: tuple of floats
+        Of each step, up to where the loss diverged: the rate, the loss before the step with it was made, and that loss
+        smoothed.
+    suggestions: dict
+        The suggested rates by the way they were found (see `SUGGESTIONS`); empty where the loss did not fall.
+    method: str
+        The way of `suggestion`.
+    diverged_at: float or None
+        The rate at which the loss became NaN or infinite, or too large; None where the last rate was reached.
+    """
+
+    name: str
+    optimizer: str
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    suggestions: Mapping[str, float]
+    method: str
+    diverged_at: float | None
+
+    @property
+    def suggestion(self) -> float | None:
+        """The suggested rate, by `method`; None where the loss did not fall at any rate."""
+        return self.suggestions.get(self.method)
+
+    @property
+    def reason(self) -> str:
+        """Why this rate, or why none, in a sentence."""
+        if self.suggestion is None:
+            why = "it diverged at once" if self.diverged_at is not None and len(self.rates) < 10 else "it did not fall"
+            hint = "lower" if self.diverged_at is not None else "higher"
+            return f"no suggestion: {why}; try {hint} rates, or more points"
+        return f"{self.suggestion:.3g} is {SUGGESTIONS[self.method]}"
+
+    def to_json(self) -> str:
+        """Everything as a JSON object."""
+        return json.dumps(
+            {**asdict(self), "suggestion": self.suggestion, "reason": self.reason}, indent=2, allow_nan=False
+        )
+
+    def table(self) -> Table:
+        """Some of the rates with their losses, for a terminal; needs rich."""
+        from .tables import range_test_table
+
+        return range_test_table(self)
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw loss over rate, the suggestions marked, as PNG, SVG or PDF by the name of the file; needs matplotlib."""
+        from .plots import plot_range_test, save
+
+        return save(plot_range_test(self), path)
+
+    def __repr__(self) -> str:
+        rate = "none" if self.suggestion is None else f"{self.suggestion:.3g}"
+        return f"RangeTest({self.name}, {self.optimizer}, suggestion={rate}, {len(self.rates)} rates)"
+
+
+def range_test(
+    target: Any,
+    closure: Closure | None = None,
+    *,
+    optimizer: Any = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    min_lr: float = 1e-7,
+    max_lr: float = 10.0,
+    points: int = 100,
+    method: str = "steepest",
+    smoothing: float = 0.04,
+    divergence: float = 4.0,
+    seed: int = 0,
+    progress: StepDone | None = None,
+) -> RangeTest:
+    """Train for `points` steps while the rate grows, and suggest a rate. Everything is put back afterwards.
+
+    In step i, of n points, the rate is min_lr * (max_lr / min_lr) ** (i / (n - 1)). The losses are smoothed over
+    log(lr) by a Gaussian window, which has no lag, and
+
+    - "steepest" is the rate at which the smoothed loss falls fastest over log(lr), as in fastai's `lr_find`;
+    - "minimum" is a tenth of the rate at which it is lowest, Smith's and Gugger's rule.
+
+    The test ends early where the loss is NaN or infinite, or its running average more than `divergence` times the
+    lowest that it was.
+
+    Parameters
+    ----------
+    target: optimizer, problem, function or str
+        Your own optimizer, with `closure`; or a problem, a function that makes one, or its name (see `load_source`).
+    closure: callable, with an optimizer
+        `closure(step)` computes the loss of a batch and its gradients, and returns (loss, gradients), or only the loss
+        where the gradients are bound to the optimizer. It does not call `step()`.
+    optimizer: str or callable, default "Adam"
+        For problems: see `choose_optimizer`.
+    hyperparameters: dict, optional
+        Its further arguments.
+    min_lr, max_lr: float, per step
+        The first rate and the last, of the first group. Other groups keep the ratios of their rates to the first's.
+    points: int
+        How many steps, at least 10.
+    method: "steepest" or "minimum"
+        Which of the suggestions is `suggestion`.
+    smoothing: float
+        The standard deviation of the window as a share of the points; 0 for none.
+    divergence: float
+        More than 1; fastai and Lightning have 4, too.
+    seed: int
+        For a problem that is made here.
+    progress: callable, optional
+        Called after each step with the number of steps so far, the rate and the loss.
+
+    Returns
+    -------
+    RangeTest
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not usable, or the optimizer's steps do not use the rate (Rprop). Nothing has been changed.
+
+    Notes
+    -----
+    Restored, in the same memory and to the last bit, also where `closure` raises: parameters, states, step counts,
+    averages, bound gradients, rates. Not restored is what `closure` changes beyond these, such as a generator of random
+    numbers, and a data loader's position. An optimizer with `accumulate_steps=k` makes an update in every k-th call,
+    and `points` counts calls.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt, fastopt.tuning
+    >>> w, target = np.zeros(50), np.linspace(-1, 1, 50)
+    >>> opt = fastopt.SGD(w, lr=0.1)
+    >>> found = fastopt.tuning.range_test(
+    ...     opt, lambda step: (np.square(w - target).mean(), 2 / 50 * (w - target)), min_lr=1e-3, max_lr=1e3
+    ... )
+    >>> 1 < found.suggestion < 50, found.diverged_at is not None
+    (True, True)
+    >>> w.any(), opt.param_groups[0]["lr"]
+    (np.False_, 0.1)
+
+    References
+    ----------
+    Smith, Cyclical learning rates for training neural networks, 2017, arXiv:1506.01186; Gugger, How do you find a good
+    learning rate, 2018; fastai's `Learner.lr_find`; Lightning's `Tuner.lr_find`.
+    """
+    rates = logarithmic_grid(min_lr, max_lr, whole_number("points", points, 10))
+    if method not in SUGGESTIONS:
+        raise ValueError(f"method must be one of {', '.join(map(repr, SUGGESTIONS))}, got {method!r}")
+    width = real_number("smoothing", smoothing)
+    if not 0 <= width <= 0.5:
+        raise ValueError(f"smoothing must be at least 0 and at most 0.5, got {smoothing!r}")
+    limit = real_number("divergence", divergence)
+    if not limit > 1:
+        raise ValueError(f"divergence must be > 1, got {divergence!r}")
+    if isinstance(target, Optimizer):
+        if closure is None or optimizer is not None or hyperparameters is not None:
+            raise TypeError("an optimizer of your own needs closure, and neither optimizer nor hyperparameters")
+        if not callable(closure):
+            raise TypeError(f"closure must be a function of the step, got {closure!r}")
+        made, name, used = target, getattr(closure, "__qualname__", "closure"), type(target).__name__
+        _check_uses_lr(made)
+    else:
+        if closure is not None:
+            raise TypeError(f"closure goes with an optimizer of your own, got {target!r}")
+        choice = choose_optimizer("Adam" if optimizer is None else optimizer, hyperparameters)
+        _check_uses_lr(choice.create(np.zeros(1), 1e-3))
+        source = load_source(target)
+        if not isinstance(source, ProblemSource):
+            raise TypeError(
+                f"{source.name} trains by itself, and its rate cannot be set from step to step: a range test needs a "
+                "problem (see fastopt.tuning.Problem), or your optimizer and a closure"
+            )
+        problem = source.make(whole_number("seed", seed, 0))
+        made, name, used = choice.create(problem.params, rates[0]), source.name, choice.describe()
+        closure = _closure(problem)
+    snapshot = Snapshot.of(made)
+    try:
+        losses, diverged_at = _grow(made, closure, rates, limit, progress)
+    finally:
+        snapshot.restore(made)
+    kept = rates[: len(losses)]
+    smoothed = smooth(np.array(losses), width * len(rates))
+    found = suggest(np.array(kept), smoothed)
+    return RangeTest(name, used, kept, tuple(losses), tuple(smoothed.tolist()), found, method, diverged_at)
+
+
+def _check_uses_lr(optimizer: Optimizer) -> None:
+    if not optimizer.spec.uses_lr:
+        raise ValueError(f"lr is not used in the steps of {optimizer.spec.name}: sweep it instead")
+
+
+def _closure(problem: Problem) -> Closure:
+    batches = (batch for epoch in itertools.count() for batch in _some(problem, epoch))
+
+    def closure(step: int) -> tuple[float, Any]:
+        metrics, gradients = loss_and_gradients(problem, next(batches))
+        return metrics["loss"], gradients
+
+    return closure
+
+
+def _some(problem: Problem, epoch: int) -> Iterator[Any]:
+    count = 0
+    for batch in problem.batches(epoch):
+        count += 1
+        yield batch
+    if not count:
+        raise ValueError(f"batches({epoch}) has no batches")
+
+
+def _grow(
+    optimizer: Optimizer, closure: Closure, rates: tuple[float, ...], limit: float, progress: StepDone | None
+) -> tuple[list[float], float | None]:
+    """The losses while the rate grows, and where that ended, if it ended early."""
+    groups = optimizer.param_groups
+    ratios = _ratios(optimizer)
+    losses: list[float] = []
+    average, lowest = 0.0, math.inf
+    for step, rate in enumerate(rates):
+        for group, ratio in zip(groups, ratios, strict=True):
+            group["lr"] = rate * ratio
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # divergence is a result
+            try:
+                loss, *gradients = _read(closure(step))
+                if not math.isfinite(loss):
+                    return losses, rate
+                optimizer.step(*gradients)
+            except (FloatingPointError, OverflowError):
+                return losses, rate
+        losses.append(loss)
+        average = AVERAGING * average + (1 - AVERAGING) * loss
+        now = average / (1 - AVERAGING ** (step + 1))
+        lowest = min(lowest, now)
+        if progress is not None:
+            progress(step + 1, rate, loss)
+        if now > lowest + (limit - 1) * abs(lowest):
+            return losses, rate
+    return losses, None
+
+
+def _ratios(optimizer: Optimizer) -> list[float]:
+    """Each group's rate as a multiple of the first's; 1 where that is zero."""
+    rates = optimizer.current_lr
+    return [rate / rates[0] for rate in rates] if rates[0] > 0 else [1.0] * len(rates)
+
+
+def _read(returned: Any) -> tuple[Any, ...]:
+    """What a closure returned: the loss, and the gradients if they are there."""
+    if isinstance(returned, tuple):
+        if len(returned) != 2:
+            raise TypeError(f"closure must return the loss, or (loss, gradients), got a tuple of {len(returned)}")
+        return read_number("what closure returned", "the loss", returned[0]), returned[1]
+    return (read_number("what closure returned", "the loss", returned),)
+
+
+def smooth(losses: np.ndarray, width: float) -> np.ndarray:
+    """Means under a Gaussian window of this standard deviation in points, cut off at the ends."""
+    if not width > 0 or not losses.size:
+        return losses
+    positions = np.arange(losses.size)
+    weights = np.exp(-0.5 * np.square((positions[:, np.newaxis] - positions) / width))
+    smoothed: np.ndarray = weights @ losses / weights.sum(axis=1)
+    return smoothed
+
+
+def suggest(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
+    """The suggested rates by name; none where the smoothed loss hardly falls.
+
+    Examples
+    --------
+    >>> rates = np.geomspace(1e-3, 10, 5)
+    >>> {name: round(rate, 6) for name, rate in suggest(rates, np.array([4.0, 3.9, 2, 1.5, 9])).items()}
+    {'steepest': 0.1, 'minimum': 0.1}
+    """
+    if smoothed.size < 3:
+        return {}
+    lowest = int(smoothed.argmin())
+    if not smoothed[0] - smoothed[lowest] > LEAST_FALL * abs(smoothed[0]):
+        return {}
+    slopes = np.gradient(smoothed, np.log(rates))
+    steepest = int(slopes[: lowest + 1].argmin())
+    return {"steepest": float(rates[steepest]), "minimum": float(rates[lowest]) / 10}

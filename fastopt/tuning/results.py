@@ -1,0 +1,112 @@
+"""The file of a sweep's runs: one line each, written as soon as the run is done, so that nothing is lost."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .runs import SweepRun
+
+FORMAT = 1
+"""Of the file: its first line says this and the sweep's configuration, each other line is a run."""
+
+
+Append = Callable[[SweepRun], None]
+
+
+class OtherConfigurationError(ValueError):
+    """The file holds the runs of another sweep."""
+
+
+@contextlib.contextmanager
+def open_runs(path: Path | None, configuration: Mapping[str, Any]) -> Iterator[tuple[list[SweepRun], Append]]:
+    """The runs in a file, and what appends one to it; no file is none and nothing.
+
+    A last line without its end, of a run that was being written when the program was killed, is cut off.
+
+    Raises
+    ------
+    OtherConfigurationError
+        It was written with another configuration.
+    ValueError
+        It is no such file. It is left as it is.
+    RuntimeError
+        Another program is writing to it.
+    """
+    if path is None:
+        yield [], lambda run: None
+        return
+    import fcntl
+
+    with path.open("ab+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RuntimeError(f"another sweep is writing to {path}") from None
+        file.seek(0)
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        header = _line({"format": FORMAT, "configuration": configuration})
+        if not whole and not header.startswith(content):
+            raise ValueError(f"{path} is not a file of a sweep's runs")
+        runs = _parse(path, content[:whole], configuration) if whole else []
+        file.truncate(whole)
+        if not whole:
+            _append(file, header)
+        yield runs, lambda run: _append(file, _line(run.to_dict()))
+
+
+def _parse(path: Path, content: bytes, configuration: Mapping[str, Any]) -> list[SweepRun]:
+    try:
+        header, *rows = [json.loads(line) for line in content.splitlines()]
+        found, runs = header["configuration"], [SweepRun.from_dict(row) for row in rows]
+        if header["format"] != FORMAT:
+            raise ValueError(f"it has format {header['format']}, expected {FORMAT}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a file of a sweep's runs: {error}") from None
+    if found != configuration:
+        names = [name for name in {**found, **configuration} if found.get(name) != configuration.get(name)]
+        differences = ", ".join(f"{name} {found.get(name)!r}, not {configuration.get(name)!r}" for name in names)
+        raise OtherConfigurationError(f"{path} holds the runs of another sweep: {differences}; give another folder")
+    return runs
+
+
+def _line(values: Mapping[str, Any]) -> bytes:
+    return json.dumps(values, allow_nan=False).encode() + b"\n"
+
+
+def _append(file: BinaryIO, line: bytes) -> None:
+    """Write one line, all the way to the disk."""
+    file.write(line)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def write_file(path: Path, text: str) -> None:
+    """Replace a file as a whole: it is never half written."""
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_csv(path: Path, runs: Sequence[SweepRun]) -> None:
+    """One row a run: lr, seed, status, the metrics of its last epoch, seconds, error."""
+    temporary = path.with_name(f".{path.name}.part")
+    names = metric_names(runs)
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["lr", "seed", "status", *names, "seconds", "error"])
+        for run in runs:
+            values = [run.metrics.get(name, "") for name in names]
+            writer.writerow([run.lr, run.seed, run.status, *values, f"{run.seconds:.3f}", run.error])
+    temporary.replace(path)
+
+
+def metric_names(runs: Iterable[SweepRun]) -> tuple[str, ...]:
+    """The names of all metrics, in the order in which they first appear."""
+    return tuple(dict.fromkeys(name for run in runs for name in run.metrics))

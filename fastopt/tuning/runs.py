@@ -1,0 +1,100 @@
+"""One run of a sweep: a rate and a seed, and what came of them."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .choices import OptimizerChoice
+from .histories import History
+from .sources import Settings, load_source
+
+COMPLETED, DIVERGED, FAILED = STATUSES = ("completed", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker process is to run; everything in it can be pickled."""
+
+    target: Any
+    lr: float
+    seed: int
+    optimizer: OptimizerChoice
+    epochs: int | None
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """A run and what came of it.
+
+    Attributes
+    ----------
+    lr, seed:
+        What it was called with.
+    status: str
+        "completed"; "diverged", its loss became NaN or infinite or ended above ten times its start; or "failed", it
+        raised an error or its process died.
+    metrics: dict
+        Of the last epoch. Of a diverged run NaN and infinite values come back from a file as NaN.
+    epochs: list of dict
+        The metrics of all epochs.
+    seconds: float
+        How long it took.
+    error, traceback: str
+        Of a failed run, the error in one line, and all of it.
+    """
+
+    lr: float
+    seed: int
+    status: str
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str = ""
+    traceback: str = ""
+
+    @property
+    def key(self) -> tuple[float, int]:
+        return self.lr, self.seed
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it: what is NaN or infinite is None."""
+        values = asdict(self)
+        for metrics in (values["metrics"], *values["epochs"]):
+            for name, value in metrics.items():
+                metrics[name] = value if math.isfinite(value) else None
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SweepRun:
+        def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+            return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
+
+        run = cls(**values)
+        if run.status not in STATUSES:
+            raise ValueError(f"unknown status: {run.status!r}")
+        changed = {"metrics": numbers(run.metrics), "epochs": [numbers(each) for each in run.epochs]}
+        return cls(**{**values, **changed})
+
+
+def run_job(job: Job) -> SweepRun:
+    """Train; whatever happens is a result."""
+    start = time.perf_counter()
+    try:
+        history = load_source(job.target).run(Settings(job.lr, job.seed, job.optimizer, job.epochs))
+    except (Exception, SystemExit) as error:  # the user's function
+        lines = traceback.format_exception(error)
+        last = " ".join(traceback.format_exception_only(error)[-1].split())
+        seconds = time.perf_counter() - start
+        return SweepRun(job.lr, job.seed, FAILED, seconds=seconds, error=last, traceback="".join(lines))
+    return completed(job, history, time.perf_counter() - start)
+
+
+def completed(job: Job, history: History, seconds: float) -> SweepRun:
+    status = DIVERGED if history.diverged else COMPLETED
+    last = {name: value for name, value in history.epochs[-1].items() if name != "lr"}
+    return SweepRun(job.lr, job.seed, status, last, history.epochs, seconds)

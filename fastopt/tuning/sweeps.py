@@ -1,0 +1,390 @@
+"""The sweep: many runs at rates on a logarithmic grid, with several seeds, and the rate that does best."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from .choices import logarithmic_grid
+from .diagnoses import finite_or_none
+from .plans import Plan, make_plan
+from .pool import Died, run_jobs
+from .results import metric_names, open_runs, write_csv, write_file
+from .runs import COMPLETED, DIVERGED, FAILED, Job, SweepRun, run_job
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+HIGHER_IS_BETTER = ("acc", "auc", "f1", "r2", "precision", "recall")
+"""What names of metrics contain that are to be as high as possible, for mode "auto"; all others are losses."""
+
+TOLERANCE = 0.05
+"""Rates belong to the best region where they do worse than the best by no more than this share of it ..."""
+
+RUNS_FILE, JSON_FILE, CSV_FILE = "runs.jsonl", "sweep.json", "sweep.csv"
+
+RunDone = Callable[[SweepRun, int, int], None]
+"""Called after each run with it, how many are done and how many there are."""
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """What the seeds did at one rate.
+
+    Attributes
+    ----------
+    lr: float
+    median, low, high: float
+        Of the metric over the seeds. A diverged run counts as infinitely bad, a failed one not at all; NaN where all
+        failed.
+    completed, diverged, failed: int
+        How many runs.
+    """
+
+    lr: float
+    median: float
+    low: float
+    high: float
+    completed: int
+    diverged: int
+    failed: int
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All runs of a sweep, and what they say.
+
+    Attributes
+    ----------
+    name, optimizer: str
+        What was trained, by what; "" where a training function uses an optimizer of its own.
+    metric: str
+        By which rates are compared.
+    mode: "min" or "max"
+        Whether a low or a high metric is good.
+    runs: tuple of SweepRun
+        In the order of rates and seeds.
+    """
+
+    name: str
+    optimizer: str
+    metric: str
+    mode: str
+    runs: tuple[SweepRun, ...]
+
+    @property
+    def points(self) -> tuple[RatePoint, ...]:
+        """The runs of each rate taken together."""
+        rates = sorted({run.lr for run in self.runs})
+        return tuple(self._point(rate, [run for run in self.runs if run.lr == rate]) for rate in rates)
+
+    def _point(self, lr: float, runs: list[SweepRun]) -> RatePoint:
+        worst = math.inf if self.mode == "min" else -math.inf
+        values = [worst if run.status == DIVERGED else run.metrics[self.metric] for run in runs if run.status != FAILED]
+        counts = [sum(run.status == status for run in runs) for status in (COMPLETED, DIVERGED, FAILED)]
+        if not values:
+            return RatePoint(lr, math.nan, math.nan, math.nan, *counts)
+        return RatePoint(lr, median(values), min(values), max(values), *counts)
+
+    @property
+    def best(self) -> RatePoint | None:
+        """The rate with the best median, of those at which runs completed and none diverged; None if there is none."""
+        sign = 1 if self.mode == "min" else -1
+        candidates = [point for point in self.points if point.completed and not point.diverged]
+        return min(candidates, key=lambda point: sign * point.median, default=None)
+
+    @property
+    def region(self) -> tuple[float, float] | None:
+        """From the lowest to the highest rate around the best that do about as well.
+
+        Neighbours count whose median is no worse than the best's worst seed, or than the best's median by 5 %, and of
+        which no run diverged.
+        """
+        best = self.best
+        if best is None:
+            return None
+        sign = 1 if self.mode == "min" else -1
+        worst_seed = best.high if self.mode == "min" else best.low
+        limit = max(sign * worst_seed, sign * best.median + TOLERANCE * abs(best.median))
+        points = self.points
+        good = [not point.diverged and sign * point.median <= limit for point in points]
+        first = last = points.index(best)
+        while first > 0 and good[first - 1]:
+            first -= 1
+        while last < len(points) - 1 and good[last + 1]:
+            last += 1
+        return points[first].lr, points[last].lr
+
+    @property
+    def edge(self) -> str:
+        """At which end of the grid the best rate is, "lowest" or "highest": better ones may lie beyond it; else ""."""
+        if self.best is None:
+            return ""
+        if self.best.lr == self.points[0].lr:
+            return "lowest"
+        return "highest" if self.best.lr == self.points[-1].lr else ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know, in sentences."""
+        notes = []
+        failed = [run for run in self.runs if run.status == FAILED]
+        if self.best is None:
+            reason = "every run failed" if len(failed) == len(self.runs) else "no rate without divergence: lower min_lr"
+            notes.append(f"no best rate: {reason}")
+        if self.edge:
+            bound, way = ("min_lr", "lower") if self.edge == "lowest" else ("max_lr", "raise")
+            notes.append(f"the best rate is the {self.edge} of the grid: extend the grid ({way} {bound})")
+        if failed:
+            first = failed[0]
+            notes.append(f"{len(failed)} of {len(self.runs)} runs failed, the first: {first.error}")
+        return tuple(notes)
+
+    def to_json(self) -> str:
+        """Everything as a JSON object; what is NaN or infinite is null."""
+        values = {
+            "name": self.name,
+            "optimizer": self.optimizer,
+            "metric": self.metric,
+            "mode": self.mode,
+            "best_lr": None if self.best is None else self.best.lr,
+            "region": self.region,
+            "edge": self.edge,
+            "notes": self.notes,
+            "points": [asdict(point) for point in self.points],
+            "runs": [run.to_dict() for run in self.runs],
+        }
+        return json.dumps(finite_or_none(values), indent=2, allow_nan=False)
+
+    def table(self) -> Table:
+        """One row for each rate, for a terminal; needs rich."""
+        from .tables import sweep_table
+
+        return sweep_table(self)
+
+    def plot(self, path: str | Path) -> Path:
+        """Draw the metric over the rate as PNG, SVG or PDF by the name of the file; needs matplotlib.
+
+        The line is the median over the seeds, the band their spread, dots are runs, crosses at the top runs that
+        diverged; the best region is shaded.
+        """
+        from .plots import plot_sweep, save
+
+        return save(plot_sweep(self), path)
+
+    def __repr__(self) -> str:
+        best = "none" if self.best is None else f"{self.best.lr:.3g}"
+        return f"Sweep({self.title}, best_lr={best}, metric={self.metric!r}, {len(self.runs)} runs)"
+
+    @property
+    def title(self) -> str:
+        """What was trained and by what."""
+        return ", ".join(filter(None, [self.name, self.optimizer]))
+
+
+def sweep(
+    target: Any,
+    *,
+    min_lr: float = 1e-4,
+    max_lr: float = 1.0,
+    points: int = 9,
+    rates: Sequence[float] | None = None,
+    seeds: int | Sequence[int] = 3,
+    optimizer: Any = None,
+    hyperparameters: Mapping[str, Any] | None = None,
+    epochs: int | None = None,
+    metric: str | None = None,
+    mode: str = "auto",
+    workers: int | None = None,
+    refine: int = 0,
+    output: str | Path | None = None,
+    progress: RunDone | None = None,
+) -> Sweep:
+    """Train from the start at each rate of a grid, with several seeds, in parallel, and compare what came of it.
+
+    A run that diverges is a result; one that raises an error, or whose process dies, is a failed run, and the others go
+    on. In a script, call it within `if __name__ == "__main__":`, as everything that starts processes.
+
+    Parameters
+    ----------
+    target: function or str
+        A function that makes a problem, a training function, or a name of these (see `load_source`). A training
+        function is the simplest: `train(lr, seed)` that returns the final loss, a dict of metrics, or an iterable of a
+        dict for each epoch. The metrics of the last epoch count.
+    min_lr, max_lr: float, per step
+        The lowest rate and the highest.
+    points: int
+        How many rates, evenly spaced in log(lr); at least 2.
+    rates: sequence of floats, optional
+        The rates themselves, in place of the three above.
+    seeds: int or sequence of ints
+        How many, from 0, or which.
+    optimizer: str or callable, default "Adam"
+        See `choose_optimizer`.
+    hyperparameters: dict, optional
+        Its further arguments.
+    epochs: int, optional
+        How often to go through the data; by default the problem's or the function's own.
+    metric: str, optional
+        By default "val_loss" if there is one, else "loss".
+    mode: "auto", "min" or "max"
+        Whether a low or a high metric is good; "auto" takes names with acc, auc, f1, r2, precision or recall as high.
+    workers: int, optional
+        How many processes, each with one thread; by default `fastopt.get_num_threads()`. 0 runs everything in this
+        process, without protection from one that ends it. Results do not depend on it.
+    refine: int
+        So many more rates between the best one's neighbours, in a second phase.
+    output: path, optional
+        A folder. Each finished run is appended to its runs.jsonl at once; a sweep that was killed, or that is now given
+        more rates or seeds, goes on with what is there, and repeats what failed. At the end, or when interrupted,
+        sweep.json and sweep.csv are written.
+    progress: callable, optional
+        Called with each finished run, how many are done and how many there are.
+
+    Returns
+    -------
+    Sweep
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not usable; nothing has been run. Or the metric is none of those that the first run returned.
+    OtherConfigurationError
+        The folder holds runs of another problem, optimizer or number of epochs.
+
+    Notes
+    -----
+    Whether the code of a training function has changed since earlier runs is not known here: delete the folder then.
+
+    Examples
+    --------
+    >>> import fastopt.tuning
+    >>> found = fastopt.tuning.sweep("digits", optimizer="SGD", rates=[1e-3, 1e-1, 1, 100], seeds=1, workers=0)
+    >>> found.best.lr, found.edge
+    (1.0, '')
+    """
+    plan = make_plan(
+        target,
+        min_lr=min_lr,
+        max_lr=max_lr,
+        points=points,
+        rates=rates,
+        seeds=seeds,
+        optimizer=optimizer,
+        hyperparameters=hyperparameters,
+        epochs=epochs,
+        metric=metric,
+        mode=mode,
+        workers=workers,
+        refine=refine,
+    )
+    return run_plan(plan, None if output is None else Path(output), progress)
+
+
+def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = None) -> Sweep:
+    """Run what is not there yet; see `sweep`."""
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+    runs: dict[tuple[float, int], SweepRun] = {}
+    path = None if output is None else output / RUNS_FILE
+    with open_runs(path, plan.configuration) as (earlier, append):
+        runs.update((run.key, run) for run in earlier if run.status != FAILED)
+        rates = list(plan.rates)
+        try:
+            total = len(rates) * len(plan.seeds)
+            for phase in (0, 1) if plan.refine else (0,):
+                if phase:
+                    finer = refined_rates(_summary(plan, runs, rates), plan.refine)
+                    rates += finer
+                    total += len(finer) * len(plan.seeds)
+                jobs = plan.jobs(rates)
+                for run in _results(plan, [job for job in jobs if (job.lr, job.seed) not in runs]):
+                    append(run)
+                    runs[run.key] = run
+                    if run.status == COMPLETED:
+                        _choose_metric(plan, [run])
+                    if progress is not None:
+                        progress(run, sum((job.lr, job.seed) in runs for job in plan.jobs(rates)), total)
+            return _summary(plan, runs, rates)
+        finally:
+            if output is not None and runs:
+                with contextlib.suppress(ValueError):  # an unknown metric is being reported
+                    found = _summary(plan, runs, rates)
+                    write_file(output / JSON_FILE, found.to_json() + "\n")
+                    write_csv(output / CSV_FILE, found.runs)
+
+
+def _results(plan: Plan, jobs: Sequence[Job]) -> Iterator[SweepRun]:
+    if plan.workers == 0:
+        with _one_thread():
+            yield from map(run_job, jobs)
+        return
+    with contextlib.closing(run_jobs(run_job, jobs, plan.workers)) as results:
+        for number, result in results:
+            if isinstance(result, Died):
+                yield SweepRun(jobs[number].lr, jobs[number].seed, FAILED, error=str(result))
+            else:
+                yield result
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Keep BLAS to one thread in this process, so that sums are added in the same order as in workers."""
+    try:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        yield
+    else:
+        with threadpool_limits(1, "blas"):
+            yield
+
+
+def _choose_metric(plan: Plan, runs: Sequence[SweepRun]) -> str:
+    """The metric to compare by.
+
+    Raises
+    ------
+    ValueError
+        A completed run has it not.
+    """
+    shared = [name for name in metric_names(runs) if all(name in run.metrics for run in runs)]
+    metric = plan.metric
+    if metric is None and runs:
+        metric = next((name for name in ("val_loss", "loss") if name in shared), None)
+        if metric is None:
+            if len(shared) != 1:
+                raise ValueError(
+                    f"there is no val_loss and no loss: metric must be one of {', '.join(shared) or 'none'}"
+                )
+            metric = shared[0]
+    if runs and metric not in shared:
+        raise ValueError(f"unknown metric: {metric!r} (expected one of {', '.join(shared)})")
+    return metric or "loss"
+
+
+def _summary(plan: Plan, runs: Mapping[tuple[float, int], SweepRun], rates: Sequence[float]) -> Sweep:
+    """What the runs at these rates, with the plan's seeds, say."""
+    chosen = [runs[key] for key in ((rate, seed) for rate in sorted(rates) for seed in plan.seeds) if key in runs]
+    metric = _choose_metric(plan, [run for run in chosen if run.status == COMPLETED])
+    mode = plan.mode
+    if mode == "auto":
+        mode = "max" if any(part in metric.lower() for part in HIGHER_IS_BETTER) else "min"
+    return Sweep(plan.name, plan.optimizer_text, metric, mode, tuple(chosen))
+
+
+def refined_rates(coarse: Sweep, count: int) -> list[float]:
+    """So many rates between the best one's neighbours, without those that were tried."""
+    if coarse.best is None:
+        return []
+    rates = [point.lr for point in coarse.points]
+    index = rates.index(coarse.best.lr)
+    low, high = rates[max(index - 1, 0)], rates[min(index + 1, len(rates) - 1)]
+    if low == high:
+        return []
+    return [rate for rate in logarithmic_grid(low, high, count + 2) if rate not in rates]
