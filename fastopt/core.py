@@ -18,7 +18,7 @@ from .layout import Layout, read_groups
 from .nonfinite import NonfiniteGradients
 from .options import GROUP_OPTIONS, Options, check_names, read_step_options
 from .planning import Planner, extra_states, row_length
-from .rates import current_rate, is_scheduled, rate_at
+from .rates import current_rate, is_scheduled, rate_at, warn_without_effect
 from .specs import SPECS, Spec
 from .states import States, initial_states, initial_value
 
@@ -61,6 +61,8 @@ class OptimizerCore:
         self._set_up(
             layout, filled, defaults, read_step_options(given), None if grads is None else layout.flatten(grads)
         )
+        for group in self._groups:
+            warn_without_effect(self.spec, group["lr"])
 
     def _set_up(
         self,

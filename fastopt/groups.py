@@ -44,7 +44,6 @@ class ParamGroup(dict[str, Any]):
         notes = {key: values[key] for key in NOTES if key in values}
         options = check_group_options(values, changes.max_grad_norm)
         super().__init__(params=tuple(params), **spec.convert(values), **options, **notes)
-        warn_without_effect(spec, self["lr"])
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

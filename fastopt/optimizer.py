@@ -19,6 +19,7 @@ from .options import (
     positive_or_none,
 )
 from .planning import extra_states
+from .rates import warn_without_effect
 from .segments import ParamSettings, Select, check_values, describe_settings, select_params
 from .states import StateView, initial_states
 
@@ -386,6 +387,7 @@ class Optimizer(OptimizerCore):
             self._settings = self._settings.extended(len(given))
             self._build(gradients)
 
+        warn_without_effect(self.spec, new["lr"])
         self._all_or_nothing(change)
 
     def state_dict(self) -> dict[str, Any]:
