@@ -311,6 +311,11 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "Adagrad": {"lr": 1e-1},
     # Rprop is for full batches: here most signs are noise, and without a floor its step sizes would shrink to nothing.
     "Rprop": {"lr": 4e-3, "step_sizes": (4e-3, 6e-3)},
+    "Adadelta": {"lr": 30.0},
+    "Adamax": {"lr": 4e-2},
+    "NAdam": {"lr": 2e-2},
+    "RAdam": {"lr": 5e-2},
+    "Lion": {"lr": 1e-2},
 }
 """What suits this network; an optimizer that is not named here runs with its defaults."""
 

@@ -7,11 +7,13 @@ are one line on the standard error stream.
 from __future__ import annotations
 
 import argparse
+import ast
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from . import __version__, show_config
 
@@ -52,6 +54,16 @@ def natural_number(value: str) -> int:
     if not value.isdecimal():
         raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {value!r}")
     return int(value)
+
+
+def setting(value: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value is a number, True or False, None, a word, or several of these with commas between."""
+    name, separator, words = value.partition("=")
+    if not separator or not name.isidentifier() or not words:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {value!r}")
+    with contextlib.suppress(ValueError, SyntaxError):
+        return name, ast.literal_eval(words)
+    return name, words
 
 
 def text_file(value: str) -> tuple[str, str]:
@@ -116,6 +128,37 @@ def run_demo(arguments: argparse.Namespace) -> int:
     return 0 if all_equal else 1
 
 
+def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
+    from .conventions import FRAMEWORKS
+    from .specs import SPECS
+
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "examples:\n"
+        "  fastopt describe RMSprop --convention keras\n"
+        "  fastopt describe Adam --convention optax --set nesterov=True --set lr=3e-4\n"
+    )
+    parser.add_argument("optimizer", metavar="OPTIMIZER", choices=SPECS, help=f"one of {', '.join(SPECS)}")
+    parser.add_argument("--convention", default="torch", help=f"one of {', '.join(FRAMEWORKS)} (%(default)s)")
+    parser.add_argument(
+        "--set", action="append", type=setting, default=[], metavar="NAME=VALUE", dest="settings",
+        help="a hyperparameter or option, such as betas=0.9,0.99; can be repeated",
+    )  # fmt: skip
+
+
+def run_describe(arguments: argparse.Namespace) -> int:
+    import numpy as np
+
+    from . import optimizers
+
+    try:
+        create = getattr(optimizers, arguments.optimizer)
+        create(np.zeros(1), convention=arguments.convention, **dict(arguments.settings)).describe()
+    except (TypeError, ValueError) as error:
+        raise UsageError(str(error)) from None
+    return 0
+
+
 def run_config(arguments: argparse.Namespace) -> int:
     show_config()
     return 0
@@ -152,6 +195,9 @@ class Command:
 COMMANDS = {
     "config": Command("print versions, instruction set and threads for a bug report", run_config),
     "demo": Command("train a small text model with each optimizer, and time them", run_demo, add_demo_arguments),
+    "describe": Command(
+        "print an optimizer's exact update, as one of the frameworks has it", run_describe, add_describe_arguments
+    ),
     "diagnose": Command(
         "train at one rate, and read the curve: too high, too low, good",
         run_tuning("diagnose"),

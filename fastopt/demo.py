@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from rich import box
@@ -130,6 +131,7 @@ def plot_losses(path: Path, runs: Mapping[str, Run], unigram_loss: float, text_n
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot(xlabel="training step", ylabel="bits per character")
     axes.set_title(f"A character-level network learns {text_name}", loc="left", parse_math=False)
+    axes.set_prop_cycle(color=[*matplotlib.color_sequences["tab10"], "black"])
     axes.axhline(bits(unigram_loss), color="gray", linestyle="--", label="character frequencies alone")
     lowest = unigram_loss
     for name, run in runs.items():
@@ -222,7 +224,7 @@ def print_notes(console: Console, run: Run, comparison: Comparison, preset: Pres
     notes = [
         f"Medians of {preset.timing.repeats} interleaved repeats, in cache. 2.0x: twice fastopt's time. ?: other "
         f"programs interfered. equal: after {COMPARED_STEPS} steps each element is where the textbook's update leads "
-        f"in float64, to {textbook.TOLERANCE:g} of the way there and one rounding a step.",
+        f"in float64, to {textbook.TOLERANCE:g} of the way there and roundings.",
         f"Of one training step, {seconds * 1e3:.1f} ms, {run.name}'s update is {shares}.",
     ]
     if "PyTorch" not in comparison.seconds.keys() | comparison.wrong:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -71,14 +71,21 @@ class Optimizer(OptimizerCore):
         plain NumPy, for checking.
     n_threads: int, optional
         At most so many threads; default `fastopt.get_num_threads()`. The bits do not depend on it.
-    convention: "torch"
-        Whose arithmetic and defaults.
+    convention: "torch", "keras", "tf1", "tf_keras_legacy" or "optax"
+        Whose arithmetic and defaults: PyTorch's, Keras 3's, TensorFlow 1's, legacy Keras', optax'; arguments keep
+        PyTorch's names. See docs/conventions.md, and `describe`.
+    decay: float, default 0, with `convention="tf_keras_legacy"`
+        The rate is lr / (1 + decay * iterations): per step, and the first step is not decayed.
     flush_denormals: bool
         Treat denormals as zero inside a step (the caller's floating-point mode is restored). Without it, the moments of
         parameters with zero gradients decay to denormals and make steps up to ten times slower.
 
     Notes
     -----
+    The `lr` of an optimizer or a group is a number, or a function that is called with the number of updates done so
+    far, 0 at first: one of `fastopt.schedules` or your own. It is asked before anything is written, and an error in it
+    changes nothing. `current_lr` is the rate that the next update uses.
+
     A step does, in this order (Keras 3's): divide by `grad_scale`, accumulate, clip, weight decay, update, average,
     `prox`, `projection`, zero the gradients.
 
@@ -314,6 +321,34 @@ class Optimizer(OptimizerCore):
         """The name of the backend that runs this optimizer."""
         name: str = self._backend.name
         return name
+
+    def describe(self, file: TextIO | None = None) -> None:
+        """Print the exact update that the next step does, in maths, with its numbers; and how PyTorch's differs.
+
+        It is read from the rule that runs, for each group, and simplified as in exact arithmetic.
+
+        Parameters
+        ----------
+        file: text file, optional
+            Where to; default the standard output.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> fastopt.RMSprop(np.zeros(3), lr=0.01, convention="keras").describe()
+        RMSprop, the arithmetic of Keras 3: RMSprop
+          lr=0.01, alpha=0.9, eps=1e-07, weight_decay=0.0, momentum=0.0, centered=False, ...
+        Before the first step: square_avg = 0
+        Step t = 1, 2, 3, ...:
+            square_avg = 0.9 * square_avg + 0.1 * grad^2
+            param = param - 0.01 * grad / sqrt(square_avg + 1e-07)
+        PyTorch, with the same hyperparameters, does instead:
+            param = param - 0.01 * grad / (sqrt(square_avg) + 1e-07)
+        Defaults that differ from PyTorch's (in brackets): lr 0.001 (0.01), alpha 0.9 (0.99), eps 1e-07 (1e-08), ...
+        """
+        from .describe import description  # rarely needed
+
+        print(description(self), file=file)
 
     def add_param_group(self, param_group: Mapping[str, Any], *, grads: Any = None) -> None:
         """Add a group; the optimizer's own hyperparameters stand in for those that it does not give.

@@ -19,11 +19,11 @@ cdef struct Layout:              # how a parameter lies in memory, and its gradi
     Py_ssize_t end_kept
     char *apart                  # where its last gradient was, apart from all that is written
 
-cdef struct StepCount:           # a count of steps that is kept for others: a float32 or float64, or none
+cdef struct Number:              # one that is kept for others: a float32 or float64, or none
     char *address
     bint is_double
 
-cdef struct Kept:                # a state, or a count of steps, and where the engine expects it
+cdef struct Kept:                # a state, or a number, and where the engine expects it
     PyObject *tensor
     char *data
 
@@ -42,6 +42,25 @@ cdef enum:  # what `Tensors.step` finds; anything but READY is for its owner to 
     REBUILD      # other parameters, states or memory than it was made for
     REREAD       # other hyperparameters
     REPLACE      # gradients that the kernels cannot read as they are: `Tensors.odd`
+
+cdef Number number_in(cnp.ndarray array):
+    """That of an array of one element, or none where there is no array."""
+    cdef Number number
+    number.address = NULL if array is None else <char *>cnp.PyArray_DATA(array)
+    number.is_double = array is not None and array.itemsize == 8
+    return number
+
+
+cdef double read_number(const Number *number) noexcept:
+    return (<double *>number.address)[0] if number.is_double else (<float *>number.address)[0]
+
+
+cdef void write_number(const Number *number, double value) noexcept:
+    if number.is_double:
+        (<double *>number.address)[0] = value
+    else:
+        (<float *>number.address)[0] = <float>value
+
 
 FOUND = {"ready": READY, "rebuild": REBUILD, "reread": REREAD, "replace": REPLACE}
 
@@ -82,8 +101,10 @@ cdef class Tensors:
         What the engine's segments are: the parameters, or what stands for them.
     counts: list of float32 or float64 NumPy arrays of one element, or None, one a segment
         Counts of steps, which are read before a step and written after it.
+    mu_products: list of the same
+        What coefficients carry from step to step; a float32 is rounded after each.
     kept: list of lists of tensors, one a segment
-        What the engine's states are; then what the count is in, where there is one.
+        What the engine's states are; then what its numbers are in.
     states: dict
         The owner's: parameter -> dict of its states.
     increment_version: callable(list of tensors)
@@ -100,7 +121,7 @@ cdef class Tensors:
     cdef Py_ssize_t n_params
     cdef Py_ssize_t *segments
     cdef list memory
-    cdef list arrays             # that the counts are in
+    cdef list arrays             # that the numbers are in
     cdef list alive              # what the pointers of `states` and `state_values` point to
     cdef StatesOf *states
     cdef PyObject **state_values
@@ -113,15 +134,16 @@ cdef class Tensors:
     cdef bint shares             # whether other Python threads may run during a step
     cdef Layout *layouts
     cdef int64_t *extents
-    cdef StepCount *counts
+    cdef Number *counts
+    cdef Number *mu_products
     cdef list kept_alive         # what the pointers of `kept` point to
     cdef Kept *kept
     cdef readonly list odd       # (segment, gradient)
     cdef list found              # the gradients of a step under way
     cdef list written            # the tensors that it writes to
 
-    def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, list counts, list kept,
-                  states, increment_version):
+    def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, list counts,
+                  list mu_products, list kept, states, increment_version):
         cdef Py_ssize_t index, n_extents = 0, n_kept = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
@@ -136,7 +158,7 @@ cdef class Tensors:
         self.params = [param for group, _, _ in groups for param in group["params"]]
         self.n_params = len(self.params)
         self.memory = memory
-        self.arrays = counts
+        self.arrays = [counts, mu_products]
         self.kept_alive = kept
         self.increment_version = increment_version
         for tensor in memory:
@@ -144,9 +166,12 @@ cdef class Tensors:
         self.segments = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
         self.layouts = <Layout *>calloc(max(n_segments, 1), sizeof(Layout))
         self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
-        self.counts = <StepCount *>calloc(max(n_segments, 1), sizeof(StepCount))
+        self.counts = <Number *>calloc(max(n_segments, 1), sizeof(Number))
+        self.mu_products = <Number *>calloc(max(n_segments, 1), sizeof(Number))
         self.kept = <Kept *>calloc(max(sum([len(tensors) for tensors in kept]), 1), sizeof(Kept))
-        if not (self.segments and self.layouts and self.extents and self.counts and self.kept):
+        if not (
+            self.segments and self.layouts and self.extents and self.counts and self.mu_products and self.kept
+        ):
             raise MemoryError("no memory for the table of tensors")
         n_extents = 0
         self.stepped = [None] * n_segments
@@ -174,9 +199,8 @@ cdef class Tensors:
                 n_kept += 1
             self.layouts[index].end_kept = n_kept
             work += self.layouts[index].size * engine.table.groups[engine.table.segments[index].group].cost
-            if counts[index] is not None:
-                self.counts[index].address = <char *>cnp.PyArray_DATA(counts[index])
-                self.counts[index].is_double = counts[index].itemsize == 8
+            self.counts[index] = number_in(counts[index])
+            self.mu_products[index] = number_in(mu_products[index])
         self.shares = work > NANOSECONDS_TO_SHARE
         engine.keeps_gil = not self.shares
         self.keep_states(states)
@@ -216,6 +240,7 @@ cdef class Tensors:
         free(self.layouts)
         free(self.extents)
         free(self.counts)
+        free(self.mu_products)
         free(self.kept)
 
     def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
@@ -247,6 +272,8 @@ cdef class Tensors:
                     return False
                 if self.engine.counts[index] != self.engine.counts[first]:
                     return False
+                if self.engine.mu_product[index] != self.engine.mu_product[first]:
+                    return False
             first += <Py_ssize_t>length
         return True
 
@@ -256,6 +283,7 @@ cdef class Tensors:
         self.flat.memory.check()
         for k, length in enumerate(self.flat_lengths):
             self.flat.counts[k] = self.engine.counts[first]
+            self.flat.mu_product[k] = self.engine.mu_product[first]
             self.flat.memory.accepted[k] = self.layouts[first].flat
             first += <Py_ssize_t>length
         self.flat.commit_gradients()
@@ -264,6 +292,7 @@ cdef class Tensors:
         for k, length in enumerate(self.flat_lengths):
             for index in range(first, first + <Py_ssize_t>length):
                 self.engine.counts[index] = self.flat.counts[k]
+                self.engine.mu_product[index] = self.flat.mu_product[k]
             first += <Py_ssize_t>length
         return 0
 
@@ -467,18 +496,16 @@ cdef class Tensors:
         cdef Engine engine = self.engine
         cdef int64_t calls = engine.calls[0]
         cdef Py_ssize_t index
-        cdef StepCount *count
         engine.n_threads = n_threads
         engine.memory.check()
         if engine.clears:
             engine.memory.check_apart()
         engine.commit_gradients()
         for index in range(engine.n_segments):
-            count = &self.counts[index]
-            if count.address != NULL:
-                engine.counts[index] = <int64_t>(
-                    (<double *>count.address)[0] if count.is_double else (<float *>count.address)[0]
-                )
+            if self.counts[index].address != NULL:
+                engine.counts[index] = <int64_t>read_number(&self.counts[index])
+            if self.mu_products[index].address != NULL:
+                engine.mu_product[index] = read_number(&self.mu_products[index])
         if self.flat is not None and self.is_flat():
             self.advance_flat(n_threads)
         else:
@@ -486,13 +513,12 @@ cdef class Tensors:
         if engine.calls[0] == calls:  # declined
             return 0
         for index in range(engine.n_segments):
-            count = &self.counts[index]
-            if count.address == NULL or engine.table.segments[index].streams[GRAD] == NULL:
+            if engine.table.segments[index].streams[GRAD] == NULL:
                 continue
-            if count.is_double:
-                (<double *>count.address)[0] = <double>engine.counts[index]
-            else:
-                (<float *>count.address)[0] = <float>engine.counts[index]
+            if self.counts[index].address != NULL:
+                write_number(&self.counts[index], <double>engine.counts[index])
+            if self.mu_products[index].address != NULL:
+                write_number(&self.mu_products[index], engine.mu_product[index])
         if self.written:
             self.increment_version(self.written)
         return 0

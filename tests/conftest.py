@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -28,3 +28,35 @@ def threads_always() -> Iterator[None]:
 def _default_threads() -> Iterator[None]:
     yield
     fastopt.set_num_threads(None)
+
+
+def _is_about_nadam(request: pytest.FixtureRequest) -> bool:
+    return "NAdam" in request.node.name and request.module.__name__.startswith("test_torch_")
+
+
+@pytest.fixture
+def default_dtype() -> Iterator[Callable[[str], None]]:
+    """Sets torch's default dtype for a test."""
+    import torch
+
+    before = torch.get_default_dtype()
+    yield lambda name: torch.set_default_dtype(getattr(torch, name))
+    torch.set_default_dtype(before)
+
+
+@pytest.fixture(autouse=True)
+def _precise_mu_product(request: pytest.FixtureRequest) -> None:
+    """Let torch keep NAdam's `mu_product` in float64 where the parameters are.
+
+    Torch keeps it in its default dtype, rounds it in each step, and takes it over in the parameter's from a state dict.
+    """
+    dtype = request.node.callspec.params.get("dtype") if hasattr(request.node, "callspec") else None
+    if _is_about_nadam(request) and "float64" in str(dtype):
+        request.getfixturevalue("default_dtype")("float64")
+
+
+@pytest.fixture
+def mu_product_in_float64(request: pytest.FixtureRequest) -> None:
+    """The same in a test without `dtype`, or that compares with NumPy's optimizers, which keep it in float64."""
+    if _is_about_nadam(request):
+        request.getfixturevalue("default_dtype")("float64")

@@ -16,6 +16,7 @@ from cases import Case
 from torch import Tensor
 from torch.nn import Parameter
 from torch_pairs import by_case, by_class, make, parameters, set_gradients, train
+from torch_peers import torch_options
 
 import fastopt.torch
 from fastopt.torch import step_in_backward
@@ -106,16 +107,9 @@ def backward(network: Network, seed: int) -> None:
     network(inputs).square().mean().backward()
 
 
-def options_of(case: Case) -> dict[str, Any]:
-    options = dict(case.options)
-    if case.optimizer != "Adam":
-        options.pop("decoupled_weight_decay", None)
-    return options
-
-
 def pair(case: Case, **more: Any) -> tuple[Network, Any, Network, Any]:
     """One that steps in the backward pass, and one that steps after it."""
-    cls, options = getattr(fastopt.torch, case.optimizer), {**options_of(case), **more}
+    cls, options = getattr(fastopt.torch, case.optimizer), {**torch_options(case.options, case.optimizer), **more}
     mine, theirs = Network(), Network()
     my_optimizer = step_in_backward(mine, cls, **options)
     their_optimizer = cls([param for param in theirs.parameters() if param.requires_grad], **options)

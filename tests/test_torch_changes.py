@@ -18,6 +18,7 @@ from torch_cases import (
     parameters,
     train,
 )
+from torch_peers import TORCH
 
 import fastopt
 import fastopt.torch
@@ -28,6 +29,11 @@ CHANGES_IN_PLACE = {
     "AdamW": ("lr", "betas"),
     "RMSprop": ("lr",),
     "Adagrad": ("lr",),
+    "Adadelta": ("lr",),
+    "Adamax": ("lr",),
+    "NAdam": ("lr",),
+    "RAdam": ("lr",),
+    "Lion": ("lr",),
 }
 """Which hyperparameters torch takes as tensors, which can change without being replaced."""
 
@@ -35,9 +41,10 @@ CHANGES_IN_PLACE = {
 @pytest.mark.parametrize(
     ("name", "key"), [(name, key) for name, keys in CHANGES_IN_PLACE.items() for key in keys], ids=str
 )
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_a_tensor_that_is_changed_in_place_is_noticed(name: str, key: str) -> None:
     trained = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         value = torch.tensor(0.25, dtype=torch.float64)
         params = {"vector": Parameter(torch.linspace(1, 2, 5, dtype=torch.float64))}
         given = (value, torch.tensor(0.75, dtype=torch.float64)) if key == "betas" else value
@@ -129,10 +136,11 @@ CHANGES = [
 
 @by_name
 @pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_changes_between_steps(name: str, change: Callable[[Any, Parameter], None]) -> None:
     dtype = torch.float64
     trained = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         params = parameters(dtype)
         optimizer = getattr(module, name)(
             in_two_groups(params), **({"momentum": 0.9} if name == "SGD" else {}), foreach=False

@@ -13,6 +13,7 @@ from cases import Case
 from torch import Tensor
 from torch.nn import Parameter
 from torch_pairs import TOLERANCE, by_case, by_class, check_tensor, make, parameters, set_gradients
+from torch_peers import TORCH
 
 import fastopt
 import fastopt.torch
@@ -279,7 +280,7 @@ LIMITS: dict[str, tuple[dict[str, Any], Callable[[list[Parameter]], Any]]] = {
 def test_options_do_what_torchs_calls_do(case: Case, options: dict[str, Any], clip: Any, zero_grads: bool) -> None:
     mine, theirs = parameters(), parameters()
     my_optimizer = make(fastopt.torch, case, mine, zero_grads=zero_grads, **options)
-    their_optimizer = make(torch.optim, case, theirs)
+    their_optimizer = make(TORCH, case, theirs)
     for seed in range(4):
         set_gradients(mine, seed)
         set_gradients(theirs, seed)

@@ -31,6 +31,7 @@ from torch_cases import (
     torch_options,
     train,
 )
+from torch_peers import IN_TORCH, TORCH
 
 import fastopt
 import fastopt.torch
@@ -39,13 +40,9 @@ import fastopt.torch
 
 OTHER_OPTIMIZERS = {
     "ASGD": "fastopt has no such rule",
-    "Adadelta": "fastopt has no such rule",
     "Adafactor": "fastopt has no such rule; factored states",
-    "Adamax": "fastopt has no such rule",
     "LBFGS": "evaluates the model many times a step: nothing to fuse",
     "Muon": "multiplies matrices: not a loop over elements",
-    "NAdam": "fastopt has no such rule",
-    "RAdam": "fastopt has no such rule",
     "SparseAdam": "sparse gradients only, which fastopt refuses",
 }
 
@@ -137,6 +134,7 @@ def test_the_tables_are_complete_and_not_stale() -> None:
     ours = {name for name, value in vars(fastopt.torch).items() if hasattr(value, "spec")}
     assert ours == set(INFOS), "one of ours is not in torch's table"
     assert OTHER_OPTIMIZERS.keys() == {info.name for info in optim_db} - INFOS.keys()
+    assert INFOS.keys() - {info.name for info in optim_db} == {"Lion"}
     for name, refusal in REFUSED.items():
         assert any(refusal.concerns(info) for info in INFOS.values()), f"no optimizer does {name}"
     kinds = {kind for info in INFOS.values() for kind in info.supported_impls}
@@ -200,7 +198,10 @@ class Setup:
 
     def tolerance(self, dtype: torch.dtype) -> float:
         """Torch computes with tensors in their own float32, as in `1 - beta ** step`; ours with doubles."""
-        return max(TOLERANCE[dtype], 1e-4 if self.has_tensor_betas else 1e-6 if self.has_tensors else 0)
+        least = 1e-4 if self.has_tensor_betas else 1e-6 if self.has_tensors else 0
+        if self.optimizer == "Adadelta":  # divides by its own steps: no element is large beside the others' errors
+            least = max(least, 2 * TOLERANCE[dtype])
+        return max(TOLERANCE[dtype], least)
 
 
 def torch_setups(info: OptimizerInfo) -> list[Setup]:
@@ -215,7 +216,7 @@ def torch_setups(info: OptimizerInfo) -> list[Setup]:
 
 
 TORCH_SETUPS = [setup for info in INFOS.values() for setup in torch_setups(info)]
-SETUPS = TORCH_SETUPS + [Setup(case.optimizer, f"case {case}", torch_options(case)) for case in CASES if case.in_torch]
+SETUPS = TORCH_SETUPS + [Setup(case.optimizer, f"case {case}", torch_options(case)) for case in IN_TORCH]
 
 by_setup = pytest.mark.parametrize("setup", SETUPS, ids=str)
 
@@ -237,11 +238,11 @@ def test_every_input(setup: Setup, implementation: str, dtype: torch.dtype) -> N
     flags = IMPLEMENTATIONS[implementation]
     params, others = (parameters(dtype, plain=implementation == "fused") for _ in range(2))
     if implementation == "foreach" and setup.has_tensors and setup.optimizer in REFUSE_TENSORS_WITH_FOREACH:
-        for module in (torch.optim, fastopt.torch):
+        for module in (TORCH, fastopt.torch):
             with pytest.raises(ValueError, match="as a Tensor is not supported for capturable=False and foreach=True"):
                 setup.make(module, in_two_groups(params), **flags)
         return
-    theirs = setup.make(torch.optim, in_two_groups(others), **flags)
+    theirs = setup.make(TORCH, in_two_groups(others), **flags)
     mine = setup.make(fastopt.torch, in_two_groups(params), **flags)
     for step in range(STEPS):
         train(mine, params, [step])
@@ -257,10 +258,11 @@ def test_every_input(setup: Setup, implementation: str, dtype: torch.dtype) -> N
         for number, schedulers in enumerate(INFOS[setup.optimizer].scheduler_inputs)
     ],
 )
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_every_scheduler_input(setup: Setup, schedulers: Any) -> None:
     dtype = torch.float64
     trained = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         params = parameters(dtype)
         optimizer = setup.make(module, list(params.values()), foreach=False)
         chain = [make(optimizer) for make in schedulers]
@@ -346,12 +348,12 @@ ERRORS = [each for info in INFOS.values() for each in (*wrong_inputs(info), *mor
 def test_every_error_input(wrong: WrongInput) -> None:
     """The same type and words as torch's, which are those in its table."""
     if issubclass(wrong.kind, Warning):
-        for module in (torch.optim, fastopt.torch):
+        for module in (TORCH, fastopt.torch):
             with pytest.warns(wrong.kind, match=wrong.match):
                 wrong.attempt(module)
         return
     with pytest.raises(wrong.kind, match=wrong.match) as theirs:
-        wrong.attempt(torch.optim)
+        wrong.attempt(TORCH)
     with pytest.raises(wrong.kind, match=wrong.match) as mine:
         wrong.attempt(fastopt.torch)
     assert type(mine.value) is type(theirs.value)
@@ -359,11 +361,12 @@ def test_every_error_input(wrong: WrongInput) -> None:
 
 
 @by_name
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_a_parameter_that_is_given_twice_is_stepped_twice(name: str) -> None:
     """As torch does it, with a warning, until it will be an error there."""
     case = next(case for case in CASES if case.optimizer == name and case.options.get("momentum", True))
     trained = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         params = {"twice": Parameter(torch.linspace(1, 2, 5, dtype=torch.float64))}
         with pytest.warns(UserWarning, match="a parameter group with duplicate parameters"):
             optimizer = getattr(module, name)([params["twice"]] * 2, **torch_options(case), foreach=False)

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CASES, Case, random_gradient
+from cases import Case, random_gradient
 from torch import nn
+from torch_peers import IN_TORCH, TORCH, torch_options
 
 import fastopt.torch
-
-IN_TORCH = [case for case in CASES if case.in_torch]
 
 
 @pytest.mark.parametrize("case", IN_TORCH, ids=str)
 @pytest.mark.parametrize("steps_before", [0, 3])
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_steps_go_on_with_the_same_bits(case: Case, steps_before: int) -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((3, 4)), rng.standard_normal(5)]
@@ -24,7 +24,7 @@ def test_steps_go_on_with_the_same_bits(case: Case, steps_before: int) -> None:
     for _ in range(steps_before):
         numpy_optimizer.step([random_gradient(rng, array.shape, array.dtype) for array in arrays])
     params = [nn.Parameter(torch.tensor(array)) for array in arrays]
-    optimizer = getattr(fastopt.torch, case.optimizer)(params, **case.options)
+    optimizer = getattr(fastopt.torch, case.optimizer)(params, **torch_options(case.options, case.optimizer))
     optimizer.load_state_dict(fastopt.torch.convert_state_dict(numpy_optimizer.state_dict()))
     for _ in range(3):
         gradients = [random_gradient(rng, array.shape, array.dtype) for array in arrays]
@@ -42,7 +42,7 @@ def test_torchs_own_class_loads_it(case: Case) -> None:
     numpy_optimizer = case.make(array)
     numpy_optimizer.step(np.full(4, 0.5))
     param = nn.Parameter(torch.tensor(array))
-    optimizer = getattr(torch.optim, case.optimizer)([param], **case.options)
+    optimizer = getattr(TORCH, case.optimizer)([param], **torch_options(case.options, case.optimizer))
     optimizer.load_state_dict(fastopt.torch.convert_state_dict(numpy_optimizer.state_dict()))
     numpy_optimizer.step(np.full(4, 0.25))
     param.grad = torch.full((4,), 0.25, dtype=torch.float64)

@@ -246,6 +246,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], Any, str]] = [
     ({"backend": "fortran"}, ValueError, "fortran"),
     ({"max_grad_nrom": 1.0}, TypeError, "unexpected keyword argument 'max_grad_nrom'"),
     ({"accumulate_steps": 2}, TypeError, "unexpected keyword argument 'accumulate_steps'"),
+    ({"convention": "keras"}, ValueError, r"follows torch.optim: convention must be 'torch', got 'keras' \(fastopt\."),
+    ({"convention": None}, ValueError, "convention must be 'torch', got None"),
     ({"lr": -1.0}, ValueError, "Invalid learning rate"),
     ({"differentiable": True}, ValueError, "does not support differentiable=True"),
 ]
@@ -256,6 +258,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], Any, str]] = [
 def test_options_are_checked(name: str, options: dict[str, Any], error: Any, message: str) -> None:
     params = parameters()
     before = [param.tolist() for param in params]
+    if name == "Lion" and "differentiable" in options:
+        error, message = TypeError, "unexpected keyword argument 'differentiable'"
     with pytest.raises(error, match=message):
         getattr(fastopt.torch, name)(params, **options)
     assert [param.tolist() for param in params] == before

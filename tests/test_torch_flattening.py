@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from cases import CASES, Case
+from cases import Case
 from torch import Tensor, nn
+from torch_peers import IN_TORCH, torch_options
 
 import fastopt.torch
 
-IN_TORCH = [case for case in CASES if case.in_torch]
 by_case = pytest.mark.parametrize("case", IN_TORCH, ids=str)
 
 
@@ -29,7 +29,9 @@ def network() -> nn.Sequential:
 
 
 def make(case: Case, module: nn.Module, **options: Any) -> Any:
-    return getattr(fastopt.torch, case.optimizer)(module.parameters(), **case.options, **options)
+    return getattr(fastopt.torch, case.optimizer)(
+        module.parameters(), **torch_options(case.options, case.optimizer), **options
+    )
 
 
 def backward(module: nn.Sequential, number: int) -> None:

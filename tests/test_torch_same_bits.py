@@ -28,7 +28,7 @@ import fastopt.torch
 
 @by_case
 @by_dtype
-@pytest.mark.usefixtures("threads_always")
+@pytest.mark.usefixtures("threads_always", "mu_product_in_float64")
 def test_backends_threads_and_numpy_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
     arrays = as_arrays(parameters(dtype))
     expected = case.make(numpy_groups(arrays))

@@ -33,6 +33,7 @@ from torch_cases import (
     train,
     train_numpy,
 )
+from torch_peers import TORCH
 
 import fastopt
 import fastopt.torch
@@ -48,8 +49,8 @@ def through_a_file(saved: dict[str, Any], path: Path) -> Any:
 @pytest.mark.parametrize(
     ("first", "second", "exact"),
     [
-        pytest.param(fastopt.torch, torch.optim, False, id="ours to torch's"),
-        pytest.param(torch.optim, fastopt.torch, False, id="torch's to ours"),
+        pytest.param(fastopt.torch, TORCH, False, id="ours to torch's"),
+        pytest.param(TORCH, fastopt.torch, False, id="torch's to ours"),
         pytest.param(fastopt.torch, fastopt.torch, True, id="ours to ours"),
     ],
 )
@@ -104,6 +105,7 @@ def test_a_copy_goes_on_alike(case: Case, dtype: torch.dtype, duplicate: Any, st
 @by_case
 @by_dtype
 @pytest.mark.parametrize("direction", ["to NumPy", "from NumPy"])
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_state_dicts_and_numpy(case: Case, dtype: torch.dtype, direction: str) -> None:
     """Between `fastopt.torch` and `fastopt` over NumPy arrays: the same bits as without the change."""
     params = parameters(dtype)
@@ -131,11 +133,12 @@ def test_state_dicts_and_numpy(case: Case, dtype: torch.dtype, direction: str) -
 
 
 @by_name
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_older_state_dicts_load(name: str) -> None:
     """Those from before an option or a tensor as count of steps was there load as into torch's class."""
     dtype = torch.float64
     loaded = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         params = parameters(dtype)
         optimizer = getattr(module, name)(list(params.values()), lr=0.01)
         train(optimizer, params, BEFORE)
@@ -157,7 +160,7 @@ def test_older_state_dicts_load(name: str) -> None:
 @pytest.mark.parametrize("names", [(True, False), (False, True), (True, True)], ids=str)
 def test_names_of_parameters_are_kept_in_state_dicts(name: str, names: tuple[bool, bool]) -> None:
     loaded = []
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         params = parameters(torch.float32)
         first, second = (
             getattr(module, name)(params.items() if named else params.values(), lr=0.01) for named in names
@@ -171,6 +174,7 @@ def test_names_of_parameters_are_kept_in_state_dicts(name: str, names: tuple[boo
 
 
 @by_case
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_a_state_dict_from_another_layout(case: Case) -> None:
     """A state is laid out like its parameter, whatever it was saved with."""
     dtype = torch.float64
@@ -201,6 +205,7 @@ def prepare_for_backward(optimizer: Any, params: dict[str, Parameter]) -> None:
 
 @by_case
 @pytest.mark.parametrize("prepare", [skip_a_step, prepare_for_backward])
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_a_first_step_that_is_still_to_come_is_saved_as_that(case: Case, prepare: Any) -> None:
     """Where states are made early, a first step from what is saved is a first step: SGD's has no dampening."""
     dtype = torch.float64
@@ -211,7 +216,7 @@ def test_a_first_step_that_is_still_to_come_is_saved_as_that(case: Case, prepare
     expected = parameters(dtype)
     train(make(fastopt.torch, case, expected), expected, AFTER)
     copies = [deep_copy(optimizer, params), pickled(optimizer, params)]
-    for module in (fastopt.torch, torch.optim):
+    for module in (fastopt.torch, TORCH):
         others = parameters(dtype)
         del others["gapped"]
         copies.append((make(module, case, others), others))
@@ -223,6 +228,7 @@ def test_a_first_step_that_is_still_to_come_is_saved_as_that(case: Case, prepare
 
 
 @by_case
+@pytest.mark.usefixtures("mu_product_in_float64")
 def test_a_state_dict_loads_before_the_first_step_in_backward(case: Case) -> None:
     params, others = ({"vector": Parameter(torch.linspace(1, 2, 5, dtype=torch.float64))} for _ in range(2))
     options = torch_options(case)

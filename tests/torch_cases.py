@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import CASES, Case, equal_bits
+import torch_peers
+from cases import Case, equal_bits
 from torch import Tensor
 from torch.nn import Parameter
 from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db
@@ -23,7 +24,10 @@ BEFORE, AFTER = range(4), range(4, 7)
 INFOS: dict[str, OptimizerInfo] = {info.name: info for info in optim_db if hasattr(fastopt.torch, info.name)}
 """Those of torch's optimizers that are ours too, as PyTorch's own tests know them."""
 
-by_case = pytest.mark.parametrize("case", [case for case in CASES if case.in_torch], ids=str)
+INFOS["Lion"] = torch_peers.LION
+"""Torch has none; this is as it would be."""
+
+by_case = pytest.mark.parametrize("case", torch_peers.IN_TORCH, ids=str)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 by_name = pytest.mark.parametrize("name", INFOS)
 
@@ -31,6 +35,9 @@ by_name = pytest.mark.parametrize("name", INFOS)
 # of large ones and carries their rounding. Torch's loops use fused multiply-add and reorder some operations, and
 # `foreach=True` and `fused=True` do so differently; ours do neither.
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}
+
+SINGLE_MU_PRODUCT = 2e-7
+"""Of NAdam, where `mu_product` is float32: torch's steps go by it as it is rounded, ours as it was before."""
 
 
 def parameters(dtype: torch.dtype, plain: bool = False) -> dict[str, Parameter]:
@@ -91,11 +98,8 @@ def set_values(params: dict[str, Parameter], others: dict[str, Parameter]) -> No
 
 
 def torch_options(case: Case) -> dict[str, Any]:
-    """Torch's arguments for one of `cases.CASES`; `decoupled_weight_decay` is one of Adam's alone."""
-    options = dict(case.options)
-    if case.optimizer != "Adam":
-        options.pop("decoupled_weight_decay", None)
-    return options
+    """Torch's arguments for one of `cases.CASES`."""
+    return torch_peers.torch_options(case.options, case.optimizer)
 
 
 def assert_alike(mine: Any, theirs: Any, params: Any, their_params: Any, tolerance: float) -> None:

@@ -10,13 +10,15 @@ import torch
 from cases import VARIANTS, Case
 from torch import Tensor
 from torch.nn import Parameter
+from torch_peers import TORCH, torch_options
 
 import fastopt.torch
+from fastopt.specs import SPECS
 
 # Relative to the largest element: see test_torch_agreement.py.
 TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-12}
-MODULES = (fastopt.torch, torch.optim)
-CLASSES = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Rprop")
+MODULES = (fastopt.torch, TORCH)
+CLASSES = tuple(SPECS)
 
 Situation = Callable[[torch.optim.Optimizer, list[Parameter]], Any]
 
@@ -50,10 +52,8 @@ def train(optimizer: torch.optim.Optimizer, params: Iterable[Tensor], steps: Ite
 
 
 def make(module: Any, case: Case, params: Any, **more: Any) -> torch.optim.Optimizer:
-    options = dict(case.options)
-    if case.optimizer != "Adam":
-        options.pop("decoupled_weight_decay", None)
-    optimizer: torch.optim.Optimizer = getattr(module, case.optimizer)(params, **{**options, **more})
+    options = {**torch_options(case.options, case.optimizer), **more}
+    optimizer: torch.optim.Optimizer = getattr(module, case.optimizer)(params, **options)
     return optimizer
 
 

@@ -20,6 +20,11 @@ JOBS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "Adagrad": ("Adagrad", {"initial_accumulator_value": 0.1}, {}),
     "Rprop": ("Rprop", {}, {}),
     "AdamW": ("AdamW", {}, {}),
+    "Adadelta": ("Adadelta", {"rho": 0.5}, {}),
+    "Adamax": ("Adamax", {"weight_decay": 0.1}, {}),
+    "NAdam": ("NAdam", {"momentum_decay": 0.1}, {}),
+    "RAdam": ("RAdam", {"betas": (0.9, 0.9)}, {}),
+    "Lion": ("Lion", {"weight_decay": 0.1}, {}),
 }
 """Optimizer, its options, and those of ZeroRedundancyOptimizer."""
 

@@ -55,7 +55,7 @@ class NAdam(Optimizer):
     >>> p = np.zeros(2)
     >>> fastopt.NAdam(p).step(np.array([5.0, -0.5]))
     >>> p.round(6)
-    array([-0.002225,  0.002225])
+    array([-0.002113,  0.002113])
 
     References
     ----------

@@ -7,7 +7,8 @@
 >>> model(torch.ones(1, 3)).sum().backward()
 >>> optimizer.step()
 
-Each class is a subclass of torch's of the same name: arguments, errors, `param_groups`, `state`, hooks, state dicts,
+Each class is a subclass of torch's of the same name (torch has no Lion: `fastopt.torch.lion` is what it would be):
+arguments, errors, `param_groups`, `state`, hooks, state dicts,
 schedulers and gradient scalers are torch's own. `step` is fastopt's: one native call that updates all parameters in
 their own memory.
 """
@@ -23,15 +24,20 @@ if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
 from .backward import step_in_backward
 from .base import NativeOptimizer
 from .clipping import clip_grad_norm_, clip_grad_value_
-from .optimizers import SGD, Adagrad, Adam, AdamW, RMSprop, Rprop
+from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
 from .state_dicts import convert_state_dict
 
 __all__ = [
     "SGD",
+    "Adadelta",
     "Adagrad",
     "Adam",
     "AdamW",
+    "Adamax",
+    "Lion",
+    "NAdam",
     "NativeOptimizer",
+    "RAdam",
     "RMSprop",
     "Rprop",
     "clip_grad_norm_",

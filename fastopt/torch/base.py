@@ -433,6 +433,7 @@ def _initializer(torch_class: type) -> Callable[..., None]:
 
     def __init__(self: NativeOptimizer, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
+        _check_convention(self, kwargs.pop("convention", "torch"))
         torch_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
         self._check_groups(self.param_groups)
         self._set_up(given)
@@ -442,3 +443,11 @@ def _initializer(torch_class: type) -> Callable[..., None]:
     ]
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
     return __init__
+
+
+def _check_convention(optimizer: NativeOptimizer, convention: Any) -> None:
+    if convention != "torch":
+        raise ValueError(
+            f"{optimizer.name} follows torch.optim: convention must be 'torch', got {convention!r} "
+            f"(fastopt.{optimizer.spec.name}, over NumPy arrays, has others)"
+        )

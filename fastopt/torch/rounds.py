@@ -45,19 +45,21 @@ class Round:
         self.dtype = tensors.DTYPES[self.entries[0].param.dtype] if self.entries else np.dtype(np.float32)
         self.planner = Planner(owner.spec, update.backend, self.dtype, owner.options)
         self.group_options = check_group_options(owner.options, owner.options["max_grad_norm"])
-        self.step_counts = [self.step_count(entry) for entry in self.entries]
+        self.step_counts = [self.number(entry, "step") for entry in self.entries]
+        self.mu_products = [self.number(entry, "mu_product") for entry in self.entries]
         self.table = [
             Segment(entry.group, tensors.flat_array(entry.memory), [tensors.flat_array(each) for each in entry.states])
             for entry in self.entries
         ]
         self.steps = np.array([steps_before.get(id(entry.param), 1) for entry in self.entries], np.int64)
-        self.engine = self.make_engine(update, self.table, self.steps)
+        self.settings = SegmentSettings.of(len(self.table))
+        self.engine = self.make_engine(update, self.table, self.steps, self.settings)
         self.engines = [self.engine]
         self.native = self.make_native(entries, number)
         if self.native is not None and self.is_flat():
             self.make_flat(update)
 
-    def make_engine(self, update: Update, table: list[Segment], steps: np.ndarray) -> Any:
+    def make_engine(self, update: Update, table: list[Segment], steps: np.ndarray, settings: SegmentSettings) -> Any:
         return update.backend.engine(
             self.dtype,
             [
@@ -66,7 +68,7 @@ class Round:
             ],
             table,
             steps,
-            SegmentSettings.of(len(table)),
+            settings,
             self.owner.progress,
             self.planner.step_plan(),
             _accept,
@@ -93,28 +95,33 @@ class Round:
             names = self.owner.spec.states(update.hyperparameters[entries[0].group])
             states = [tensors.flat_array(buffer.states[name]) for name in names]
             table.append(Segment(entries[0].group, tensors.flat_array(buffer.param), states))
-        flat = self.make_engine(update, table, np.zeros(len(table), np.int64))
+        flat = self.make_engine(update, table, np.zeros(len(table), np.int64), SegmentSettings.of(len(table)))
         self.engines.append(flat)
         addresses = [address for buffer in buffers for address in buffer.addresses]
         self.native.set_flat(flat, [len(buffer.params) for buffer in buffers], addresses)
 
-    def step_count(self, entry: Entry) -> np.ndarray | None:
-        """The memory of torch's own count of steps, where the optimizer has one."""
-        if not self.owner.spec.counts_steps:
+    def number(self, entry: Entry, name: str) -> np.ndarray | None:
+        """The memory of a number in torch's state, where the optimizer has it."""
+        if name not in self.numbers:
             return None
-        step = self.owner.state[entry.param].get("step")
-        if not isinstance(step, Tensor) or step.numel() != 1 or step.dtype not in tensors.DTYPES:
+        value = self.owner.state[entry.param].get(name)
+        label = f"{name!r} in the state of {entry.label}"
+        if not isinstance(value, Tensor) or value.numel() != 1 or value.dtype not in tensors.DTYPES:
             raise TypeError(
-                f"{self.owner.name}: 'step' in the state of {entry.label} must be a float32 or float64 tensor of one "
-                f"element, got {step!r}"
+                f"{self.owner.name}: {label} must be a float32 or float64 tensor of one element, got {value!r}"
             )
-        tensors.check_param(self.owner.name, f"'step' in the state of {entry.label}", step)
-        return tensors.flat_array(step)
+        tensors.check_param(self.owner.name, label, value)
+        return tensors.flat_array(value)
+
+    @property
+    def numbers(self) -> list[str]:
+        """What is in torch's state beside tensors like the parameter: read before a step, written after it."""
+        spec = self.owner.spec
+        return ["step"] * spec.counts_steps + ["mu_product"] * spec.keeps_mu_product
 
     def kept(self, entry: Entry) -> list[Tensor]:
         """The tensors beside the parameter that the engine knows the memory of."""
-        counts = [self.owner.state[entry.param]["step"]] if self.owner.spec.counts_steps else []
-        return [*entry.states, *counts]
+        return [*entry.states, *(self.owner.state[entry.param][name] for name in self.numbers)]
 
     def make_native(self, entries: Sequence[Entry | None], number: int) -> Any:
         """What finds gradients without Python; None for engines that are Python themselves."""
@@ -137,6 +144,7 @@ class Round:
             segments,
             [entry.memory for entry in self.entries],
             self.step_counts,
+            self.mu_products,
             [self.kept(entry) for entry in self.entries],
             self.owner.state,
             torch.autograd.graph.increment_version,
@@ -188,9 +196,11 @@ class Round:
         written: list[Tensor] = []
         for index, entry in enumerate(self.entries):
             gradient = entry.param.grad if only in (-1, entry.position) else None
-            count = self.step_counts[index]
+            count, mu_product = self.step_counts[index], self.mu_products[index]
             if count is not None:
                 self.steps[index] = count[0]
+            if mu_product is not None:
+                self.settings.mu_product[index] = mu_product[0]
             if gradient is None:
                 gradients.append(None)
                 continue
@@ -199,9 +209,11 @@ class Round:
             gradients.append(tensors.flat_array(gradient))
             written.append(entry.param)
         self.engine.step(gradients)
-        for index, count in enumerate(self.step_counts):
+        for index, (count, mu_product) in enumerate(zip(self.step_counts, self.mu_products, strict=True)):
             if count is not None:
                 count[0] = self.steps[index]
+            if mu_product is not None:
+                mu_product[0] = self.settings.mu_product[index]
         torch.autograd.graph.increment_version(written)
 
 

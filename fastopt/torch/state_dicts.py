@@ -45,10 +45,14 @@ def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise TypeError(f"state_dict must be a dict with 'state' and 'param_groups', got {type(state_dict).__name__}")
     states = {
-        key: {
-            name: torch.tensor(value) if isinstance(value, np.ndarray) else torch.tensor(float(value))
-            for name, value in state.items()
-        }
+        key: {name: _as_tensor(name, value) for name, value in state.items()}
         for key, state in state_dict["state"].items()
     }
     return {"state": states, "param_groups": [dict(group) for group in state_dict["param_groups"]]}
+
+
+def _as_tensor(name: str, value: Any) -> torch.Tensor:
+    if isinstance(value, np.ndarray):
+        return torch.tensor(value)
+    # torch loads `step` as it is, and everything else in the dtype of the parameter.
+    return torch.tensor(float(value), dtype=None if name == "step" else torch.float64)

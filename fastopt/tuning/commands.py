@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ast
 import contextlib
 import os
 import traceback
@@ -11,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..cli import UsageError, natural_number, positive_integer
+from ..cli import UsageError, natural_number, positive_integer, setting
 from ..specs import SPECS
 from .choices import OptimizerChoice, check_rate, choose_optimizer, logarithmic_grid
 from .diagnoses import diagnose
@@ -85,16 +84,6 @@ def rate(value: str) -> float:
         return check_rate("a rate", float(value))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}") from None
-
-
-def setting(value: str) -> tuple[str, Any]:
-    """NAME=VALUE; the value is a number, True or False, None, a word, or several of these with commas between."""
-    name, separator, words = value.partition("=")
-    if not separator or not name.isidentifier() or not words:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {value!r}")
-    with contextlib.suppress(ValueError, SyntaxError):
-        return name, ast.literal_eval(words)
-    return name, words
 
 
 def plot_path(value: str) -> Path:
