@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -246,7 +247,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
         chosen = next((word for word in words if word in COMMANDS), None)  # no option before it takes a value
         arguments = make_parser(chosen).parse_args(words)
-        return COMMANDS[arguments.command].run(arguments)
+        exit_code = COMMANDS[arguments.command].run(arguments)
+        sys.stdout.flush()
+        return exit_code
+    except BrokenPipeError:  # who read the output, such as `head`, has ended; Python is not to find that out at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UsageError as error:
         message, code = str(error), 2
     except CommandError as error:

@@ -178,6 +178,21 @@ def test_output_to_a_file_is_not_broken_to_the_width_of_a_terminal(
         assert any("Reading: " in line and "epochs." in line for line in lines) == (columns is None)
 
 
+@pytest.mark.parametrize("arguments", [["diagnose", "diabetes", "--output", "there"], ["describe", "Adam"]])
+def test_nobody_reads_the_output(folder: Path, arguments: list[str]) -> None:
+    """As with `| head`, which ends when it has what it wants: no traceback, and the files are there."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [sys.executable, "-m", "fastopt", *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert (folder / "there").exists() == ("there" in arguments)
+    if "there" in arguments:
+        assert sorted(path.name for path in (folder / "there").iterdir()) == ["diagnosis.json", "diagnosis.png"]
+
+
 # --- range-test -------------------------------------------------------------------------------------------------------
 
 

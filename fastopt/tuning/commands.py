@@ -234,18 +234,18 @@ def _run_users_code(arguments: argparse.Namespace, run: Callable[[], Any]) -> An
 
 
 def _finish(arguments: argparse.Namespace, found: Any, name: str, sentences: list[str]) -> None:
-    """Print the table and what it means, and write the files."""
+    """Write the files, and print the table and what it means."""
     from rich.console import Console
 
+    data = arguments.output / f"{name}.json"
+    write_file(data, found.to_json() + "\n")
+    plot = found.plot(_plot_path(arguments, name))
     console = Console()
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=1000)  # in a file or pipe tables are as wide as they are, and a sentence is a line
     console.print(found.table())
     for sentence in sentences:
         console.print(sentence, highlight=False, markup=False)
-    data = arguments.output / f"{name}.json"
-    write_file(data, found.to_json() + "\n")
-    plot = found.plot(_plot_path(arguments, name))
     console.print(f"Plot in {plot}, data in {data}.", highlight=False, markup=False, style="dim")
 
 
