@@ -178,8 +178,8 @@ DIFFERENCES: dict[str, dict[str, Difference]] = {
             "Adamax", {"lr": 1e-3, "eps": 1e-7, **_LEGACY_DECAY}, spec={"coefficients": "adamax_keras"}
         ),
         "NAdam": Difference(
-            "Nadam",
-            {"lr": 1e-3, "eps": 1e-7, **_LEGACY_DECAY},
+            "Nadam",  # Its `decay` is the momentum's, whatever is given; its rate does not decay.
+            {"lr": 1e-3, "eps": 1e-7},
             spec={"constants": {"base": _SINGLE_BASE, "product_base": _SINGLE_BASE}},
         ),
     },

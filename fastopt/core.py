@@ -18,7 +18,7 @@ from .layout import Layout, read_groups
 from .nonfinite import NonfiniteGradients
 from .options import GROUP_OPTIONS, Options, check_names, read_step_options
 from .planning import Planner, extra_states, row_length
-from .rates import current_rate, is_scheduled, rate_at
+from .rates import current_rate, is_scheduled, rate_at, warn_without_effect
 from .specs import SPECS, Spec
 from .states import States, initial_states, initial_value
 
@@ -61,6 +61,8 @@ class OptimizerCore:
         self._set_up(
             layout, filled, defaults, read_step_options(given), None if grads is None else layout.flatten(grads)
         )
+        for group in self._groups:
+            warn_without_effect(self.spec, group["lr"])
 
     def _set_up(
         self,
@@ -111,7 +113,8 @@ class OptimizerCore:
     # --- the engine -------------------------------------------------------------------------------------------------
 
     def _build(self, gradients: list[Any] | None) -> None:
-        """Make the engine for the groups, states and gradients as they now are."""
+        """Make the engine for the groups, states and gradients as they now are; its caller restores, if it fails."""
+        self._changes.pending = self._changes.rates = False  # first: another thread may assign meanwhile
         planner = Planner(self.spec, self._backend, self._params[0].dtype, self._options)
         extra = extra_states(self._options)
         table: list[Segment] = []
@@ -141,8 +144,12 @@ class OptimizerCore:
         self._planner = planner
         self._engine = engine
         self._structure = self._current_structure()
-        self._changes.pending = False
-        self._changes.rates = any(map(is_scheduled, self._groups))
+        self._watch_schedules()
+
+    def _watch_schedules(self) -> None:
+        """Have rates read in each step, where they can change by themselves."""
+        if any(map(is_scheduled, self._groups)):
+            self._changes.rates = True
 
     def _current_structure(self) -> list[Any]:
         """What the engine must be made anew for, when it changes."""
@@ -159,6 +166,7 @@ class OptimizerCore:
                 change()
             except BaseException:
                 self.__dict__.update(before)
+                self._changes.pending = True  # what was assigned before may not have been taken over
                 for group, value, states in zip(self._groups, values, allowed, strict=True):
                     group.restore(value, states)
                 raise
@@ -170,29 +178,35 @@ class OptimizerCore:
         self._engine.alone(self._take_over)
 
     def _take_over(self) -> None:
-        if self._structure != self._current_structure():
-            self._build(self._gradients)
-        self._engine.set_scale(self._planner.step_plan())
-        start = 0
-        for index, group in enumerate(self._groups):
-            self._engine.set_hyperparameters(index, self._planner.group_plan(group, rate_at(group, self.iterations)))
-            for position in range(start, start + len(group["params"])):
-                if self._steps[position] == 0:  # not stepped yet: starts with what its group says now
-                    for name in self.spec.initial:
-                        self._states[position][name][...] = initial_value(self.spec, group, name)
-            start += len(group["params"])
-        self._changes.pending = False
-        self._changes.rates = any(map(is_scheduled, self._groups))
+        changes = self._changes
+        try:
+            changes.pending = changes.rates = False  # first: another thread may assign meanwhile
+            if self._structure != self._current_structure():
+                self._build(self._gradients)
+            self._engine.set_scale(self._planner.step_plan())
+            start = 0
+            for index, group in enumerate(self._groups):
+                plan = self._planner.group_plan(group, rate_at(group, self.iterations))
+                self._engine.set_hyperparameters(index, plan)
+                for position in range(start, start + len(group["params"])):
+                    if self._steps[position] == 0:  # not stepped yet: starts with what its group says now
+                        for name in self.spec.initial:
+                            self._states[position][name][...] = initial_value(self.spec, group, name)
+                start += len(group["params"])
+            self._watch_schedules()
+        except BaseException:
+            changes.pending = True
+            raise
 
     def _set_rates(self) -> None:
         """Give the engine the rates of its next step; called by it, while no other thread can step."""
         changes, iteration = self._changes, self.iterations
         try:
-            changes.rates = False  # before they are read: another thread may assign one meanwhile
+            changes.rates = False  # first: another thread may assign meanwhile
             rates = [rate_at(group, iteration) for group in self._groups]
             for index, rate in enumerate(rates):
                 self._engine.set_lr(index, rate)
-            changes.rates = changes.rates or any(map(is_scheduled, self._groups))
+            self._watch_schedules()
         except BaseException:
             changes.rates = True
             raise

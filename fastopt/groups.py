@@ -44,7 +44,6 @@ class ParamGroup(dict[str, Any]):
         notes = {key: values[key] for key in NOTES if key in values}
         options = check_group_options(values, changes.max_grad_norm)
         super().__init__(params=tuple(params), **spec.convert(values), **options, **notes)
-        warn_without_effect(spec, self["lr"])
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -85,13 +84,14 @@ class ParamGroup(dict[str, Any]):
     def update(self, *args: Any, **kwargs: Any) -> None:
         converted = self.converted(dict(*args, **kwargs))
         warn_without_effect(self._spec, converted.get("lr"))
+        changes, rate_alone = self._changes, converted.keys() == {"lr"} and "lr" not in self._spec.initial.values()
         try:
             super().update(converted)
-        finally:  # Even if a signal's handler raises right after the update.
-            if converted.keys() == {"lr"} and "lr" not in self._spec.initial.values():
-                self._changes.rates = True
+        finally:  # Even if a signal's handler raises right after the update; none runs between these assignments.
+            if rate_alone:
+                changes.rates = True
             else:
-                self._changes.pending = True
+                changes.pending = True
 
     def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
         self.update(other)

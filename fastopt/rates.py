@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -56,11 +57,14 @@ def current_rate(spec: Spec, group: Mapping[str, Any], iteration: int, step: int
 
 
 def warn_without_effect(spec: Spec, lr: Any) -> None:
-    """Warn where `lr` is a function, and the rate is no part of the optimizer's updates."""
+    """Warn, at the user's line, where `lr` is a function and the rate is no part of the optimizer's updates."""
     if callable(lr) and not spec.uses_lr:
+        frame, depth = sys._getframe(), 1
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+            frame, depth = frame.f_back, depth + 1
         warnings.warn(
             f"lr={lr!r} has no effect on {spec.name} after its first update: lr is only what each element's own step "
             "size begins with. Schedule another optimizer's lr, or change step_sizes.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=depth,
         )

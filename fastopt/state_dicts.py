@@ -13,7 +13,7 @@ from .groups import NOTES, ParamGroup
 from .kernels.plan import SegmentSettings
 from .options import GROUP_OPTIONS
 from .planning import ACCUMULATOR, AVERAGE
-from .rates import is_scheduled, scheduled_rate
+from .rates import scheduled_rate
 from .specs import Spec
 from .states import States
 
@@ -53,10 +53,7 @@ def save(
             if spec.keeps_mu_product:
                 counted["mu_product"] = float(settings.mu_product[index])
             saved_states[index] = {**counted, **{name: array.copy() for name, array in state.items()}}
-    saved: dict[str, Any] = {"state": saved_states, "param_groups": saved_groups}
-    if any(map(is_scheduled, groups)):
-        saved["iterations"] = iterations
-    return saved
+    return {"state": saved_states, "param_groups": saved_groups, "iterations": iterations}
 
 
 @dataclass(frozen=True)
@@ -121,8 +118,8 @@ def read(
             loaded.mu_product.append(_read_mu_product(spec, state_dict["state"].get(key), step, f"state[{key!r}]"))
         own = loaded.states[len(loaded.states) - len(group["params"]) :]
         loaded.names.append(tuple(dict.fromkeys([*spec.states(values), *(name for states in own for name in states)])))
-    # Without a schedule nobody counted; the parameter with the most steps had a part in every update.
-    iterations = _read_count(state_dict.get("iterations", max(loaded.steps, default=0)), "'iterations' in state_dict")
+    # In torch nobody counts; the parameter with the most steps had a part in every update.
+    iterations = _read_count(state_dict.get("iterations", max(loaded.steps, default=0)), "state_dict['iterations']")
     return replace(loaded, iterations=iterations)
 
 
@@ -209,7 +206,7 @@ def _read_step(spec: Spec, saved: Mapping[str, Any], label: str) -> int:
 
 
 def _read_count(value: Any, label: str) -> int:
-    count = float(value)
+    count = real_number(label, _plain(value))
     if not (0 <= count < 2**53 and count == int(count)):  # float64 counts no further
         raise ValueError(f"{label} must be a whole number >= 0 and below 2**53, got {count}")
     return int(count)

@@ -112,8 +112,13 @@ class Progress:
 
     @staticmethod
     def new() -> Progress:
-        counts = (np.zeros(1, np.int64) for _ in range(3))
-        return Progress(next(counts), next(counts), np.zeros(1, np.bool_), np.full(1, np.nan), next(counts))
+        return Progress(
+            accumulated=np.zeros(1, np.int64),
+            calls=np.zeros(1, np.int64),
+            swapped=np.zeros(1, np.bool_),
+            grad_norm=np.full(1, np.nan),
+            iterations=np.zeros(1, np.int64),
+        )
 
 
 @dataclass(eq=False, repr=False)
@@ -157,7 +162,7 @@ def resized_message(array: np.ndarray) -> str:
 
 
 BUSY = (
-    "this optimizer is in the middle of a step, or of being saved or changed, in another thread "
+    "this optimizer is in the middle of a step, or of being saved or changed, in another thread or around this call "
     "(or was, when this process was forked: its memory may be half stepped, create a new one)"
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 
 import fastopt
 from fastopt.kernels import native
+
+os.environ.setdefault("KERAS_BACKEND", "torch")  # Without it, Keras asks for TensorFlow.
 
 
 @pytest.fixture

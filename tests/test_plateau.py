@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -110,7 +109,6 @@ def test_torch(metrics: list[float], arguments: dict[str, Any]) -> None:
 )
 def test_keras(first: float, metrics: list[float], arguments: dict[str, Any]) -> None:
     """From a first metric that is a number on. The rate is a plain number, not Keras' float32 variable."""
-    os.environ.setdefault("KERAS_BACKEND", "torch")
     keras = pytest.importorskip("keras")
     callback = keras.callbacks.ReduceLROnPlateau("loss", **arguments)
     model = SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.5))
