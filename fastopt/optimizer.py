@@ -113,20 +113,22 @@ class Optimizer(SavableOptimizer):
         RuntimeError
             Another thread is in the middle of a step of this optimizer, or a parameter's memory was replaced.
         """
-        if self._changes.pending:
+        changes = self._changes
+        if changes.pending:
             self._refresh()
+        engine = self._engine
         if grads is None:
-            if not self._engine.bound:
+            if not engine.bound:
                 raise TypeError("step() needs gradients: pass them, or bind them with grads= at construction")
+            if not changes.rates:
+                engine.step()  # the shortest way
+                return
             leaves = None
         else:
-            if self._engine.bound:
+            if engine.bound:
                 raise TypeError("gradients are bound to this optimizer; call step() without any")
             leaves = self._layout.flatten(grads)
-        if self._changes.rates:
-            self._engine.step(leaves, self._set_rates)
-        else:
-            self._engine.step(leaves)
+        engine.step(leaves, self._set_rates if changes.rates else None)
 
     # --- options that can change ------------------------------------------------------------------------------------
 
