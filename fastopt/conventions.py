@@ -286,6 +286,11 @@ def added_hyperparameters(name: str) -> dict[str, tuple[str, ...]]:
     return {key: tuple(where) for key, where in found.items()}
 
 
+def conventions_with(name: str, hyperparameter: str) -> tuple[str, ...]:
+    """The conventions in which an optimizer has a hyperparameter."""
+    return tuple(each for each in conventions_of(name) if hyperparameter in spec_of(name, each).defaults)
+
+
 def hyperparameters(spec: Spec, values: Mapping[str, Any]) -> dict[str, Any]:
     """The hyperparameters that were given, and the convention's defaults for the others.
 
@@ -296,9 +301,8 @@ def hyperparameters(spec: Spec, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in values:
         if name not in spec.defaults:
-            where = [each for each in conventions_of(spec.name) if name in spec_of(spec.name, each).defaults]
+            where = ", ".join(map(repr, conventions_with(spec.name, name)))
             raise TypeError(
-                f"{spec.name} has no argument {name!r} with convention={spec.convention!r} (it has with "
-                f"{', '.join(map(repr, where))})"
+                f"{spec.name} has no argument {name!r} with convention={spec.convention!r} (it has with {where})"
             )
     return {**spec.defaults, **values}

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .conventions import conventions_with
 from .hyperparameters import HYPERPARAMETERS
 from .options import GROUP_OPTIONS, check_group_options
 from .rates import warn_without_effect
@@ -127,6 +128,8 @@ def check_key(spec: Spec, key: Any) -> None:
     """
     if key not in spec.defaults and key not in NOTES and key not in GROUP_OPTIONS:
         known = ", ".join(("params", *spec.defaults, *GROUP_OPTIONS))
-        hint = " (a hyperparameter of other optimizers)" if key in HYPERPARAMETERS else ""
+        where = ", ".join(map(repr, conventions_with(spec.name, key)))
+        hint = f" (a hyperparameter with convention={where})" if where else ""
+        hint = hint or (" (a hyperparameter of other optimizers)" if key in HYPERPARAMETERS else "")
         under = "" if spec.convention == "torch" else f" with convention={spec.convention!r}"
         raise ValueError(f"unknown key {key!r}{hint} in a parameter group of {spec.name}{under} (expected {known})")

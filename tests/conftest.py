@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -12,6 +13,17 @@ import fastopt
 from fastopt.kernels import native
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Without it, Keras asks for TensorFlow.
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+WITH_JAX = ("test_frameworks", "test_schedules_agreement")
+"""Run last: JAX's threads do not go together with the forks of other tests."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem in WITH_JAX)
 
 
 @pytest.fixture

@@ -40,6 +40,12 @@ def assign(name: str, value: float) -> Callable[[fastopt.Optimizer], None]:
     return lambda optimizer: optimizer.param_groups[0].update({name: value})
 
 
+def schedule(optimizer: fastopt.Optimizer) -> None:
+    """A rate for each step, and a first one that engines have seen."""
+    optimizer.param_groups[0]["lr"] = fastopt.schedules.InverseTimeDecay(0.75, 1, 0.5)
+    step(optimizer)
+
+
 def step(optimizer: fastopt.Optimizer) -> None:
     optimizer.step(GRADIENTS[: len(optimizer.state)])
 
@@ -67,6 +73,8 @@ ACTIONS: dict[str, tuple[Callable[[fastopt.Optimizer], Any], Callable[[fastopt.O
     "assign for another rule": (nothing, assign("momentum", 0.0)),
     "step after assignment": (assign("lr", 0.25), step),
     "step after assignment for another rule": (assign("momentum", 0.0), step),
+    "assign in place of a schedule": (schedule, assign("lr", 0.25)),
+    "step with a schedule": (schedule, step),
     "state_dict": (nothing, lambda optimizer: optimizer.state_dict()),
     "load_state_dict": (nothing, load),
     "add_param_group": (nothing, lambda optimizer: optimizer.add_param_group({"params": np.zeros(2)})),

@@ -229,6 +229,8 @@ class Operations(RuleBasedStateMachine):
         known = inspect.signature(self.cls).parameters
         options = {key: value for key, value in self.draw_options(data).items() if key in known}
         self.around = draw_around(data)
+        if not Case(name, {}).can(self.around):
+            del self.around["prox"]
         given = [self.new_params(*group) for group in self.groups]
         own = [self.draw_options(data) if grouped else {} for _ in given]
         try:
