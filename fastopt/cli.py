@@ -246,7 +246,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         words = sys.argv[1:] if argv is None else argv
         chosen = next((word for word in words if word in COMMANDS), None)  # no option before it takes a value
-        arguments = make_parser(chosen).parse_args(words)
+        arguments, unknown = make_parser(chosen).parse_known_args(words)
+        if unknown:  # argparse's own error points at the help of all commands
+            raise UsageError(f"unrecognized arguments: {' '.join(unknown)} (see fastopt {chosen} --help)")
         exit_code = COMMANDS[arguments.command].run(arguments)
         sys.stdout.flush()
         return exit_code

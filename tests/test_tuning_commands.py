@@ -178,6 +178,16 @@ def test_output_to_a_file_is_not_broken_to_the_width_of_a_terminal(
         assert any("Reading: " in line and "epochs." in line for line in lines) == (columns is None)
 
 
+def test_narrow_terminals_cut_nothing_off(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    assert cli.main(["diagnose", "digits", "--quick"]) == 0
+    output = capsys.readouterr().out
+    assert max(map(len, output.splitlines())) <= 50
+    assert "…" not in output
+
+
 @pytest.mark.parametrize("arguments", [["diagnose", "diabetes", "--output", "there"], ["describe", "Adam"]])
 def test_nobody_reads_the_output(folder: Path, arguments: list[str]) -> None:
     """As with `| head`, which ends when it has what it wants: no traceback, and the files are there."""
@@ -309,6 +319,8 @@ LR = ["--lr", "0.1"]
     ("arguments", "message"),
     [
         (["diagnose", "my_training:train"], "--lr is needed: my_training:train has an optimizer of its own, whose"),
+        (["sweep", "--lr", "0.1"], "unrecognized arguments: --lr (see fastopt sweep --help)"),
+        (["range-test", "digits", "diabetes"], "unrecognized arguments: diabetes (see fastopt range-test --help)"),
         (["diagnose", "--lr", "0"], "argument --lr: expected a number above 0, got '0'"),
         (["diagnose", "--lr", "fast"], "argument --lr: expected a number above 0, got 'fast'"),
         (["diagnose", "--lr", "nan"], "argument --lr: expected a number above 0, got 'nan'"),

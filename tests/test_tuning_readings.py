@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Iterator
@@ -183,6 +184,16 @@ def test_a_diagnosis_is_deterministic_and_seeds_differ() -> None:
     first, again, other = (diagnose("digits-mlp", lr=1e-2, epochs=3, seed=seed).history for seed in (1, 1, 2))
     assert first == again != other
     assert first.metrics == ("loss", "accuracy", "val_loss", "val_accuracy")
+
+
+@pytest.mark.parametrize(("decay_rate", "scale"), [(0.97, "log"), (0.9999, "linear")])
+def test_the_rate_is_a_panel_where_it_changes(decay_rate: float, scale: str) -> None:
+    plots = importlib.import_module("fastopt.tuning.plots")
+    lr = fastopt.schedules.ExponentialDecay(1.0, 1, decay_rate)
+    axes = plots.plot_diagnosis(diagnose("diabetes", optimizer="SGD", lr=lr * 0.01, epochs=20)).axes
+    assert (axes[-1].get_ylabel(), axes[-1].get_yscale()) == ("lr", scale)
+    axes = plots.plot_diagnosis(diagnose("diabetes", optimizer="SGD", lr=0.01, epochs=20)).axes
+    assert "lr" not in [each.get_ylabel() for each in axes]
 
 
 def test_to_json_and_plot(tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
                 axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
         if name == "loss" and diagnosis.evidence.overshoot > 5:
             axes.set_yscale("log")
+        if name == "lr" and min(rates) > 0 and max(rates) > 20 * min(rates):  # schedules are mostly about factors
+            axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _titled(axes, _diagnosis_title(diagnosis) if not index else "")
         if name != "lr":

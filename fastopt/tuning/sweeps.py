@@ -305,8 +305,10 @@ def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = 
                     total += len(finer) * len(plan.seeds)
                 jobs = plan.jobs(rates)
                 for run in _results(plan, [job for job in jobs if (job.lr, job.seed) not in runs]):
+                    runs[run.key] = (
+                        run  # first, so that what is in the file is in the summary, too, when an interrupt comes
+                    )
                     append(run)
-                    runs[run.key] = run
                     if run.status == COMPLETED:
                         _choose_metric(plan, [run])
                     if progress is not None:
