@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -193,40 +194,48 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command(
-        "train a character-level network with every optimizer, and time them", run_demo, add_demo_arguments
+    "config": Command("print versions, instruction set and threads for a bug report", run_config),
+    "demo": Command("train a small text model with each optimizer, and time them", run_demo, add_demo_arguments),
+    "describe": Command(
+        "print an optimizer's exact update, as one of the frameworks has it", run_describe, add_describe_arguments
     ),
     "diagnose": Command(
-        "train at one learning rate, and read its curve: too high, too low, oscillating, premature, good",
+        "train at one rate, and read the curve: too high, too low, good",
         run_tuning("diagnose"),
         add_tuning_arguments("diagnose"),
     ),
     "range-test": Command(
-        "let the learning rate grow over one short run, and suggest one",
+        "let the rate grow during one short run, and suggest one",
         run_tuning("range_test"),
         add_tuning_arguments("range_test"),
     ),
     "sweep": Command(
-        "train at many learning rates with several seeds, in parallel, and find the best",
+        "train at many rates with several seeds, and find the best",
         run_tuning("sweep"),
         add_tuning_arguments("sweep"),
     ),
-    "describe": Command(
-        "print the exact update of an optimizer, as PyTorch, Keras, TensorFlow or optax does it",
-        run_describe,
-        add_describe_arguments,
-    ),
-    "config": Command("print versions, instruction set, threads: what a bug report needs", run_config),
 }
+"""By name, in the order of the alphabet. A summary is one line of `fastopt --help`."""
 
 
 def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     """The parser, with the arguments of the chosen command; the others are only listed."""
-    parser = Parser("fastopt", description="Fused, in-place optimizer updates on the CPU.")
+    listed = "".join(f"  {name:<12}{command.summary}\n" for name, command in COMMANDS.items())
+    parser = Parser(
+        "fastopt",
+        description="Fused, in-place optimizer updates on the CPU. How to choose a learning rate.",
+        epilog=f"commands:\n{listed}",  # not argparse's own list, which breaks lines after long names
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
-    subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
+    subparsers = parser.add_subparsers(
+        dest="command", metavar="command", required=True, help="one of these; its own --help says more"
+    )
     for name, command in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=command.summary, description=command.summary)
+        description = f"{command.summary[:1].upper()}{command.summary[1:]}."
+        subparser = subparsers.add_parser(
+            name, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         if name == chosen:
             command.add_arguments(subparser)
     return parser
@@ -238,7 +247,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
         chosen = next((word for word in words if word in COMMANDS), None)  # no option before it takes a value
         arguments = make_parser(chosen).parse_args(words)
-        return COMMANDS[arguments.command].run(arguments)
+        exit_code = COMMANDS[arguments.command].run(arguments)
+        sys.stdout.flush()
+        return exit_code
+    except BrokenPipeError:  # who read the output, such as `head`, has ended; Python is not to find that out at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except UsageError as error:
         message, code = str(error), 2
     except CommandError as error:

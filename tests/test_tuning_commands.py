@@ -50,6 +50,22 @@ def tells(lr):
 def returns_nothing(lr):
     pass
 
+class FitResult:
+    def __init__(self, **history):
+        self.history = history
+
+def fits(lr):
+    return FitResult(loss=[9.0, 3.0, 1.2, 1.02, 1.01, 1.0])
+
+def overfits(lr):
+    return {"loss": [9.0, 3.0, 1.2, 1.02, 1.01, 1.0], "val_loss": [9.0, 3.0, 1.2, 1.5, 1.6, 1.7]}
+
+def wanders(lr):
+    return {"loss": [2.3, 16.0, 2.4, 2.36, 2.35, 2.4], "val_loss": [2.4, 2.3, 2.5, 2.4, 2.4, 2.5]}
+
+def measures_much(lr):
+    return {name: [9, 3, 1.2, 1.02, 1.01] for name in ["loss", *(f"metric_{index:02}" for index in range(20))]}
+
 NUMBER = 3
 """
 
@@ -126,6 +142,57 @@ def test_hyperparameters_reach_the_optimizer(folder: Path) -> None:
     assert b"<svg" in (folder / "elsewhere/curve.svg").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lr"),
+    [([], 1e-3), (["--optimizer", "Adadelta"], 1.0), (["--optimizer", "SGD", "--set", "convention=keras"], 1e-2)],
+)
+def test_the_default_rate_is_the_optimizers(folder: Path, arguments: list[str], lr: float) -> None:
+    assert cli.main(["diagnose", "diabetes", *arguments, "--epochs", "3"]) == 0
+    assert json.loads((folder / "fastopt-diagnose/diagnosis.json").read_text())["lr"] == lr
+
+
+def test_what_model_fit_returns(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["diagnose", "my_training:fits", "--lr", "0.2"]) == 0
+    assert "Reading: good." in capsys.readouterr().out
+
+
+def test_no_overfitting_where_nothing_is_learned(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for falling in (True, False):
+        assert cli.main(["diagnose", f"my_training:{'overfits' if falling else 'wanders'}", "--lr", "1"]) == 0
+        output = capsys.readouterr().out
+        assert ("the held-out loss has been rising" in output.lower()) == falling
+        assert ("Reading: too high" in output) != falling
+
+
+def test_output_to_a_file_is_not_broken_to_the_width_of_a_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["diagnose", "my_training:measures_much", "--lr", "1"]
+    names = [f"metric_{index:02}" for index in range(20)]
+    for columns in (None, "60"):
+        monkeypatch.delenv("COLUMNS") if columns is None else monkeypatch.setenv("COLUMNS", columns)
+        assert cli.main(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        heads = [line for line in lines if "epoch" in line and "metric_00" in line]
+        assert any(line.split() == ["epoch", "loss", *names] for line in heads) == (columns is None)
+        assert any("Reading: " in line and "epochs." in line for line in lines) == (columns is None)
+
+
+@pytest.mark.parametrize("arguments", [["diagnose", "diabetes", "--output", "there"], ["describe", "Adam"]])
+def test_nobody_reads_the_output(folder: Path, arguments: list[str]) -> None:
+    """As with `| head`, which ends when it has what it wants: no traceback, and the files are there."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    result = subprocess.run(
+        [sys.executable, "-m", "fastopt", *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+    )
+    os.close(writing)
+    assert (result.returncode, result.stderr) == (1, "")
+    assert (folder / "there").exists() == ("there" in arguments)
+    if "there" in arguments:
+        assert sorted(path.name for path in (folder / "there").iterdir()) == ["diagnosis.json", "diagnosis.png"]
+
+
 # --- range-test -------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +217,7 @@ def test_sweep_and_resume(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     command = ["sweep", "my_training:train", "--min-lr", "0.01", "--max-lr", "2", "--points", "5", "--seeds", "2"]
     assert cli.main([*command, "--workers", "2"]) == 0
     output = capsys.readouterr().out
+    assert "from before" not in output
     assert "Best: lr 0.532, loss 1; about as good from 0.141 to 0.532." in output
     assert "2 diverged" in output
     names = ["runs.jsonl", "sweep.csv", "sweep.json", "sweep.png"]
@@ -157,10 +225,14 @@ def test_sweep_and_resume(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     before = {name: (folder / "fastopt-sweep" / name).read_bytes() for name in names[:3]}
     assert cli.main([*command, "--workers", "0"]) == 0
     assert {name: (folder / "fastopt-sweep" / name).read_bytes() for name in names[:3]} == before
+    assert "10 of the 10 runs were in fastopt-sweep from before; delete it if your" in capsys.readouterr().out
     assert cli.main([*command, "--workers", "0", "--refine", "2"]) == 0
+    assert "10 of the 14 runs were in fastopt-sweep from before" in capsys.readouterr().out
     assert len(json.loads((folder / "fastopt-sweep/sweep.json").read_text())["runs"]) == 14
     assert cli.main(["sweep", "digits", "--output", "fastopt-sweep"]) == 2
-    assert "holds the runs of another sweep: problem 'my_training:train', not 'digits'" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "holds the runs of another sweep: problem 'my_training:train', not 'digits'" in error
+    assert "give another folder with --output, or delete this one" in error
 
 
 def test_sweep_says_that_the_best_is_at_the_edge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -236,7 +308,7 @@ LR = ["--lr", "0.1"]
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["diagnose"], "the following arguments are required: --lr (see fastopt diagnose --help)"),
+        (["diagnose", "my_training:train"], "--lr is needed: my_training:train has an optimizer of its own, whose"),
         (["diagnose", "--lr", "0"], "argument --lr: expected a number above 0, got '0'"),
         (["diagnose", "--lr", "fast"], "argument --lr: expected a number above 0, got 'fast'"),
         (["diagnose", "--lr", "nan"], "argument --lr: expected a number above 0, got 'nan'"),
@@ -249,13 +321,15 @@ LR = ["--lr", "0.1"]
         (["diagnose", *LR, "--plot", "a.jpg"], "argument --plot: cannot plot to 'a.jpg': expected a name that ends in"),
         (["diagnose", *LR, "--output", "my_training.py"], "File exists: 'my_training.py'"),
         (["diagnose", "digit", *LR], "unknown problem: 'digit' (expected module:function, or one of digits,"),
+        (["diagnose", "my_training.py:train", *LR], "names a file, expected a module: my_training:train, from the"),
+        (["diagnose", "./my_training:train", *LR], "names a file, expected a module: my_training:train, from the"),
         (["diagnose", "nowhere:train", *LR], "cannot import nowhere: ModuleNotFoundError: No module named 'nowhere'"),
         (["diagnose", "broken:train", *LR], "cannot import broken: ZeroDivisionError: division by zero"),
         (["diagnose", "my_training:trian", *LR], "module my_training has no trian (it has train, no_argument"),
         (["diagnose", "my_training:NUMBER", *LR], "my_training:NUMBER must be a function, got 3 of type int"),
         (["diagnose", "my_training:train", *LR, "--epochs", "5"], "epochs has no effect: my_training:train has no"),
         (["diagnose", "my_training:train", *LR, "--set", "eps=1"], "optimizer has no effect: my_training:train has no"),
-        (["range-test", "my_training:train"], "my_training:train trains by itself; a range test needs a problem"),
+        (["range-test", "my_training:train"], "trains by itself; a range test needs a problem, whose rate it can set"),
         (["range-test", "--min-lr", "1", "--max-lr", "0.1"], "min_lr must be less than max_lr, got 1.0 and 0.1"),
         (["range-test", "--points", "5"], "--points must be at least 10, got 5"),
         (["range-test", "--method", "best"], "argument --method: invalid choice: 'best'"),
@@ -314,9 +388,28 @@ def test_help_has_examples_and_all_problems(name: str, capsys: pytest.CaptureFix
     assert end.value.code == 0
     output = capsys.readouterr().out
     assert f"fastopt {name} my_training:" in output
-    assert all(
-        word in output for word in ("digits-mlp", "diabetes", "char-rnn", "module:function", "def train(lr, seed)")
-    )
+    assert all(word in output for word in ("digits-mlp", "diabetes", "char-rnn", "module:function", "class Line:"))
+    assert ("def train(lr, seed)" in output) == (name != "range-test")  # which takes problems only
+
+
+@pytest.mark.parametrize("name", ["diagnose", "range-test", "sweep"])
+def test_the_code_in_help_runs(name: str, folder: Path) -> None:
+    lines = commands.PROBLEM_CODE.format(begin="").splitlines()[2:]
+    (folder / "copied.py").write_text("import numpy as np\n" + "\n".join(line[6:] for line in lines))
+    options = {"sweep": ["--workers", "0", "--seeds", "1", "--points", "3"]}
+    assert cli.main([name, "copied:Line", *options.get(name, [])]) == 0
+    del sys.modules["copied"]
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--help"])
+    assert end.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    listed = lines[lines.index("commands:") + 1 :]
+    assert [line.split()[0] for line in listed] == sorted(cli.COMMANDS)
+    assert {"config", "demo", "diagnose", "range-test", "sweep"} <= cli.COMMANDS.keys()
+    assert all(len(line) <= 80 and line.endswith(cli.COMMANDS[line.split()[0]].summary) for line in listed)
 
 
 @pytest.mark.parametrize(

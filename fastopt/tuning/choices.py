@@ -37,6 +37,12 @@ class OptimizerChoice:
         made: Optimizer = function(params, **{"lr": lr, **self.hyperparameters, **more})
         return made
 
+    @property
+    def default_lr(self) -> float:
+        """The rate that it has where none is given."""
+        function = self.factory or getattr(optimizers, self.name)
+        return float(function(np.zeros(1), **self.hyperparameters).param_groups[0]["lr"])
+
     def describe(self) -> str:
         settings = ", ".join(f"{name}={value!r}" for name, value in self.hyperparameters.items())
         return f"{self.name}({settings})" if settings else self.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,25 +14,65 @@ from ..cli import UsageError, natural_number, positive_integer, setting
 from ..specs import SPECS
 from .choices import OptimizerChoice, check_rate, choose_optimizer, logarithmic_grid
 from .diagnoses import diagnose
-from .plans import MODES, Plan, make_plan
+from .plans import MAX_LR, MIN_LR, MODES, POINTS, Plan, make_plan
 from .range_tests import SUGGESTIONS, RangeTest, range_test
-from .results import write_file
+from .results import OtherConfigurationError, write_file
 from .runs import SweepRun
-from .sources import BUNDLED, ProblemSource, Source, TrainingSource, check_settings_are_used, load_source
+from .sources import (
+    BUNDLED,
+    ProblemSource,
+    Source,
+    TrainingSource,
+    check_settings_are_used,
+    describe_optimizer,
+    load_source,
+)
 from .sweeps import Sweep, run_plan
 
 PROBLEM_HELP = "a bundled problem, or your own module:function"
 
 OWN_CODE = """\
 your own code:
-  PROBLEM is module:function, where the module can be imported from the current directory. A function
-  that takes lr trains by itself, and returns the final loss, a dict of metrics, or a dict for each epoch:
+  PROBLEM is module:function: my_training:train is the function train in the file my_training.py
+  of the current directory, or in a package that is installed.
+"""
 
-      def train(lr, seed):                     # also, if you like: epochs, optimizer
+TRAINING_OF_EPOCHS = """\
+  A function that takes lr trains by itself. It yields metrics after each epoch, or returns all
+  of them, as Keras' model.fit does; it may also take epochs, and optimizer:
+
+      def train(lr, seed):
+          ...
+          for epoch in range(10):
+              ...
+              yield {"loss": 0.3, "val_loss": 0.4}
+"""
+
+TRAINING = """\
+  A function that takes lr trains by itself, and returns the final loss or a dict of metrics, or
+  those of each epoch; it may also take epochs, and optimizer:
+
+      def train(lr, seed):
           ...
           return {"loss": 0.3, "val_loss": 0.4}
+"""
 
-  A function that takes only seed makes a problem, of which fastopt runs the loop (help(fastopt.tuning.Problem)).
+PROBLEM_CODE = """\
+  {begin} makes a problem, of which fastopt runs the loop:
+
+      class Line:
+          epochs = 10
+
+          def __init__(self, seed):
+              self.x = np.random.default_rng(seed).normal(size=(50, 32))
+              self.params = {{"slope": np.zeros(1)}}
+
+          def batches(self, epoch):
+              return self.x
+
+          def loss_and_gradients(self, x):
+              error = (self.params["slope"] - 3) * x
+              return np.mean(error**2), {{"slope": np.mean(2 * error * x, keepdims=True)}}
 """
 
 
@@ -56,11 +97,12 @@ def plot_path(value: str) -> Path:
 
 # --- arguments --------------------------------------------------------------------------------------------------------
 
+SEED_HELP = "of the weights and the batches (%(default)s)"
 
-def _add_shared(parser: argparse.ArgumentParser, output: str, examples: str) -> None:
+
+def _add_shared(parser: argparse.ArgumentParser, output: str, own_code: str, examples: str) -> None:
     listed = "".join(f"  {name:<12}{summary}\n" for name, summary in BUNDLED.items())
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = f"bundled problems:\n{listed}\n{OWN_CODE}\nexamples:\n{examples}"
+    parser.epilog = f"bundled problems:\n{listed}\n{OWN_CODE}\n{own_code}\nexamples:\n{examples}"
     parser.add_argument(
         "problem", nargs="?", default="digits-mlp", metavar="PROBLEM", help=f"{PROBLEM_HELP} (%(default)s)"
     )
@@ -80,10 +122,13 @@ def add_diagnose_arguments(parser: argparse.ArgumentParser) -> None:
         "  fastopt diagnose digits --optimizer SGD --set momentum=0.9 --lr 0.1 --epochs 20\n"
         "  fastopt diagnose my_training:train --lr 3e-4 --plot curves.svg\n"
     )
-    _add_shared(parser, "fastopt-diagnose", examples)
-    parser.add_argument("--lr", type=rate, required=True, metavar="RATE", help="the rate to train with, per step")
-    parser.add_argument("--epochs", type=positive_integer, metavar="N", help="by default the problem's own; at least 3")
-    parser.add_argument("--seed", type=natural_number, default=0, metavar="N", help="(%(default)s)")
+    own_code = TRAINING_OF_EPOCHS + "\n" + PROBLEM_CODE.format(begin="A function or class that does not take lr")
+    _add_shared(parser, "fastopt-diagnose", own_code, examples)
+    parser.add_argument(
+        "--lr", type=rate, metavar="RATE", help="the rate of each step (what the optimizer has as its default)"
+    )
+    parser.add_argument("--epochs", type=positive_integer, metavar="N", help="at least 3 (the problem's own)")
+    parser.add_argument("--seed", type=natural_number, default=0, metavar="N", help=SEED_HELP)
 
 
 def add_range_test_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,12 +137,16 @@ def add_range_test_arguments(parser: argparse.ArgumentParser) -> None:
         "  fastopt range-test char-rnn --optimizer RMSprop --set alpha=0.95 --points 200\n"
         "  fastopt range-test my_training:make_problem --min-lr 1e-6 --max-lr 1 --method minimum\n"
     )
-    _add_shared(parser, "fastopt-range-test", examples)
+    own_code = PROBLEM_CODE.format(begin="The function, or class,")
+    _add_shared(parser, "fastopt-range-test", own_code, examples)
     parser.add_argument("--min-lr", type=rate, default=1e-7, metavar="RATE", help="the first rate (%(default)s)")
     parser.add_argument("--max-lr", type=rate, default=10.0, metavar="RATE", help="the last (%(default)s)")
     parser.add_argument("--points", type=positive_integer, metavar="N", help="how many steps (100; --quick: 40)")
-    parser.add_argument("--method", choices=SUGGESTIONS, default="steepest", help="which suggestion (%(default)s)")
-    parser.add_argument("--seed", type=natural_number, default=0, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--method", choices=SUGGESTIONS, default="steepest", metavar="NAME",
+        help=f"which suggestion, {' or '.join(SUGGESTIONS)} (%(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--seed", type=natural_number, default=0, metavar="N", help=SEED_HELP)
 
 
 def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,19 +157,20 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         "A sweep that was interrupted goes on when the same command is given again, and one with more points, seeds\n"
         "or wider bounds uses the runs that are there.\n"
     )
-    _add_shared(parser, "fastopt-sweep", examples)
-    parser.add_argument("--min-lr", type=rate, default=1e-5, metavar="RATE", help="the lowest rate (%(default)s)")
-    parser.add_argument("--max-lr", type=rate, default=1.0, metavar="RATE", help="the highest (%(default)s)")
-    parser.add_argument("--points", type=positive_integer, metavar="N", help="how many rates (11; --quick: 6)")
+    own_code = TRAINING + "\n" + PROBLEM_CODE.format(begin="A function or class that does not take lr")
+    _add_shared(parser, "fastopt-sweep", own_code, examples)
+    parser.add_argument("--min-lr", type=rate, default=MIN_LR, metavar="RATE", help="the lowest rate (%(default)s)")
+    parser.add_argument("--max-lr", type=rate, default=MAX_LR, metavar="RATE", help="the highest (%(default)s)")
+    parser.add_argument("--points", type=positive_integer, metavar="N", help=f"how many rates ({POINTS}; --quick: 6)")
     parser.add_argument("--seeds", type=positive_integer, metavar="N", help="runs at each rate (3; --quick: 1)")
     parser.add_argument("--epochs", type=positive_integer, metavar="N", help="by default the problem's own")
     parser.add_argument("--metric", metavar="NAME", help="what rates are compared by (val_loss, or else loss)")
     parser.add_argument("--mode", choices=MODES, default="auto", help="whether a low or a high metric is good (auto)")
     parser.add_argument(
-        "--workers", type=natural_number, metavar="N", help="processes; 0: this one (as many as threads)"
+        "--workers", type=natural_number, metavar="N", help="processes at a time; 0: only this one (one for each core)"
     )
     parser.add_argument(
-        "--refine", type=natural_number, default=0, metavar="N", help="so many more around the best (0)"
+        "--refine", type=natural_number, default=0, metavar="N", help="more rates around the best afterwards (0)"
     )
 
 
@@ -137,6 +187,8 @@ def _usage() -> Iterator[None]:
         yield
     except ModuleNotFoundError:
         raise  # of a package of the extra, which the command line reports
+    except OtherConfigurationError as error:
+        raise UsageError(f"{error} with --output, or delete this one") from None
     except (TypeError, ValueError, ImportError, OSError, RuntimeError) as error:
         raise UsageError(" ".join(str(error).split())) from None
 
@@ -182,16 +234,18 @@ def _run_users_code(arguments: argparse.Namespace, run: Callable[[], Any]) -> An
 
 
 def _finish(arguments: argparse.Namespace, found: Any, name: str, sentences: list[str]) -> None:
-    """Print the table and what it means, and write the files."""
+    """Write the files, and print the table and what it means."""
     from rich.console import Console
 
-    console = Console()
-    console.print(found.table())
-    for sentence in sentences:
-        console.print(sentence, highlight=False, markup=False)
     data = arguments.output / f"{name}.json"
     write_file(data, found.to_json() + "\n")
     plot = found.plot(_plot_path(arguments, name))
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(width=1000)  # in a file or pipe tables are as wide as they are, and a sentence is a line
+    console.print(found.table())
+    for sentence in sentences:
+        console.print(sentence, highlight=False, markup=False)
     console.print(f"Plot in {plot}, data in {data}.", highlight=False, markup=False, style="dim")
 
 
@@ -221,19 +275,20 @@ def run_diagnose(arguments: argparse.Namespace) -> int:
         epochs = _epochs(arguments, source)
         if epochs is not None and epochs < 3:
             raise UsageError(f"--epochs must be at least 3 for a reading, got {epochs}")
+        if arguments.lr is None and not describe_optimizer(source, choice):
+            raise UsageError(f"--lr is needed: {source.name} has an optimizer of its own, whose default is not known")
+        lr = choice.default_lr if arguments.lr is None else arguments.lr
         _make_folders(arguments, "diagnosis")
     # As an argument, an optimizer counts as given; a training function that takes none keeps its own.
     optimizer = choice if isinstance(source, ProblemSource) or arguments.optimizer or arguments.settings else None
-    with _progress(f"{source.name}, lr {arguments.lr:g}", epochs) as move:
+    with _progress(f"{source.name}, lr {lr:g}", epochs) as move:
 
         def on_epoch(epoch: int, metrics: Any) -> None:
             move(epoch, epochs, ", ".join(f"{name} {value:.4g}" for name, value in metrics.items() if name != "lr"))
 
         found = _run_users_code(
             arguments,
-            lambda: diagnose(
-                source, lr=arguments.lr, optimizer=optimizer, epochs=epochs, seed=arguments.seed, progress=on_epoch
-            ),
+            lambda: diagnose(source, lr=lr, optimizer=optimizer, epochs=epochs, seed=arguments.seed, progress=on_epoch),
         )
     sentences = [f"Reading: {found.reading}. {_sentence(found.reason)}", f"Advice: {found.advice}."]
     _finish(arguments, found, "diagnosis", sentences + [_sentence(note) for note in (found.note,) if note])
@@ -251,7 +306,10 @@ def run_range_test(arguments: argparse.Namespace) -> int:
     with _usage():
         source, choice = _chosen(arguments)
         if not isinstance(source, ProblemSource):
-            raise UsageError(f"{source.name} trains by itself; a range test needs a problem, whose rate it can set")
+            raise UsageError(
+                f"{source.name} trains by itself; a range test needs a problem, whose rate it can set (see fastopt "
+                "range-test --help)"
+            )
         if points < 10:
             raise UsageError(f"--points must be at least 10, got {points}")
         logarithmic_grid(arguments.min_lr, arguments.max_lr, points)
@@ -288,7 +346,7 @@ def run_sweep(arguments: argparse.Namespace) -> int:
             arguments.problem,
             min_lr=arguments.min_lr,
             max_lr=arguments.max_lr,
-            points=arguments.points or (6 if arguments.quick else 11),
+            points=arguments.points or (6 if arguments.quick else POINTS),
             seeds=arguments.seeds or (1 if arguments.quick else 3),
             optimizer=choice if given else None,
             epochs=_epochs(arguments, source),
@@ -298,20 +356,32 @@ def run_sweep(arguments: argparse.Namespace) -> int:
             refine=arguments.refine,
         )
         _make_folders(arguments, "sweep")
-        found = _sweep(plan, arguments.output)
+        found, reused = _sweep(plan, arguments.output)
     if not any(run.status != "failed" for run in found.runs):
         raise CommandError(f"every run failed: {found.runs[0].error} (tracebacks in {arguments.output / 'sweep.json'})")
-    _finish(arguments, found, "sweep", _conclusions(found))
+    sentences = _conclusions(found)
+    if reused:
+        sentences.append(
+            f"{reused} of the {len(found.runs)} runs were in {arguments.output} from before; delete it if your code or "
+            "data changed."
+        )
+    _finish(arguments, found, "sweep", sentences)
     return 0
 
 
-def _sweep(plan: Plan, output: Path) -> Sweep:
+def _sweep(plan: Plan, output: Path) -> tuple[Sweep, int]:
+    """The sweep, and how many of its runs were there before."""
+    n_new = 0
+
     def on_run(run: SweepRun, done: int, total: int) -> None:
+        nonlocal n_new
+        n_new += 1
         move(done, total, f"lr {run.lr:.3g}, seed {run.seed}: {run.status}")
 
     try:
         with _progress(plan.name, len(plan.rates) * len(plan.seeds)) as move:
-            return run_plan(plan, output, on_run)
+            found = run_plan(plan, output, on_run)
+            return found, len(found.runs) - n_new
     except KeyboardInterrupt:
         message = f"the runs so far are in {output}, and the same command goes on with the others"
         raise KeyboardInterrupt(message) from None

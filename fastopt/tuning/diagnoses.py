@@ -156,7 +156,8 @@ def diagnose(
     history = source.run(settings, progress or (lambda epoch, metrics: None))
     reading, evidence = read_history(history)
     note = ""
-    if "val_loss" in history.metrics and not history.diverged:
+    # Where the rate is too high, what is held out wanders, too, and that is no overfitting.
+    if "val_loss" in history.metrics and reading.name not in ("diverged", "too high", "oscillating"):
         note = held_out_note(history.curve("val_loss"))
     if not history.initial and evidence.is_flat and not history.diverged:
         note = "the loss before training is not known: if the first epoch already reached the best, the rate is good"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import numbers
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -115,8 +116,9 @@ def read_metrics(owner: str, value: Any) -> dict[str, float]:
 def read_epochs(owner: str, returned: Any) -> Iterator[dict[str, float]]:
     """What a training function returned, one dict of metrics an epoch.
 
-    A number is the final loss; a dict of numbers the final metrics; a dict of lists what Keras' `History.history` is;
-    an iterable, a generator for instance, has a dict for each epoch.
+    A number is the final loss; a dict of numbers the final metrics; a dict of lists what Keras' `History.history` is,
+    whose owner, which `model.fit` returns, will do, too; an iterable, a generator for instance, has a dict for each
+    epoch.
 
     Raises
     ------
@@ -131,6 +133,8 @@ def read_epochs(owner: str, returned: Any) -> Iterator[dict[str, float]]:
     [{'loss': 2.0, 'val_loss': 3.0}, {'loss': 1.0, 'val_loss': 2.0}]
     """
     owner = f"what {owner} returned"
+    if isinstance(getattr(returned, "history", None), Mapping):
+        returned = returned.history
     if isinstance(returned, Mapping):
         if returned and all(isinstance(each, (list, tuple, np.ndarray)) for each in returned.values()):
             lengths = {name: len(each) for name, each in returned.items()}
@@ -151,6 +155,6 @@ def read_epochs(owner: str, returned: Any) -> Iterator[dict[str, float]]:
         yield {"loss": read_number(owner, "the loss", returned)}
     else:
         raise TypeError(
-            f"{owner}: expected a number, a dict of metrics or an iterable of dicts, one an epoch, got {returned!r} of "
-            f"type {type(returned).__name__}"
+            f"{owner}: expected a number, a dict of metrics or an iterable of dicts, one an epoch, got "
+            f"{reprlib.repr(returned)} of type {type(returned).__name__}"
         )

@@ -16,6 +16,9 @@ from .choices import OptimizerChoice, check_rate, choose_optimizer, logarithmic_
 from .runs import Job
 from .sources import ProblemSource, check_settings_are_used, describe_optimizer, load_source
 
+MIN_LR, MAX_LR, POINTS = 1e-5, 1.0, 11
+"""The grid of rates where nobody says otherwise: two in each factor of ten, which is where most optimizers' best is."""
+
 MODES = ("auto", "min", "max")
 """Whether a low or a high metric is good."""
 
@@ -54,9 +57,9 @@ class Plan:
 def make_plan(
     target: Any,
     *,
-    min_lr: float = 1e-4,
-    max_lr: float = 1.0,
-    points: int = 9,
+    min_lr: float = MIN_LR,
+    max_lr: float = MAX_LR,
+    points: int = POINTS,
     rates: Sequence[float] | None = None,
     seeds: int | Sequence[int] = 3,
     optimizer: Any = None,

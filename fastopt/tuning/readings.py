@@ -243,7 +243,10 @@ def measure(history: History) -> Evidence:
         raise ValueError(f"a reading needs 'loss' in every epoch, got {', '.join(history.metrics) or 'none'}")
     n_epochs = len(history.epochs)
     if n_epochs < MINIMUM_EPOCHS:
-        raise ValueError(f"a reading needs at least {MINIMUM_EPOCHS} epochs, got {n_epochs}")
+        raise ValueError(
+            f"a reading needs at least {MINIMUM_EPOCHS} epochs, got {n_epochs} (a training function returns or yields "
+            "a dict for each epoch)"
+        )
     start, curve = history.start("loss"), np.array(history.curve("loss"))
     points = np.concatenate([[start], curve])
     differences = np.diff(curve)

@@ -317,6 +317,11 @@ def _import(target: str) -> Callable[..., Any]:
     if not (separator and module_name and function_name):
         expected = f"module:function, or one of {', '.join(BUNDLED)}"
         raise ValueError(f"unknown problem: {target!r} (expected {expected})")
+    if module_name.endswith(".py") or "/" in module_name:
+        raise ValueError(
+            f"{target!r} names a file, expected a module: {Path(module_name).stem}:{function_name}, from the folder "
+            "that the file is in"
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)

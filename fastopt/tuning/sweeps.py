@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .choices import logarithmic_grid
 from .diagnoses import finite_or_none
-from .plans import Plan, make_plan
+from .plans import MAX_LR, MIN_LR, POINTS, Plan, make_plan
 from .pool import Died, run_jobs
 from .results import metric_names, open_runs, write_csv, write_file
 from .runs import COMPLETED, DIVERGED, FAILED, Job, SweepRun, run_job
@@ -191,9 +191,9 @@ class Sweep:
 def sweep(
     target: Any,
     *,
-    min_lr: float = 1e-4,
-    max_lr: float = 1.0,
-    points: int = 9,
+    min_lr: float = MIN_LR,
+    max_lr: float = MAX_LR,
+    points: int = POINTS,
     rates: Sequence[float] | None = None,
     seeds: int | Sequence[int] = 3,
     optimizer: Any = None,
@@ -218,9 +218,9 @@ def sweep(
         function is the simplest: `train(lr, seed)` that returns the final loss, a dict of metrics, or an iterable of a
         dict for each epoch. The metrics of the last epoch count.
     min_lr, max_lr: float, per step
-        The lowest rate and the highest.
+        The lowest rate and the highest, by default 1e-5 and 1.
     points: int
-        How many rates, evenly spaced in log(lr); at least 2.
+        How many rates, evenly spaced in log(lr); at least 2. The default, 11, has two in each factor of ten.
     rates: sequence of floats, optional
         The rates themselves, in place of the three above.
     seeds: int or sequence of ints

@@ -23,7 +23,7 @@ def new_table(title: str, *columns: str) -> Table:
     width = min(len(title), 78)
     made = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, min_width=width)
     for column in columns:
-        made.add_column(escape(column), justify="right")
+        made.add_column(escape(column), justify="right", overflow="fold")  # rather on two lines than cut off
     return made
 
 
