@@ -94,4 +94,3 @@ class SavableOptimizer(OptimizerCore):
         self._settings, self._nonfinite, self._progress = state["settings"], state["nonfinite"], state["progress"]
         self.load_state_dict(state["state_dict"])
         self._steps[:] = state["steps"]  # SGD's are not in its state dict
-        self._progress.iterations[:] = state["progress"].iterations

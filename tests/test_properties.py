@@ -76,7 +76,7 @@ def test_any_sequence_of_operations(
         for index in first.optimizer.state:
             for name, value in first.optimizer.state[index].items():
                 theirs = other.optimizer.state[index][name]
-                assert value == theirs if name == "step" else equal_bits(value, theirs)
+                assert value == theirs if isinstance(value, (int, float)) else equal_bits(value, theirs)
 
 
 @settings(max_examples=100, deadline=None)

@@ -78,6 +78,21 @@ def test_one_of_several_rates_is_assigned(backend: str) -> None:
 
 
 @by_backend
+def test_a_schedule_goes_on_after_other_assignments(backend: str) -> None:
+    """Also those that are taken over with a rate: of another hyperparameter, for another rule, of an option."""
+    p = np.zeros(1)
+    optimizer = fastopt.SGD(p, lr=lambda step: 1 / (1 + step), momentum=0.5, backend=backend)
+    changes: list[dict[str, Any]] = [{"weight_decay": 0.0}, {"momentum": 0.0}, {"dampening": 0.0}, {"clip_value": 4.0}]
+    optimizer.param_groups[0]["momentum"] = 0.0
+    for number in range(8):
+        before = p[0]
+        if number % 2 == 0:
+            optimizer.param_groups[0].update(changes[number // 2])
+        optimizer.step(np.ones(1))
+        assert p[0] == before - 1 / (1 + number)
+
+
+@by_backend
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(

@@ -141,6 +141,32 @@ def test_a_schedule_that_fails_after_its_assignment(failure: str, backend: str) 
         assert_equal(optimizer, twin)
 
 
+@by_backend
+@pytest.mark.parametrize("more", [{}, {"weight_decay": 0.5}, {"momentum": 0.0}, {"momentum": 0.0, "weight_decay": 0.5}])
+def test_what_was_assigned_counts_after_a_schedule_failed_once(more: dict[str, float], backend: str) -> None:
+    failed = False
+
+    def lr(step: int) -> float:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise OwnError("once")
+        return 0.5
+
+    def make() -> fastopt.Optimizer:
+        groups = [{"params": np.ones(3), "lr": 0.5}, {"params": np.ones(2)}]
+        return train(fastopt.SGD(groups, lr=1.0, momentum=0.5, backend=backend), [ones])
+
+    ones = [np.ones(3), np.ones(2)]
+    optimizer, twin = make(), make()
+    for each, rate in ((optimizer, lr), (twin, 0.5)):
+        each.param_groups[0].update(more)
+        each.param_groups[1]["lr"] = rate
+    with pytest.raises(OwnError, match="once"):
+        optimizer.step(ones)
+    assert_equal(train(optimizer, [ones, ones]), train(twin, [ones, ones]))
+
+
 @by_failure
 def test_a_schedule_that_fails_where_a_state_dict_would_go_on(failure: str) -> None:
     later = train(fastopt.Adam(start(), lr=0.5), gradients()).state_dict()

@@ -119,4 +119,4 @@ def _complete_state_dict(optimizer: Optimizer) -> dict[str, Any]:
     saved = optimizer.state_dict()
     for index, states in saved["state"].items():
         states["step"] = int(optimizer.state[index]["step"])
-    return {**saved, "iterations": optimizer.iterations}
+    return saved
