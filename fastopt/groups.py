@@ -44,7 +44,9 @@ class ParamGroup(dict[str, Any]):
         self.allowed_states: frozenset[str] | None = None
         notes = {key: values[key] for key in NOTES if key in values}
         options = check_group_options(values, changes.max_grad_norm)
-        super().__init__(params=tuple(params), **spec.convert(values), **options, **notes)
+        converted = spec.convert(values)
+        check_prox(spec, converted, options)
+        super().__init__(params=tuple(params), **converted, **options, **notes)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ class ParamGroup(dict[str, Any]):
             missing = ", ".join(sorted(needed - self.allowed_states))
             reason = ", ".join(f"{name}={values[name]!r}" for name in self._spec.variants)
             raise ValueError(f"{reason} needs state that this optimizer was created without: {missing}")
+        check_prox(self._spec, values, options)
         values |= options
         return {key: values.get(key, value) for key, value in changes.items()}
 
@@ -116,6 +119,12 @@ class ParamGroup(dict[str, Any]):
 
     def __reduce__(self) -> Any:
         return dict, (dict(self),)
+
+
+def check_prox(spec: Spec, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a proximal step is asked for that the optimizer cannot do."""
+    if options["prox"] is not None and options["prox"].row is None:
+        spec.proximal_step(values)
 
 
 def check_key(spec: Spec, key: Any) -> None:

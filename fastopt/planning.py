@@ -64,26 +64,13 @@ def structure(spec: Spec, group: Mapping[str, Any], options: Mapping[str, Any]) 
         overwrites = options["ema_overwrite_frequency"] is not None
         update.append(("average_and_overwrite" if overwrites else "average", {}))
     if group["prox"] is not None and group["prox"].row is None:
-        update.append(proximal_step(spec, rule))
+        update.append(spec.proximal_step(group))
     if group["projection"] is not None and group["projection"].row is None:
         update.append(("box", {}))
     if options["accumulate_steps"] > 1:
         update.append(("clear_accumulator", {}))
     swap: list[Named] = [("swap", {})] if options["ema_decay"] is not None else []
     return {"update": [*update, *clear], "gather": gather, "clear": clear, "swap": swap}
-
-
-def proximal_step(spec: Spec, rule: str) -> Named:
-    """The operation that does a rule's proximal step.
-
-    Raises
-    ------
-    ValueError
-        It has none.
-    """
-    if rule not in spec.proximal:
-        raise ValueError(f"prox is not possible with {spec.name}: its updates have no rate that it could be done with")
-    return spec.proximal[rule]
 
 
 StageShape = tuple[Any, tuple[str, ...], tuple[int, ...]]

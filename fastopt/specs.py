@@ -59,6 +59,19 @@ class Spec:
         """The name of the rule that these hyperparameters ask for."""
         return self.rules[tuple(bool(values[name]) for name in self.variants)]
 
+    def proximal_step(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, str]]:
+        """The operation that does a proximal step with the rate of each element; see `proximal`.
+
+        Raises
+        ------
+        ValueError
+            There is none.
+        """
+        rule = self.rule(values)
+        if rule not in self.proximal:
+            raise ValueError(f"prox is not possible with {self.name}: its updates have no rate to do it with")
+        return self.proximal[rule]
+
     @property
     def uses_lr(self) -> bool:
         """Whether lr is part of every step; Rprop's is only where step sizes begin."""

@@ -331,3 +331,16 @@ def test_state_dicts_of_accumulated_gradients_need_an_accumulator() -> None:
     good.load_state_dict({**saved_after(1, accumulate_steps=2), "accumulated": {"calls": np.int64(1), "params": (0,)}})
     good.step([None, None])
     assert good.state[0]["step"] == 1
+
+
+def test_a_proximal_step_without_a_rate_is_refused_at_once() -> None:
+    param = np.ones((2, 3))
+    with pytest.raises(ValueError, match="prox is not possible with Adadelta"):
+        fastopt.Adadelta(param, prox=fastopt.constraints.L1(0.1))
+    optimizer = fastopt.Adadelta(param, prox=fastopt.constraints.GroupLasso(0.1))  # goes by lr
+    group = optimizer.param_groups[0]
+    with pytest.raises(ValueError, match="prox is not possible with Adadelta"):
+        group["prox"] = fastopt.constraints.L1(0.1)
+    assert group["prox"] == fastopt.constraints.GroupLasso(0.1)
+    optimizer.step(np.ones((2, 3)))
+    assert np.isfinite(param).all()
