@@ -276,14 +276,10 @@ def conventions_of(name: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def added_hyperparameters(name: str) -> dict[str, tuple[str, ...]]:
-    """The hyperparameters that an optimizer has only in some conventions, and in which."""
-    found: dict[str, list[str]] = {}
-    for convention in conventions_of(name):
-        for key in spec_of(name, convention).defaults:
-            if key not in SPECS[name].defaults:
-                found.setdefault(key, []).append(convention)
-    return {key: tuple(where) for key, where in found.items()}
+def added_hyperparameters(name: str) -> tuple[str, ...]:
+    """The hyperparameters that an optimizer has under other conventions only."""
+    keys = (key for convention in conventions_of(name) for key in spec_of(name, convention).defaults)
+    return tuple(key for key in dict.fromkeys(keys) if key not in SPECS[name].defaults)
 
 
 def conventions_with(name: str, hyperparameter: str) -> tuple[str, ...]:

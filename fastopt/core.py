@@ -9,7 +9,7 @@ import numpy as np
 
 from . import arrays, conventions
 from .checks import text
-from .defaults import is_default
+from .defaults import without_defaults
 from .gradients import GradientChecker
 from .groups import Changes, ParamGroup, check_key
 from .kernels import backends
@@ -45,8 +45,7 @@ class OptimizerCore:
         added = conventions.added_hyperparameters(name)
         check_names(type(self).__name__, given, added)
         self.spec = conventions.spec_of(name, text("convention", given.get("convention", "torch")))
-        hyperparameters = {key: value for key, value in defaults.items() if not is_default(value)}
-        hyperparameters |= {key: given.pop(key) for key in added if key in given}
+        hyperparameters = {**without_defaults(defaults), **{key: given.pop(key) for key in added if key in given}}
         layout, groups = read_groups(params)
         defaults = {
             **conventions.hyperparameters(self.spec, hyperparameters),

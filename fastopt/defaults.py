@@ -6,6 +6,7 @@ decide when no lr was given.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -43,6 +44,6 @@ def is_default(value: Any) -> bool:
     return isinstance(value, _Default)
 
 
-def given(values: dict[str, Any]) -> dict[str, Any]:
+def without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those that the user gave."""
     return {name: value for name, value in values.items() if not is_default(value)}

@@ -9,11 +9,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from .checks import above_zero
 from .groups import ParamGroup, check_key
 from .layout import Layout, read_group
 from .options import (
     GROUP_OPTIONS,
-    check_grad_scale,
     positive_or_none,
 )
 from .rates import warn_without_effect
@@ -140,7 +140,7 @@ class Optimizer(SavableOptimizer):
 
     @grad_scale.setter
     def grad_scale(self, value: float) -> None:
-        self._options["grad_scale"] = check_grad_scale("grad_scale", value)
+        self._options["grad_scale"] = above_zero("grad_scale", value)
         self._changes.pending = True
 
     @property

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
 
-from .checks import flag, real_number, text, whole_number
+from .checks import above_zero, flag, one_of, real_number, text, whole_number
 from .threads import check_n_threads
 
 if TYPE_CHECKING:
@@ -76,13 +75,6 @@ def positive_or_none(name: str, value: Any) -> float | None:
     return number
 
 
-def check_grad_scale(name: str, value: Any) -> float:
-    number = real_number(name, value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
-    return number
-
-
 def _whole_or_none(name: str, value: Any) -> int | None:
     return None if value is None else whole_number(name, value)
 
@@ -94,13 +86,6 @@ def _decay_or_none(name: str, value: Any) -> float | None:
     if not 0 <= number < 1:
         raise ValueError(f"{name} must be at least 0 and less than 1, got {value!r}")
     return number
-
-
-def _nonfinite(name: str, value: Any) -> str:
-    if not isinstance(value, str) or value not in get_args(Nonfinite):
-        expected = ", ".join(map(repr, get_args(Nonfinite)))
-        raise ValueError(f"{name} must be one of {expected}, got {value!r}")
-    return str(value)
 
 
 def _threads(name: str, value: Any) -> int | None:
@@ -131,9 +116,9 @@ STEP_OPTIONS: dict[str, tuple[Any, Check]] = {
     "n_threads": (None, _threads),
     "convention": ("torch", text),  # the optimizer's row of the table of specs checks it
     "flush_denormals": (True, flag),
-    "grad_scale": (1.0, check_grad_scale),
+    "grad_scale": (1.0, above_zero),
     "max_grad_norm": (None, positive_or_none),
-    "nonfinite": ("propagate", _nonfinite),
+    "nonfinite": ("propagate", one_of(*get_args(Nonfinite))),
     "max_consecutive_skips": (None, _whole_or_none),
     "accumulate_steps": (1, whole_number),
     "ema_decay": (None, _decay_or_none),

@@ -16,7 +16,7 @@ from test_same_bits import assert_same, at_offset, run
 
 import fastopt
 from fastopt.conventions import DIFFERENCES, FRAMEWORKS, WHY_NOT, conventions_of, spec_of
-from fastopt.defaults import default, given, is_default
+from fastopt.defaults import default, is_default, without_defaults
 from fastopt.specs import SPECS
 
 LENGTHS = (0, 1, 17, 63)
@@ -286,7 +286,7 @@ def test_a_default_is_its_value(value: Any) -> None:
     assert not is_default(value)
     for copied in (copy.deepcopy(marked), pickle.loads(pickle.dumps(marked))):
         assert (copied, is_default(copied)) == (value, True)
-    assert given({"a": marked, "b": value}) == {"b": value}
+    assert without_defaults({"a": marked, "b": value}) == {"b": value}
 
 
 class Tuned(fastopt.Adam):

@@ -191,8 +191,8 @@ def loss_only(step: int) -> float:
     ("target", "keywords", "error", "match"),
     [
         ("digits", {"min_lr": 1, "max_lr": 0.1}, ValueError, "min_lr must be less than max_lr, got 1 and 0.1"),
-        ("digits", {"min_lr": 0}, ValueError, "min_lr must be > 0 and finite, got 0"),
-        ("digits", {"max_lr": math.inf}, ValueError, "max_lr must be > 0 and finite, got inf"),
+        ("digits", {"min_lr": 0}, ValueError, "min_lr must be finite and > 0, got 0"),
+        ("digits", {"max_lr": math.inf}, ValueError, "max_lr must be finite and > 0, got inf"),
         ("digits", {"points": 9}, ValueError, "points must be at least 10"),
         ("digits", {"method": "steep"}, ValueError, "method must be one of 'steepest', 'minimum', got 'steep'"),
         ("digits", {"smoothing": -1}, ValueError, "smoothing must be at least 0 and at most 0.5, got -1"),

@@ -320,7 +320,7 @@ def needs_more(lr: float, data: str) -> float:
         (needs_more, {}, TypeError, "has an argument 'data' without a default"),
         (no_argument, {}, TypeError, "must return a problem with params, batches and loss_and_gradients"),
         (tuning_cases.WrongProblem, {}, TypeError, r"what loss_and_gradients returned: expected a pair"),
-        ("digits", {"lr": 0}, ValueError, "lr must be > 0 and finite, got 0"),
+        ("digits", {"lr": 0}, ValueError, "lr must be finite and > 0, got 0"),
         ("digits", {"lr": "high"}, TypeError, "lr must be a real number, got 'high'"),
         ("digits", {"epochs": 0}, ValueError, "epochs must be at least 1"),
         ("digits", {"epochs": 2}, ValueError, "a reading needs at least 3 epochs, got 2"),

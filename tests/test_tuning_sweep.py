@@ -402,7 +402,7 @@ def test_to_json_table_and_plot(tmp_path: Path) -> None:
     ("keywords", "error", "match"),
     [
         ({"rates": []}, ValueError, "rates must have at least one rate, got none"),
-        ({"rates": [0.1, -1]}, ValueError, "rates must be > 0 and finite, got -1"),
+        ({"rates": [0.1, -1]}, ValueError, "rates must be finite and > 0, got -1"),
         ({"points": 1}, ValueError, "points must be at least 2"),
         ({"min_lr": 1, "max_lr": 1}, ValueError, "min_lr must be less than max_lr, got 1 and 1"),
         ({"seeds": 0}, ValueError, "seeds must be at least 1"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .. import optimizers
-from ..checks import real_number, text, whole_number
+from ..checks import above_zero, text, whole_number
 from ..optimizer import Optimizer
 from ..specs import SPECS
 
@@ -89,20 +88,6 @@ def _find(optimizer: Any, hyperparameters: dict[str, Any]) -> OptimizerChoice:
     return OptimizerChoice(optimizer, hyperparameters)
 
 
-def check_rate(name: str, value: Any) -> float:
-    """A rate that a logarithmic grid can hold.
-
-    Raises
-    ------
-    TypeError, ValueError
-        It is no number, not above 0, or not finite.
-    """
-    number = real_number(name, value)
-    if not 0 < number < math.inf:
-        raise ValueError(f"{name} must be > 0 and finite, got {value!r}")
-    return number
-
-
 def logarithmic_grid(min_lr: float, max_lr: float, points: int) -> tuple[float, ...]:
     """Rates from `min_lr` to `max_lr`, each the one before times the same factor, rounded to 12 digits.
 
@@ -116,7 +101,7 @@ def logarithmic_grid(min_lr: float, max_lr: float, points: int) -> tuple[float, 
     >>> logarithmic_grid(1e-3, 10, 5)
     (0.001, 0.01, 0.1, 1.0, 10.0)
     """
-    low, high, count = check_rate("min_lr", min_lr), check_rate("max_lr", max_lr), whole_number("points", points, 2)
+    low, high, count = above_zero("min_lr", min_lr), above_zero("max_lr", max_lr), whole_number("points", points, 2)
     if not low < high:
         raise ValueError(f"min_lr must be less than max_lr, got {min_lr!r} and {max_lr!r}")
     # Rounded, so that grids that overlap have rates in common, which need not be run again.

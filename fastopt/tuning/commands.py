@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from ..checks import above_zero
 from ..cli import UsageError, natural_number, positive_integer, setting
 from ..specs import SPECS
-from .choices import OptimizerChoice, check_rate, choose_optimizer, logarithmic_grid
+from .choices import OptimizerChoice, choose_optimizer, logarithmic_grid
 from .diagnoses import diagnose
 from .plans import MAX_LR, MIN_LR, MODES, POINTS, Plan, make_plan
 from .range_tests import SUGGESTIONS, RangeTest, range_test
@@ -81,7 +82,7 @@ PROBLEM_CODE = """\
 
 def rate(value: str) -> float:
     try:
-        return check_rate("a rate", float(value))
+        return above_zero("a rate", float(value))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}") from None
 

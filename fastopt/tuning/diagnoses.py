@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import whole_number
-from .choices import check_rate, choose_optimizer
+from ..checks import above_zero, whole_number
+from .choices import choose_optimizer
 from .histories import History
 from .readings import Evidence, held_out_note, read_history
 from .sources import EpochDone, Settings, check_settings_are_used, describe_optimizer, load_source
@@ -145,7 +145,7 @@ def diagnose(
     >>> fastopt.tuning.diagnose("digits", optimizer="SGD", lr=1e-4).reading
     'too low'
     """
-    rate = lr if callable(lr) else check_rate("lr", lr)
+    rate = lr if callable(lr) else above_zero("lr", lr)
     if epochs is not None:
         whole_number("epochs", epochs)
     choice = choose_optimizer("Adam" if optimizer is None else optimizer, hyperparameters)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import text, whole_number
+from ..checks import above_zero, text, whole_number
 from ..threads import get_num_threads
-from .choices import OptimizerChoice, check_rate, choose_optimizer, logarithmic_grid
+from .choices import OptimizerChoice, choose_optimizer, logarithmic_grid
 from .runs import Job
 from .sources import ProblemSource, check_settings_are_used, describe_optimizer, load_source
 
@@ -74,7 +74,7 @@ def make_plan(
     if rates is None:
         grid = logarithmic_grid(min_lr, max_lr, points)
     else:
-        grid = tuple(sorted({check_rate("rates", rate) for rate in rates}))
+        grid = tuple(sorted({above_zero("rates", rate) for rate in rates}))
         if not grid:
             raise ValueError("rates must have at least one rate, got none")
     if isinstance(seeds, (int, np.integer)):
