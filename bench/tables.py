@@ -15,6 +15,7 @@ Record = dict[str, Any]
 
 SECTIONS = {
     "Flat tensors": "One tensor, gradients bound or held by the tensor.",
+    "One thread": "Flat tensors, fastopt and everyone beside it on one thread.",
     "Lists of tensors": "Separate tensors, one optimizer; fastopt gets a list as torch does.",
     "Moving bytes": "Adam beside a loop that moves the same bytes and computes next to nothing.",
     "Ways to call": "Gradients bound at construction or passed to step; memory on a cache line's start or not.",
