@@ -20,6 +20,8 @@ KEPT: Mapping[str, tuple[str, ...]] = {
         "1_000_000-SGD-momentum",
     ),
     "test_list_of_tensors": ("*-Adam",),
+    "test_half_dead_gradients": ("Adam-step_10", "Adam-step_1000"),
+    "test_growth": ("Adam-step_1000",),
     "test_one_thread": ("100_000-*",),
     "test_numba_beside_cython": ("1_000_000-Adam", "1_000_000-RMSprop", "1_000_000-Rprop"),
     "test_threads_of_adam": ("1_000", "10_000", "100_000"),

@@ -38,7 +38,9 @@ SECTIONS = {
     "torch: the step in backward": "Whole training iterations with step_in_backward, beside backward and then a step.",
     "torch: memory of gradients": "The most bytes of gradients that parameters have at any time in a training "
     "iteration, counted tensor by tensor.",
-    "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800.",
+    "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800. "
+    "Everyone takes the same steps, and those from step 10, 1,000 and 3,000 on are timed in turns.",
+    "Half-dead gradients: growth": "The time of a step there, divided by that of step 10.",
     "Start and memory": "A fresh process, beyond `import numpy`; a million steps.",
 }
 """What each section measures, in order."""
