@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from . import check
 from .cases import Problem, Variant, Workload
-from .measure import WARM_SECONDS, Record, compared, time_steps
+from .measure import WARM_SECONDS, Record, quotients, time_steps
 from .runner import Peer, Runner
 
 MILESTONES = (10, 1_000, 3_000)
@@ -79,8 +79,9 @@ class History:
         for walker in self._walkers():
             walker.runner.take_gradients()
             walker.walk(MILESTONES[0] - 1)
+        limits = {peer.name: check.RELATIVE if peer.relative is None else peer.relative for peer in peers}
         for name, walker in list(self.others.items()):
-            wrong = check.disagreement(self.problem, self.ours.runner, walker.runner)
+            wrong = check.disagreement(self.problem, self.ours.runner, walker.runner, limits[name])
             if wrong:
                 self._leave(name, {"wrong": wrong})
 
@@ -108,8 +109,10 @@ class History:
 
     def results(self, milestone: int) -> dict[str, Record]:
         """What came of each peer at a milestone that has been reached, in the order in which they were given."""
-        mine = self.ours.seconds[milestone]
-        timed = {name: compared(mine, walker.seconds[milestone]) for name, walker in self.others.items()}
+        mine, timed = self.ours.seconds[milestone], {}
+        for name, walker in self.others.items():
+            theirs = walker.seconds[milestone]
+            timed[name] = {"seconds": statistics.median(theirs), **quotients(theirs, mine, "ratio")}
         return {peer.name: timed.get(peer.name) or self.absent[peer.name] for peer in self.peers}
 
     def growth(self, milestone: int) -> dict[str, float]:

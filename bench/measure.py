@@ -295,9 +295,13 @@ def compare(
     if bounds:
         record["roofline"] = {"seconds": statistics.median(bound for bound, _ in bounds)}
         record |= quotients(*map(list, zip(*bounds, strict=True)), "fraction")
-    candidates = {name: each for name, each in results.items() if "seconds" in each and name not in approximate}
-    if candidates:
-        best = min(candidates, key=lambda name: candidates[name]["ratio"])
-        record["best_peer"] = best
-        record |= {key: candidates[best][key] for key in ("ratio", "ratio_min", "ratio_max")}
-    return record
+    return record | best_of({name: each for name, each in results.items() if name not in approximate})
+
+
+def best_of(results: dict[str, Record]) -> Record:
+    """Whom fastopt is the least ahead of, of those that were timed, and the ratio; nothing where there is none."""
+    candidates = {name: each for name, each in results.items() if "seconds" in each}
+    if not candidates:
+        return {}
+    best = min(candidates, key=lambda name: candidates[name]["ratio"])
+    return {"best_peer": best} | {key: candidates[best][key] for key in ("ratio", "ratio_min", "ratio_max")}

@@ -44,7 +44,7 @@ SECTIONS = {
     "Cold start": "A fresh process, beyond `import numpy`: the import, and all up to the end of Adam's first "
     "step with 1,000 parameters. What packages compile and keep is there already, but for the last column.",
     "Memory per parameter": "Bytes, in a process of its own. Kept from step to step, with 4 of a parameter and 4 of "
-    "its gradient (less where a package uses the array that it is given); and the most that there is in a step besides.",
+    "its gradient (less where a package uses the array that it is given); and at most during a step besides.",
     "A million steps": "What they leave behind.",
 }
 """What each section measures, in order."""
