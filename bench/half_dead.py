@@ -79,9 +79,9 @@ class History:
         for walker in self._walkers():
             walker.runner.take_gradients()
             walker.walk(MILESTONES[0] - 1)
-        limits = {peer.name: check.RELATIVE if peer.relative is None else peer.relative for peer in peers}
+        limits = {peer.name: peer.absolute for peer in peers}
         for name, walker in list(self.others.items()):
-            wrong = check.disagreement(self.problem, self.ours.runner, walker.runner, limits[name])
+            wrong = check.disagreement(self.problem, self.ours.runner, walker.runner, absolute=limits[name])
             if wrong:
                 self._leave(name, {"wrong": wrong})
 

@@ -21,8 +21,8 @@ SECTIONS = {
     "Ways to call": "Gradients bound at construction or passed to step; memory on a cache line's start or not.",
     "Numba beside Cython": "The same rules compiled by Numba; a ratio below 1 means that Numba is the slower.",
     "Threads": "As many threads as fastopt chooses, beside one thread and beside all.",
-    "Clip, step, zero": "AdamW, gradients clipped by their norm and zeroed: one call, beside clip_grad_norm_, "
-    "a fused step and zero_grad(set_to_none=False).",
+    "Clip, step, zero": "AdamW, gradients clipped by their norm and zeroed: one call, beside torch's "
+    "clip_grad_norm_, a step and zero_grad(set_to_none=False); optax clips in its step, and zeroes nothing.",
     "Finite checks": "A plain step, divided by one with nonfinite='skip'.",
     "Norms": "The norm of one array: fastopt.global_norm beside torch.linalg.vector_norm, and the error of each.",
     "torch: whole training iterations": "zero_grad, forward, cross-entropy, backward and step; fastopt.torch's class "
@@ -31,7 +31,7 @@ SECTIONS = {
     "with fastopt.torch's: how much of it is left to gain.",
     "torch: steps": "fastopt.torch's class beside torch's, on torch's parameters. Gradients are kept from step to "
     "step, or are new tensors in each (which is not timed).",
-    "torch: clip, step, zero": "One call with max_grad_norm and zero_grads, beside clip_grad_norm_, a fused step and "
+    "torch: clip, step, zero": "One call with max_grad_norm and zero_grads, beside clip_grad_norm_, a step and "
     "zero_grad(set_to_none=False). Gradients are refilled before each (not timed).",
     "torch: clip_grad_norm_": "fastopt.torch's beside torch's, to half of the norm. Gradients are refilled before each "
     "(not timed).",

@@ -51,7 +51,7 @@ TARGETS: tuple[Target, ...] = (
     *_ratios("Moving bytes", "Adam", "move", {MILLION: 0.93, HUNDRED_MILLION: 0.93}),
     Target("Numba beside Cython", "*", "fastopt cython", at_least=0.85),
     Target("Threads", "*", BEST, at_least=1 / 1.1),
-    *_ratios("Clip, step, zero", "AdamW betas", "torch, three calls", {MILLION: 2, HUNDRED_MILLION: 1.5}),
+    *_ratios("Clip, step, zero", "AdamW betas", "torch fused", {MILLION: 2, HUNDRED_MILLION: 1.5}),
     *_ratios("Finite checks", "Adam", "fastopt", {HUNDRED_MILLION: 1 / 1.2}),
     *_ratios("Norms", "norm", "torch / fastopt", {HUNDRED_MILLION: 1}),
     *_torch(
@@ -72,7 +72,7 @@ TARGETS: tuple[Target, ...] = (
             ("Rprop, GPT-2 124M, 148 tensors", "torch default"): 15,
         },
     ),
-    *_torch("clip, step, zero", {("AdamW, *", "torch, three calls"): 1.7}),
+    *_torch("clip, step, zero", {("AdamW, *", "torch fused"): 1.7}),
     Target("Half-dead gradients", "Adam, 1,000,000, step 1,000", BEST, at_least=12),
     *(Target("Half-dead gradients: growth", "*", name, at_most=1.1) for name in ("fastopt", "fastopt numba")),
     Target("Cold start", "fastopt", "import and first step", at_most=60),

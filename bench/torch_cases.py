@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from .cases import FLOAT32, Problem, Variant, Workload
+from .clipping import MAX_GRAD_NORM
 from .own import LEARNING_STEPS
-from .peers import MAX_GRAD_NORM, TORCH, Tensors, torch_peer, unavailable_in
+from .peers import TORCH, Tensors, torch_peer, unavailable_in
 from .runner import Peer, Runner
 
 PACKAGE = "fastopt.torch"
