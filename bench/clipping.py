@@ -61,5 +61,5 @@ OPTAX = dataclasses.replace(
 """Clips in its step, and zeroes nothing: it takes gradients as arguments."""
 
 CLIP_STEP_ZERO = (*torchs(refilled=False), DEEPSPEED, OPTAX)
-"""Whom fastopt's one call is compared with. Others clip each array by its own norm, or not at all; Keras' eps counts for
-so much more with gradients so small that it is another formula."""
+"""Whom fastopt's one call is compared with. Others clip each array by its own norm, or not at all; Keras' eps counts
+for so much more with gradients so small that it is another formula."""

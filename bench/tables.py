@@ -25,6 +25,10 @@ SECTIONS = {
     "clip_grad_norm_, a step and zero_grad(set_to_none=False); optax clips in its step, and zeroes nothing.",
     "Finite checks": "A plain step, divided by one with nonfinite='skip'.",
     "Norms": "The norm of one array: fastopt.global_norm beside torch.linalg.vector_norm, and the error of each.",
+    "NumPy: whole training iterations": "Forward, cross-entropy, backward in NumPy and a step of Adam, everyone on the "
+    "same flat buffers.",
+    "NumPy: the least an iteration can take": "Forward and backward without any optimizer, beside the whole iteration "
+    "with fastopt's: how much of it is left to gain.",
     "torch: whole training iterations": "zero_grad, forward, cross-entropy, backward and step; fastopt.torch's class "
     "in place of torch's.",
     "torch: the least an iteration can take": "Forward and backward without any optimizer, beside the whole iteration "
