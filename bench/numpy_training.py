@@ -56,7 +56,11 @@ def with_torch(options: dict[str, bool], problem: Problem, params: np.ndarray, g
 
 
 def trained(
-    name: str, make_step: MakeStep, unavailable: Callable[[Problem], str | None], learning_steps: int = 0
+    name: str,
+    make_step: MakeStep,
+    unavailable: Callable[[Problem], str | None] = lambda problem: None,
+    learning_steps: int = 0,
+    absolute: float | None = None,
 ) -> Peer:
     """Whole iterations: forward, backward and a step, always on the same batch."""
 
