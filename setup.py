@@ -29,7 +29,7 @@ LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)
 # The same bits on every instruction set: no fused multiply-add, nothing that reorders. The two relaxations concern
 # errno and trap handlers only, not values; without them sqrt is a call and `select` a branch, and neither vectorises.
 COMPILE = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
-VECTORS = {"x86-64": [], "x86-64-v3": [], "x86-64-v4": ["-mprefer-vector-width=512"], cpu.OTHER: []}
+VECTORS = {"x86-64": [], "x86-64-v3": [], "x86-64-v4": ["-mprefer-vector-width=512", "-funroll-loops"], cpu.OTHER: []}
 OPENMP = {
     "darwin": (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
     "linux": (["-fopenmp"], ["-fopenmp"]),
