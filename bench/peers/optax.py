@@ -26,6 +26,7 @@ from .library import (
     RADAM,
     RMSPROPS,
     SGD,
+    Key,
     Library,
     processors,
     settings,
@@ -83,7 +84,7 @@ def lion(optax: Any, values: Values) -> Any:
     return optax.lion(values["lr"], **betas(values), weight_decay=values["weight_decay"])
 
 
-OPTIMIZERS: dict[tuple[str, str], Callable[[Any, Values], Any]] = {
+OPTIMIZERS: dict[Key, Callable[[Any, Values], Any]] = {
     **dict.fromkeys((SGD, MOMENTUM, NESTEROV), sgd),
     ADAM: adam,
     ADAMW: adamw,
@@ -122,6 +123,8 @@ def start(problem: Problem) -> Runner:
     optax = importlib.import_module("optax")
     transformation = LIBRARY.optimizer(problem.variant)(optax, settings(problem.variant))
 
+    wait: Callable[[Any], Any] = jax.block_until_ready
+
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params: Any, state: Any, grads: Any) -> Any:
         updates, state = transformation.update(grads, state, params)
@@ -129,7 +132,9 @@ def start(problem: Problem) -> Runner:
 
     def arrays(given: list[np.ndarray]) -> list[Any]:
         # Copies: JAX can use NumPy's memory as its own, which is not to be written to.
-        return jax.block_until_ready([jax.numpy.array(each, copy=True) for each in given])
+        made = [jax.numpy.array(each, copy=True) for each in given]
+        wait(made)
+        return made
 
     params, grads = arrays(problem.params), arrays(problem.grads)
     state = transformation.init(params)
@@ -137,7 +142,7 @@ def start(problem: Problem) -> Runner:
     def step() -> None:
         nonlocal params, state
         params, state = update(params, state, grads)
-        jax.block_until_ready(params)
+        wait(params)
 
     def take_gradients() -> None:
         nonlocal grads

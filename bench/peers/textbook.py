@@ -38,7 +38,7 @@ def unavailable_in_numba(problem: Problem) -> str | None:
         return reason
     import numba
 
-    most = numba.config.NUMBA_NUM_THREADS
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     return None if problem.n_threads <= most else f"NUMBA_NUM_THREADS is {most}, not {problem.n_threads}"
 
 
