@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from functools import partial
 from typing import Any
@@ -66,7 +65,7 @@ def start(library: Library, options: dict[str, Any], problem: Problem) -> Runner
     name, taken = library.optimizer(problem.variant)
     tensors = Tensors.of(problem)
     values = settings(problem.variant)
-    make = getattr(importlib.import_module("bitsandbytes.optim"), name)
+    make = getattr(library.package(), name)
     optimizer = make(tensors.params, **{option: values[option] for option in taken}, **options)
     return Runner(optimizer.step, tensors.results, tensors.take_gradients)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import operator
 import os
 import warnings
 from typing import Any
@@ -18,10 +19,10 @@ from .library import ADAGRAD, ADAM, ADAMW, AMSGRAD, AMSGRADW, Key, Library, firs
 from .pytorch import Tensors
 
 ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay")
-OPTIMIZERS: dict[Key, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
-    ADAM: ("deepspeed.ops.adam", "DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": False}),
-    ADAMW: ("deepspeed.ops.adam", "DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": True}),
-    ADAGRAD: ("deepspeed.ops.adagrad", "DeepSpeedCPUAdagrad", ("lr", "eps", "weight_decay"), {}),
+OPTIMIZERS: dict[Key, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    ADAM: ("adam.DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": False}),
+    ADAMW: ("adam.DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": True}),
+    ADAGRAD: ("adagrad.DeepSpeedCPUAdagrad", ("lr", "eps", "weight_decay"), {}),
 }
 BUILDERS = {"Adam": "CPUAdamBuilder", "AdamW": "CPUAdamBuilder", "Adagrad": "CPUAdagradBuilder"}
 
@@ -44,13 +45,14 @@ def build_failure(builder: str) -> str | None:
 
 
 def start(problem: Problem) -> Runner:
-    module, name, taken, fixed = LIBRARY.optimizer(problem.variant)
+    name, taken, fixed = LIBRARY.optimizer(problem.variant)
+    package = LIBRARY.package()
     tensors = Tensors.of(problem)
     values = settings(problem.variant)
     with warnings.catch_warnings():
         # It looks up the processor's name in a forked process, and JAX warns of every fork.
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-        make = getattr(importlib.import_module(module), name)
+        make = operator.attrgetter(name)(package.ops)
         optimizer = make(tensors.params, **{option: values[option] for option in taken}, **fixed)
     return Runner(optimizer.step, tensors.results, tensors.take_gradients)
 

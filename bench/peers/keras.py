@@ -116,8 +116,7 @@ LIBRARY = Library(
 
 
 def start(problem: Problem) -> Runner:
-    import keras
-
+    keras = LIBRARY.package()
     name, arguments = LIBRARY.optimizer(problem.variant)
     values = settings(problem.variant)
     tensors = Tensors.of(problem)

@@ -78,7 +78,12 @@ class Library:
         self.prepare()
         return import_failure(self.module) or self.obstacle(problem)
 
+    def package(self) -> Any:
+        self.prepare()
+        return importlib.import_module(self.module)
+
     def optimizer(self, variant: Variant) -> Any:
+        """What `optimizers` has for it."""
         return self.optimizers[variant.optimizer, variant.rule]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -120,7 +119,7 @@ LIBRARY = Library(
 def start(problem: Problem) -> Runner:
     import jax
 
-    optax = importlib.import_module("optax")
+    optax = LIBRARY.package()
     transformation = LIBRARY.optimizer(problem.variant)(optax, settings(problem.variant))
 
     wait: Callable[[Any], Any] = jax.block_until_ready

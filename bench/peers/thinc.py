@@ -20,12 +20,11 @@ LIBRARY = Library(
 
 def start(problem: Problem) -> Runner:
     """Without the clipping and the averages that it does by default. Steps leave zeros in the gradients."""
-    from thinc.optimizers import Adam
-
     values = settings(problem.variant)
     beta1, beta2 = values["betas"]
     # Its eps counts for more in the first steps, by 3e-5 of a step at most with the gradients here.
-    optimizer = Adam(values["lr"], beta1=beta1, beta2=beta2, eps=values["eps"], grad_clip=0.0, use_averages=False)
+    make = LIBRARY.package().Adam
+    optimizer = make(values["lr"], beta1=beta1, beta2=beta2, eps=values["eps"], grad_clip=0.0, use_averages=False)
     params, grads = copies(problem.params), copies(problem.grads)
     triples = [((index, "W"), *pair) for index, pair in enumerate(zip(params, grads, strict=True))]
 
