@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import functools
 import importlib
+import operator
 import os
 import warnings
 from typing import Any
 
 from ..cases import Problem
 from ..runner import Peer, Runner
-from .library import ADAGRAD, ADAM, ADAMW, AMSGRAD, AMSGRADW, Library, first_line, settings
+from .library import ADAGRAD, ADAM, ADAMW, AMSGRAD, AMSGRADW, Key, Library, first_line, settings
 from .pytorch import Tensors
 
 ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay")
-OPTIMIZERS: dict[tuple[str, str], tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
-    ADAM: ("deepspeed.ops.adam", "DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": False}),
-    ADAMW: ("deepspeed.ops.adam", "DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": True}),
-    ADAGRAD: ("deepspeed.ops.adagrad", "DeepSpeedCPUAdagrad", ("lr", "eps", "weight_decay"), {}),
+OPTIMIZERS: dict[Key, tuple[str, tuple[str, ...], dict[str, Any]]] = {
+    ADAM: ("adam.DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": False}),
+    ADAMW: ("adam.DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": True}),
+    ADAGRAD: ("adagrad.DeepSpeedCPUAdagrad", ("lr", "eps", "weight_decay"), {}),
 }
 BUILDERS = {"Adam": "CPUAdamBuilder", "AdamW": "CPUAdamBuilder", "Adagrad": "CPUAdagradBuilder"}
 
@@ -45,12 +46,13 @@ def build_failure(builder: str) -> str | None:
 
 def make_optimizer(tensors: Tensors) -> Any:
     variant = tensors.problem.variant
-    module, name, taken, fixed = LIBRARY.optimizer(variant)
+    name, taken, fixed = LIBRARY.optimizer(variant)
+    package = LIBRARY.package()
     values = settings(variant)
     with warnings.catch_warnings():
         # It looks up the processor's name in a forked process, and JAX warns of every fork.
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
-        make = getattr(importlib.import_module(module), name)
+        make = operator.attrgetter(name)(package.ops)
         return make(tensors.params, **{option: values[option] for option in taken}, **fixed)
 
 

@@ -27,6 +27,7 @@ from .library import (
     NESTEROV,
     RMSPROP,
     SGD,
+    Key,
     Library,
     settings,
 )
@@ -79,7 +80,7 @@ def lion(values: Values) -> dict[str, Any]:
     return betas(values)
 
 
-OPTIMIZERS: dict[tuple[str, str], tuple[str, Arguments]] = {
+OPTIMIZERS: dict[Key, tuple[str, Arguments]] = {
     **dict.fromkeys((SGD, MOMENTUM, NESTEROV), ("SGD", sgd)),
     **dict.fromkeys((ADAM, AMSGRAD), ("Adam", adam)),
     **dict.fromkeys((ADAMW, AMSGRADW), ("AdamW", adamw)),
@@ -115,8 +116,7 @@ LIBRARY = Library(
 
 
 def start(problem: Problem) -> Runner:
-    import keras
-
+    keras = LIBRARY.package()
     name, arguments = LIBRARY.optimizer(problem.variant)
     values = settings(problem.variant)
     tensors = Tensors.of(problem)

@@ -22,12 +22,11 @@ LIBRARY = Library(
 
 def make_optimizer(variant: Variant) -> Any:
     """Without the clipping and the averages that it does by default."""
-    from thinc.optimizers import Adam
-
     values = settings(variant)
     beta1, beta2 = values["betas"]
     # Its eps counts for more in the first steps, by 3e-5 of a step at most with the gradients here.
-    return Adam(values["lr"], beta1=beta1, beta2=beta2, eps=values["eps"], grad_clip=0.0, use_averages=False)
+    make = LIBRARY.package().Adam
+    return make(values["lr"], beta1=beta1, beta2=beta2, eps=values["eps"], grad_clip=0.0, use_averages=False)
 
 
 def start(problem: Problem) -> Runner:
