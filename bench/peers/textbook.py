@@ -5,6 +5,7 @@ All but the last have one thread, whatever number is asked for.
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from functools import partial
@@ -43,6 +44,14 @@ def unavailable_in_numba(problem: Problem) -> str | None:
 
 
 def njit(source: Source, parallel: bool, optimizer: Textbook, problem: Problem) -> Callable[..., None]:
+    import numba
+
+    numba.set_num_threads(problem.n_threads)
+    return compiled(source, parallel, optimizer.update, 2 + len(optimizer.states))
+
+
+@functools.cache
+def compiled(source: Source, parallel: bool, update: Callable[..., None], n_arrays: int) -> Callable[..., None]:
     """The update, compiled for arrays and numbers of float32: with numbers of float64 it would compute in float64.
 
     Dividing by 0 is what it is in NumPy. Numba would raise an error by default, and the check keeps loops from being
@@ -50,11 +59,12 @@ def njit(source: Source, parallel: bool, optimizer: Textbook, problem: Problem) 
     """
     import numba
 
-    numba.set_num_threads(problem.n_threads)
-    n_arrays = 2 + len(optimizer.states)
-    n_numbers = len(inspect.signature(optimizer.update).parameters) - n_arrays
+    n_numbers = len(inspect.signature(update).parameters) - n_arrays
     signature = numba.void(*[numba.float32[::1]] * n_arrays, *[numba.float32] * n_numbers)
-    return numba.njit(signature, parallel=parallel, error_model="numpy")(source(optimizer.update, n_arrays))
+    function: Callable[..., None] = numba.njit(signature, parallel=parallel, error_model="numpy")(
+        source(update, n_arrays)
+    )
+    return function
 
 
 def as_it_is(function: Callable[..., None], n_arrays: int) -> Callable[..., None]:
@@ -67,12 +77,12 @@ def as_parallel_loop(function: Callable[..., None], n_arrays: int) -> Callable[.
     return as_loop(function, n_arrays, numba.prange)
 
 
-def start(compiled: Compile | None, problem: Problem) -> Runner:
+def start(compile_update: Compile | None, problem: Problem) -> Runner:
     variant = problem.variant
     params, grads = copies(problem.params), copies(problem.grads)
     optimizers = [TEXTBOOK[variant.optimizer](each.reshape(-1), **variant.hyperparameters) for each in params]
-    if compiled is not None:
-        update = compiled(optimizers[0], problem)
+    if compile_update is not None:
+        update = compile_update(optimizers[0], problem)
         for optimizer in optimizers:
             optimizer.update = update
     pairs = [(optimizer, grad.reshape(-1)) for optimizer, grad in zip(optimizers, grads, strict=True)]
