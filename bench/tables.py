@@ -1,12 +1,14 @@
-"""Records as tables: one row a case, losses marked as plainly as wins."""
+"""Records as tables, losses marked as plainly as wins: a row a case for the terminal, all peers of it in the report."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from . import targets
+from . import findings, targets
+from .text import number_text, percent_text, plural, seconds_text
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -47,6 +49,12 @@ NOT_MEASURED = "not measured"
 BUSY = 0.1
 """Processors that other work may use before a case is marked."""
 
+FEW = 3
+"""So many peers have a column each; more are rows of their own in the report, and the first of them in the terminal."""
+
+SHOWN_LOSSES = 20
+"""Lines of the terminal's table of losses; the report has all."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -58,82 +66,155 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    title: str
-    note: str
+    """`title` is empty where the section's is enough."""
+
     headers: list[str]
     rows: list[list[Cell]]
+    title: str = ""
 
 
-def seconds_text(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}" if seconds < 999.5 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds / 1e-9:.0f} ns"
+@dataclass(frozen=True)
+class Section:
+    title: str
+    note: str
+    tables: list[Table]
 
 
-def number_text(number: float) -> str:
-    return f"{number:,.0f}" if abs(number) >= 99.5 else f"{number:.3g}"
-
-
-def ratio_cell(result: Record, before: str = "") -> Cell:
-    """Text and mark of what came of one peer."""
-    if "wrong" in result:
-        return Cell("WRONG: " + result["wrong"], "wrong")
-    if "unavailable" in result:
-        return Cell("none")
-    spread = f"{number_text(result['ratio_min'])} to {number_text(result['ratio_max'])}"
-    return Cell(f"{before}{number_text(result['ratio'])}x ({spread})", mark_of(result["ratio"]))
-
-
-def own_cells(record: Record) -> list[Cell]:
-    """Time and GB/s; neither where all who could be compared disagree."""
-    agreed = ["ratio" in result for result in record["peers"].values() if "unavailable" not in result]
-    if agreed and not any(agreed):
-        return [Cell("WRONG", "wrong"), Cell("")]
-    moved = record.get("bytes_per_second")
-    return [Cell(seconds_text(record["seconds"])), Cell("" if moved is None else number_text(moved / 1e9))]
-
-
-def best_cell(record: Record) -> Cell:
-    if "best_peer" not in record:
-        return Cell("none")
-    return Cell(f"{number_text(record['ratio'])}x, {record['best_peer']}", mark_of(record["ratio"]))
-
-
-def case_cell(record: Record) -> Cell:
-    return Cell(record["name"] + ("*" if record["busy"] > BUSY else ""))
-
-
-def note(section: str, records: list[Record]) -> str:
-    """What the section measures, why peers are missing, and what a star says."""
-    results = [result for record in records for result in record.get("peers", {}).values()]
-    reasons = dict.fromkeys(result["unavailable"] for result in results if "unavailable" in result)
-    parts = [SECTIONS[section], *(f"{reason}." for reason in reasons)]
-    if any(record["busy"] > BUSY for record in records):
-        parts.append(f"* Other work kept more than {BUSY} processors busy in the meantime.")
-    return " ".join(parts)
+# --- cells ------------------------------------------------------------------------------------------------------------
 
 
 def mark_of(ratio: float) -> str:
     return "win" if ratio >= 1 else "loss"
 
 
-def comparison_table(section: str, records: list[Record]) -> Table:
-    peers = list(dict.fromkeys(name for record in records for name in record["peers"]))
-    headers = ["case", records[0]["subject"], "GB/s", *peers, "best peer"]
+def spread_text(result: Record) -> str:
+    return f"({number_text(result['ratio_min'])} to {number_text(result['ratio_max'])})"
+
+
+def ratio_text(result: Record) -> str:
+    return f"{number_text(result['ratio'])}x {spread_text(result)}"
+
+
+def result_cell(result: Record) -> Cell:
+    """A peer's time, ratio with its spread, and fraction of the roofline; or what came of it instead."""
+    if "wrong" in result:
+        return Cell("WRONG: " + result["wrong"], "wrong")
+    if "ratio" not in result:
+        return Cell("none")
+    parts = [seconds_text(result["seconds"]), ratio_text(result)]
+    if "fraction" in result:
+        parts.append(percent_text(result["fraction"]))
+    return Cell(", ".join(parts), mark_of(result["ratio"]))
+
+
+def ranked_cell(ranked: list[tuple[str, Record]], place: int) -> Cell:
+    """Who is in that place among the peers, and its ratio."""
+    if place >= len(ranked):
+        return Cell("none" if place == 0 else "")
+    name, result = ranked[place]
+    fraction = f", {percent_text(result['fraction'])}" if "fraction" in result else ""
+    return Cell(f"{name} {ratio_text(result)}{fraction}", mark_of(result["ratio"]))
+
+
+def time_cell(record: Record) -> Cell:
+    """The subject's time; none where all who could be compared disagree."""
+    agreed = ["wrong" not in result for result in record["peers"].values() if "unavailable" not in result]
+    if agreed and not any(agreed):
+        return Cell("WRONG", "wrong")
+    return Cell(seconds_text(record["seconds"]))
+
+
+def rate_cell(record: Record) -> Cell:
+    moved = record.get("bytes_per_second")
+    return Cell("" if moved is None else number_text(moved / 1e9))
+
+
+def fraction_cell(record: Record) -> Cell:
+    if "fraction" not in record:
+        return Cell("")
+    low, high = record.get("fraction_min"), record.get("fraction_max")
+    spread = f" ({100 * low:.0f} to {100 * high:.0f})" if low is not None and high is not None else ""
+    return Cell(percent_text(record["fraction"]) + spread)
+
+
+def case_cell(record: Record) -> Cell:
+    return Cell(record["name"] + ("*" if record.get("busy", 0) > BUSY else ""))
+
+
+def note(section: str, records: list[Record]) -> str:
+    """What the section measures, and what a star says."""
+    busy = any(record.get("busy", 0) > BUSY for record in records)
+    star = f"* Other work kept more than {BUSY} processors busy in the meantime."
+    return " ".join([SECTIONS.get(section, ""), *([star] if busy else [])]).strip()
+
+
+# --- tables of a section ----------------------------------------------------------------------------------------------
+
+
+def own_columns(records: list[Record]) -> dict[str, Any]:
+    """Columns of the subject: time, and GB/s and the fraction of the roofline where any record has them."""
+    columns = {records[0]["subject"]: time_cell}
+    if any("bytes_per_second" in record for record in records):
+        columns["GB/s"] = rate_cell
+    if any("fraction" in record for record in records):
+        columns["of roofline"] = fraction_cell
+    return columns
+
+
+def peers_of(records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record["peers"]))
+
+
+def few_peers_table(records: list[Record], title: str = "") -> Table:
+    """A row a case, a column a peer."""
+    columns, peers = own_columns(records), peers_of(records)
     rows = []
     for record in records:
-        row = [case_cell(record), *own_cells(record)]
-        for peer in peers:
-            result = record["peers"].get(peer, {"unavailable": NOT_MEASURED})
-            before = f"{seconds_text(result['seconds'])}, " if "seconds" in result else ""
-            row.append(ratio_cell(result, before))
-        row.append(best_cell(record))
+        row = [case_cell(record), *(make(record) for make in columns.values())]
+        row += [result_cell(record["peers"].get(peer, {})) for peer in peers]
         rows.append(row)
-    return Table(section, note(section, records), headers, rows)
+    return Table(["case", *columns, *peers], rows, title)
 
 
-def measurement_table(section: str, records: list[Record]) -> Table:
+def summary_table(records: list[Record]) -> Table:
+    """A row a case: the best two of many peers, and all that are faster than fastopt or wrong."""
+    columns = own_columns(records)
+    rows = []
+    for record in records:
+        ranked = list(findings.ranked(record).items())
+        faster = [f"{name} {number_text(result['ratio'])}x" for name, result in findings.faster(record).items()]
+        wrong = [f"WRONG: {name}" for name, result in record["peers"].items() if "wrong" in result]
+        bad = Cell(", ".join(wrong + faster), "wrong" if wrong else "loss" if faster else "")
+        own = [case_cell(record), *(make(record) for make in columns.values())]
+        rows.append([*own, ranked_cell(ranked, 0), ranked_cell(ranked, 1), bad])
+    return Table(["case", *columns, "best peer", "second", "faster than fastopt"], rows)
+
+
+def by_variant(records: list[Record]) -> dict[str, list[Record]]:
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        title = record["variant"] if record["subject"] == "fastopt" else f"{record['variant']}, {record['subject']}"
+        grouped.setdefault(title, []).append(record)
+    return grouped
+
+
+def variant_table(title: str, records: list[Record]) -> Table:
+    """All peers of one variant: a row a peer, a column a case."""
+    variant = records[0]["variant"]
+    headers = ["", *(case_cell(record).text.removeprefix(variant).removeprefix(", ") for record in records)]
+    names = {make: name for name, make in own_columns(records).items()}
+    rows = [[Cell(name), *map(make, records)] for make, name in names.items()]
+    if any("roofline" in record for record in records):
+        seconds = [record.get("roofline", {}).get("seconds") for record in records]
+        rows.append([Cell("roofline"), *(Cell("" if each is None else seconds_text(each)) for each in seconds)])
+    for peer in peers_of(records):
+        results = [record["peers"].get(peer, {}) for record in records]
+        if any("ratio" in result or "wrong" in result for result in results):
+            rows.append([Cell(peer), *map(result_cell, results)])
+    return Table(headers, rows, title)
+
+
+def measurement_table(records: list[Record]) -> Table:
     labels = list(dict.fromkeys(label for record in records for label in record["values"]))
     rows = []
     for record in records:
@@ -142,11 +223,28 @@ def measurement_table(section: str, records: list[Record]) -> Table:
             value, unit = record["values"].get(label, (None, ""))
             row.append(Cell("" if value is None else f"{number_text(value)} {unit}".strip()))
         rows.append(row)
-    return Table(section, note(section, records), ["case", *labels], rows)
+    return Table(["case", *labels], rows)
 
 
-def target_table(records: list[Record]) -> Table:
-    """Every target, those that nothing was measured for too."""
+def section_tables(records: list[Record], brief: bool) -> list[Table]:
+    """What one section found; comparisons and measurements may stand in the same section."""
+    compared = findings.comparisons(records)
+    measured = [record for record in records if "values" in record]
+    tables = []
+    if compared and len(peers_of(compared)) <= FEW:
+        tables.append(few_peers_table(compared))
+    elif compared and brief:
+        tables.append(summary_table(compared))
+    elif compared:
+        tables += [variant_table(title, each) for title, each in by_variant(compared).items()]
+    return tables + ([measurement_table(measured)] if measured else [])
+
+
+# --- tables about all sections ----------------------------------------------------------------------------------------
+
+
+def target_section(records: list[Record], brief: bool) -> Section | None:
+    """Every target, those that nothing was measured for too; not these in the terminal."""
     rows = []
     for target in targets.TARGETS:
         found = targets.worst(target, records)
@@ -157,33 +255,129 @@ def target_table(records: list[Record]) -> Table:
             mark = "win" if target.is_met_by(value) else "loss"
             which = "" if case == target.cases else f" ({case})"
             measured = Cell(f"{number_text(value)}{'' if mark == 'win' else ' missed'}{which}", mark)
-        rows.append([Cell(target.section), Cell(target.cases), Cell(target.column), Cell(target.wanted), measured])
-    headers = ["section", "case", "beside", "wanted", "measured"]
-    return Table("Targets", "Where a pattern fits several cases, the worst of them.", headers, rows)
+        if found or not brief:
+            rows.append([Cell(target.section), Cell(target.cases), Cell(target.column), Cell(target.wanted), measured])
+    note = (
+        "Where a pattern fits several cases, the worst of them. The best peer is the fastest whose results are right "
+        "and whose states are not of 8 bits."
+    )
+    return (
+        Section("Targets", note, [Table(["section", "case", "beside", "wanted", "measured"], rows)]) if rows else None
+    )
 
 
-def all_tables(records: Iterable[Record]) -> list[Table]:
-    """The targets, then a table for each section that was measured."""
+LOSSES = "Where a peer is faster"
+
+
+def losses_section(records: list[Record], brief: bool) -> Section | None:
+    losses = findings.Losses.of(records)
+    if not losses.compared:
+        return None
+    shown = losses.rows[:SHOWN_LOSSES] if brief else losses.rows
+    rows = [
+        [Cell(record["section"]), case_cell(record), Cell(name), Cell(ratio_text(result), "loss")]
+        for record, name, result in shown
+    ]
+    cases = len({(record["section"], record["name"]) for record, _, _ in losses.rows})
+    note = f"{len(losses.rows):,} of {plural(losses.compared, 'comparison')} with a peer, in {plural(cases, 'case')}."
+    if len(shown) < len(losses.rows):
+        note += f" The {len(shown)} greatest:"
+    return Section(LOSSES, note, [Table(["section", "case", "peer", "ratio"], rows)] if rows else [])
+
+
+def first_steps_section(records: list[Record]) -> Section | None:
+    """What it takes to be constructed and to take one step: compiling included, and apart from all other times."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for record in findings.comparisons(records):
+        sides = {record["subject"]: record, **record["peers"]}
+        for name, result in sides.items():
+            if "first_seconds" in result:
+                found.setdefault(name, []).append((result["first_seconds"], record["name"]))
+    rows = []
+    for name, each in found.items():
+        longest, case = max(each)
+        median = statistics.median(seconds for seconds, _ in each)
+        rows.append(
+            [Cell(name), Cell(f"{len(each):,}"), *map(Cell, (seconds_text(median), seconds_text(longest), case))]
+        )
+    note = (
+        "Construction and the first step, compiling included; no other table has them. The longest is mostly the first "
+        "in the process, which also loads the package."
+    )
+    headers = ["", "cases", "median", "longest", "of"]
+    return Section("First steps", note, [Table(headers, rows)]) if rows else None
+
+
+def peers_section(records: list[Record], brief: bool) -> Section | None:
+    """Who took part, and why not; in the terminal only who never did."""
+    rows = []
+    for name, counted in findings.attendance(records).items():
+        if brief and (counted.timed or counted.wrong):
+            continue
+        reasons = "; ".join(
+            reason + (f" ({plural(count, 'case')})" if len(counted.reasons) > 1 else "")
+            for reason, count in counted.reasons.most_common()
+        )
+        timed = f"{counted.timed:,} of {counted.asked:,}"
+        wrong = Cell(f"{counted.wrong:,}", "wrong") if counted.wrong else Cell("")
+        rows.append([Cell(name), Cell(timed), wrong, Cell(reasons)])
+    if not rows:
+        return None
+    title = "Absent peers" if brief else "Peers"
+    return Section(title, "", [Table(["peer", "cases timed", "wrong", "why not in the others"], rows)])
+
+
+def reasons_section(title: str, reasons: dict[str, str], mark: str = "") -> Section | None:
+    """Tests that did not run or failed."""
+    rows = [[Cell(test), Cell(reason, mark)] for test, reason in reasons.items()]
+    return Section(title, "", [Table(["test", "reason"], rows)]) if rows else None
+
+
+def all_sections(
+    records: Iterable[Record],
+    left_out: dict[str, str] | None = None,
+    failures: dict[str, str] | None = None,
+    *,
+    brief: bool = False,
+) -> list[Section]:
+    """Failures, targets and losses first, then what was measured; `brief` for the terminal, where the end is what is
+    seen: there they come last."""
     records = list(records)
-    made = [target_table(records)]
-    for section in SECTIONS:
-        chosen = [record for record in records if record["section"] == section]
+    first = [
+        reasons_section("Failed", failures or {}, "wrong"),
+        target_section(records, brief),
+        losses_section(records, brief),
+    ]
+    measured: list[Section | None] = []
+    titles = dict.fromkeys([*SECTIONS, *(record["section"] for record in records)])
+    for title in titles:
+        chosen = [record for record in records if record["section"] == title]
         if chosen:
-            make = comparison_table if "peers" in chosen[0] else measurement_table
-            made.append(make(section, chosen))
-    return made
+            measured.append(Section(title, note(title, chosen), section_tables(chosen, brief)))
+    last = [
+        first_steps_section(records),
+        peers_section(records, brief),
+        reasons_section("Left out", left_out or {}),
+    ]
+    ordered = [*measured, *last, *reversed(first)] if brief else [*first, *measured, *last]
+    return [section for section in ordered if section is not None]
 
 
-def as_rich(table: Table) -> RichTable:
-    """For the terminal, without targets that nothing was measured for."""
+def as_rich(section: Section) -> list[RichTable | str]:
+    """For the terminal."""
+    from rich.markup import escape
     from rich.table import Table as RichTable
     from rich.text import Text
 
     styles = {"win": "green", "loss": "bold red", "wrong": "bold white on red", "": ""}
-    made = RichTable(title=table.title, caption=table.note, title_justify="left", caption_justify="left")
-    for header in table.headers:
-        made.add_column(header)
-    for row in table.rows:
-        if row[-1].text != NOT_MEASURED:
-            made.add_row(*(Text(cell.text, styles[cell.mark]) for cell in row))
+    made: list[RichTable | str] = [f"\n[bold]{escape(section.title)}[/]"]
+    if section.note:
+        made.append(f"[dim]{escape(section.note)}[/]")
+    for table in section.tables:
+        grid = RichTable(title=table.title or None, title_justify="left")
+        for header in table.headers:
+            grid.add_column(header, overflow="fold")
+        for row in table.rows:
+            grid.add_row(*(Text(cell.text, styles[cell.mark]) for cell in row))
+        made.append(grid)
     return made
