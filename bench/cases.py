@@ -57,6 +57,8 @@ VARIANTS: dict[str, Variant] = {each.name: each for spec in SPECS.values() for e
 """Every optimizer with every rule that it has; a new row of SPECS is here by itself."""
 
 ADAM = VARIANTS["Adam"]
+MAIN = tuple(VARIANTS[name] for name in ("Adam", "RMSprop", "Rprop", "Adagrad", "SGD momentum"))
+"""Where measuring every variant would take too long."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,41 @@ def _gpt2() -> tuple[tuple[int, ...], ...]:
     return ((vocabulary, width), (context, width), *(norm + attention + norm + perceptron) * layers, *norm)
 
 
+def _resnet50() -> tuple[tuple[int, ...], ...]:
+    classes, expansion = 1000, 4
+
+    def convolution(out: int, into: int, kernel: int) -> tuple[tuple[int, ...], ...]:
+        return (out, into, kernel, kernel), (out,), (out,)  # without a bias, and the norm after it
+
+    shapes, into = [*convolution(64, 3, 7)], 64
+    for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        out = expansion * width
+        for block in range(blocks):
+            shapes += convolution(width, into, 1) + convolution(width, width, 3) + convolution(out, width, 1)
+            shapes += convolution(out, into, 1) if block == 0 else ()  # the shortcut's
+            into = out
+    return (*shapes, (classes, into), (classes,))
+
+
 FLAT = tuple(flat(10**power) for power in range(3, 9))
 MANY = Workload("500 tensors of 256", ((256,),) * 500)
+THOUSAND = Workload("1,000 tensors of 1,000", ((1000,),) * 1000)
+RESNET50 = Workload("ResNet-50, 161 tensors", _resnet50())
 GPT2 = Workload("GPT-2 124M, 148 tensors", _gpt2())
 SMALL = Workload("10 tensors, 2,100 in all", ((20, 20), (20,)) * 5)
-TENSOR_LISTS = (MANY, GPT2, SMALL)
+TENSOR_LISTS = {
+    SMALL: VARIANTS.values(),
+    MANY: VARIANTS.values(),
+    THOUSAND: MAIN,
+    RESNET50: MAIN,
+    GPT2: VARIANTS.values(),
+}
+"""Lists, and which variants are measured on each: some peers take seconds for a step."""
+LISTS = [(workload, variant) for workload, variants in TENSOR_LISTS.items() for variant in variants]
+
+PUBLISHED = {RESNET50: (161, 25_557_032), GPT2: (148, 124_439_808)}
+"""How many tensors and parameters the networks have."""
+assert {each: (len(each.shapes), each.size) for each in PUBLISHED} == PUBLISHED
 
 
 @dataclass

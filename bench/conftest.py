@@ -14,15 +14,15 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from . import machine, measure, tables
 from .clock import CLOCK
 from .measure import Record, Settings
+from .quick import LARGEST, keeps
 
-QUICK_SIZE = 1_000_000
 RECORDS = pytest.StashKey[list[Record]]()
 LOAD = pytest.StashKey[machine.Load]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastopt benchmarks")
-    group.addoption("--quick", action="store_true", help=f"only up to {QUICK_SIZE:,} parameters, and few repeats")
+    group.addoption("--quick", action="store_true", help=f"few cases, up to {LARGEST:,} parameters, and few repeats")
     group.addoption("--threads", type=int, default=2, help="threads of fastopt and of its peers (default: 2)")
     group.addoption("--seconds", type=float, help="about how long to measure each case (default: 1; quick: 0.2)")
 
@@ -40,17 +40,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.benchmark(timer=CLOCK.now))
     if not config.getoption("--quick"):
         return
-    sizes = [_size(item) for item in items]
-    left_out = [item for item, size in zip(items, sizes, strict=True) if size > QUICK_SIZE]
-    items[:] = [item for item, size in zip(items, sizes, strict=True) if size <= QUICK_SIZE]
+    left_out = [item for item in items if not _is_quick(item)]
+    items[:] = [item for item in items if _is_quick(item)]
     config.hook.pytest_deselected(items=left_out)
 
 
-def _size(item: pytest.Item) -> int:
-    """The parameters that a test works on, where it says so."""
-    parameters = getattr(item, "callspec", None)
-    workload = parameters.params.get("workload") if parameters else None
-    return workload.size if workload else 0
+def _is_quick(item: pytest.Item) -> bool:
+    case = getattr(item, "callspec", None)
+    if case is None:
+        return keeps(item.name, "", 0)
+    workload = case.params.get("workload")
+    return keeps(item.name.split("[")[0], case.id, workload.size if workload else 0)
 
 
 @pytest.fixture(scope="session")

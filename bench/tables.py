@@ -17,6 +17,7 @@ Record = dict[str, Any]
 
 SECTIONS = {
     "Flat tensors": "One tensor, gradients bound or held by the tensor.",
+    "One thread": "Flat tensors, fastopt and everyone beside it on one thread.",
     "Lists of tensors": "Separate tensors, one optimizer; fastopt gets a list as torch does.",
     "Moving bytes": "Adam beside a loop that moves the same bytes and computes next to nothing.",
     "Ways to call": "Gradients bound at construction or passed to step; memory on a cache line's start or not.",
@@ -39,7 +40,9 @@ SECTIONS = {
     "torch: the step in backward": "Whole training iterations with step_in_backward, beside backward and then a step.",
     "torch: memory of gradients": "The most bytes of gradients that parameters have at any time in a training "
     "iteration, counted tensor by tensor.",
-    "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800.",
+    "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800. "
+    "Everyone takes the same steps, and those from step 10, 1,000 and 3,000 on are timed in turns.",
+    "Half-dead gradients: growth": "The time of a step there, divided by that of step 10.",
     "Start and memory": "A fresh process, beyond `import numpy`; a million steps.",
 }
 """What each section measures, in order."""

@@ -1,58 +1,74 @@
-"""Half of the gradients become zero: the moments of that half decay to denormals, unless they are flushed."""
+"""Half of the gradients become zero: the averages of that half decay to denormals, unless they are flushed."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from . import own
-from .cases import VARIANTS, Problem, flat
+from .cases import VARIANTS, flat, identifier
+from .conftest import give_memory_back
+from .half_dead import MILESTONES, History
 from .measure import Record, Settings
-from .peers import TORCH_DEFAULT, TORCH_FUSED
-from .runner import Peer
+from .peers import PEERS
 
-EARLY, LATE, STEPS = 10, 3_000, 200
-"""Steps 10 and 3,000 are timed as the medians of so many steps that start there: denormals come after about 800."""
+DECAYING = tuple(VARIANTS[name] for name in ("Adam", "AdamW", "RMSprop momentum", "SGD momentum"))
+"""With a state that loses a tenth in each step: others take far more steps to become denormal."""
 
-TORCH = {"Adam": TORCH_FUSED, "RMSprop momentum": TORCH_DEFAULT, "SGD momentum": TORCH_FUSED}
-CASES = [(name, peer) for name, torch in TORCH.items() for peer in (own.CYTHON, own.NUMBA, torch)]
+BESIDE = (own.NUMBA, *PEERS)
+"""Who takes the same steps; the best is one of PEERS."""
 
 
-@pytest.mark.parametrize(("name", "peer"), CASES, ids=[f"{name}-{peer.name}" for name, peer in CASES])
-def test_half_dead_gradients(
-    benchmark: BenchmarkFixture,
-    settings: Settings,
-    record: Callable[[Record], None],
-    quick: bool,
-    name: str,
-    peer: Peer,
-) -> None:
+@pytest.fixture(scope="module", params=DECAYING, ids=identifier)
+def history(request: pytest.FixtureRequest, settings: Settings, quick: bool) -> Iterator[History]:
     workload = flat(100_000 if quick else 1_000_000)
-    problem = Problem.make(VARIANTS[name], workload, settings.n_threads)
-    reason = peer.unavailable(problem)
-    if reason:
-        pytest.skip(reason)
-    runner = peer.start(problem)
-    runner.step()
-    for grad in problem.grads:
-        grad[: grad.size // 2] = 0
-    runner.take_gradients()
-    benchmark.pedantic(runner.step, rounds=LATE + STEPS)
-    if benchmark.stats is None:  # --benchmark-disable
-        return
-    seconds = benchmark.stats.stats.data
-    early, late = (statistics.median(seconds[first - 2 : first - 2 + STEPS]) for first in (EARLY, LATE))
+    yield History(request.param, workload, settings.n_threads, own.FASTOPT, BESIDE, patience=3 if quick else 20)
+    give_memory_back()
+
+
+def name(history: History) -> str:
+    return f"{history.problem.variant.name}, {history.problem.workload.name}"
+
+
+@pytest.mark.parametrize("milestone", MILESTONES, ids=lambda milestone: f"step_{milestone}")
+def test_half_dead_gradients(
+    benchmark: BenchmarkFixture, record: Callable[[Record], None], history: History, milestone: int
+) -> None:
+    benchmark.pedantic(history.reach, (milestone,))
+    results = history.results(milestone)
+    timed = {peer.name: results[peer.name] for peer in PEERS if "ratio" in results[peer.name]}
+    found: Record = {
+        "section": "Half-dead gradients",
+        "name": f"{name(history)}, step {milestone:,}",
+        "variant": history.problem.variant.name,
+        "workload": history.problem.workload.name,
+        "parameters": history.problem.workload.size,
+        "subject": history.subject.name,
+        "checked": all("wrong" not in result for result in results.values()),
+        "seconds": statistics.median(history.ours.seconds[milestone]),
+        "peers": results,
+    }
+    if timed:
+        best = min(timed, key=lambda peer: timed[peer]["seconds"])
+        found |= {"best_peer": best} | {key: timed[best][key] for key in ("ratio", "ratio_min", "ratio_max")}
+    record(found)
+    wrong = {peer: result["wrong"] for peer, result in results.items() if "wrong" in result}
+    assert not wrong, f"WRONG: fastopt disagrees with {wrong}"
+
+
+@pytest.mark.parametrize("milestone", MILESTONES[1:], ids=lambda milestone: f"step_{milestone}")
+def test_growth(
+    benchmark: BenchmarkFixture, record: Callable[[Record], None], history: History, milestone: int
+) -> None:
+    benchmark.pedantic(history.reach, (milestone,))
+    values = {peer: (growth, "x") for peer, growth in history.growth(milestone).items()}
     record(
         {
-            "section": "Half-dead gradients",
-            "name": f"{name}, {peer.name}",
-            "values": {
-                f"step {EARLY}": (early * 1e6, "us"),
-                f"step {LATE:,}": (late * 1e6, "us"),
-                "growth": (late / early, "x"),
-            },
+            "section": "Half-dead gradients: growth",
+            "name": f"{name(history)}, step {milestone:,}",
+            "values": values,
         }
     )

@@ -1,4 +1,4 @@
-"""Every variant of every optimizer beside its peers."""
+"""Every variant of every optimizer beside its peers, on flat tensors and lists of them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from collections.abc import Callable
 
 import pytest
 
-from .cases import FLAT, TENSOR_LISTS, VARIANTS, Variant, Workload, identifier
-
-variants = pytest.mark.parametrize("variant", VARIANTS.values(), ids=identifier)
+from .cases import FLAT, LISTS, VARIANTS, Variant, Workload, identifier
 
 
-@variants
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=identifier)
 @pytest.mark.parametrize("workload", FLAT, ids=identifier)
 def test_flat_tensor(compare: Callable[..., None], variant: Variant, workload: Workload) -> None:
     compare("Flat tensors", variant, workload)
 
 
-@variants
-@pytest.mark.parametrize("workload", TENSOR_LISTS, ids=identifier)
-def test_list_of_tensors(compare: Callable[..., None], variant: Variant, workload: Workload) -> None:
+@pytest.mark.parametrize(
+    ("workload", "variant"), LISTS, ids=[f"{identifier(workload)}-{identifier(variant)}" for workload, variant in LISTS]
+)
+def test_list_of_tensors(compare: Callable[..., None], workload: Workload, variant: Variant) -> None:
     compare("Lists of tensors", variant, workload)

@@ -1,0 +1,122 @@
+"""Optimizers that take the same steps while half of the gradients are zero, timed in turns at some of the steps."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from . import check
+from .cases import Problem, Variant, Workload
+from .measure import WARM_SECONDS, Record, compared, time_steps
+from .runner import Peer, Runner
+
+MILESTONES = (10, 1_000, 3_000)
+"""Steps are timed from these on. A momentum of 0.9 decays to denormals by about step 800."""
+
+TURNS, UNTIMED_STEPS, TIMED_STEPS = 5, 100, 50
+"""Each takes so many steps in its turn, so that all are at the same step. After step 10 the last turn ends at 760."""
+
+assert MILESTONES[0] + TURNS * (UNTIMED_STEPS + TIMED_STEPS) < 800
+
+
+@dataclass
+class Walker:
+    """An optimizer, the steps it has taken, and the seconds of a step in each of its turns at each milestone."""
+
+    runner: Runner
+    steps: int = 0
+    seconds: dict[int, list[float]] = field(default_factory=dict)
+
+    def walk(self, count: int, until: float = float("inf")) -> bool:
+        """Take so many steps; False when that takes longer than until then."""
+        step = self.runner.prepared_step
+        for _ in range(count):
+            step()
+            self.steps += 1
+            if time.perf_counter() > until:
+                return False
+        return True
+
+    def take_turn(self, milestone: int) -> None:
+        time.sleep(WARM_SECONDS)  # the threads of the one before go to sleep
+        self.walk(UNTIMED_STEPS)
+        self.seconds.setdefault(milestone, []).append(time_steps(self.runner.prepared_step, TIMED_STEPS))
+        self.steps += TIMED_STEPS
+
+
+class History:
+    """A subject and its peers. Gradients of the first half are zero from the second step on.
+
+    A peer leaves where the way to a milestone takes it longer than `patience`, in seconds.
+    """
+
+    def __init__(
+        self,
+        variant: Variant,
+        workload: Workload,
+        n_threads: int,
+        subject: Peer,
+        peers: Sequence[Peer],
+        patience: float,
+    ) -> None:
+        self.problem, self.patience = Problem.make(variant, workload, n_threads), patience
+        self.subject, self.peers = subject, peers
+        self.ours = Walker(subject.start(self.problem))
+        self.absent: dict[str, Record] = {}
+        self.others: dict[str, Walker] = {}
+        for peer in peers:
+            reason = peer.unavailable(self.problem)
+            if reason:
+                self.absent[peer.name] = {"unavailable": reason}
+            else:
+                self.others[peer.name] = Walker(peer.start(self.problem))
+        for walker in self._walkers():
+            walker.walk(1)
+        for grad in self.problem.grads:
+            grad.reshape(-1)[: grad.size // 2] = 0
+        for walker in self._walkers():
+            walker.runner.take_gradients()
+            walker.walk(MILESTONES[0] - 1)
+        for name, walker in list(self.others.items()):
+            wrong = check.disagreement(self.problem, self.ours.runner, walker.runner)
+            if wrong:
+                self._leave(name, {"wrong": wrong})
+
+    def _walkers(self) -> list[Walker]:
+        return [self.ours, *self.others.values()]
+
+    def _leave(self, name: str, why: Record) -> None:
+        self.absent[name] = why
+        del self.others[name]
+
+    def reach(self, milestone: int) -> None:
+        """Time this milestone and those before it, where that has not been done."""
+        for each in MILESTONES[: MILESTONES.index(milestone) + 1]:
+            if each not in self.ours.seconds:
+                self._walk_to(each)
+                for _ in range(TURNS):
+                    for walker in self._walkers():
+                        walker.take_turn(each)
+
+    def _walk_to(self, milestone: int) -> None:
+        self.ours.walk(milestone - self.ours.steps)
+        for name, walker in list(self.others.items()):
+            if not walker.walk(milestone - walker.steps, time.perf_counter() + self.patience):
+                self._leave(name, {"unavailable": f"{name}: step {milestone:,} is more than {self.patience:g} s away"})
+
+    def results(self, milestone: int) -> dict[str, Record]:
+        """What came of each peer at a milestone that has been reached, in the order in which they were given."""
+        mine = self.ours.seconds[milestone]
+        timed = {name: compared(mine, walker.seconds[milestone]) for name, walker in self.others.items()}
+        return {peer.name: timed.get(peer.name) or self.absent[peer.name] for peer in self.peers}
+
+    def growth(self, milestone: int) -> dict[str, float]:
+        """How many times as long as in the beginning a step takes there, of each who got that far."""
+
+        def growth(walker: Walker) -> float:
+            first, last = (statistics.median(walker.seconds[each]) for each in (MILESTONES[0], milestone))
+            return last / first
+
+        return {self.subject.name: growth(self.ours)} | {name: growth(each) for name, each in self.others.items()}

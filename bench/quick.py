@@ -1,0 +1,35 @@
+"""What `--quick` measures: a table from a test's name to patterns of the identifiers that it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+
+LARGEST = 1_000_000
+"""Parameters of the largest case; those above it are left out whatever the table says."""
+
+NOTHING: tuple[str, ...] = ()
+
+KEPT: Mapping[str, tuple[str, ...]] = {
+    "test_flat_tensor": (
+        "1_000-*",
+        "*-Adam",
+        "1_000_000-RMSprop",
+        "1_000_000-Rprop",
+        "1_000_000-Adagrad",
+        "1_000_000-SGD-momentum",
+    ),
+    "test_list_of_tensors": ("*-Adam",),
+    "test_half_dead_gradients": ("Adam-step_10", "Adam-step_1000"),
+    "test_growth": ("Adam-step_1000",),
+    "test_one_thread": ("100_000-*",),
+    "test_numba_beside_cython": ("1_000_000-Adam", "1_000_000-RMSprop", "1_000_000-Rprop"),
+    "test_threads_of_adam": ("1_000", "10_000", "100_000"),
+    "test_threads": NOTHING,
+}
+"""Patterns as in file names; a test that is not named here is measured whole."""
+
+
+def keeps(test: str, identifier: str, size: int) -> bool:
+    """Whether a quick run has this case, of so many parameters."""
+    return size <= LARGEST and any(fnmatchcase(identifier, pattern) for pattern in KEPT.get(test, ("*",)))
