@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,18 @@ class Settings:
     n_threads: int
     seconds: float
     """About how long a case is measured, its preparation not counted."""
+
+    peers: tuple[str, ...] = ()
+    """Names of peers, or the first words of names; none: all peers."""
+
+    def chosen(self, peers: Iterable[Peer]) -> tuple[Peer, ...]:
+        """Those that are asked for."""
+        return tuple(peer for peer in peers if not self.peers or any(fits(name, peer.name) for name in self.peers))
+
+
+def fits(asked: str, name: str) -> bool:
+    """Whether what was asked for is a name, or its first words, whatever the case."""
+    return f"{name} ".lower().startswith(f"{asked.strip()} ".lower())
 
 
 @dataclass
@@ -179,6 +191,9 @@ def compare(
     `label` is added to the case's name; results may differ by `relative`; no GB/s where a step does not only move
     parameters, gradients and states.
     """
+    peers = settings.chosen(peers)
+    if not peers:
+        pytest.skip("none of the peers that were asked for")
     shortage = memory_shortage(variant, workload, 1 + len(peers))
     if shortage:
         pytest.skip(shortage)

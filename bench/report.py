@@ -56,7 +56,7 @@ def report(results: Results, pictures: dict[str, str] | None = None) -> str:
     parts = ["# Benchmarks", f"Measured at {results.datetime}."]
     parts.append("\n".join(f"- {label}: {text}" for label, text in results.machine.items()))
     parts.append(READING)
-    for section in all_sections(results.records, results.left_out, results.failures):
+    for section in all_sections(results):
         parts.append(markdown(section))
         if section.title == LOSSES and pictures:
             parts.append("## Time by size")

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import findings, targets
+from .results import Results
 from .text import number_text, percent_text, plural, seconds_text
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table as RichTable
 
 Record = dict[str, Any]
@@ -54,6 +55,9 @@ BUSY = 0.1
 
 FEW = 3
 """So many peers have a column each; more are rows of their own in the report, and the first of them in the terminal."""
+
+WIDTH = 160
+"""Of the summary, where no terminal says otherwise."""
 
 SHOWN_LOSSES = 20
 """Lines of the terminal's table of losses; the report has all."""
@@ -330,24 +334,29 @@ def peers_section(records: list[Record], brief: bool) -> Section | None:
     return Section(title, "", [Table(["peer", "cases timed", "wrong", "why not in the others"], rows)])
 
 
-def reasons_section(title: str, reasons: dict[str, str], mark: str = "") -> Section | None:
-    """Tests that did not run or failed."""
-    rows = [[Cell(test), Cell(reason, mark)] for test, reason in reasons.items()]
-    return Section(title, "", [Table(["test", "reason"], rows)]) if rows else None
+def failures_section(failures: dict[str, str]) -> Section | None:
+    rows = [[Cell(test), Cell(reason, "wrong")] for test, reason in failures.items()]
+    return Section("Failed", "", [Table(["test", "reason"], rows)]) if rows else None
 
 
-def all_sections(
-    records: Iterable[Record],
-    left_out: dict[str, str] | None = None,
-    failures: dict[str, str] | None = None,
-    *,
-    brief: bool = False,
-) -> list[Section]:
+def left_out_section(left_out: dict[str, str]) -> Section | None:
+    """What did not run, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for test, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(test)
+    rows = []
+    for reason, tests in by_reason.items():
+        more = f" and {len(tests) - FEW:,} more" if len(tests) > FEW else ""
+        rows.append([Cell(reason), Cell(", ".join(tests[:FEW]) + more)])
+    return Section("Left out", "", [Table(["reason", "tests"], rows)]) if rows else None
+
+
+def all_sections(results: Results, brief: bool = False) -> list[Section]:
     """Failures, targets and losses first, then what was measured; `brief` for the terminal, where the end is what is
     seen: there they come last."""
-    records = list(records)
+    records = results.records
     first = [
-        reasons_section("Failed", failures or {}, "wrong"),
+        failures_section(results.failures),
         target_section(records, brief),
         losses_section(records, brief),
     ]
@@ -360,7 +369,7 @@ def all_sections(
     last = [
         first_steps_section(records),
         peers_section(records, brief),
-        reasons_section("Left out", left_out or {}),
+        left_out_section(results.left_out),
     ]
     ordered = [*measured, *last, *reversed(first)] if brief else [*first, *measured, *last]
     return [section for section in ordered if section is not None]
@@ -384,3 +393,9 @@ def as_rich(section: Section) -> list[RichTable | str]:
             grid.add_row(*(Text(cell.text, styles[cell.mark]) for cell in row))
         made.append(grid)
     return made
+
+
+def print_summary(results: Results, console: Console) -> None:
+    for section in all_sections(results, brief=True):
+        for each in as_rich(section):
+            console.print(each)

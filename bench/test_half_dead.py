@@ -25,7 +25,9 @@ BESIDE = (own.NUMBA, *PEERS)
 @pytest.fixture(scope="module", params=DECAYING, ids=identifier)
 def history(request: pytest.FixtureRequest, settings: Settings, quick: bool) -> Iterator[History]:
     workload = flat(100_000 if quick else 1_000_000)
-    yield History(request.param, workload, settings.n_threads, own.FASTOPT, BESIDE, patience=3 if quick else 20)
+    yield History(
+        request.param, workload, settings.n_threads, own.FASTOPT, settings.chosen(BESIDE), patience=3 if quick else 20
+    )
     give_memory_back()
 
 
@@ -39,7 +41,7 @@ def test_half_dead_gradients(
 ) -> None:
     benchmark.pedantic(history.reach, (milestone,))
     results = history.results(milestone)
-    timed = {peer.name: results[peer.name] for peer in PEERS if "ratio" in results[peer.name]}
+    timed = {peer.name: results[peer.name] for peer in PEERS if "ratio" in results.get(peer.name, {})}
     found: Record = {
         "section": "Half-dead gradients",
         "name": f"{name(history)}, step {milestone:,}",
