@@ -9,23 +9,12 @@ from typing import Any
 
 Record = dict[str, Any]
 
-OWN = ("fastopt", "roofline", "move")
-"""How names begin of what is compared with fastopt and is no peer: fastopt itself in other ways, and the loop that only
-moves bytes."""
-
-APPROXIMATE = "8-bit"
-"""Peers with this in their name keep states of 8 bits: other results, within a tolerance of their own."""
-
-MEMORY_BOUND = 10**7
-"""From so many parameters on, a step waits for memory and not for a cache."""
+OWN = "fastopt"
+"""How names begin of fastopt itself in other ways: no peers."""
 
 
 def is_peer(name: str) -> bool:
     return not name.startswith(OWN)
-
-
-def is_exact(name: str) -> bool:
-    return APPROXIMATE not in name
 
 
 def comparisons(records: Iterable[Record]) -> list[Record]:
@@ -39,14 +28,14 @@ def timed(record: Record) -> dict[str, Record]:
 
 
 def ranked(record: Record) -> dict[str, Record]:
-    """The peers that were timed, the fastest first; where there are none, fastopt's other ways."""
-    found = timed(record)
+    """The peers that were timed and are not approximate, the fastest first; where there are none, fastopt's other
+    ways."""
+    found = {name: result for name, result in timed(record).items() if "approximate" not in result}
     return {name: result for name, result in found.items() if is_peer(name)} or found
 
 
 def best(record: Record) -> tuple[str, Record] | None:
-    """The fastest peer whose result is right and exact."""
-    return next(((name, result) for name, result in ranked(record).items() if is_exact(name)), None)
+    return next(iter(ranked(record).items()), None)
 
 
 def faster(record: Record) -> dict[str, Record]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from . import check
 from .cases import Problem, Variant, Workload
-from .measure import WARM_SECONDS, Record, compared, time_steps
+from .measure import WARM_SECONDS, Record, quotients, time_steps
 from .runner import Peer, Runner
 
 MILESTONES = (10, 1_000, 3_000)
@@ -109,7 +109,11 @@ class History:
     def results(self, milestone: int) -> dict[str, Record]:
         """What came of each peer at a milestone that has been reached, in the order in which they were given."""
         mine = self.ours.seconds[milestone]
-        timed = {name: compared(mine, walker.seconds[milestone]) for name, walker in self.others.items()}
+        theirs = {name: walker.seconds[milestone] for name, walker in self.others.items()}
+        timed = {
+            name: {"seconds": statistics.median(seconds), **quotients(seconds, mine, "ratio")}
+            for name, seconds in theirs.items()
+        }
         return {peer.name: timed.get(peer.name) or self.absent[peer.name] for peer in self.peers}
 
     def growth(self, milestone: int) -> dict[str, float]:

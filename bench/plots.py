@@ -6,12 +6,12 @@ colour-blind readers can tell apart, and its place in the family a marker and a 
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from . import findings
@@ -33,8 +33,7 @@ COLORS = {
     "Keras": "#56b4e9",
     "thinc": "#8c510a",
     "NumPy": "#000000",
-    "njit": "#5d3a9b",
-    "Numba": "#5d3a9b",
+    "numba": "#5d3a9b",
 }
 """By the first word of a peer's name, whatever its case; after Okabe and Ito."""
 
@@ -89,7 +88,7 @@ def looks(records: Iterable[Record]) -> dict[str, Look]:
     colors = {family.lower(): color for family, color in COLORS.items()}
     for name in findings.attendance(records):
         if findings.is_peer(name):
-            family = re.split(r"[\s,(]", name)[0].lower()
+            family = re.split(r"[\s,(.]", name)[0].lower()
             place = places.setdefault(family, 0)
             places[family] += 1
             color = colors.get(family, OTHER_COLOR)
@@ -126,19 +125,18 @@ def variants_with_sizes(records: Iterable[Record]) -> list[str]:
 
 
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
-    """The places moved as little as is needed to be `gap` apart, within 0 and 1 where that is possible."""
+    """The places moved as little as is needed to be `gap` apart, in the same order, within 0 and 1 where they fit."""
     order = sorted(range(len(places)), key=lambda index: places[index])
-    moved = [places[index] for index in order]
-    for below, above in itertools.pairwise(range(len(moved))):
-        moved[above] = max(moved[above], moved[below] + gap)
-    over = max(0.0, moved[-1] - 1) if moved else 0.0
-    if over:
-        moved[-1] -= over
-        for below, above in reversed(list(itertools.pairwise(range(len(moved))))):
-            moved[below] = min(moved[below], moved[above] - gap)
+    blocks: list[list[float]] = []  # of places that touch: moved together, to where their moves cancel
+    for number, index in enumerate(order):
+        blocks.append([places[index] - number * gap])
+        while len(blocks) > 1 and mean(blocks[-2]) > mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    highest = max(0.0, 1 - (len(places) - 1) * gap)
+    moved = [min(max(mean(block), 0.0), highest) for block in blocks for _ in block]
     result = [0.0] * len(places)
-    for index, place in zip(order, moved, strict=True):
-        result[index] = place
+    for number, index in enumerate(order):
+        result[index] = moved[number] + number * gap
     return result
 
 
@@ -150,6 +148,7 @@ def draw(axes: Any, lines: list[Line], looks: dict[str, Look], title: str) -> No
         style = {"color": look.color, "linestyle": look.dash, "linewidth": look.width, "zorder": look.order}
         axes.plot(line.sizes, line.nanoseconds, marker=look.marker, markersize=look.size, label=line.name, **style)
     values = [value for line in lines for value in line.nanoseconds]
+    axes.minorticks_off()  # each is an element of the file
     axes.set_ylim(min(values) / 1.3, max(values) * 1.3)
 
 
@@ -170,7 +169,7 @@ def name_lines(axes: Any, lines: list[Line], looks: dict[str, Look]) -> None:
             color=look.color,
             fontweight="bold" if line.name == FASTOPT else "normal",
             verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.5, "alpha": 0.6, "shrinkB": 3},
+            arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.5, "shrinkB": 3, "relpos": (0, 0.5)},
             annotation_clip=False,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,8 +72,10 @@ class Ended:
 
 def run(options: list[str], *plugins: object) -> Ended:
     said = io.StringIO()
-    with environment(ENVIRONMENT), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        code = pytest.main([str(FOLDER), *ISOLATED, *options], list(plugins))
+    with tempfile.TemporaryDirectory() as storage, environment(ENVIRONMENT):
+        arguments = [str(FOLDER), *ISOLATED, f"--benchmark-storage=file://{storage}", *options]
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = pytest.main(arguments, list(plugins))
     return Ended(int(code), said.getvalue())
 
 

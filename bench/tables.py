@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from . import findings, targets
@@ -20,7 +22,6 @@ SECTIONS = {
     "Flat tensors": "One tensor, gradients bound or held by the tensor.",
     "One thread": "Flat tensors, fastopt and everyone beside it on one thread.",
     "Lists of tensors": "Separate tensors, one optimizer; fastopt gets a list as torch does.",
-    "Moving bytes": "Adam beside a loop that moves the same bytes and computes next to nothing.",
     "Ways to call": "Gradients bound at construction or passed to step; memory on a cache line's start or not.",
     "Numba beside Cython": "The same rules compiled by Numba; a ratio below 1 means that Numba is the slower.",
     "Threads": "As many threads as fastopt chooses, beside one thread and beside all.",
@@ -103,24 +104,24 @@ def ratio_text(result: Record) -> str:
 
 
 def result_cell(result: Record) -> Cell:
-    """A peer's time, ratio with its spread, and fraction of the roofline; or what came of it instead."""
+    """A peer's time, ratio with its spread, fraction of the roofline and GB/s; or what came of it instead."""
     if "wrong" in result:
         return Cell("WRONG: " + result["wrong"], "wrong")
     if "ratio" not in result:
         return Cell("none")
     parts = [seconds_text(result["seconds"]), ratio_text(result)]
     if "fraction" in result:
-        parts.append(percent_text(result["fraction"]))
+        parts += [percent_text(result["fraction"]), f"{number_text(result['bytes_per_second'] / 1e9)} GB/s"]
     return Cell(", ".join(parts), mark_of(result["ratio"]))
 
 
-def ranked_cell(ranked: list[tuple[str, Record]], place: int) -> Cell:
+def ranked_cell(ranked: list[tuple[str, Record]], place: int, spread: bool) -> Cell:
     """Who is in that place among the peers, and its ratio."""
     if place >= len(ranked):
         return Cell("none" if place == 0 else "")
     name, result = ranked[place]
-    fraction = f", {percent_text(result['fraction'])}" if "fraction" in result else ""
-    return Cell(f"{name} {ratio_text(result)}{fraction}", mark_of(result["ratio"]))
+    text = ratio_text(result) if spread else f"{number_text(result['ratio'])}x"
+    return Cell(f"{name} {text}", mark_of(result["ratio"]))
 
 
 def time_cell(record: Record) -> Cell:
@@ -136,12 +137,13 @@ def rate_cell(record: Record) -> Cell:
     return Cell("" if moved is None else number_text(moved / 1e9))
 
 
-def fraction_cell(record: Record) -> Cell:
+def fraction_cell(record: Record, spread: bool = True) -> Cell:
     if "fraction" not in record:
         return Cell("")
-    low, high = record.get("fraction_min"), record.get("fraction_max")
-    spread = f" ({100 * low:.0f} to {100 * high:.0f})" if low is not None and high is not None else ""
-    return Cell(percent_text(record["fraction"]) + spread)
+    text = percent_text(record["fraction"])
+    if spread:
+        text += f" ({100 * record['fraction_min']:.0f} to {100 * record['fraction_max']:.0f})"
+    return Cell(text)
 
 
 def case_cell(record: Record) -> Cell:
@@ -158,13 +160,13 @@ def note(section: str, records: list[Record]) -> str:
 # --- tables of a section ----------------------------------------------------------------------------------------------
 
 
-def own_columns(records: list[Record]) -> dict[str, Any]:
+def own_columns(records: list[Record], spread: bool = True) -> dict[str, Callable[[Record], Cell]]:
     """Columns of the subject: time, and GB/s and the fraction of the roofline where any record has them."""
-    columns = {records[0]["subject"]: time_cell}
+    columns: dict[str, Callable[[Record], Cell]] = {records[0]["subject"]: time_cell}
     if any("bytes_per_second" in record for record in records):
         columns["GB/s"] = rate_cell
     if any("fraction" in record for record in records):
-        columns["of roofline"] = fraction_cell
+        columns["of roofline"] = partial(fraction_cell, spread=spread)
     return columns
 
 
@@ -184,17 +186,19 @@ def few_peers_table(records: list[Record], title: str = "") -> Table:
 
 
 def summary_table(records: list[Record]) -> Table:
-    """A row a case: the best two of many peers, and all that are faster than fastopt or wrong."""
-    columns = own_columns(records)
+    """A row a case: the best two of many peers, then the others that are faster than fastopt, and who is wrong."""
+    columns = own_columns(records, spread=False)
     rows = []
     for record in records:
         ranked = list(findings.ranked(record).items())
-        faster = [f"{name} {number_text(result['ratio'])}x" for name, result in findings.faster(record).items()]
+        shown = {name for name, _ in ranked[:2]}
+        others = {name: result for name, result in findings.faster(record).items() if name not in shown}
+        faster = [f"{name} {number_text(result['ratio'])}x" for name, result in others.items()]
         wrong = [f"WRONG: {name}" for name, result in record["peers"].items() if "wrong" in result]
-        bad = Cell(", ".join(wrong + faster), "wrong" if wrong else "loss" if faster else "")
+        rest = Cell(", ".join(wrong + faster), "wrong" if wrong else "loss" if faster else "")
         own = [case_cell(record), *(make(record) for make in columns.values())]
-        rows.append([*own, ranked_cell(ranked, 0), ranked_cell(ranked, 1), bad])
-    return Table(["case", *columns, "best peer", "second", "faster than fastopt"], rows)
+        rows.append([*own, ranked_cell(ranked, 0, spread=True), ranked_cell(ranked, 1, spread=False), rest])
+    return Table(["case", *columns, "best peer", "second", "faster as well"], rows)
 
 
 def by_variant(records: list[Record]) -> dict[str, list[Record]]:
@@ -209,8 +213,7 @@ def variant_table(title: str, records: list[Record]) -> Table:
     """All peers of one variant: a row a peer, a column a case."""
     variant = records[0]["variant"]
     headers = ["", *(case_cell(record).text.removeprefix(variant).removeprefix(", ") for record in records)]
-    names = {make: name for name, make in own_columns(records).items()}
-    rows = [[Cell(name), *map(make, records)] for make, name in names.items()]
+    rows = [[Cell(name), *map(make, records)] for name, make in own_columns(records).items()]
     if any("roofline" in record for record in records):
         seconds = [record.get("roofline", {}).get("seconds") for record in records]
         rows.append([Cell("roofline"), *(Cell("" if each is None else seconds_text(each)) for each in seconds)])
@@ -237,6 +240,7 @@ def section_tables(records: list[Record], brief: bool) -> list[Table]:
     """What one section found; comparisons and measurements may stand in the same section."""
     compared = findings.comparisons(records)
     measured = [record for record in records if "values" in record]
+    compared = [record for each in by_variant(compared).values() for record in each]
     tables = []
     if compared and len(peers_of(compared)) <= FEW:
         tables.append(few_peers_table(compared))
@@ -250,27 +254,31 @@ def section_tables(records: list[Record], brief: bool) -> list[Table]:
 # --- tables about all sections ----------------------------------------------------------------------------------------
 
 
+def target_row(target: targets.Target, found: tuple[str, float] | None) -> list[Cell]:
+    if found is None:
+        measured = Cell(NOT_MEASURED)
+    else:
+        case, value = found
+        mark = "win" if target.is_met_by(value) else "loss"
+        which = "" if case == target.cases else f" ({case})"
+        measured = Cell(f"{number_text(value)}{'' if mark == 'win' else ' missed'}{which}", mark)
+    return [Cell(target.section), Cell(target.cases), Cell(target.column), Cell(target.wanted), measured]
+
+
 def target_section(records: list[Record], brief: bool) -> Section | None:
     """Every target, those that nothing was measured for too; not these in the terminal."""
-    rows = []
-    for target in targets.TARGETS:
-        found = targets.worst(target, records)
-        if found is None:
-            measured = Cell(NOT_MEASURED)
-        else:
-            case, value = found
-            mark = "win" if target.is_met_by(value) else "loss"
-            which = "" if case == target.cases else f" ({case})"
-            measured = Cell(f"{number_text(value)}{'' if mark == 'win' else ' missed'}{which}", mark)
-        if found or not brief:
-            rows.append([Cell(target.section), Cell(target.cases), Cell(target.column), Cell(target.wanted), measured])
+    tables, met = [], []
+    for title, group in targets.GROUPS.items():
+        worst = {target: targets.worst(target, records) for target in group}
+        met += [target.is_met_by(found[1]) for target, found in worst.items() if found]
+        rows = [target_row(target, found) for target, found in worst.items() if found or not brief]
+        if rows:
+            tables.append(Table(["section", "case", "beside", "wanted", "measured"], rows, title))
     note = (
-        "Where a pattern fits several cases, the worst of them. The best peer is the fastest whose results are right "
-        "and whose states are not of 8 bits."
+        f"{sum(met)} of the {len(met)} that were measured are met. Where a pattern fits several cases, the worst of "
+        "them. The best peer is the fastest whose results are right and not approximate (states of 8 bits)."
     )
-    return (
-        Section("Targets", note, [Table(["section", "case", "beside", "wanted", "measured"], rows)]) if rows else None
-    )
+    return Section("Targets", note, tables) if tables else None
 
 
 LOSSES = "Where a peer is faster"

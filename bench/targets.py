@@ -59,14 +59,10 @@ BESIDE_THE_BEST: tuple[Target, ...] = (
     Target(LISTS, "Adam, 500 tensors of 256", BEST, at_least=40),
     Target(HALF_DEAD, "Adam, 1,000,000, step 1,000", BEST, at_least=12),
 )
-"""Beside the best peer of each row."""
-
 BESIDE_THE_ROOFLINE = tuple(
     Target(section, f"*, {workload}", ROOFLINE, at_least=0.95)
     for section, workload in ((FLAT, f"{TEN_MILLION:,}"), (FLAT, f"{HUNDRED_MILLION:,}"), (LISTS, GPT2))
 )
-"""Where memory is what a step waits for: its fraction of a loop that only moves the bytes."""
-
 BESIDE_ONE_PEER: tuple[Target, ...] = (
     *_ratios(FLAT, "Adam", "torch fused", {THOUSAND: 30, 10**4: 5, 10**5: 2, MILLION: 1.25, TEN_MILLION: 1.25}),
     *_ratios(FLAT, "Adam", "torch fused", {HUNDRED_MILLION: 1.1}),
@@ -104,9 +100,11 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     Target("Start and memory", "steps", "blocks kept per step", at_most=0),
     Target("Start and memory", "steps", "memory growth", at_most=0),
 )
-"""Beside a peer of their choice, and what has no peer."""
-
-TARGETS = BESIDE_THE_BEST + BESIDE_THE_ROOFLINE + BESIDE_ONE_PEER
+GROUPS = {
+    "Beside the best peer of each row": BESIDE_THE_BEST,
+    "Of the roofline, where a step waits for memory": BESIDE_THE_ROOFLINE,
+    "Beside one peer, or alone": BESIDE_ONE_PEER,
+}
 
 
 def _value(target: Target, record: dict[str, Any]) -> float | None:
