@@ -31,25 +31,29 @@ def take_steps(problem: Problem, runners: dict[str, Runner]) -> dict[str, list[f
     return seconds
 
 
-def difference(mine: list[np.ndarray], theirs: list[np.ndarray], relative: float = RELATIVE) -> str | None:
+def difference(
+    mine: list[np.ndarray], theirs: list[np.ndarray], relative: float = RELATIVE, absolute: float = ABSOLUTE
+) -> str | None:
     """Where two lists of parameters first disagree, in words; None when they agree. NaN agrees with nothing."""
     for index, (left, right) in enumerate(zip(mine, theirs, strict=True)):
         left, right = left.reshape(-1), right.reshape(-1)
         for start in range(0, left.size, CHUNK):
             a, b = left[start : start + CHUNK], right[start : start + CHUNK]
             with np.errstate(invalid="ignore"):
-                agrees = np.abs(a - b) <= ABSOLUTE + relative * np.abs(b)
+                agrees = np.abs(a - b) <= absolute + relative * np.abs(b)
             if not agrees.all():
                 first = int(np.argmin(agrees))
                 return f"tensor {index}, element {start + first}: {a[first]} and {b[first]}"
     return None
 
 
-def disagreement(problem: Problem, ours: Runner, theirs: Runner, relative: float = RELATIVE) -> str | None:
+def disagreement(
+    problem: Problem, ours: Runner, theirs: Runner, relative: float = RELATIVE, absolute: float | None = None
+) -> str | None:
     """What is wrong with two runners that have taken the same steps, or None."""
     if ours.results is None or theirs.results is None:
         return None
     mine = ours.results()
     if difference(mine, problem.params) is None:
         return "no parameter was updated"
-    return difference(mine, theirs.results(), relative)
+    return difference(mine, theirs.results(), relative, ABSOLUTE if absolute is None else absolute)

@@ -226,8 +226,7 @@ def measure_batch(
     ours = runners.pop(subject.name)
     wrong = {}
     for peer in peers:
-        limit = relative if peer.relative is None else peer.relative
-        difference = check.disagreement(problem, ours, runners[peer.name], limit)
+        difference = check.disagreement(problem, ours, runners[peer.name], relative, peer.absolute)
         if difference:
             wrong[peer.name] = difference
             del runners[peer.name]

@@ -37,12 +37,12 @@ class Runner:
 class Peer:
     """One way to run an optimizer. `unavailable` says why it cannot run a problem, or None when it can.
 
-    `approximate`: its states have fewer bits, so it is no peer to be ahead of; `relative`: by how much its results
-    may then differ, in place of what the case allows.
+    `approximate`: its states have fewer bits, so it is no peer to be ahead of; `absolute`: by how much its results
+    may then differ, in place of `check.ABSOLUTE`.
     """
 
     name: str
     start: Callable[[Problem], Runner]
     unavailable: Callable[[Problem], str | None] = lambda problem: None
     approximate: bool = False
-    relative: float | None = None
+    absolute: float | None = None

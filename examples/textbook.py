@@ -1,54 +1,179 @@
-"""The update rules as a user writes them in NumPy from the textbook: what fastopt is compared with.
+"""The update rules as a careful user writes them in NumPy from the textbook: what fastopt is compared with.
 
-One class for each optimizer, in its default variant, with torch.optim's names and arithmetic. They are written
-independently of `kernels/rules.py`, so they check fastopt as well (run in float64, where rounding hardly counts).
+One function for each rule, of arrays that it updates in place and of numbers, and one class for each optimizer, with
+torch.optim's names and arithmetic. `numba.njit` compiles the functions as they are; `bench/` measures both. They are
+written independently of `kernels/rules.py`, so they check fastopt as well: in float64, where rounding hardly counts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
+# --- the rules: params, grads, the arrays that are kept, numbers ------------------------------------------------------
 
-class Textbook(Protocol):
-    """Updates the array that it was created with, in place."""
+# Types are left out, so that NumPy's arrays and Numba's have the same functions. `rest` is 1 - beta: in Numba, 1 less a
+# float32 is a float64, and then everything is.
+
+
+def sgd(params, grads, lr):  # type: ignore[no-untyped-def]
+    params -= lr * grads
+
+
+def sgd_momentum(params, grads, buffer, lr, momentum):  # type: ignore[no-untyped-def]
+    buffer *= momentum
+    buffer += grads
+    params -= lr * buffer
+
+
+def sgd_nesterov(params, grads, buffer, lr, momentum):  # type: ignore[no-untyped-def]
+    buffer *= momentum
+    buffer += grads
+    params -= lr * (grads + momentum * buffer)
+
+
+def adam(params, grads, mean, mean_square, beta1, rest1, beta2, rest2, keep, rate, root, eps):  # type: ignore[no-untyped-def]
+    if keep != 1:
+        params *= keep
+    mean *= beta1
+    mean += rest1 * grads
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    params -= rate * mean / (np.sqrt(mean_square) / root + eps)
+
+
+def rmsprop(params, grads, mean_square, alpha, rest, lr, eps):  # type: ignore[no-untyped-def]
+    mean_square *= alpha
+    mean_square += rest * np.square(grads)
+    params -= lr * grads / (np.sqrt(mean_square) + eps)
+
+
+def adagrad(params, grads, sum_of_squares, lr, eps):  # type: ignore[no-untyped-def]
+    sum_of_squares += np.square(grads)
+    params -= lr * grads / (np.sqrt(sum_of_squares) + eps)
+
+
+def rprop(params, grads, previous, sizes, smaller, larger, smallest, largest):  # type: ignore[no-untyped-def]
+    agreement = grads * previous
+    sizes *= np.where(agreement > 0, larger, np.where(agreement < 0, smaller, np.ones_like(sizes)))
+    sizes[:] = np.minimum(np.maximum(sizes, smallest), largest)
+    previous[:] = np.where(agreement < 0, np.zeros_like(grads), grads)
+    params -= np.sign(previous) * sizes
+
+
+def adadelta(params, grads, mean_square, mean_square_step, rho, rest, lr, eps):  # type: ignore[no-untyped-def]
+    mean_square *= rho
+    mean_square += rest * np.square(grads)
+    step = np.sqrt((mean_square_step + eps) / (mean_square + eps)) * grads
+    mean_square_step *= rho
+    mean_square_step += rest * np.square(step)
+    params -= lr * step
+
+
+def adamax(params, grads, mean, largest, beta1, rest1, beta2, rate, eps):  # type: ignore[no-untyped-def]
+    mean *= beta1
+    mean += rest1 * grads
+    largest[:] = np.maximum(beta2 * largest, np.abs(grads) + eps)
+    params -= rate * mean / largest
+
+
+def nadam(params, grads, mean, mean_square, beta1, rest1, beta2, rest2, mean_rate, grad_rate, root, eps):  # type: ignore[no-untyped-def]
+    mean *= beta1
+    mean += rest1 * grads
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    params -= (mean_rate * mean + grad_rate * grads) / (np.sqrt(mean_square) / root + eps)
+
+
+def radam(params, grads, mean, mean_square, beta1, rest1, beta2, rest2, rectified, rate, eps):  # type: ignore[no-untyped-def]
+    mean *= beta1
+    mean += rest1 * grads
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    if rectified:
+        params -= rate * mean / (np.sqrt(mean_square) + eps)
+    else:
+        params -= rate * mean
+
+
+def lion(params, grads, mean, beta1, rest1, beta2, rest2, lr):  # type: ignore[no-untyped-def]
+    params -= lr * np.sign(beta1 * mean + rest1 * grads)
+    mean *= beta2
+    mean += rest2 * grads
+
+
+# --- the optimizers ---------------------------------------------------------------------------------------------------
+
+
+class Textbook:
+    """Updates the array that it was created with, in place, by `update`: one of the functions above.
+
+    `states` is how many arrays of zeros it keeps.
+    """
+
+    update: Callable[..., None]
+
+    def __init__(self, params: np.ndarray, states: int) -> None:
+        self.params = params
+        self.states = [np.zeros_like(params) for _ in range(states)]
+        self.steps = 0
+
+    def numbers(self) -> tuple[float, ...]:
+        """The last arguments of `update`, for step number `steps`, which counts from 1."""
+        raise NotImplementedError
 
     def step(self, grads: np.ndarray) -> None:
         """One update by these gradients."""
+        self.steps += 1
+        self.update(self.params, grads, *self.states, *self.numbers())
 
 
-class SGD:
-    """Stochastic gradient descent without momentum."""
+class SGD(Textbook):
+    """Stochastic gradient descent."""
 
-    def __init__(self, params: np.ndarray, lr: float = 1e-3) -> None:
-        self.params, self.lr = params, lr
+    def __init__(self, params: np.ndarray, lr: float = 1e-3, momentum: float = 0.0, nesterov: bool = False) -> None:
+        super().__init__(params, 1 if momentum else 0)
+        self.coefficients = (lr, momentum) if momentum else (lr,)
+        self.update = (sgd_nesterov if nesterov else sgd_momentum) if momentum else sgd
 
-    def step(self, grads: np.ndarray) -> None:
-        self.params -= self.lr * grads
+    def numbers(self) -> tuple[float, ...]:
+        return self.coefficients
 
 
-class Adam:
+class Adam(Textbook):
     """Adam with the bias corrections on the two averages."""
+
+    update = staticmethod(adam)
+    weight_decay = 0.0
 
     def __init__(
         self, params: np.ndarray, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
-        self.params, self.lr, self.betas, self.eps = params, lr, betas, eps
-        self.mean = np.zeros_like(params)
-        self.mean_square = np.zeros_like(params)
-        self.steps = 0
+        super().__init__(params, 2)
+        self.lr, self.betas, self.eps = lr, betas, eps
 
-    def step(self, grads: np.ndarray) -> None:
-        self.steps += 1
+    @property
+    def averaging(self) -> tuple[float, float, float, float]:
+        """What is kept of each average, and what is new in it."""
         beta1, beta2 = self.betas
-        self.mean = beta1 * self.mean + (1 - beta1) * grads
-        self.mean_square = beta2 * self.mean_square + (1 - beta2) * grads**2
-        mean = self.mean / (1 - beta1**self.steps)
-        mean_square = self.mean_square / (1 - beta2**self.steps)
-        self.params -= self.lr * mean / (np.sqrt(mean_square) + self.eps)
+        return beta1, 1 - beta1, beta2, 1 - beta2
+
+    @property
+    def correction(self) -> float:
+        """Of the average of squares: what of its weights there is so far."""
+        return 1 - self.betas[1] ** self.steps
+
+    @property
+    def rate(self) -> float:
+        """That of the average of gradients, corrected for what of its weights there is so far."""
+        return self.lr / (1 - self.betas[0] ** self.steps)
+
+    def numbers(self) -> tuple[float, ...]:
+        keep = 1 - self.lr * self.weight_decay
+        return *self.averaging, keep, self.rate, math.sqrt(self.correction), self.eps
 
 
 class AdamW(Adam):
@@ -65,40 +190,37 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps)
         self.weight_decay = weight_decay
 
-    def step(self, grads: np.ndarray) -> None:
-        self.params *= 1 - self.lr * self.weight_decay
-        super().step(grads)
 
-
-class RMSprop:
+class RMSprop(Textbook):
     """RMSprop without momentum, not centered."""
 
+    update = staticmethod(rmsprop)
+
     def __init__(self, params: np.ndarray, lr: float = 1e-2, alpha: float = 0.99, eps: float = 1e-8) -> None:
-        self.params, self.lr, self.alpha, self.eps = params, lr, alpha, eps
-        self.mean_square = np.zeros_like(params)
+        super().__init__(params, 1)
+        self.coefficients = (alpha, 1 - alpha, lr, eps)
 
-    def step(self, grads: np.ndarray) -> None:
-        self.mean_square = self.alpha * self.mean_square + (1 - self.alpha) * grads**2
-        self.params -= self.lr * grads / (np.sqrt(self.mean_square) + self.eps)
+    def numbers(self) -> tuple[float, ...]:
+        return self.coefficients
 
 
-class Adagrad:
+class Adagrad(Textbook):
     """Adagrad."""
 
+    update = staticmethod(adagrad)
+
     def __init__(self, params: np.ndarray, lr: float = 1e-2, lr_decay: float = 0.0, eps: float = 1e-10) -> None:
-        self.params, self.lr, self.lr_decay, self.eps = params, lr, lr_decay, eps
-        self.sum_of_squares = np.zeros_like(params)
-        self.steps = 0
+        super().__init__(params, 1)
+        self.lr, self.lr_decay, self.eps = lr, lr_decay, eps
 
-    def step(self, grads: np.ndarray) -> None:
-        lr = self.lr / (1 + self.steps * self.lr_decay)
-        self.steps += 1
-        self.sum_of_squares += grads**2
-        self.params -= lr * grads / (np.sqrt(self.sum_of_squares) + self.eps)
+    def numbers(self) -> tuple[float, ...]:
+        return self.lr / (1 + (self.steps - 1) * self.lr_decay), self.eps
 
 
-class Rprop:
+class Rprop(Textbook):
     """Rprop without weight backtracking: a gradient that has changed its sign is not used."""
+
+    update = staticmethod(rprop)
 
     def __init__(
         self,
@@ -107,58 +229,45 @@ class Rprop:
         etas: tuple[float, float] = (0.5, 1.2),
         step_sizes: tuple[float, float] = (1e-6, 50.0),
     ) -> None:
-        self.params, self.etas, self.step_sizes = params, etas, step_sizes
-        self.previous = np.zeros_like(params)
-        self.sizes = np.full_like(params, lr)
+        super().__init__(params, 2)
+        self.states[1][...] = lr
+        self.coefficients = (*etas, *step_sizes)
 
-    def step(self, grads: np.ndarray) -> None:
-        smaller, larger = self.etas
-        agreement = grads * self.previous
-        factor = np.ones_like(self.params)
-        factor[agreement > 0] = larger
-        factor[agreement < 0] = smaller
-        self.sizes = np.clip(self.sizes * factor, *self.step_sizes)
-        grads = np.where(agreement < 0, 0, grads)
-        self.params -= np.sign(grads) * self.sizes
-        self.previous = grads
+    def numbers(self) -> tuple[float, ...]:
+        return self.coefficients
 
 
-class Adadelta:
+class Adadelta(Textbook):
     """Adadelta: the rate of each element is the root of the average of its squared steps."""
 
+    update = staticmethod(adadelta)
+
     def __init__(self, params: np.ndarray, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6) -> None:
-        self.params, self.lr, self.rho, self.eps = params, lr, rho, eps
-        self.mean_square = np.zeros_like(params)
-        self.mean_square_step = np.zeros_like(params)
+        super().__init__(params, 2)
+        self.coefficients = (rho, 1 - rho, lr, eps)
 
-    def step(self, grads: np.ndarray) -> None:
-        self.mean_square = self.rho * self.mean_square + (1 - self.rho) * grads**2
-        step = np.sqrt((self.mean_square_step + self.eps) / (self.mean_square + self.eps)) * grads
-        self.mean_square_step = self.rho * self.mean_square_step + (1 - self.rho) * step**2
-        self.params -= self.lr * step
+    def numbers(self) -> tuple[float, ...]:
+        return self.coefficients
 
 
-class Adamax:
+class Adamax(Adam):
     """Adam with the largest gradient, which decays, in place of the root of the average of squares."""
+
+    update = staticmethod(adamax)
 
     def __init__(
         self, params: np.ndarray, lr: float = 2e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
     ) -> None:
-        self.params, self.lr, self.betas, self.eps = params, lr, betas, eps
-        self.mean = np.zeros_like(params)
-        self.largest = np.zeros_like(params)
-        self.steps = 0
+        super().__init__(params, lr, betas, eps)
 
-    def step(self, grads: np.ndarray) -> None:
-        self.steps += 1
-        beta1, beta2 = self.betas
-        self.mean = beta1 * self.mean + (1 - beta1) * grads
-        self.largest = np.maximum(beta2 * self.largest, np.abs(grads) + self.eps)
-        self.params -= self.lr * self.mean / (1 - beta1**self.steps) / self.largest
+    def numbers(self) -> tuple[float, ...]:
+        return *self.averaging[:3], self.rate, self.eps
 
 
-class NAdam:
+class NAdam(Adam):
     """Adam with Nesterov's momentum."""
+
+    update = staticmethod(nadam)
 
     def __init__(
         self,
@@ -168,65 +277,47 @@ class NAdam:
         eps: float = 1e-8,
         momentum_decay: float = 4e-3,
     ) -> None:
-        self.params, self.lr, self.betas, self.eps, self.momentum_decay = params, lr, betas, eps, momentum_decay
-        self.mean = np.zeros_like(params)
-        self.mean_square = np.zeros_like(params)
+        super().__init__(params, lr, betas, eps)
+        self.momentum_decay = momentum_decay
         self.product = 1.0
-        self.steps = 0
 
     def momentum(self, step: int) -> float:
         return self.betas[0] * (1 - 0.5 * math.pow(0.96, step * self.momentum_decay))
 
-    def step(self, grads: np.ndarray) -> None:
-        self.steps += 1
-        beta1, beta2 = self.betas
+    def numbers(self) -> tuple[float, ...]:
         now, following = self.momentum(self.steps), self.momentum(self.steps + 1)
         self.product *= now
-        self.mean = beta1 * self.mean + (1 - beta1) * grads
-        self.mean_square = beta2 * self.mean_square + (1 - beta2) * grads**2
-        mean = following * self.mean / (1 - self.product * following) + (1 - now) * grads / (1 - self.product)
-        mean_square = self.mean_square / (1 - beta2**self.steps)
-        self.params -= self.lr * mean / (np.sqrt(mean_square) + self.eps)
+        mean_rate = self.lr * following / (1 - self.product * following)
+        grad_rate = self.lr * (1 - now) / (1 - self.product)
+        return *self.averaging, mean_rate, grad_rate, math.sqrt(self.correction), self.eps
 
 
-class RAdam:
+class RAdam(Adam):
     """Adam, rectified: while the average of squares has seen too few of them, it is not divided by."""
 
-    def __init__(
-        self, params: np.ndarray, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-    ) -> None:
-        self.params, self.lr, self.betas, self.eps = params, lr, betas, eps
-        self.mean = np.zeros_like(params)
-        self.mean_square = np.zeros_like(params)
-        self.steps = 0
+    update = staticmethod(radam)
 
-    def step(self, grads: np.ndarray) -> None:
-        self.steps += 1
-        beta1, beta2 = self.betas
-        self.mean = beta1 * self.mean + (1 - beta1) * grads
-        self.mean_square = beta2 * self.mean_square + (1 - beta2) * grads**2
-        mean = self.mean / (1 - beta1**self.steps)
+    def numbers(self) -> tuple[float, ...]:
+        beta2 = self.betas[1]
         longest = 2 / (1 - beta2) - 1
-        length = longest - 2 * self.steps * beta2**self.steps / (1 - beta2**self.steps)
+        length = longest - 2 * self.steps * beta2**self.steps / self.correction
         if length <= 5:
-            self.params -= self.lr * mean
-            return
+            return *self.averaging, 0.0, self.rate, self.eps
         variance = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-        scale = np.sqrt(variance * (1 - beta2**self.steps)) / (np.sqrt(self.mean_square) + self.eps)
-        self.params -= self.lr * mean * scale
+        return *self.averaging, 1.0, self.rate * math.sqrt(variance * self.correction), self.eps
 
 
-class Lion:
+class Lion(Textbook):
     """The sign of a momentum."""
 
-    def __init__(self, params: np.ndarray, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99)) -> None:
-        self.params, self.lr, self.betas = params, lr, betas
-        self.mean = np.zeros_like(params)
+    update = staticmethod(lion)
 
-    def step(self, grads: np.ndarray) -> None:
-        beta1, beta2 = self.betas
-        self.params -= self.lr * np.sign(beta1 * self.mean + (1 - beta1) * grads)
-        self.mean = beta2 * self.mean + (1 - beta2) * grads
+    def __init__(self, params: np.ndarray, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+        super().__init__(params, 1)
+        self.coefficients = (betas[0], 1 - betas[0], betas[1], 1 - betas[1], lr)
+
+    def numbers(self) -> tuple[float, ...]:
+        return self.coefficients
 
 
 TEXTBOOK: dict[str, Callable[..., Textbook]] = {

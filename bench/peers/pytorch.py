@@ -1,4 +1,4 @@
-"""Other people's optimizers: the table to which a new peer is added as a row."""
+"""PyTorch's optimizers: one tensor after the other, foreach, fused, and compiled."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import logging
+import os
+import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .cases import Problem
-from .runner import Peer, Runner
+from ..cases import Problem
+from ..runner import Peer, Runner
 
 
 def unavailable_in(package: str, **options: object) -> Callable[[Problem], str | None]:
@@ -126,5 +130,46 @@ def three_calls(refilled: bool) -> Peer:
 
 TORCH_CLIP_STEP_ZERO = three_calls(refilled=False)
 
-PEERS: tuple[Peer, ...] = (TORCH_DEFAULT, TORCH_FOREACH, TORCH_FUSED)
-"""Whom fastopt is compared with in every case. To measure one more, add a row."""
+
+# --- torch.compile ----------------------------------------------------------------------------------------------------
+
+MOST_TENSORS = 200
+"""Compiling takes some 0.25 seconds for each tensor on two processors: 20 for 100, more than 200 for 500."""
+
+
+def cannot_compile(problem: Problem) -> str | None:
+    reason = unavailable_in("torch.optim", **TORCH["torch foreach"])(problem)
+    if reason:
+        return reason
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler.split()[0]) is None:
+        return f"torch.compile needs a C++ compiler: there is no {compiler}"
+    n_tensors = len(problem.params)
+    return f"compiling a step of {n_tensors} tensors takes minutes" if n_tensors > MOST_TENSORS else None
+
+
+@functools.cache
+def quieten_compiler() -> None:
+    """What it warns of is in torch itself: an import of its own, a profiler's label that it leaves out."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script_method", category=DeprecationWarning)
+        importlib.import_module("torch.utils.mkldnn")
+    importlib.import_module("torch._logging").set_logs(dynamo=logging.ERROR)
+
+
+def start_compiled(problem: Problem) -> Runner:
+    """torch.compile of the step of the foreach optimizer, as torch's tutorial on compiled optimizers has it.
+
+    It is compiled by the first step; with a momentum, whose first step is another, by the second as well. Rates are
+    plain numbers: as tensors they would be for schedulers, so that a new value compiles nothing. Here none changes.
+    """
+    import torch
+
+    quieten_compiler()
+    torch._dynamo.reset()  # what earlier cases compiled counts against a limit
+    tensors = Tensors.of(problem)
+    step = torch.compile(tensors.optimizer("torch.optim", **TORCH["torch foreach"]).step)
+    return Runner(step, tensors.results, tensors.take_gradients)
+
+
+TORCH_COMPILE = Peer("torch compile", start_compiled, cannot_compile)

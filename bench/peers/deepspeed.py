@@ -1,0 +1,66 @@
+"""DeepSpeed's optimizers for the CPU: C++ with AVX and OpenMP, over torch's parameters.
+
+The package compiles them when they are first used, which takes a minute or so and is kept on disk; that is part of the
+installation, so it is no part of the first step. They are made for ZeRO-Offload, but are ordinary torch optimizers.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import warnings
+from typing import Any
+
+from ..cases import Problem
+from ..runner import Peer, Runner
+from .library import ADAGRAD, ADAM, ADAMW, AMSGRAD, AMSGRADW, Library, first_line, settings
+from .pytorch import Tensors
+
+ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay")
+OPTIMIZERS: dict[tuple[str, str], tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
+    ADAM: ("deepspeed.ops.adam", "DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": False}),
+    ADAMW: ("deepspeed.ops.adam", "DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": True}),
+    ADAGRAD: ("deepspeed.ops.adagrad", "DeepSpeedCPUAdagrad", ("lr", "eps", "weight_decay"), {}),
+}
+BUILDERS = {"Adam": "CPUAdamBuilder", "AdamW": "CPUAdamBuilder", "Adagrad": "CPUAdagradBuilder"}
+
+
+def choose_accelerator() -> None:
+    """Else it looks for one; only heeded before the import."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+@functools.cache
+def build_failure(builder: str) -> str | None:
+    """Compiles an extension, or finds it compiled; why that is not possible, or None."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            getattr(importlib.import_module("deepspeed.ops.op_builder"), builder)().load(verbose=False)
+        except Exception as error:  # no compiler, no ninja, another torch than it was made for
+            return f"DeepSpeed's extension does not build: {first_line(error)}"
+    return None
+
+
+def start(problem: Problem) -> Runner:
+    module, name, taken, fixed = LIBRARY.optimizer(problem.variant)
+    tensors = Tensors.of(problem)
+    values = settings(problem.variant)
+    with warnings.catch_warnings():
+        # It looks up the processor's name in a forked process, and JAX warns of every fork.
+        warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
+        make = getattr(importlib.import_module(module), name)
+        optimizer = make(tensors.params, **{option: values[option] for option in taken}, **fixed)
+    return Runner(optimizer.step, tensors.results, tensors.take_gradients)
+
+
+LIBRARY = Library(
+    "DeepSpeed",
+    "deepspeed",
+    OPTIMIZERS,
+    others={AMSGRAD: "CPUAdam has no amsgrad", AMSGRADW: "CPUAdam has no amsgrad"},
+    prepare=choose_accelerator,
+    obstacle=lambda problem: build_failure(BUILDERS[problem.variant.optimizer]),
+)
+DEEPSPEED = Peer("DeepSpeed", start, LIBRARY.unavailable)

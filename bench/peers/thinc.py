@@ -1,0 +1,43 @@
+"""thinc's Adam, spaCy's optimizer: Cython, on one thread, whatever number is asked for."""
+
+from __future__ import annotations
+
+from ..cases import Problem, copies
+from ..runner import Peer, Runner
+from .library import ADAM, ANOTHER_FORMULA, Library, settings
+
+LIBRARY = Library(
+    "thinc",
+    "thinc.optimizers",
+    {ADAM: "Adam"},
+    others={
+        "AdamW": f"weights decay after the update: {ANOTHER_FORMULA}",
+        "RAdam": f"counts the steps from 2: {ANOTHER_FORMULA}",
+        "SGD": "only Adam is Cython, the others are NumPy",
+    },
+)
+
+
+def start(problem: Problem) -> Runner:
+    """Without the clipping and the averages that it does by default. Steps leave zeros in the gradients."""
+    from thinc.optimizers import Adam
+
+    values = settings(problem.variant)
+    beta1, beta2 = values["betas"]
+    # Its eps counts for more in the first steps, by 3e-5 of a step at most with the gradients here.
+    optimizer = Adam(values["lr"], beta1=beta1, beta2=beta2, eps=values["eps"], grad_clip=0.0, use_averages=False)
+    params, grads = copies(problem.params), copies(problem.grads)
+    triples = [((index, "W"), *pair) for index, pair in enumerate(zip(params, grads, strict=True))]
+
+    def step() -> None:
+        for key, param, grad in triples:
+            optimizer(key, param, grad)
+
+    def take_gradients() -> None:
+        for mine, given in zip(grads, problem.grads, strict=True):
+            mine[...] = given
+
+    return Runner(step, lambda: params, take_gradients, prepare=take_gradients)
+
+
+THINC = Peer("thinc", start, LIBRARY.unavailable)
