@@ -18,16 +18,16 @@ CHUNK = 1 << 20
 """Elements compared at a time."""
 
 
-def take_steps(problem: Problem, runners: dict[str, Runner]) -> dict[str, float]:
-    """STEPS steps of each, over gradients that change, their signs included; the seconds of each one's last step."""
-    seconds = {}
+def take_steps(problem: Problem, runners: dict[str, Runner]) -> dict[str, list[float]]:
+    """STEPS steps of each, over gradients that change, their signs included; the seconds of each one's steps."""
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(STEPS):
         problem.change_gradients()
         for name, runner in runners.items():
             runner.take_gradients()
             step, start = runner.prepared_step, CLOCK.now()
             step()
-            seconds[name] = CLOCK.now() - start
+            seconds[name].append(CLOCK.now() - start)
     return seconds
 
 

@@ -4,10 +4,14 @@ A record is what one test found out, as plain values for JSON. All have `section
 
 - `variant`, `workload`, `parameters`, `subject`: what ran;
 - `checked`: whether results were compared and agree;
-- `seconds`: a step of fastopt, the median; `bytes_per_second`, where it only moves bytes;
-- `peers`: per name `seconds`, `ratio` (theirs / ours: the median of the pairs), `ratio_min`, `ratio_max`; or `wrong`,
-  what the results disagree in, and then it was not timed; or `unavailable`, the reason;
-- `best_peer` and its `ratio`, `ratio_min`, `ratio_max`.
+- `seconds`: a step of fastopt, the median; `first_seconds`: making the optimizer, and its first step;
+- `peers`: per name `seconds`, `first_seconds`, `ratio` (theirs / ours: the median of the pairs), `ratio_min`,
+  `ratio_max`; or `wrong`, what the results disagree in, and then it was not timed; or `unavailable`, the reason;
+- `best_peer` and its `ratio`, `ratio_min`, `ratio_max`, where a peer was timed whose results are not approximate.
+
+Where a step only moves parameters, gradients and states: `bytes_per_second`, here and per peer; and from 100,000
+parameters on `roofline`, the `seconds` of a loop that only moves these bytes, and `fraction` (its time / ours, the
+median of the pairs), `fraction_min`, `fraction_max`, per peer `fraction`.
 
 A measurement has `values`: per label a number and its unit. The `record` fixture adds `busy`: how many processors other
 work used in the meantime.
@@ -31,6 +35,7 @@ from .cases import FLOAT32, Problem, Variant, Workload
 from .clock import CLOCK
 from .own import FASTOPT
 from .peers import PEERS
+from .roofline import ROOFLINE
 from .runner import Peer, Runner
 
 Record = dict[str, Any]
@@ -56,7 +61,29 @@ class Settings:
 
     n_threads: int
     seconds: float
-    """About how long a case is measured, its preparation not counted."""
+    """About how long each side of a case is measured, its preparation not counted."""
+
+
+Run = Callable[[Callable[[], Any], int, int, Callable[[], None]], list[float]]
+"""Times (a step, how many rounds, steps in each, what to do after each round): the seconds of a step, per round."""
+
+
+def pytest_benchmark_run(benchmark: BenchmarkFixture) -> Run:
+    """By pytest-benchmark, which can be asked once a test. Empty with --benchmark-disable."""
+
+    def run(step: Callable[[], Any], rounds: int, steps: int, after: Callable[[], None]) -> list[float]:
+        benchmark.pedantic(step, rounds=rounds, iterations=steps, teardown=after)
+        return [] if benchmark.stats is None else list(benchmark.stats.stats.data)
+
+    return run
+
+
+def plain_run(step: Callable[[], Any], rounds: int, steps: int, after: Callable[[], None]) -> list[float]:
+    seconds = []
+    for _ in range(rounds):
+        seconds.append(time_steps(step, steps))
+        after()
+    return seconds
 
 
 @dataclass
@@ -112,12 +139,21 @@ def make_turn(runner: Runner, step_seconds: float) -> Turn:
     return Turn(runner, step_seconds)
 
 
+@dataclass
+class Timed:
+    """The seconds of a step, turn by turn, of ours and of each peer; and of everyone's first."""
+
+    ours: list[float]
+    peers: dict[str, list[float]]
+    first_seconds: dict[str, float]
+    wrong: dict[str, str]
+
+
 def take_turns(
-    benchmark: BenchmarkFixture, settings: Settings, ours: Turn, peers: dict[str, Turn]
+    run: Run, settings: Settings, ours: Turn, peers: dict[str, Turn]
 ) -> tuple[list[float], dict[str, list[float]]]:
     """Time ours, theirs, ours, theirs...; the seconds of a step, for each turn. Slow peers leave after fewer rounds."""
-    share = settings.seconds / (1 + len(peers))
-    rounds = {name: turn.rounds(share) for name, turn in peers.items()}
+    rounds = {name: turn.rounds(settings.seconds) for name, turn in peers.items()}
     seconds: dict[str, list[float]] = {name: [] for name in peers}
 
     def others() -> None:
@@ -127,39 +163,65 @@ def take_turns(
         ours.get_ready()
 
     ours.get_ready()
-    benchmark.pedantic(
-        ours.runner.prepared_step,
-        rounds=max(rounds.values(), default=LEAST_PAIRS),
-        iterations=ours.steps,
-        teardown=others,
-    )
-    if benchmark.stats is None:  # --benchmark-disable
-        return [ours.step_seconds], {name: [turn.step_seconds] for name, turn in peers.items()}
-    return list(benchmark.stats.stats.data), seconds
+    mine = run(ours.runner.prepared_step, max(rounds.values(), default=LEAST_PAIRS), ours.steps, others)
+    return mine or [ours.step_seconds], {name: found or [peers[name].step_seconds] for name, found in seconds.items()}
 
 
-def compared(ours: list[float], theirs: list[float]) -> Record:
-    """Their time and the ratios, pair by pair; where one of the two has more rounds, its last ones are left out."""
-    ratios = [their / our for our, their in zip(ours, theirs, strict=False)]
-    return {
-        "seconds": statistics.median(theirs),
-        "ratio": statistics.median(ratios),
-        "ratio_min": min(ratios),
-        "ratio_max": max(ratios),
-    }
+def quotients(numerators: list[float], denominators: list[float], name: str) -> Record:
+    """Pair by pair: the median, the least and the greatest; where one has more rounds, its last ones are left out."""
+    found = [above / below for above, below in zip(numerators, denominators, strict=False)]
+    return {name: statistics.median(found), f"{name}_min": min(found), f"{name}_max": max(found)}
 
 
-def memory_shortage(variant: Variant, workload: Workload, sides: int) -> str | None:
-    """Why there is not enough memory for so many optimizers at once, or None; Linux only."""
+def available_memory() -> float:
+    """Bytes; infinite where the system does not say. Linux only."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
-        return None
-    available = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    shared, temporary = 3, 3  # the numbers that cases start from, the gradients; what torch needs during a step
-    arrays = shared + temporary + sides * (2 + len(variant.states))
-    needed = arrays * workload.size * FLOAT32.itemsize
-    return None if needed < available else f"needs {needed / 1e9:.1f} GB of memory, {available / 1e9:.1f} are available"
+        return math.inf
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+
+
+SHARED_ARRAYS = 3
+"""Of a problem: the numbers that cases start from, and the gradients."""
+
+TEMPORARY_ARRAYS = 4
+"""What a peer may need during a step beyond what it keeps."""
+
+
+def sides_in_memory(variant: Variant, workload: Workload) -> int:
+    """How many optimizers there is memory for at once."""
+    n_bytes = workload.size * FLOAT32.itemsize
+    free = available_memory() - (SHARED_ARRAYS + TEMPORARY_ARRAYS) * n_bytes
+    return int(min(free / ((2 + len(variant.states)) * n_bytes), 1000))
+
+
+def batches(peers: tuple[Peer, ...], size: int) -> list[tuple[Peer, ...]]:
+    return [peers[first : first + size] for first in range(0, len(peers), size)]
+
+
+def measure_batch(
+    run: Run, settings: Settings, problem: Problem, subject: Peer, peers: tuple[Peer, ...], relative: float
+) -> Timed:
+    """Start, check, and time in turns, the subject and those peers that agree with it."""
+    first_seconds, runners = {}, {}
+    for peer in (subject, *peers):
+        start = CLOCK.now()
+        runners[peer.name] = peer.start(problem)
+        first_seconds[peer.name] = CLOCK.now() - start
+    taken = check.take_steps(problem, runners)
+    ours = runners.pop(subject.name)
+    wrong = {}
+    for peer in peers:
+        limit = relative if peer.relative is None else peer.relative
+        difference = check.disagreement(problem, ours, runners[peer.name], limit)
+        if difference:
+            wrong[peer.name] = difference
+            del runners[peer.name]
+    turns = {name: make_turn(runner, taken[name][-1]) for name, runner in runners.items()}
+    mine, theirs = take_turns(run, settings, make_turn(ours, taken[subject.name][-1]), turns)
+    first_seconds = {name: seconds + taken[name][0] for name, seconds in first_seconds.items()}
+    return Timed(mine, theirs, first_seconds, wrong)
 
 
 def compare(
@@ -173,54 +235,69 @@ def compare(
     label: str = "",
     relative: float = check.RELATIVE,
     only_moves: bool = True,
+    n_threads: int | None = None,
 ) -> Record:
-    """Check a subject against its peers, then time them in turns.
+    """Check a subject against its peers, then time them in turns; as many at once as there is memory for.
 
-    `label` is added to the case's name; results may differ by `relative`; no GB/s where a step does not only move
-    parameters, gradients and states.
+    `label` is added to the case's name; results may differ by `relative`. `only_moves`: a step reads and writes
+    parameters, gradients and states and nothing else, so bytes and the roofline are looked at. `n_threads`: other than
+    the settings'.
     """
-    shortage = memory_shortage(variant, workload, 1 + len(peers))
-    if shortage:
-        pytest.skip(shortage)
-    problem = Problem.make(variant, workload, settings.n_threads)
+    room = sides_in_memory(variant, workload) - 2  # the subject, the roofline
+    if room < 1:
+        pytest.skip(f"not enough memory: {available_memory() / 1e9:.1f} GB are available")
+    problem = Problem.make(variant, workload, settings.n_threads if n_threads is None else n_threads)
     reason = subject.unavailable(problem)
     if reason:
         pytest.skip(reason)
     results: dict[str, Record] = {}
-    runners: dict[str, Runner] = {}
     for peer in peers:
         reason = peer.unavailable(problem)
         if reason:
             results[peer.name] = {"unavailable": reason}
-        else:
-            runners[peer.name] = peer.start(problem)
-    ours = subject.start(problem)
-    last_seconds = check.take_steps(problem, {subject.name: ours, **runners})
-    for name, runner in list(runners.items()):
-        wrong = check.disagreement(problem, ours, runner, relative)
-        if wrong:
-            results[name] = {"wrong": wrong}
-            del runners[name]
-    turns = {name: make_turn(runner, last_seconds[name]) for name, runner in runners.items()}
-    mine, theirs = take_turns(benchmark, settings, make_turn(ours, last_seconds[subject.name]), turns)
-    timed = {name: compared(mine, seconds) for name, seconds in theirs.items()}
-    results |= timed
-    seconds = statistics.median(mine)
+    there = tuple(peer for peer in peers if peer.name not in results)
+    beside = (ROOFLINE,) if only_moves and not ROOFLINE.unavailable(problem) else ()
+    run, mine, bounds, firsts, approximate = pytest_benchmark_run(benchmark), [], [], [], set()
+    for batch in batches(there, room) or [()]:
+        timed = measure_batch(run, settings, problem, subject, (*batch, *beside), relative)
+        run = plain_run
+        roofline = timed.peers.pop(ROOFLINE.name, [])
+        for name, seconds in timed.peers.items():
+            results[name] = {
+                "seconds": statistics.median(seconds),
+                "first_seconds": timed.first_seconds[name],
+                **quotients(seconds, timed.ours, "ratio"),
+            }
+            if roofline:
+                results[name]["fraction"] = quotients(roofline, seconds, "fraction")["fraction"]
+        results |= {name: {"wrong": difference} for name, difference in timed.wrong.items()}
+        approximate |= {peer.name for peer in batch if peer.approximate}
+        firsts.append(timed.first_seconds[subject.name])
+        bounds += zip(roofline, timed.ours, strict=False)
+        mine += timed.ours
     record: Record = {
         "section": section,
         "name": ", ".join(filter(None, (variant.name, workload.name, label))),
         "variant": variant.name,
         "workload": workload.name,
         "parameters": workload.size,
+        "threads": problem.n_threads,
         "subject": subject.name,
         "checked": all("wrong" not in result for result in results.values()),
-        "seconds": seconds,
+        "seconds": statistics.median(mine),
+        "first_seconds": statistics.median(firsts),
         "peers": {peer.name: results[peer.name] for peer in peers},
     }
+    timed_peers = [each for each in record["peers"].values() if "seconds" in each]
     if only_moves:
-        record["bytes_per_second"] = variant.bytes_per_parameter * workload.size / seconds
-    if timed:
-        best = min(timed, key=lambda name: timed[name]["seconds"])
+        for each in (record, *timed_peers):
+            each["bytes_per_second"] = variant.bytes_per_parameter * workload.size / each["seconds"]
+    if bounds:
+        record["roofline"] = {"seconds": statistics.median(bound for bound, _ in bounds)}
+        record |= quotients(*map(list, zip(*bounds, strict=True)), "fraction")
+    candidates = {name: each for name, each in results.items() if "seconds" in each and name not in approximate}
+    if candidates:
+        best = min(candidates, key=lambda name: candidates[name]["ratio"])
         record["best_peer"] = best
-        record |= {key: timed[best][key] for key in ("ratio", "ratio_min", "ratio_max")}
+        record |= {key: candidates[best][key] for key in ("ratio", "ratio_min", "ratio_max")}
     return record

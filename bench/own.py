@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,24 @@ import fastopt
 from fastopt.arrays import empty_aligned
 from fastopt.kernels import backends
 
-from . import move
 from .cases import Problem, copies
 from .peers import MAX_GRAD_NORM
 from .runner import Peer, Runner
 
 LEARNING_STEPS = 4
 """So many steps first: the third and fourth are on one thread, to learn what that takes."""
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """What is made within uses all its threads in each step, however small that is and however long it takes."""
+    from fastopt.kernels import native
+
+    before = native.set_thread_policy(1e-6, False)
+    try:
+        yield
+    finally:
+        native.set_thread_policy(*before)
 
 
 def _unaligned_copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
@@ -66,9 +77,8 @@ FASTOPT = _fastopt("fastopt")
 CYTHON = _fastopt("fastopt cython", backend="cython", unavailable=_needs_compiled_module)
 NUMBA = _fastopt("fastopt numba", backend="numba")
 SERIAL = _fastopt("fastopt serial", n_threads=1)
-THREADED = _fastopt("fastopt all threads", made_within=move.all_threads, unavailable=_needs_compiled_module)
+THREADED = _fastopt("fastopt all threads", made_within=all_threads, unavailable=_needs_compiled_module)
 PASSED = _fastopt("fastopt step(grads)", bound=False)
 UNALIGNED = _fastopt("fastopt unaligned", memory=_unaligned_copies)
 CLIP_STEP_ZERO = _fastopt("fastopt", max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
 CHECKED = _fastopt("fastopt nonfinite='skip'", nonfinite="skip")
-MOVE = Peer("move", move.start, move.unavailable)

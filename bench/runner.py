@@ -35,8 +35,14 @@ class Runner:
 
 @dataclass(frozen=True)
 class Peer:
-    """One way to run an optimizer. `unavailable` says why it cannot run a problem, or None when it can."""
+    """One way to run an optimizer. `unavailable` says why it cannot run a problem, or None when it can.
+
+    `approximate`: its states have fewer bits, so it is no peer to be ahead of; `relative`: by how much its results
+    may then differ, in place of what the case allows.
+    """
 
     name: str
     start: Callable[[Problem], Runner]
     unavailable: Callable[[Problem], str | None] = lambda problem: None
+    approximate: bool = False
+    relative: float | None = None

@@ -8,7 +8,6 @@ import pytest
 
 from . import own
 from .cases import ADAM, VARIANTS, Variant, Workload, flat, identifier
-from .peers import TORCH_FUSED
 
 Compare = Callable[..., None]
 
@@ -21,11 +20,6 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=identi
 other_variants = pytest.mark.parametrize(
     "variant", [each for each in VARIANTS.values() if each is not ADAM], ids=identifier
 )
-
-
-@workloads(6, 8)
-def test_moving_bytes(compare: Compare, workload: Workload) -> None:
-    compare("Moving bytes", ADAM, workload, peers=(own.MOVE, TORCH_FUSED))
 
 
 @workloads(3, 5, 6)

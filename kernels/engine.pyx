@@ -29,6 +29,8 @@ cdef extern from "machine.h":
     int forked
     void watch_forks()
     int call_from_new_thread(void *(*function)(void *) noexcept nogil, void *argument) noexcept nogil
+    void note_finished(int *finished) noexcept nogil
+    void await_finished(const int *finished, int n_threads) noexcept nogil
     int supports_v3()
     int supports_v4()
     int is_intel()

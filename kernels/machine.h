@@ -41,6 +41,34 @@ static inline floating_point_mode enter_mode(int flush) {
     return caller;
 }
 
+/* The end of parallel work. libgomp's own barrier spins for milliseconds without letting go of the processor; a thread that
+   slept and was woken on that very processor starts only then. So the first thread waits here before it, and soon
+   yields. */
+#if !defined(_WIN32)
+#include <sched.h>
+static inline void yield_processor(void) { sched_yield(); }
+#else
+static inline void yield_processor(void) {}
+#endif
+#if defined(__x86_64__) || defined(__i386__)
+static inline void pause_processor(void) { _mm_pause(); }
+#else
+static inline void pause_processor(void) {}
+#endif
+#define PAUSES_BEFORE_YIELDING 512  /* 10 to 30 microseconds: longer than threads that are awake differ by */
+#if defined(__GNUC__)
+static inline void note_finished(int *finished) { __atomic_add_fetch(finished, 1, __ATOMIC_RELEASE); }
+static inline void await_finished(const int *finished, int n_threads) {
+    int pauses = 0;
+    while (__atomic_load_n(finished, __ATOMIC_ACQUIRE) < n_threads) {
+        if (pauses < PAUSES_BEFORE_YIELDING) { ++pauses; pause_processor(); } else yield_processor();
+    }
+}
+#else
+static inline void note_finished(int *finished) { (void)finished; }
+static inline void await_finished(const int *finished, int n_threads) { (void)finished; (void)n_threads; }
+#endif
+
 /* libgomp keeps threads for each thread that ever asked for some. A forked child has none of them left, and libgomp would
    wait for them for ever, whoever used them (another library on the same runtime, too). A new thread has no such past:
    a forked child uses threads from one. */

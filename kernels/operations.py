@@ -124,3 +124,32 @@ def swap(param, param_average):
     param = param_average
     param_average = other
     return param, param_average
+
+
+# --- nothing but the memory: what an update with so many states reads and writes, next to nothing computed ------------
+
+
+def roofline_0(param, grad):
+    param = param + grad
+    return param
+
+
+def roofline_1(param, grad, state):
+    param = param + grad
+    state = -state
+    return param, state
+
+
+def roofline_2(param, grad, state, second_state):
+    param = param + grad
+    state = -state
+    second_state = -second_state
+    return param, state, second_state
+
+
+def roofline_3(param, grad, state, second_state, third_state):
+    param = param + grad
+    state = -state
+    second_state = -second_state
+    third_state = -third_state
+    return param, state, second_state, third_state

@@ -113,6 +113,7 @@ cdef struct Table:
     Py_ssize_t prefetch
     int flush
     int n_threads
+    int finished                # threads that have done their part
     int program
     bint backwards              # goes through the elements from the last to the first, block by block
     bint adding                 # adds up the gradients, and writes nothing but partial sums
@@ -300,9 +301,13 @@ cdef void run_part(Table *table, Py_ssize_t part, Py_ssize_t parts) noexcept nog
 
 cdef void *run_threads(void *argument) noexcept nogil:
     cdef Table *table = <Table *>argument
+    table.finished = 0
     with parallel(num_threads=table.n_threads):
         # The runtime may give fewer threads than it was asked for.
         run_part(table, omp_get_thread_num(), omp_get_num_threads())
+        note_finished(&table.finished)
+        if omp_get_thread_num() == 0:
+            await_finished(&table.finished, omp_get_num_threads())
     return NULL
 
 

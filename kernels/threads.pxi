@@ -58,10 +58,12 @@ cdef enum:
     PROBE_STEPS = 2     # so many steps on one thread show what that takes; the first finds the caches shared out
     PROBE_EVERY = 128   # times the number of threads: what probing costs is less than one step in a hundred
     SLOW_STEPS = 2      # so many slow steps in a row make a pause
+    SETTLING_STEPS = 8  # steps after one thread alone: sleeping threads wake, caches are shared out again
     SHORTEST_PAUSE = 16
     LONGEST_PAUSE = 1024
 
 cdef double SLOW = 1.1
+cdef double VERY_SLOW = 4.0  # while threads are settling
 
 
 @cython.final
@@ -71,12 +73,15 @@ cdef class ThreadChoice:
     They are in a program that does nothing else. They are not while other programs, or the spinning threads of a BLAS,
     hold the processors: then a step waits for its last thread, which waits for a processor. So now and then a step on
     one thread is timed, and after two steps in a row that were slower than that on several threads, the next 16 (later
-    32, 64... 1,024) use one. Times are per unit of work, because a step need not update every parameter.
+    32, 64... 1,024) use one. The first step on several threads after one alone is not judged, since they may have gone
+    to sleep, and the next few only by a higher limit: each finds more of its data in its own cache. Times are per unit of
+    work, because a step need not update every parameter.
     """
 
     cdef double serial          # a unit of work on one thread, once known
     cdef double probed          # the same, of the probe under way
     cdef int until_probe, probes, slow, pause, pause_length
+    cdef int settling           # steps on several threads until they are judged by SLOW
 
     def __cinit__(self):
         self.until_probe = WARM_STEPS
@@ -87,6 +92,8 @@ cdef class ThreadChoice:
 
     cpdef void learn(self, int n_threads, int could_use, double time) noexcept:
         """What a unit of work took on so many threads, of those that it could have used."""
+        if n_threads == 1:
+            self.settling = SETTLING_STEPS
         if self.pause > 0:
             self.pause -= 1
             self.serial += (time - self.serial) / 8
@@ -103,11 +110,18 @@ cdef class ThreadChoice:
 
     cdef void judge(self, double time) noexcept:
         """Whether a step on several threads was worth it; nothing is known before the first probe."""
-        if self.serial == 0 or time <= SLOW * self.serial:
+        cdef double limit = self.serial * (SLOW if self.settling == 0 else VERY_SLOW)
+        cdef bint waking = self.settling == SETTLING_STEPS
+        self.settling = max(self.settling - 1, 0)
+        if self.serial == 0 or waking:
+            return
+        if time <= limit:
             self.slow = 0
-            self.pause_length //= 2
+            if self.settling == 0:
+                self.pause_length //= 2
             return
         self.slow += 1
         if self.slow >= SLOW_STEPS:
+            self.slow = 0
             self.pause_length = min(max(2 * self.pause_length, SHORTEST_PAUSE), LONGEST_PAUSE)
             self.pause = self.pause_length

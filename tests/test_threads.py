@@ -96,11 +96,25 @@ def test_threads_that_pay_are_used_but_for_a_probe_now_and_then() -> None:
     assert used[4:] == ([2] * 256 + [1] * 2) * 3 + [2] * (1002 - 4 - 3 * 258)
 
 
+SETTLED = [0.6] * 8
+
+
 def test_threads_that_do_not_pay_are_given_up_for_a_while() -> None:
-    used = threads_chosen([9.0] * 2 + [0.6] * 10 + [5.0] + [0.6] + [5.0] * 40 + [0.6] * 30)
+    used = threads_chosen([9.0] * 2 + [0.6] * 2 + SETTLED + [5.0] + [0.6] + [5.0] * 40 + [0.6] * 30)
     assert used[:14] == WARM_AND_PROBE + [2] * 10, "one slow step is forgiven"
-    assert used[14:54] == [2] * 2 + [1] * 16 + [2] + [1] * 21, "two are not, and the second pause is longer"
-    assert used[54:] == [1] * 11 + [2] * 19, "threads are tried again"
+    assert used[14:54] == [2] * 2 + [1] * 16 + [2] * 3 + [1] * 19, "two are not, and the second pause is longer"
+    assert used[54:] == [1] * 13 + [2] * 17, "threads are tried again"
+
+
+def test_threads_may_wake_and_fill_their_caches_before_they_are_judged() -> None:
+    waking = [30.0, 3.0, 2.0, 2.0, 1.5]
+    used = threads_chosen([9.0] * 2 + [1.0] * 2 + waking + [0.6] * 100)
+    assert used[4:] == [2] * 105
+
+
+def test_threads_that_never_get_faster_are_given_up_once_they_have_settled() -> None:
+    used = threads_chosen([9.0] * 2 + [1.0] * 2 + [1.5] * 10 + [0.6] * 4)
+    assert used[4:] == [2] * 10 + [1] * 4
 
 
 @pytest.mark.parametrize("backend", ["cython", "numba"])

@@ -1,0 +1,68 @@
+"""The least that an update can cost: a loop of our own compiled module that reads and writes what it does.
+
+It goes once over parameter, gradient and states, reads all of them and writes all but the gradient. Per element it
+computes one addition and one change of sign per state, without which a compiler would leave out the reads. The engine
+runs it as it runs an update: on the same threads, with the same prefetches.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fastopt.kernels import backends
+from fastopt.kernels.plan import GroupPlan, Operation, Progress, Segment, SegmentSettings, StepPlan
+
+from .cases import FLOAT32, Problem, copies
+from .own import all_threads
+from .runner import Peer, Runner
+
+MOST_STATES = 3
+LEAST_SIZE = 100_000
+"""Parameters from which on a step is compared with its memory traffic; below it is bound by the call."""
+
+
+def _never(*arguments: object) -> None:
+    raise AssertionError(f"gradients were refused: {arguments}")
+
+
+def start(problem: Problem) -> Runner:
+    """Moves the bytes of the problem's optimizer with every step; there is no result to compare."""
+    from fastopt.kernels import cython_loops, native
+
+    n_states = len(problem.variant.states)
+    segments = []
+    for array in problem.params:
+        param, *states = copies([array] * (1 + n_states))
+        segments.append(Segment(0, param, states))
+    streams = tuple(range(2 + n_states))
+    operation = Operation(loop=cython_loops.loop(f"roofline_{n_states}", FLOAT32), streams=streams, pick=())
+    group = GroupPlan(stages=(), programs={"update": (operation,)}, n_streams=len(streams), cost=1.0)
+    n = len(segments)
+    with all_threads():
+        engine: Any = native.Engine(
+            FLOAT32,
+            [group],
+            segments,
+            np.zeros(n, np.int64),
+            SegmentSettings.of(n),
+            Progress.new(),
+            StepPlan(n_threads=problem.n_threads),
+            _never,
+            _never,
+        )
+    grads = copies(problem.grads)
+    engine.bind(grads)
+    return Runner(engine.step, results=None)
+
+
+def unavailable(problem: Problem) -> str | None:
+    if problem.workload.size < LEAST_SIZE:
+        return f"less than {LEAST_SIZE:,} parameters: bound by the call, not by memory"
+    if len(problem.variant.states) > MOST_STATES:
+        return f"{problem.variant.name} has more than {MOST_STATES} states"
+    return backends.compiled_module_error()
+
+
+ROOFLINE = Peer("roofline", start, unavailable)
