@@ -6,7 +6,7 @@ import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -74,7 +74,14 @@ class Workload:
         return sum(math.prod(shape) for shape in self.shapes)
 
 
-def identifier(each: Variant | Workload) -> str:
+class Named(Protocol):
+    """What has a name."""
+
+    @property
+    def name(self) -> str: ...
+
+
+def identifier(each: Named) -> str:
     """A name that `pytest -k` can take."""
     return each.name.replace(", ", "-").replace(" ", "-").replace(",", "_")
 

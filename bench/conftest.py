@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from . import machine, measure, tables
 from .clock import CLOCK
 from .measure import Record, Settings
+from .memory import give_memory_back
 from .outcomes import OUTCOMES, Outcomes
 from .quick import LARGEST, keeps
 
@@ -83,14 +82,6 @@ def record(pytestconfig: pytest.Config, benchmark: BenchmarkFixture) -> Callable
         outcomes(pytestconfig).results.records.append(found)
 
     return keep
-
-
-def give_memory_back() -> None:
-    """To the system: what garbage held, and what the allocator keeps (gigabytes, after lists of large tensors)."""
-    gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
-    if trim is not None:
-        trim(0)
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ KEPT: Mapping[str, tuple[str, ...]] = {
         "1_000_000-SGD-momentum",
     ),
     "test_list_of_tensors": ("*-Adam",),
+    "test_cold_start": ("fastopt", "numba-njit", "torch"),
     "test_half_dead_gradients": ("Adam-step_10", "Adam-step_1000"),
     "test_growth": ("Adam-step_1000",),
     "test_one_thread": ("100_000-*",),

@@ -45,7 +45,11 @@ SECTIONS = {
     "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800. "
     "Everyone takes the same steps, and those from step 10, 1,000 and 3,000 on are timed in turns.",
     "Half-dead gradients: growth": "The time of a step there, divided by that of step 10.",
-    "Start and memory": "A fresh process, beyond `import numpy`; a million steps.",
+    "Cold start": "A fresh process, beyond `import numpy`: the import, and all up to the end of Adam's first "
+    "step with 1,000 parameters. What packages compile and keep is there already, but for the last column.",
+    "Memory per parameter": "Bytes, in a process of its own. Kept from step to step, with 4 of a parameter and 4 of "
+    "its gradient (less where a package uses the array that it is given); and the most that there is in a step besides.",
+    "A million steps": "What they leave behind.",
 }
 """What each section measures, in order."""
 

@@ -96,9 +96,9 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     ),
     *_torch("clip, step, zero", {("AdamW, *", "torch, three calls"): 1.7}),
     *(Target(f"{HALF_DEAD}: growth", "*", name, at_most=1.1) for name in ("fastopt", "fastopt numba")),
-    Target("Start and memory", "start", "import and first step", at_most=60),
-    Target("Start and memory", "steps", "blocks kept per step", at_most=0),
-    Target("Start and memory", "steps", "memory growth", at_most=0),
+    Target("Cold start", "fastopt", "import and first step", at_most=60),
+    Target("A million steps", "steps", "blocks kept per step", at_most=0),
+    Target("A million steps", "steps", "memory growth", at_most=0),
 )
 GROUPS = {
     "Beside the best peer of each row": BESIDE_THE_BEST,

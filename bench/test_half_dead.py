@@ -10,9 +10,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from . import own
 from .cases import VARIANTS, flat, identifier
-from .conftest import give_memory_back
 from .half_dead import MILESTONES, History
 from .measure import Record, Settings
+from .memory import give_memory_back
 from .peers import PEERS
 
 DECAYING = tuple(VARIANTS[name] for name in ("Adam", "AdamW", "RMSprop momentum", "SGD momentum"))
