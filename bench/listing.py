@@ -43,7 +43,7 @@ def peers_table(n_threads: int) -> Table:
     for peer in PEERS:
         found = reasons(peer, n_threads)
         count = found.pop(None, 0)
-        why = "; ".join(f"{reason} ({times})" if len(found) > 1 else str(reason) for reason, times in found.items())
+        why = "; ".join(f"{reason} ({times})" if times > 1 else str(reason) for reason, times in found.items())
         table.add_row(peer.name, f"{count} of {len(VARIANTS)}" if count else "absent", why)
     return table
 

@@ -47,8 +47,8 @@ SECTIONS = {
     "Half-dead gradients: growth": "The time of a step there, divided by that of step 10.",
     "Cold start": "A fresh process, beyond `import numpy`: the import, and all up to the end of Adam's first "
     "step with 1,000 parameters. What packages compile and keep is there already, but for the last column.",
-    "Memory per parameter": "Bytes, in a process of its own. Kept from step to step, with 4 of a parameter and 4 of "
-    "its gradient (less where a package uses the array that it is given); and the most that there is in a step besides.",
+    "Memory per parameter": "Bytes, in a process of its own. Kept from step to step, with 4 of a parameter and 4 "
+    "of its gradient (less where a package uses the array that it is given); and the most that there is in a step besides.",
     "A million steps": "What they leave behind.",
 }
 """What each section measures, in order."""
@@ -334,7 +334,7 @@ def peers_section(records: list[Record], brief: bool) -> Section | None:
         if brief and (counted.timed or counted.wrong):
             continue
         reasons = "; ".join(
-            reason + (f" ({plural(count, 'case')})" if len(counted.reasons) > 1 else "")
+            reason + (f" ({plural(count, 'case')})" if count > 1 else "")
             for reason, count in counted.reasons.most_common()
         )
         timed = f"{counted.timed:,} of {counted.asked:,}"
