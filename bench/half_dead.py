@@ -79,8 +79,9 @@ class History:
         for walker in self._walkers():
             walker.runner.take_gradients()
             walker.walk(MILESTONES[0] - 1)
+        limits = {peer.name: peer.absolute for peer in peers}
         for name, walker in list(self.others.items()):
-            wrong = check.disagreement(self.problem, self.ours.runner, walker.runner)
+            wrong = check.disagreement(self.problem, self.ours.runner, walker.runner, absolute=limits[name])
             if wrong:
                 self._leave(name, {"wrong": wrong})
 
@@ -108,12 +109,13 @@ class History:
 
     def results(self, milestone: int) -> dict[str, Record]:
         """What came of each peer at a milestone that has been reached, in the order in which they were given."""
-        mine = self.ours.seconds[milestone]
-        theirs = {name: walker.seconds[milestone] for name, walker in self.others.items()}
-        timed = {
-            name: {"seconds": statistics.median(seconds), **quotients(seconds, mine, "ratio")}
-            for name, seconds in theirs.items()
-        }
+        mine, timed = self.ours.seconds[milestone], {}
+        for name, walker in self.others.items():
+            theirs = walker.seconds[milestone]
+            timed[name] = {"seconds": statistics.median(theirs), **quotients(theirs, mine, "ratio")}
+        for peer in self.peers:
+            if peer.approximate and peer.name in timed:
+                timed[peer.name]["approximate"] = True
         return {peer.name: timed.get(peer.name) or self.absent[peer.name] for peer in self.peers}
 
     def growth(self, milestone: int) -> dict[str, float]:

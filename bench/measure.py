@@ -312,9 +312,13 @@ def compare(
     if bounds:
         record["roofline"] = {"seconds": statistics.median(bound for bound, _ in bounds)}
         record |= quotients(*map(list, zip(*bounds, strict=True)), "fraction")
+    return record | best_of(results)
+
+
+def best_of(results: dict[str, Record]) -> Record:
+    """Whom fastopt is the least ahead of, of those timed and not approximate, and the ratio; or nothing."""
     candidates = {name: each for name, each in results.items() if "seconds" in each and "approximate" not in each}
-    if candidates:
-        best = min(candidates, key=lambda name: candidates[name]["ratio"])
-        record["best_peer"] = best
-        record |= {key: candidates[best][key] for key in ("ratio", "ratio_min", "ratio_max")}
-    return record
+    if not candidates:
+        return {}
+    best = min(candidates, key=lambda name: candidates[name]["ratio"])
+    return {"best_peer": best} | {key: candidates[best][key] for key in ("ratio", "ratio_min", "ratio_max")}

@@ -13,7 +13,7 @@ from fastopt.arrays import empty_aligned
 from fastopt.kernels import backends
 
 from .cases import Problem, copies
-from .peers import MAX_GRAD_NORM
+from .clipping import MAX_GRAD_NORM
 from .runner import Peer, Runner
 
 LEARNING_STEPS = 4

@@ -25,17 +25,21 @@ SECTIONS = {
     "Ways to call": "Gradients bound at construction or passed to step; memory on a cache line's start or not.",
     "Numba beside Cython": "The same rules compiled by Numba; a ratio below 1 means that Numba is the slower.",
     "Threads": "As many threads as fastopt chooses, beside one thread and beside all.",
-    "Clip, step, zero": "AdamW, gradients clipped by their norm and zeroed: one call, beside clip_grad_norm_, "
-    "a fused step and zero_grad(set_to_none=False).",
+    "Clip, step, zero": "AdamW, gradients clipped by their norm and zeroed: one call, beside torch's "
+    "clip_grad_norm_, a step and zero_grad(set_to_none=False); optax clips in its step, and zeroes nothing.",
     "Finite checks": "A plain step, divided by one with nonfinite='skip'.",
     "Norms": "The norm of one array: fastopt.global_norm beside torch.linalg.vector_norm, and the error of each.",
+    "NumPy: whole training iterations": "Forward, cross-entropy, backward in NumPy and a step of Adam, everyone on the "
+    "same flat buffers.",
+    "NumPy: the least an iteration can take": "Forward and backward without any optimizer, beside the whole iteration "
+    "with fastopt's: how much of it is left to gain.",
     "torch: whole training iterations": "zero_grad, forward, cross-entropy, backward and step; fastopt.torch's class "
     "in place of torch's.",
     "torch: the least an iteration can take": "Forward and backward without any optimizer, beside the whole iteration "
     "with fastopt.torch's: how much of it is left to gain.",
     "torch: steps": "fastopt.torch's class beside torch's, on torch's parameters. Gradients are kept from step to "
     "step, or are new tensors in each (which is not timed).",
-    "torch: clip, step, zero": "One call with max_grad_norm and zero_grads, beside clip_grad_norm_, a fused step and "
+    "torch: clip, step, zero": "One call with max_grad_norm and zero_grads, beside clip_grad_norm_, a step and "
     "zero_grad(set_to_none=False). Gradients are refilled before each (not timed).",
     "torch: clip_grad_norm_": "fastopt.torch's beside torch's, to half of the norm. Gradients are refilled before each "
     "(not timed).",
@@ -47,8 +51,8 @@ SECTIONS = {
     "Half-dead gradients: growth": "The time of a step there, divided by that of step 10.",
     "Cold start": "A fresh process, beyond `import numpy`: the import, and all up to the end of Adam's first "
     "step with 1,000 parameters. What packages compile and keep is there already, but for the last column.",
-    "Memory per parameter": "Bytes, in a process of its own. Kept from step to step, with 4 of a parameter and 4 "
-    "of its gradient (less where a package uses the array that it is given); and the most that there is in a step besides.",
+    "Memory per parameter": "Bytes, in a process of its own. Kept from step to step, with 4 of a parameter and 4 of "
+    "its gradient (less where a package uses the array that it is given); and at most during a step besides.",
     "A million steps": "What they leave behind.",
 }
 """What each section measures, in order."""

@@ -73,7 +73,7 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     Target(LISTS, "Adam, 500 tensors of 256", "torch fused", at_least=30),
     Target("Numba beside Cython", "*", "fastopt cython", at_least=0.85),
     Target("Threads", "*", BEST, at_least=1 / 1.1),
-    *_ratios("Clip, step, zero", "AdamW betas", "torch, three calls", {MILLION: 2, HUNDRED_MILLION: 1.5}),
+    *_ratios("Clip, step, zero", "AdamW betas", "torch fused", {MILLION: 2, HUNDRED_MILLION: 1.5}),
     *_ratios("Finite checks", "Adam", "fastopt", {HUNDRED_MILLION: 1 / 1.2}),
     *_ratios("Norms", "norm", "torch / fastopt", {HUNDRED_MILLION: 1}),
     *_torch(
@@ -94,7 +94,7 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
             (f"Rprop, {GPT2}", "torch default"): 15,
         },
     ),
-    *_torch("clip, step, zero", {("AdamW, *", "torch, three calls"): 1.7}),
+    *_torch("clip, step, zero", {("AdamW, *", "torch fused"): 1.7}),
     *(Target(f"{HALF_DEAD}: growth", "*", name, at_most=1.1) for name in ("fastopt", "fastopt numba")),
     Target("Cold start", "fastopt", "import and first step", at_most=60),
     Target("A million steps", "steps", "blocks kept per step", at_most=0),

@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from . import own
 from .cases import VARIANTS, flat, identifier
 from .half_dead import MILESTONES, History
-from .measure import Record, Settings
+from .measure import Record, Settings, best_of
 from .memory import give_memory_back
 from .peers import PEERS
 
@@ -41,22 +41,19 @@ def test_half_dead_gradients(
 ) -> None:
     benchmark.pedantic(history.reach, (milestone,))
     results = history.results(milestone)
-    timed = {peer.name: results[peer.name] for peer in PEERS if "ratio" in results.get(peer.name, {})}
     found: Record = {
         "section": "Half-dead gradients",
         "name": f"{name(history)}, step {milestone:,}",
         "variant": history.problem.variant.name,
         "workload": history.problem.workload.name,
         "parameters": history.problem.workload.size,
+        "threads": history.problem.n_threads,
         "subject": history.subject.name,
         "checked": all("wrong" not in result for result in results.values()),
         "seconds": statistics.median(history.ours.seconds[milestone]),
         "peers": results,
     }
-    if timed:
-        best = min(timed, key=lambda peer: timed[peer]["seconds"])
-        found |= {"best_peer": best} | {key: timed[best][key] for key in ("ratio", "ratio_min", "ratio_max")}
-    record(found)
+    record(found | best_of({peer.name: results[peer.name] for peer in PEERS if peer.name in results}))
     wrong = {peer: result["wrong"] for peer, result in results.items() if "wrong" in result}
     assert not wrong, f"WRONG: fastopt disagrees with {wrong}"
 

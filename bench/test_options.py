@@ -13,23 +13,23 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import fastopt
 
-from . import own
-from .cases import ADAM, Problem, Variant, Workload, flat, identifier
+from . import clipping, own
+from .cases import ADAM, MANY, Problem, Variant, Workload, flat, identifier
 from .measure import Record, Settings
-from .peers import TORCH_CLIP_STEP_ZERO
 
 Compare = Callable[..., None]
 
 SLOW_AVERAGES = Variant("AdamW", "adam", {"betas": (0.9999, 0.99999)})
 """Gradients are zero from the second step on: with the usual betas, moments would decay to denormals."""
 
-workloads = pytest.mark.parametrize("workload", [flat(10**power) for power in (4, 6, 8)], ids=identifier)
+SIZES = tuple(flat(10**power) for power in (4, 6, 8))
+workloads = pytest.mark.parametrize("workload", SIZES, ids=identifier)
 
 
-@workloads
+@pytest.mark.parametrize("workload", [*SIZES, MANY], ids=identifier)
 def test_clip_step_zero(compare: Compare, workload: Workload) -> None:
-    peers = (TORCH_CLIP_STEP_ZERO,)
-    compare("Clip, step, zero", SLOW_AVERAGES, workload, subject=own.CLIP_STEP_ZERO, peers=peers)
+    section, peers = "Clip, step, zero", clipping.CLIP_STEP_ZERO
+    compare(section, SLOW_AVERAGES, workload, subject=own.CLIP_STEP_ZERO, peers=peers, only_moves=False)
 
 
 @workloads

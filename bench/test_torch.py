@@ -10,8 +10,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from . import torch_cases
 from .cases import ADAM, GPT2, MANY, SMALL, VARIANTS, Problem, Variant, Workload, identifier
+from .clipping import torchs
 from .measure import Record, Settings, time_steps
-from .peers import Tensors, three_calls
+from .peers import Tensors
 from .runner import Peer
 from .torch_cases import DEEP_NETWORK, PACKAGE, SMALL_NETWORK, TORCH_TRAININGS, Network, Training
 
@@ -86,7 +87,7 @@ def test_large_steps(compare: Compare, workload: Workload, name: str) -> None:
 
 @pytest.mark.parametrize("workload", [SMALL, GPT2], ids=identifier)
 def test_clip_step_zero(compare: Compare, workload: Workload) -> None:
-    compare("torch: clip, step, zero", ADAMW, workload, torch_cases.CLIP_STEP_ZERO, (three_calls(refilled=True),))
+    compare("torch: clip, step, zero", ADAMW, workload, torch_cases.CLIP_STEP_ZERO, torchs(refilled=True))
 
 
 @pytest.mark.parametrize("workload", [MANY, GPT2], ids=identifier)

@@ -12,15 +12,12 @@ from .deepspeed import DEEPSPEED
 from .keras import KERAS
 from .optax import OPTAX
 from .pytorch import (
-    MAX_GRAD_NORM,
     TORCH,
-    TORCH_CLIP_STEP_ZERO,
     TORCH_COMPILE,
     TORCH_DEFAULT,
     TORCH_FOREACH,
     TORCH_FUSED,
     Tensors,
-    three_calls,
     torch_peer,
     unavailable_in,
 )
@@ -45,16 +42,13 @@ PEERS: tuple[Peer, ...] = (
 """Whom fastopt is compared with in every case. To measure one more, add a row."""
 
 __all__ = [
-    "MAX_GRAD_NORM",
     "PEERS",
     "TORCH",
-    "TORCH_CLIP_STEP_ZERO",
     "TORCH_COMPILE",
     "TORCH_DEFAULT",
     "TORCH_FOREACH",
     "TORCH_FUSED",
     "Tensors",
-    "three_calls",
     "torch_peer",
     "unavailable_in",
 ]

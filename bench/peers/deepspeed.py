@@ -43,16 +43,20 @@ def build_failure(builder: str) -> str | None:
     return None
 
 
-def start(problem: Problem) -> Runner:
-    module, name, taken, fixed = LIBRARY.optimizer(problem.variant)
-    tensors = Tensors.of(problem)
-    values = settings(problem.variant)
+def make_optimizer(tensors: Tensors) -> Any:
+    variant = tensors.problem.variant
+    module, name, taken, fixed = LIBRARY.optimizer(variant)
+    values = settings(variant)
     with warnings.catch_warnings():
         # It looks up the processor's name in a forked process, and JAX warns of every fork.
         warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called", category=RuntimeWarning)
         make = getattr(importlib.import_module(module), name)
-        optimizer = make(tensors.params, **{option: values[option] for option in taken}, **fixed)
-    return Runner(optimizer.step, tensors.results, tensors.take_gradients)
+        return make(tensors.params, **{option: values[option] for option in taken}, **fixed)
+
+
+def start(problem: Problem) -> Runner:
+    tensors = Tensors.of(problem)
+    return Runner(make_optimizer(tensors).step, tensors.results, tensors.take_gradients)
 
 
 LIBRARY = Library(

@@ -116,11 +116,14 @@ LIBRARY = Library(
 )
 
 
-def start(problem: Problem) -> Runner:
+def start(problem: Problem, max_norm: float | None = None) -> Runner:
+    """`max_norm`: gradients are clipped by their norm first."""
     import jax
 
     optax = importlib.import_module("optax")
     transformation = LIBRARY.optimizer(problem.variant)(optax, settings(problem.variant))
+    if max_norm is not None:
+        transformation = optax.chain(optax.clip_by_global_norm(max_norm), transformation)
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params: Any, state: Any, grads: Any) -> Any:

@@ -105,32 +105,6 @@ TORCH: dict[str, dict[str, bool]] = {
 TORCH_DEFAULT, TORCH_FOREACH, TORCH_FUSED = (torch_peer(name, **options) for name, options in TORCH.items())
 
 
-MAX_GRAD_NORM = 1.0
-
-
-def three_calls(refilled: bool) -> Peer:
-    """What a training loop calls: clip_grad_norm_, a fused step, zero_grad; `refilled`: over gradients not yet zero."""
-
-    def start(problem: Problem) -> Runner:
-        import torch
-
-        tensors = Tensors.of(problem)
-        optimizer = tensors.optimizer("torch.optim", fused=True)
-
-        def step() -> None:
-            torch.nn.utils.clip_grad_norm_(tensors.params, MAX_GRAD_NORM)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=False)
-
-        prepare = tensors.take_gradients if refilled else None
-        return Runner(step, tensors.results, tensors.take_gradients, prepare=prepare)
-
-    return Peer("torch, three calls", start, unavailable_in("torch.optim", fused=True))
-
-
-TORCH_CLIP_STEP_ZERO = three_calls(refilled=False)
-
-
 # --- torch.compile ----------------------------------------------------------------------------------------------------
 
 MOST_TENSORS = 200

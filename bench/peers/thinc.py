@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ..cases import Problem, copies
+from typing import Any
+
+from ..cases import Problem, Variant, copies
 from ..runner import Peer, Runner
 from .library import ADAM, ANOTHER_FORMULA, Library, settings
 
@@ -18,14 +20,19 @@ LIBRARY = Library(
 )
 
 
-def start(problem: Problem) -> Runner:
-    """Without the clipping and the averages that it does by default. Steps leave zeros in the gradients."""
+def make_optimizer(variant: Variant) -> Any:
+    """Without the clipping and the averages that it does by default."""
     from thinc.optimizers import Adam
 
-    values = settings(problem.variant)
+    values = settings(variant)
     beta1, beta2 = values["betas"]
     # Its eps counts for more in the first steps, by 3e-5 of a step at most with the gradients here.
-    optimizer = Adam(values["lr"], beta1=beta1, beta2=beta2, eps=values["eps"], grad_clip=0.0, use_averages=False)
+    return Adam(values["lr"], beta1=beta1, beta2=beta2, eps=values["eps"], grad_clip=0.0, use_averages=False)
+
+
+def start(problem: Problem) -> Runner:
+    """Steps leave zeros in the gradients."""
+    optimizer = make_optimizer(problem.variant)
     params, grads = copies(problem.params), copies(problem.grads)
     triples = [((index, "W"), *pair) for index, pair in enumerate(zip(params, grads, strict=True))]
 
