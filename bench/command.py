@@ -132,7 +132,9 @@ def run_suite(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as temporary, progress_bar(screen) as progress:
         path = Path(temporary) / "results.json"
         reporting = suite.Reporting(
-            progress, lambda line: screen.print(line, markup=False, highlight=False), not screen.is_terminal
+            progress,
+            lambda line: screen.print(line, markup=False, highlight=False, soft_wrap=True),
+            not screen.is_terminal,
         )
         ended = suite.run(options(arguments, path), reporting)
         check(ended, arguments)
