@@ -2,29 +2,70 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import replace
+
 import pytest
 
 from . import check
-from .cases import SMALL, VARIANTS, Problem, Variant, Workload, flat, identifier
-from .measure import Settings
+from .cases import ADAM, SMALL, VARIANTS, Problem, Variant, Workload, flat, identifier
 from .own import FASTOPT
 from .peers import PEERS
+from .peers.library import import_failure, settings
+from .peers.textbook import NUMPY
 from .runner import Peer
+
+
+def name_of(peer: Peer) -> str:
+    return peer.name.replace(", ", "-").replace(" ", "-")
 
 
 def disagreement(peer: Peer, problem: Problem) -> str | None:
     """After the same steps of fastopt and of a peer."""
     runners = {"fastopt": FASTOPT.start(problem), "peer": peer.start(problem)}
     check.take_steps(problem, runners)
+    assert runners["peer"].results is not None
     return check.disagreement(problem, runners["fastopt"], runners["peer"], absolute=peer.absolute)
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name.replace(" ", "-"))
+@pytest.mark.parametrize("peer", PEERS, ids=name_of)
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=identifier)
-@pytest.mark.parametrize("workload", [flat(1_000), flat(10_003), SMALL], ids=identifier)
-def test_every_pair_agrees(peer: Peer, variant: Variant, workload: Workload, settings: Settings) -> None:
-    problem = Problem.make(variant, workload, settings.n_threads)
+@pytest.mark.parametrize("workload", [flat(1_000), SMALL], ids=identifier)
+def test_every_pair_agrees(peer: Peer, variant: Variant, workload: Workload, pytestconfig: pytest.Config) -> None:
+    problem = Problem.make(variant, workload, pytestconfig.getoption("--threads"))
     reason = peer.unavailable(problem)
     if reason:
         pytest.skip(reason)
     assert disagreement(peer, problem) is None
+
+
+def other_rate(variant: Variant, factor: float) -> Variant:
+    return replace(variant, hyperparameters={**variant.hyperparameters, "lr": factor * settings(variant)["lr"]})
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=name_of)
+def test_another_rate_is_seen(peer: Peer, pytestconfig: pytest.Config) -> None:
+    problem = Problem.make(ADAM, flat(1_000), pytestconfig.getoption("--threads"))
+    reason = peer.unavailable(problem)
+    if reason:
+        pytest.skip(reason)
+    factor = 1.01 if peer.absolute is None else 1.2
+    wrong = replace(peer, start=lambda given: peer.start(replace(given, variant=other_rate(ADAM, factor))))
+    assert disagreement(wrong, problem)
+
+
+@pytest.fixture
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    import_failure.cache_clear()
+    yield
+    import_failure.cache_clear()
+
+
+@pytest.mark.usefixtures("nothing_installed")
+@pytest.mark.parametrize("peer", [peer for peer in PEERS if peer is not NUMPY], ids=name_of)
+def test_a_package_that_is_missing_is_named(peer: Peer) -> None:
+    reason = peer.unavailable(Problem.make(ADAM, flat(1_000), 2))
+    assert reason is not None
+    assert reason.endswith(" is not installed")

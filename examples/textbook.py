@@ -58,9 +58,9 @@ def adagrad(params, grads, sum_of_squares, lr, eps):  # type: ignore[no-untyped-
 
 def rprop(params, grads, previous, sizes, smaller, larger, smallest, largest):  # type: ignore[no-untyped-def]
     agreement = grads * previous
-    sizes *= np.where(agreement > 0, larger, np.where(agreement < 0, smaller, np.ones_like(sizes)))
+    sizes[:] = np.where(agreement > 0, larger * sizes, np.where(agreement < 0, smaller * sizes, sizes))
     sizes[:] = np.minimum(np.maximum(sizes, smallest), largest)
-    previous[:] = np.where(agreement < 0, np.zeros_like(grads), grads)
+    previous[:] = np.where(agreement < 0, 0 * grads, grads)
     params -= np.sign(previous) * sizes
 
 

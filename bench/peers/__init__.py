@@ -21,7 +21,7 @@ from .pytorch import (
     torch_peer,
     unavailable_in,
 )
-from .textbook import NJIT, NJIT_PARALLEL, NUMPY
+from .textbook import NJIT, NJIT_LOOP, NJIT_PRANGE, NUMPY
 from .thinc import THINC
 
 PEERS: tuple[Peer, ...] = (
@@ -37,7 +37,8 @@ PEERS: tuple[Peer, ...] = (
     THINC,
     NUMPY,
     NJIT,
-    NJIT_PARALLEL,
+    NJIT_LOOP,
+    NJIT_PRANGE,
 )
 """Whom fastopt is compared with in every case. To measure one more, add a row."""
 

@@ -21,7 +21,9 @@ from .library import (
     RMSPROP,
     RMSPROPS,
     SGD,
+    Key,
     Library,
+    Reasons,
     settings,
 )
 from .pytorch import Tensors
@@ -29,7 +31,7 @@ from .pytorch import Tensors
 ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay")
 NOT_DONE = "takes the option but does not do it"
 
-OPTIMIZERS: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
+OPTIMIZERS: dict[Key, tuple[str, tuple[str, ...]]] = {
     ADAM: ("Adam", ADAM_OPTIONS),
     ADAMW: ("AdamW", ADAM_OPTIONS),
     RMSPROP: ("RMSprop", ("lr", "alpha", "eps", "weight_decay")),
@@ -37,7 +39,7 @@ OPTIMIZERS: dict[tuple[str, str], tuple[str, tuple[str, ...]]] = {
     LION: ("Lion", ("lr", "betas", "weight_decay")),
     MOMENTUM: ("SGD", ("lr", "momentum", "weight_decay")),
 }
-OTHERS = {
+OTHERS: Reasons = {
     SGD: "SGD needs a momentum",
     NESTEROV: f"SGD {NOT_DONE}",
     AMSGRAD: f"Adam {NOT_DONE}",
@@ -46,6 +48,7 @@ OTHERS = {
 }
 
 OPTIMIZERS_8BIT = {ADAM: ("Adam8bit", ADAM_OPTIONS), ADAMW: ("AdamW8bit", ADAM_OPTIONS)}
+OTHERS_8BIT: Reasons = {key: OTHERS[key] for key in (AMSGRAD, AMSGRADW)}
 WITH_8BIT = {"min_8bit_size": 1}
 """By default tensors of fewer than 4,096 elements have states of 32 bits."""
 
@@ -73,7 +76,7 @@ LIBRARY_8BIT = Library(
     "bitsandbytes",
     "bitsandbytes.optim",
     OPTIMIZERS_8BIT,
-    {AMSGRAD: OTHERS[AMSGRAD], AMSGRADW: OTHERS[AMSGRADW]},
+    OTHERS_8BIT,
     quieten,
 )
 BITSANDBYTES = Peer("bitsandbytes", partial(start, LIBRARY, {}), LIBRARY.unavailable)

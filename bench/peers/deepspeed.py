@@ -14,11 +14,11 @@ from typing import Any
 
 from ..cases import Problem
 from ..runner import Peer, Runner
-from .library import ADAGRAD, ADAM, ADAMW, AMSGRAD, AMSGRADW, Library, first_line, settings
+from .library import ADAGRAD, ADAM, ADAMW, AMSGRAD, AMSGRADW, Key, Library, first_line, settings
 from .pytorch import Tensors
 
 ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay")
-OPTIMIZERS: dict[tuple[str, str], tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
+OPTIMIZERS: dict[Key, tuple[str, str, tuple[str, ...], dict[str, Any]]] = {
     ADAM: ("deepspeed.ops.adam", "DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": False}),
     ADAMW: ("deepspeed.ops.adam", "DeepSpeedCPUAdam", ADAM_OPTIONS, {"adamw_mode": True}),
     ADAGRAD: ("deepspeed.ops.adagrad", "DeepSpeedCPUAdagrad", ("lr", "eps", "weight_decay"), {}),

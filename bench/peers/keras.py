@@ -27,6 +27,7 @@ from .library import (
     NESTEROV,
     RMSPROP,
     SGD,
+    Key,
     Library,
     settings,
 )
@@ -79,7 +80,7 @@ def lion(values: Values) -> dict[str, Any]:
     return betas(values)
 
 
-OPTIMIZERS: dict[tuple[str, str], tuple[str, Arguments]] = {
+OPTIMIZERS: dict[Key, tuple[str, Arguments]] = {
     **dict.fromkeys((SGD, MOMENTUM, NESTEROV), ("SGD", sgd)),
     **dict.fromkeys((ADAM, AMSGRAD), ("Adam", adam)),
     **dict.fromkeys((ADAMW, AMSGRADW), ("AdamW", adamw)),

@@ -18,6 +18,9 @@ from ..cases import Problem, Variant
 Key = tuple[str, str]
 """An optimizer and its rule, as in `fastopt.specs`."""
 
+Reasons = Mapping[str | Key, str]
+"""By optimizer, or by optimizer and rule."""
+
 ANOTHER_FORMULA = "another formula"
 
 
@@ -62,7 +65,7 @@ class Library:
     name: str
     module: str
     optimizers: Mapping[Key, Any]
-    others: Mapping[str | Key, str] = field(default_factory=dict)
+    others: Reasons = field(default_factory=dict)
     prepare: Callable[[], None] = lambda: None
     obstacle: Callable[[Problem], str | None] = lambda problem: None
 

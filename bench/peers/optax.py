@@ -26,6 +26,7 @@ from .library import (
     RADAM,
     RMSPROPS,
     SGD,
+    Key,
     Library,
     processors,
     settings,
@@ -83,7 +84,7 @@ def lion(optax: Any, values: Values) -> Any:
     return optax.lion(values["lr"], **betas(values), weight_decay=values["weight_decay"])
 
 
-OPTIMIZERS: dict[tuple[str, str], Callable[[Any, Values], Any]] = {
+OPTIMIZERS: dict[Key, Callable[[Any, Values], Any]] = {
     **dict.fromkeys((SGD, MOMENTUM, NESTEROV), sgd),
     ADAM: adam,
     ADAMW: adamw,
@@ -125,6 +126,8 @@ def start(problem: Problem, max_norm: float | None = None) -> Runner:
     if max_norm is not None:
         transformation = optax.chain(optax.clip_by_global_norm(max_norm), transformation)
 
+    wait: Callable[[Any], Any] = jax.block_until_ready
+
     @functools.partial(jax.jit, donate_argnums=(0, 1))
     def update(params: Any, state: Any, grads: Any) -> Any:
         updates, state = transformation.update(grads, state, params)
@@ -132,7 +135,9 @@ def start(problem: Problem, max_norm: float | None = None) -> Runner:
 
     def arrays(given: list[np.ndarray]) -> list[Any]:
         # Copies: JAX can use NumPy's memory as its own, which is not to be written to.
-        return jax.block_until_ready([jax.numpy.array(each, copy=True) for each in given])
+        made = [jax.numpy.array(each, copy=True) for each in given]
+        wait(made)
+        return made
 
     params, grads = arrays(problem.params), arrays(problem.grads)
     state = transformation.init(params)
@@ -140,7 +145,7 @@ def start(problem: Problem, max_norm: float | None = None) -> Runner:
     def step() -> None:
         nonlocal params, state
         params, state = update(params, state, grads)
-        jax.block_until_ready(params)
+        wait(params)
 
     def take_gradients() -> None:
         nonlocal grads

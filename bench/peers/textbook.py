@@ -1,4 +1,7 @@
-"""The textbook's update in NumPy, and the same function compiled by Numba; NumPy and plain Numba have one thread."""
+"""The textbook's update in NumPy, and the same compiled by Numba: as it is, as a loop, and as a loop of many threads.
+
+All but the last have one thread, whatever number is asked for.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,12 @@ from fastopt.examples.textbook import TEXTBOOK, Textbook
 
 from ..cases import Problem, copies
 from ..runner import Peer, Runner
+from .elementwise import as_loop
 from .library import import_failure
 
 Compile = Callable[[Textbook, Problem], Callable[..., None]]
+Source = Callable[[Callable[..., None], int], Callable[..., None]]
+"""What is compiled, of a function whose first arguments are so many arrays."""
 
 
 def unavailable(problem: Problem) -> str | None:
@@ -32,19 +38,33 @@ def unavailable_in_numba(problem: Problem) -> str | None:
         return reason
     import numba
 
-    most = numba.config.NUMBA_NUM_THREADS
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     return None if problem.n_threads <= most else f"NUMBA_NUM_THREADS is {most}, not {problem.n_threads}"
 
 
-def njit(parallel: bool, optimizer: Textbook, problem: Problem) -> Callable[..., None]:
-    """The update, compiled for arrays and numbers of float32: with numbers of float64 it would compute in float64."""
+def njit(source: Source, parallel: bool, optimizer: Textbook, problem: Problem) -> Callable[..., None]:
+    """The update, compiled for arrays and numbers of float32: with numbers of float64 it would compute in float64.
+
+    Dividing by 0 is what it is in NumPy. Numba would raise an error by default, and the check keeps loops from being
+    vectorised.
+    """
     import numba
 
     numba.set_num_threads(problem.n_threads)
-    arrays = 2 + len(optimizer.states)
-    numbers = len(inspect.signature(optimizer.update).parameters) - arrays
-    signature = numba.void(*[numba.float32[::1]] * arrays, *[numba.float32] * numbers)
-    return numba.njit(signature, parallel=parallel)(optimizer.update)
+    n_arrays = 2 + len(optimizer.states)
+    n_numbers = len(inspect.signature(optimizer.update).parameters) - n_arrays
+    signature = numba.void(*[numba.float32[::1]] * n_arrays, *[numba.float32] * n_numbers)
+    return numba.njit(signature, parallel=parallel, error_model="numpy")(source(optimizer.update, n_arrays))
+
+
+def as_it_is(function: Callable[..., None], n_arrays: int) -> Callable[..., None]:
+    return function
+
+
+def as_parallel_loop(function: Callable[..., None], n_arrays: int) -> Callable[..., None]:
+    import numba
+
+    return as_loop(function, n_arrays, numba.prange)
 
 
 def start(compiled: Compile | None, problem: Problem) -> Runner:
@@ -69,5 +89,12 @@ def start(compiled: Compile | None, problem: Problem) -> Runner:
 
 
 NUMPY = Peer("NumPy", partial(start, None), unavailable)
-NJIT = Peer("numba.njit", partial(start, partial(njit, False)), unavailable_in_numba)
-NJIT_PARALLEL = Peer("numba.njit parallel", partial(start, partial(njit, True)), unavailable_in_numba)
+
+
+def numba_peer(name: str, source: Source, parallel: bool = False) -> Peer:
+    return Peer(name, partial(start, partial(njit, source, parallel)), unavailable_in_numba)
+
+
+NJIT = numba_peer("numba.njit", as_it_is)
+NJIT_LOOP = numba_peer("numba.njit loop", as_loop)
+NJIT_PRANGE = numba_peer("numba.njit prange", as_parallel_loop, parallel=True)
