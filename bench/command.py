@@ -163,10 +163,17 @@ def check(ended: suite.Ended, arguments: argparse.Namespace) -> None:
 def progress_bar(screen: Any) -> Progress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    columns = (BarColumn(20), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}", markup=False))
-    quiet = {"redirect_stdout": False, "redirect_stderr": False}  # pytest has them
     return Progress(
-        *columns, console=screen, auto_refresh=False, transient=True, disable=not screen.is_terminal, **quiet
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=screen,
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,  # pytest has them
+        redirect_stderr=False,
+        disable=not screen.is_terminal,
     )
 
 

@@ -67,7 +67,8 @@ def settings(pytestconfig: pytest.Config, quick: bool) -> Settings:
 
 
 def outcomes(config: pytest.Config) -> Outcomes:
-    found: Outcomes = config.pluginmanager.get_plugin(OUTCOMES)
+    found = config.pluginmanager.get_plugin(OUTCOMES)
+    assert isinstance(found, Outcomes)
     return found
 
 

@@ -43,7 +43,7 @@ ROOFLINE_COLOR = "#7f7f7f"
 MARKERS = ("o", "s", "^", "D", "v", "P")
 DASHES = ("-", "--", "-.", ":")
 
-SETTINGS = {
+SETTINGS: Any = {
     "svg.fonttype": "none",  # text as text: a tenth of the size
     "svg.hashsalt": "fastopt",  # the same file from the same numbers
     "font.size": 9.0,
