@@ -72,7 +72,7 @@ def extensions() -> list[Extension]:
             f"fastopt.kernels.{name}",
             [relative],
             include_dirs=[np.get_include(), "kernels"],
-            depends=["kernels/machine.h", *(f"kernels/{name}.pxi" for name in ENGINE_PARTS)],
+            depends=["kernels/machine.h", "kernels/square_root.h", *(f"kernels/{name}.pxi" for name in ENGINE_PARTS)],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=[*COMPILE, *flags],
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -23,19 +24,26 @@ assert MILESTONES[0] + TURNS * (UNTIMED_STEPS + TIMED_STEPS) < 800
 
 @dataclass
 class Walker:
-    """An optimizer, the steps it has taken, and the seconds of a step in each of its turns at each milestone."""
+    """An optimizer, the steps it has taken, and the seconds of a step in each of its turns at each milestone.
+
+    `recent`: the seconds of each of the last few steps of its last walk.
+    """
 
     runner: Runner
     steps: int = 0
+    recent: deque[float] = field(default_factory=lambda: deque(maxlen=5))
     seconds: dict[int, list[float]] = field(default_factory=dict)
 
     def walk(self, count: int, until: float = float("inf")) -> bool:
         """Take so many steps; False when that takes longer than until then."""
         step = self.runner.prepared_step
         for _ in range(count):
+            start = time.perf_counter()
             step()
+            end = time.perf_counter()
+            self.recent.append(end - start)
             self.steps += 1
-            if time.perf_counter() > until:
+            if end > until:
                 return False
         return True
 
@@ -49,7 +57,7 @@ class Walker:
 class History:
     """A subject and its peers. Gradients of the first half are zero from the second step on.
 
-    A peer leaves where the way to a milestone takes it longer than `patience`, in seconds.
+    A peer leaves where the way to a milestone, or being timed there, takes longer than `patience`, in seconds.
     """
 
     def __init__(
@@ -104,8 +112,10 @@ class History:
     def _walk_to(self, milestone: int) -> None:
         self.ours.walk(milestone - self.ours.steps)
         for name, walker in list(self.others.items()):
-            if not walker.walk(milestone - walker.steps, time.perf_counter() + self.patience):
-                self._leave(name, {"unavailable": f"{name}: step {milestone:,} is more than {self.patience:g} s away"})
+            arrived = walker.walk(milestone - walker.steps, time.perf_counter() + self.patience)
+            if not arrived or min(walker.recent) * TURNS * (UNTIMED_STEPS + TIMED_STEPS) > self.patience:
+                reason = f"{name}: the steps up to {milestone:,}, or the next ones, take more than {self.patience:g} s"
+                self._leave(name, {"unavailable": reason})
 
     def results(self, milestone: int) -> dict[str, Record]:
         """What came of each peer at a milestone that has been reached, in the order in which they were given."""
@@ -113,9 +123,6 @@ class History:
         for name, walker in self.others.items():
             theirs = walker.seconds[milestone]
             timed[name] = {"seconds": statistics.median(theirs), **quotients(theirs, mine, "ratio")}
-        for peer in self.peers:
-            if peer.approximate and peer.name in timed:
-                timed[peer.name]["approximate"] = True
         return {peer.name: timed.get(peer.name) or self.absent[peer.name] for peer in self.peers}
 
     def growth(self, milestone: int) -> dict[str, float]:

@@ -272,7 +272,10 @@ def compare(
             results[peer.name] = {"unavailable": reason}
     there = tuple(peer for peer in peers if peer.name not in results)
     beside = (ROOFLINE,) if only_moves and not ROOFLINE.unavailable(problem) else ()
-    run, mine, bounds, firsts = pytest_benchmark_run(benchmark), [], [], []
+    run = pytest_benchmark_run(benchmark)
+    mine: list[float] = []
+    firsts: list[float] = []
+    bounds: list[tuple[float, float]] = []
     for batch in batches(there, room) or [()]:
         timed = measure_batch(run, settings, problem, subject, (*batch, *beside), relative)
         run = plain_run
@@ -311,7 +314,7 @@ def compare(
             each["bytes_per_second"] = variant.bytes_per_parameter * workload.size / each["seconds"]
     if bounds:
         record["roofline"] = {"seconds": statistics.median(bound for bound, _ in bounds)}
-        record |= quotients(*map(list, zip(*bounds, strict=True)), "fraction")
+        record |= quotients([bound for bound, _ in bounds], [our for _, our in bounds], "fraction")
     return record | best_of(results)
 
 

@@ -13,7 +13,7 @@ import fastopt
 from fastopt.examples.models import MLP
 from fastopt.examples.textbook import Adam as TextbookAdam
 
-from .cases import Problem, Workload
+from .cases import Problem, Variant, Workload
 from .own import LEARNING_STEPS
 from .peers import TORCH, textbook, thinc, unavailable_in
 from .runner import Peer, Runner
@@ -24,6 +24,11 @@ NETWORK = Workload(
     tuple(shape for before, after in itertools.pairwise(WIDTHS) for shape in ((before, after), (after,))),
     spread=(24 / WIDTHS[0]) ** 0.5,  # of He's initialization, for uniform numbers
 )
+
+THINC_ADAM = Variant("Adam", "adam", {"eps": 4.5e-10})
+"""It adds eps to the root of the average that is not corrected, so as much as 1e-8 elsewhere in the second step."""
+THINC_ERROR = 1e-5
+"""A hundredth of the learning rate: in other steps that is not as much, and some gradients of a network are small."""
 
 Step = Callable[[], Any]
 MakeStep = Callable[[Problem, np.ndarray, np.ndarray], Step]
@@ -42,10 +47,10 @@ def with_textbook(compiled: textbook.Compile | None, problem: Problem, params: n
 
 
 def with_thinc(problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
-    return partial(thinc.make_optimizer(problem.variant), (0, "flat"), params, grads)
+    return partial(thinc.make_optimizer(THINC_ADAM), (0, "flat"), params, grads)
 
 
-def with_torch(options: dict[str, bool], problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
+def with_torch(options: dict[str, Any], problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
     """On tensors that share the buffers' memory."""
     import torch
 
@@ -90,13 +95,13 @@ def nothing(problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
 FASTOPT = trained("fastopt", with_fastopt, learning_steps=LEARNING_STEPS)
 WITHOUT_OPTIMIZER = trained("no optimizer", nothing)
 
-THINC_ERROR = 1e-5
-"""A hundredth of the learning rate: its eps counts for 30 times as much in the first steps, and some gradients of a
-network are small."""
-
 PEERS = (
     trained("NumPy", partial(with_textbook, None), textbook.unavailable),
-    trained("numba.njit", partial(with_textbook, partial(textbook.njit, False)), textbook.unavailable_in_numba),
+    trained(
+        "numba.njit",
+        partial(with_textbook, partial(textbook.njit, textbook.as_it_is, False)),
+        textbook.unavailable_in_numba,
+    ),
     trained("thinc", with_thinc, thinc.LIBRARY.unavailable, absolute=THINC_ERROR),
     *(
         trained(name, partial(with_torch, options), unavailable_in("torch.optim", **options))

@@ -146,7 +146,7 @@ class SGD(Textbook):
 class Adam(Textbook):
     """Adam with the bias corrections on the two averages."""
 
-    update = staticmethod(adam)
+    update: Callable[..., None] = staticmethod(adam)
     weight_decay = 0.0
 
     def __init__(

@@ -37,6 +37,7 @@ def get_config() -> dict[str, Any]:
             "compiled module": "yes",
             "instruction set": cython_loops.LEVEL,
             "prefetch distance": native.PREFETCH_DISTANCE,
+            "square roots": "divider and multipliers" if cython_loops.SHARED_ROOTS else "divider",
             "openmp": native.CAPABILITIES["openmp"] or "no (built for one thread)",
             "can flush denormals": native.CAPABILITIES["can_flush_denormals"],
         }
@@ -45,7 +46,7 @@ def get_config() -> dict[str, Any]:
     config["backend auto"] = "cython" if error is None else "numba"
     config["numba"] = "installed" if importlib.util.find_spec("numba") else "not installed"
     config["threads"] = get_num_threads()
-    variables = ("OMP_NUM_THREADS", cpu.LEVEL_VARIABLE, cpu.PREFETCH_VARIABLE)
+    variables = ("OMP_NUM_THREADS", cpu.LEVEL_VARIABLE, cpu.PREFETCH_VARIABLE, cpu.ROOTS_VARIABLE)
     config["environment"] = {name: os.environ[name] for name in variables if name in os.environ}
     config["openmp runtimes"] = _openmp_runtimes()
     return config

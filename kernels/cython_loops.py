@@ -12,11 +12,13 @@ from .native import CAPABILITIES
 LEVEL = cpu.choose_level(CAPABILITIES)
 _module = importlib.import_module("." + cpu.module_name(LEVEL), __package__)
 DIGEST: str = _module.DIGEST
+SHARED_ROOTS = cpu.choose_shared_roots(CAPABILITIES, _module.CAN_SHARE_ROOTS)
+_loops: dict[tuple[str, str], int] = _module.ADDRESSES | (_module.SHARING if SHARED_ROOTS else {})
 
 
 def loop(name: str, dtype: np.dtype) -> int:
     """The address of a rule's or an operation's loop over float32 or float64."""
-    return int(_module.ADDRESSES[name, dtype.name])
+    return _loops[name, dtype.name]
 
 
 def sum_over(name: str, dtype: np.dtype) -> int:

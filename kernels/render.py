@@ -20,6 +20,15 @@ HERE = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
 """Working precisions and their C types."""
 
+BY_FMA = "float32_by_fma"
+"""float32, its square roots by multiplications (square_root.h)."""
+
+C_TYPES = {**REALS, BY_FMA: "float"}
+
+SHARED_BLOCK, SHARED_ROOTS = 48, 16
+"""Of so many elements, the first so many take their roots from the multipliers and the others from the divider. That is
+what keeps both busy on the Intel processor on which it was found."""
+
 PREFETCH_BLOCK = 64
 """Elements between two rounds of prefetches, in loops that prefetch."""
 
@@ -99,6 +108,26 @@ def loops() -> dict[str, Loop]:
     return found
 
 
+def takes_roots(loop: Loop) -> bool:
+    """Whether an element's update has a square root."""
+    return any("sqrt" in _words(function) for function in _functions_of(loop))
+
+
+def _functions_of(loop: Loop) -> list[Function]:
+    """What a loop calls for an element, callees first."""
+    known = {**rule_functions(), **operation_functions()}
+    found: dict[str, Function] = {}
+    for function, _, _ in loop.calls:
+        found |= {each.name: each for each in (*called_functions(function, known), function)}
+    return list(found.values())
+
+
+def _words(function: Function) -> set[str]:
+    """The names that a function calls."""
+    nodes = [node for part in (*function.body, *function.returns) for node in ast.walk(part)]
+    return {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
 class _Spelling(ast.NodeTransformer):
     """Renames calls, wraps numbers, and turns `**` into a call."""
 
@@ -145,6 +174,7 @@ _CYTHON_HEADER = """\
 cdef extern from *:
     '''
     #include <math.h>
+    #include "square_root.h"
 {vocabulary}
     '''
 {declarations}
@@ -153,7 +183,7 @@ cdef extern from *:
 _C_VOCABULARY = """\
     typedef {c} *__restrict__ {real}_stream;
     #define number_{real}(x) (({c})(x))
-    static inline {c} sqrt_{real}({c} x) {{ return sqrt{suffix}(x); }}
+    static inline {c} sqrt_{real}({c} x) {{ return {sqrt}(x); }}
     static inline {c} floor_{real}({c} x) {{ return floor{suffix}(x); }}
     static inline {c} power_{real}({c} x, {c} y) {{ return pow{suffix}(x, y); }}
     static inline {c} select_{real}(int condition, {c} a, {c} b) {{ return condition ? a : b; }}
@@ -182,15 +212,21 @@ cdef extern from *:
     #endif
     '''
     void prefetch_for_update(const void *) noexcept nogil
+    int roots_can_be_shared() noexcept nogil
+    int FASTOPT_CAN_SHARE_ROOTS
 
 cdef enum:
     BLOCK = {PREFETCH_BLOCK}
+    SHARED_BLOCK = {SHARED_BLOCK}
+    SHARED_ROOTS = {SHARED_ROOTS}
     LANES = {LANES}
 """
 
 
 def _cython_prelude(reals: list[str]) -> str:
-    values = [{"real": real, "c": REALS[real], "suffix": "f" if real == "float32" else ""} for real in reals]
+    values = [{"real": real, "c": C_TYPES[real], "suffix": "" if real == "float64" else "f"} for real in reals]
+    for value in values:
+        value["sqrt"] = "sqrtf_by_fma" if value["real"] == BY_FMA else f"sqrt{value['suffix']}"
     return _CYTHON_HEADER.format(
         vocabulary="\n".join(_C_VOCABULARY.format(**value) for value in values),
         declarations="\n".join(_CYTHON_DECLARATIONS.format(**value) for value in values),
@@ -198,7 +234,7 @@ def _cython_prelude(reals: list[str]) -> str:
 
 
 def _cython_function(function: Function, real: str) -> str:
-    c = REALS[real]
+    c = C_TYPES[real]
     body, returns = _statements(function, call="{}_" + real, number=f"number_{real}")
     result = c if len(returns) == 1 else "(" + ", ".join([c] * len(returns)) + ")"
     arguments = ", ".join(f"{c} {name}" for name in function.arguments)
@@ -263,6 +299,57 @@ def _cython_loop(loop: Loop, real: str) -> str:
     )
 
 
+_CYTHON_SHARING_LOOP = """\
+cdef inline void {name}_sharing_float32({stream_arguments}, Py_ssize_t blocks,
+                                        const float *coefficients) noexcept nogil:
+{locals}
+    cdef Py_ssize_t i, block, lane
+    for block in range(blocks):
+        for lane in range(SHARED_ROOTS):
+            i = block * SHARED_BLOCK + lane
+{body_by_fma}
+        for lane in range(SHARED_BLOCK - SHARED_ROOTS):
+            i = block * SHARED_BLOCK + SHARED_ROOTS + lane
+{body}
+
+
+cdef void {name}_sharing_loop_float32(void **streams, Py_ssize_t size, const void *coefficients,
+                                      Py_ssize_t prefetch) noexcept nogil:
+    cdef Py_ssize_t blocks = 0
+    cdef void *rest[{n_streams}]
+    if prefetch == 0 and roots_can_be_shared():
+        blocks = size // SHARED_BLOCK
+        {name}_sharing_float32({streams}, blocks, <const float *>coefficients)
+{rest}
+    {name}_loop_float32(rest, size - blocks * SHARED_BLOCK, coefficients, prefetch)
+"""
+
+
+def _cython_sharing_loop(loop: Loop) -> str:
+    declared = [f"cdef float {name}" for name in loop.local_names]
+    declared += [f"cdef float c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
+    rest = [f"rest[{k}] = <float32_stream>streams[{k}] + blocks * SHARED_BLOCK" for k in range(len(loop.streams))]
+    return _CYTHON_SHARING_LOOP.format(
+        name=loop.name,
+        n_streams=len(loop.streams),
+        stream_arguments=", ".join(f"float32_stream {name}" for name in loop.streams),
+        streams=", ".join(f"<float32_stream>streams[{index}]" for index in range(len(loop.streams))),
+        locals=_indent(declared, 1),
+        body_by_fma=_indent(_calls(loop, call="{}_" + BY_FMA), 3),
+        body=_indent(_calls(loop, call="{}_float32"), 3),
+        rest=_indent(rest, 1),
+    )
+
+
+_CYTHON_ROOTS = """\
+cdef void roots_by_fma(float *x, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        x[i] = sqrt_float32_by_fma(x[i])
+"""
+"""For a test."""
+
+
 @functools.cache
 def counts() -> frozenset[str]:
     """The sums that only count."""
@@ -320,8 +407,8 @@ def _cython_sum(function: Function, real: str) -> str:
     )
 
 
-def _table(name: str, keys: Iterable[str], suffix: str) -> str:
-    lines = [f'("{key}", "{real}"): <size_t>&{key}_{suffix}_{real},' for real in REALS for key in keys]
+def _table(name: str, keys: Iterable[str], suffix: str, reals: Iterable[str] = REALS) -> str:
+    lines = [f'("{key}", "{real}"): <size_t>&{key}_{suffix}_{real},' for real in reals for key in keys]
     return f"{name} = {{\n{_indent(lines, 1)}\n}}"
 
 
@@ -335,12 +422,19 @@ def loops_source(level: str) -> str:
             parts += [_cython_function(sum_functions()[name], real) for name in sorted(counts())]
         parts += [_cython_loop(loop, real) for loop in loops().values()]
         parts += [_cython_sum(function, real) for function in sum_functions().values()]
+    sharing = [loop for loop in loops().values() if takes_roots(loop)]
+    by_fma = {each.name: each for loop in sharing for each in _functions_of(loop)}
+    parts += [_cython_function(function, BY_FMA) for function in by_fma.values()]
+    parts += [_cython_sharing_loop(loop) for loop in sharing]
     return "\n\n".join(
         [
-            _cython_prelude(list(REALS)),
+            _cython_prelude(list(C_TYPES)),
             _CYTHON_CONSTANTS,
             *parts,
+            _CYTHON_ROOTS,
             _table("ADDRESSES", loops(), "loop"),
+            _table("SHARING", [loop.name for loop in sharing], "sharing_loop", reals=("float32",)),
+            "CAN_SHARE_ROOTS = bool(FASTOPT_CAN_SHARE_ROOTS)\nROOTS_BY_FMA = <size_t>&roots_by_fma",
             _table("SUMS", sum_functions(), "sum"),
             f"LEVEL = {level!r}\nDIGEST = {digest()!r}\n",
         ]

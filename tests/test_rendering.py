@@ -103,7 +103,7 @@ def test_compiled_coefficient_functions_are_the_python_ones(name: str) -> None:
 
 
 def instructions_of_loops(path: str) -> dict[str, str]:
-    """Disassembly of each loop and each sum in a compiled module."""
+    """Disassembly of each loop and each sum in a compiled module; "adam sharing": the loop that shares its roots."""
     text = subprocess.run(
         ["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
     ).stdout
@@ -113,8 +113,9 @@ def instructions_of_loops(path: str) -> dict[str, str]:
     for name, body in zip(blocks[1::2], blocks[2::2], strict=True):
         match = re.search(r"([a-z_0-9]+)_(?:loop|over|sum)_(float32|float64)", name)
         if match:
-            loop = next(each for each in names if match[1].endswith("_" + each))
-            found[f"{loop} {match[2]}"] = found.get(f"{loop} {match[2]}", "") + body
+            loop = next(each for each in names if match[1].removesuffix("_sharing").endswith("_" + each))
+            key = f"{loop} sharing" if match[1].endswith("_sharing") else f"{loop} {match[2]}"
+            found[key] = found.get(key, "") + body
     return found
 
 

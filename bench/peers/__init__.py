@@ -43,6 +43,7 @@ PEERS: tuple[Peer, ...] = (
 """Whom fastopt is compared with in every case. To measure one more, add a row."""
 
 __all__ = [
+    "DEEPSPEED",
     "PEERS",
     "TORCH",
     "TORCH_COMPILE",
