@@ -35,7 +35,7 @@ COLORS = {
     "NumPy": "#000000",
     "numba": "#5d3a9b",
 }
-"""By the first word of a peer's name, whatever its case; after Okabe and Ito."""
+"""By the first word of a peer's name; after Okabe and Ito."""
 
 OTHER_COLOR = "#7f7f7f"
 FASTOPT_COLOR = "#d55e00"
@@ -89,9 +89,9 @@ def looks(records: Iterable[Record]) -> dict[str, Look]:
     for name in findings.attendance(records):
         if findings.is_peer(name):
             family = re.split(r"[\s,(.]", name)[0].lower()
-            place = places.setdefault(family, 0)
-            places[family] += 1
             color = colors.get(family, OTHER_COLOR)
+            place = places.setdefault(color, 0)
+            places[color] += 1
             found[name] = Look(color, MARKERS[place % len(MARKERS)], DASHES[place % len(DASHES)])
     return found
 

@@ -338,7 +338,7 @@ def peers_section(records: list[Record], brief: bool) -> Section | None:
         if brief and (counted.timed or counted.wrong):
             continue
         reasons = "; ".join(
-            reason + (f" ({plural(count, 'case')})" if count > 1 else "")
+            reason + (f" ({plural(count, 'case')})" if count < counted.asked else "")
             for reason, count in counted.reasons.most_common()
         )
         timed = f"{counted.timed:,} of {counted.asked:,}"

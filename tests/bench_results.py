@@ -21,8 +21,8 @@ FACTORS = {
     "Keras": 12.0,
     "thinc": 4.0,
     "NumPy": 10.0,
-    "njit": 1.5,
-    "njit parallel": 0.9,
+    "numba.njit": 1.5,
+    "numba.njit parallel": 0.9,
 }
 ABSENT = "Nobody's optimizer"
 BYTES = 28
