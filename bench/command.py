@@ -117,9 +117,11 @@ def run(arguments: argparse.Namespace) -> int:
 def run_list(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from . import terminal
+
     collecting = suite.Collecting()
     check(suite.run([*options(arguments), "--collect-only"], collecting), arguments)
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    console = Console(width=None if sys.stdout.isatty() else terminal.WIDTH)
     for table in (listing.cases_table(collecting.items), listing.peers_table(arguments.threads)):
         console.print(table)
     return 0
@@ -181,9 +183,9 @@ def show(results: Results, arguments: argparse.Namespace) -> None:
     """Print the tables, and write what was asked for."""
     from rich.console import Console
 
-    from . import tables
+    from . import terminal
 
-    tables.print_summary(results, Console(width=None if sys.stdout.isatty() else tables.WIDTH))
+    terminal.print_summary(results, Console(width=None if sys.stdout.isatty() else terminal.WIDTH))
     if arguments.json:
         results.save(arguments.json)
     if arguments.report:

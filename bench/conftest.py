@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from . import machine, measure, tables
+from . import machine, measure
 from .clock import CLOCK
 from .measure import Record, Settings
 from .memory import give_memory_back
@@ -112,7 +112,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     from rich.console import Console
 
+    from . import terminal
+
     text = io.StringIO()
-    console = Console(file=text, width=tables.WIDTH, force_terminal=terminalreporter.hasmarkup)
-    tables.print_summary(results, console)
+    console = Console(file=text, width=terminal.WIDTH, force_terminal=terminalreporter.hasmarkup)
+    terminal.print_summary(results, console)
     terminalreporter.write("\n" + text.getvalue())

@@ -6,15 +6,11 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import findings, targets
 from .results import Results
 from .text import number_text, percent_text, plural, seconds_text
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table as RichTable
 
 Record = dict[str, Any]
 
@@ -65,9 +61,6 @@ BUSY = 0.1
 FEW = 3
 """So many peers have a column each; more are rows of their own in the report, and the first of them in the terminal."""
 
-WIDTH = 160
-"""Of the summary, where no terminal says otherwise."""
-
 SHOWN_LOSSES = 20
 """Lines of the terminal's table of losses; the report has all."""
 
@@ -82,11 +75,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`title` is empty where the section's is enough."""
+    """`title` is empty where the section's is enough. `whole`: so many columns stay on one line in a wide terminal."""
 
     headers: list[str]
     rows: list[list[Cell]]
     title: str = ""
+    whole: int = 0
 
 
 @dataclass(frozen=True)
@@ -206,7 +200,8 @@ def summary_table(records: list[Record]) -> Table:
         rest = Cell(", ".join(wrong + faster), "wrong" if wrong else "loss" if faster else "")
         own = [case_cell(record), *(make(record) for make in columns.values())]
         rows.append([*own, ranked_cell(ranked, 0, spread=True), ranked_cell(ranked, 1, spread=False), rest])
-    return Table(["case", *columns, "best peer", "second", "faster as well"], rows)
+    headers = ["case", *columns, "best peer", "second"]
+    return Table([*headers, "faster as well"], rows, whole=len(headers))
 
 
 def by_variant(records: list[Record]) -> dict[str, list[Record]]:
@@ -389,29 +384,3 @@ def all_sections(results: Results, brief: bool = False) -> list[Section]:
     ]
     ordered = [*measured, *last, *reversed(first)] if brief else [*first, *measured, *last]
     return [section for section in ordered if section is not None]
-
-
-def as_rich(section: Section) -> list[RichTable | str]:
-    """For the terminal."""
-    from rich.markup import escape
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    styles = {"win": "green", "loss": "bold red", "wrong": "bold white on red", "": ""}
-    made: list[RichTable | str] = [f"\n[bold]{escape(section.title)}[/]"]
-    if section.note:
-        made.append(f"[dim]{escape(section.note)}[/]")
-    for table in section.tables:
-        grid = RichTable(title=table.title or None, title_justify="left")
-        for header in table.headers:
-            grid.add_column(header, overflow="fold")
-        for row in table.rows:
-            grid.add_row(*(Text(cell.text, styles[cell.mark]) for cell in row))
-        made.append(grid)
-    return made
-
-
-def print_summary(results: Results, console: Console) -> None:
-    for section in all_sections(results, brief=True):
-        for each in as_rich(section):
-            console.print(each)

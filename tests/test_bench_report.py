@@ -12,7 +12,7 @@ import bench_results
 import pytest
 from rich.console import Console
 
-from fastopt.bench import findings, plots, report, tables, targets, text
+from fastopt.bench import findings, plots, report, tables, targets, terminal, text
 from fastopt.bench.results import Results, ResultsError
 
 LARGEST_PLOT = 150_000
@@ -146,9 +146,9 @@ def test_absent_peers_have_a_reason(results: Results) -> None:
 
 def test_the_terminal_is_wide_enough(results: Results) -> None:
     printed = io.StringIO()
-    tables.print_summary(results, Console(width=tables.WIDTH, file=printed))
+    terminal.print_summary(results, Console(width=terminal.WIDTH, file=printed))
     lines = printed.getvalue().splitlines()
-    assert max(map(len, lines)) <= tables.WIDTH
+    assert max(map(len, lines)) <= terminal.WIDTH
     assert any("SGD momentum, 100,000,000" in line and "parallel 0.9x (0.81 to 1.08)" in line for line in lines)
     assert "…" not in printed.getvalue()
 
