@@ -36,7 +36,7 @@ def test_memory(
         name += f": {found}"
     else:
         values = {
-            "states of the rule": (float(len(variant.states) * FLOAT32.itemsize), "bytes"),
+            "states in float32": (float(len(variant.states) * FLOAT32.itemsize), "bytes"),
             "kept": (found.kept, "bytes"),
             "more during a step": (found.peak, "bytes"),
             "at most": (found.kept + found.peak, "bytes"),

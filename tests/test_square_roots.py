@@ -9,7 +9,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_instruction_sets import PROGRAM, run
+from test_instruction_sets import run
 from test_rendering import instructions_of_loops
 
 from fastopt.kernels import cpu, floating_point, native, render
@@ -59,14 +59,22 @@ def test_all_optimizers_give_the_same_bits() -> None:
     assert "x86-64-v4" in results.pop()
 
 
+DENORMAL_AVERAGE = """
+import numpy as np, fastopt
+param, grad = np.zeros(1000, np.float32), np.full(1000, 1e-20, np.float32)
+optimizer = fastopt.RMSprop(param, grads=grad, eps=1e-25, flush_denormals=False)
+optimizer.step()
+assert 0 < optimizer.state[0]["square_avg"][0] < np.finfo(np.float32).tiny
+print(param.tobytes().hex())
+"""
+
+
 @needs_avx512
 def test_denormals_that_are_kept_have_roots() -> None:
     """Roots are shared only where denormals are zero."""
-    program = PROGRAM.replace("random_gradient(rng, param.size, dtype)", "dtype(1e-20) * np.ones(param.size, dtype)")
-    program = program.replace("backend=", "flush_denormals=False, backend=")
-    results = {run(program, FASTOPT_SHARED_ROOTS=share).stdout for share in ("0", "1")}
+    results = {run(DENORMAL_AVERAGE, FASTOPT_SHARED_ROOTS=share).stdout for share in ("0", "1")}
     assert len(results) == 1
-    assert "x86-64-v4" in results.pop()
+    assert results != {""}
 
 
 @needs_avx512

@@ -122,6 +122,7 @@ def start(problem: Problem) -> Runner:
     values = settings(problem.variant)
     tensors = Tensors.of(problem)
     variables = [keras.Variable(param, dtype="float32") for param in problem.params]
+    tensors.params.clear()  # so that the memory of only one copy is measured
     optimizer = getattr(keras.optimizers, name)(values["lr"], **arguments(values))
 
     def step() -> None:
