@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from . import machine, measure, tables
+from . import machine, measure
 from .clock import CLOCK
 from .measure import Record, Settings
 from .memory import give_memory_back
+from .outcomes import OUTCOMES, Outcomes
 from .quick import LARGEST, keeps
-
-RECORDS = pytest.StashKey[list[Record]]()
-LOAD = pytest.StashKey[machine.Load]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,12 +24,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--seconds", type=float, help="about how long to measure each side of a case (default: 0.25; quick: 0.05)"
     )
+    group.addoption("--peers", metavar="NAMES", default="", help="only these peers, such as 'torch fused,optax'")
+    group.addoption("--results", metavar="FILE", help="write all that was found as JSON; bench.report reads it")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[RECORDS] = []
-    config.stash[LOAD] = machine.Load()
+    config.pluginmanager.register(Outcomes(config), OUTCOMES)
     config.option.benchmark_quiet = True  # the tables below say more than pytest-benchmark's own
 
 
@@ -63,7 +62,14 @@ def quick(pytestconfig: pytest.Config) -> bool:
 def settings(pytestconfig: pytest.Config, quick: bool) -> Settings:
     seconds = pytestconfig.getoption("--seconds")
     default = 0.05 if quick else 0.25
-    return Settings(pytestconfig.getoption("--threads"), default if seconds is None else seconds)
+    peers = tuple(filter(None, pytestconfig.getoption("--peers").split(",")))
+    return Settings(pytestconfig.getoption("--threads"), default if seconds is None else seconds, peers)
+
+
+def outcomes(config: pytest.Config) -> Outcomes:
+    found = config.pluginmanager.get_plugin(OUTCOMES)
+    assert isinstance(found, Outcomes)
+    return found
 
 
 @pytest.fixture
@@ -74,7 +80,7 @@ def record(pytestconfig: pytest.Config, benchmark: BenchmarkFixture) -> Callable
     def keep(found: Record) -> None:
         found["busy"] = load.processors()
         benchmark.extra_info.update(found)
-        pytestconfig.stash[RECORDS].append(found)
+        outcomes(pytestconfig).results.records.append(found)
 
     return keep
 
@@ -97,19 +103,18 @@ def compare(
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
-    load = {"processors busy with other work": f"{config.stash[LOAD].processors():.2f} on average"}
-    machine_info["described"] = machine.describe(config.getoption("--threads")) | load
+    machine_info["described"] = outcomes(config).describe()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    records = config.stash[RECORDS]
-    if not records:
+    results = outcomes(config).results
+    if not results.records:
         return
     from rich.console import Console
 
+    from . import terminal
+
     text = io.StringIO()
-    console = Console(file=text, width=160, force_terminal=terminalreporter.hasmarkup)
-    for table in map(tables.as_rich, tables.all_tables(records)):
-        if table.row_count:
-            console.print(table)
+    console = Console(file=text, width=terminal.WIDTH, force_terminal=terminalreporter.hasmarkup)
+    terminal.print_summary(results, console)
     terminalreporter.write("\n" + text.getvalue())

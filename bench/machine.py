@@ -5,11 +5,28 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import shutil
+import subprocess
 import time
 from pathlib import Path
 
-PACKAGES = ("fastopt", "numpy", "numba", "torch", "pytest-benchmark")
-CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+PACKAGES = (
+    "fastopt",
+    "numpy",
+    "numba",
+    "torch",
+    "deepspeed",
+    "bitsandbytes",
+    "jax",
+    "optax",
+    "keras",
+    "thinc",
+    "pytest-benchmark",
+)
+"""Whose versions are told."""
+
+PROCESSORS = Path("/sys/devices/system/cpu")
+CACHES = PROCESSORS / "cpu0" / "cache"
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "FASTOPT_", "THP_")
 
@@ -36,17 +53,19 @@ def _seconds_of_others() -> float:
 
 
 def describe(n_threads: int) -> dict[str, str]:
-    """The machine and the software, as labelled text."""
+    """The machine and the software as labelled text; after a run, when peers have loaded their runtimes."""
     from fastopt.config import get_config
 
     config = get_config()
     described = {
         "processor": _processor(),
-        "processors available": str(config["cpus available"]),
+        "processors available": str(config["cpus available"]) + _cores(),
         "caches": _caches() or "unknown",
         "threads asked for": str(n_threads),
+        "memory": _memory() or "unknown",
         "system": f"{platform.system()} {platform.release()}, huge pages {_huge_pages() or 'unknown'}",
         "Python": platform.python_version(),
+        "C++ compiler": _compiler(),
         **{package: _version(package) for package in PACKAGES},
         "instruction set": str(config.get("instruction set", "no compiled module")),
         "prefetch distance": str(config.get("prefetch distance", "none")),
@@ -81,6 +100,37 @@ def _caches() -> str:
         if kind != "Instruction":
             found.append(f"L{level} {size}")
     return ", ".join(found)
+
+
+def _cores() -> str:
+    """On how many cores the processors are that this process may use; Linux only."""
+    try:
+        cores = {
+            tuple(
+                (PROCESSORS / f"cpu{number}" / "topology" / name).read_text()
+                for name in ("physical_package_id", "core_id")
+            )
+            for number in os.sched_getaffinity(0)
+        }
+    except (OSError, AttributeError):
+        return ""
+    return f" on {len(cores)} core{'s'[: len(cores) > 1]}"
+
+
+def _memory() -> str:
+    try:
+        return f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 1e9:.0f} GB"
+    except (OSError, ValueError):
+        return ""
+
+
+def _compiler() -> str:
+    """The C++ compiler that torch.compile and DeepSpeed find, where there is one."""
+    command = os.environ.get("CXX", "g++")
+    if shutil.which(command) is None:
+        return f"no {command}"
+    found = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
+    return found.splitlines()[0] if found else command
 
 
 def _huge_pages() -> str:

@@ -6,7 +6,8 @@ A record is what one test found out, as plain values for JSON. All have `section
 - `checked`: whether results were compared and agree;
 - `seconds`: a step of fastopt, the median; `first_seconds`: making the optimizer, and its first step;
 - `peers`: per name `seconds`, `first_seconds`, `ratio` (theirs / ours: the median of the pairs), `ratio_min`,
-  `ratio_max`; or `wrong`, what the results disagree in, and then it was not timed; or `unavailable`, the reason;
+  `ratio_max`, and `approximate` where that is so; or `wrong`, what the results disagree in, and then it was not timed;
+  or `unavailable`, the reason;
 - `best_peer` and its `ratio`, `ratio_min`, `ratio_max`, where a peer was timed whose results are not approximate.
 
 Where a step only moves parameters, gradients and states: `bytes_per_second`, here and per peer; and from 100,000
@@ -22,7 +23,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,18 @@ class Settings:
     n_threads: int
     seconds: float
     """About how long each side of a case is measured, its preparation not counted."""
+
+    peers: tuple[str, ...] = ()
+    """Names of peers, or the first words of names; none: all peers."""
+
+    def chosen(self, peers: Iterable[Peer]) -> tuple[Peer, ...]:
+        """Those that are asked for."""
+        return tuple(peer for peer in peers if not self.peers or any(fits(name, peer.name) for name in self.peers))
+
+
+def fits(asked: str, name: str) -> bool:
+    """Whether what was asked for is a name, or its first words, whatever the case."""
+    return f"{name} ".lower().startswith(f"{asked.strip()} ".lower())
 
 
 Run = Callable[[Callable[[], Any], int, int, Callable[[], None]], list[float]]
@@ -242,6 +255,9 @@ def compare(
     parameters, gradients and states and nothing else, so bytes and the roofline are looked at. `n_threads`: other than
     the settings'.
     """
+    peers = settings.chosen(peers)
+    if not peers:
+        pytest.skip("none of the peers that were asked for")
     room = sides_in_memory(variant, workload) - 2  # the subject, the roofline
     if room < 1:
         pytest.skip(f"not enough memory: {available_memory() / 1e9:.1f} GB are available")
@@ -256,7 +272,10 @@ def compare(
             results[peer.name] = {"unavailable": reason}
     there = tuple(peer for peer in peers if peer.name not in results)
     beside = (ROOFLINE,) if only_moves and not ROOFLINE.unavailable(problem) else ()
-    run, mine, bounds, firsts, approximate = pytest_benchmark_run(benchmark), [], [], [], set()
+    run = pytest_benchmark_run(benchmark)
+    mine: list[float] = []
+    firsts: list[float] = []
+    bounds: list[tuple[float, float]] = []
     for batch in batches(there, room) or [()]:
         timed = measure_batch(run, settings, problem, subject, (*batch, *beside), relative)
         run = plain_run
@@ -270,7 +289,9 @@ def compare(
             if roofline:
                 results[name]["fraction"] = quotients(roofline, seconds, "fraction")["fraction"]
         results |= {name: {"wrong": difference} for name, difference in timed.wrong.items()}
-        approximate |= {peer.name for peer in batch if peer.approximate}
+        for peer in batch:
+            if peer.approximate:
+                results[peer.name]["approximate"] = True
         firsts.append(timed.first_seconds[subject.name])
         bounds += zip(roofline, timed.ours, strict=False)
         mine += timed.ours
@@ -293,13 +314,13 @@ def compare(
             each["bytes_per_second"] = variant.bytes_per_parameter * workload.size / each["seconds"]
     if bounds:
         record["roofline"] = {"seconds": statistics.median(bound for bound, _ in bounds)}
-        record |= quotients(*map(list, zip(*bounds, strict=True)), "fraction")
-    return record | best_of({name: each for name, each in results.items() if name not in approximate})
+        record |= quotients([bound for bound, _ in bounds], [our for _, our in bounds], "fraction")
+    return record | best_of(results)
 
 
 def best_of(results: dict[str, Record]) -> Record:
-    """Whom fastopt is the least ahead of, of those that were timed, and the ratio; nothing where there is none."""
-    candidates = {name: each for name, each in results.items() if "seconds" in each}
+    """Whom fastopt is the least ahead of, of those timed and not approximate, and the ratio; or nothing."""
+    candidates = {name: each for name, each in results.items() if "seconds" in each and "approximate" not in each}
     if not candidates:
         return {}
     best = min(candidates, key=lambda name: candidates[name]["ratio"])

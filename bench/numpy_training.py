@@ -50,7 +50,7 @@ def with_thinc(problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
     return partial(thinc.make_optimizer(THINC_ADAM), (0, "flat"), params, grads)
 
 
-def with_torch(options: dict[str, bool], problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
+def with_torch(options: dict[str, Any], problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
     """On tensors that share the buffers' memory."""
     import torch
 
@@ -97,7 +97,11 @@ WITHOUT_OPTIMIZER = trained("no optimizer", nothing)
 
 PEERS = (
     trained("NumPy", partial(with_textbook, None), textbook.unavailable),
-    trained("numba.njit", partial(with_textbook, partial(textbook.njit, False)), textbook.unavailable_in_numba),
+    trained(
+        "numba.njit",
+        partial(with_textbook, partial(textbook.njit, textbook.as_it_is, False)),
+        textbook.unavailable_in_numba,
+    ),
     trained("thinc", with_thinc, thinc.LIBRARY.unavailable, absolute=THINC_ERROR),
     *(
         trained(name, partial(with_torch, options), unavailable_in("torch.optim", **options))

@@ -1,51 +1,177 @@
-"""`python -m bench.report RESULTS.json`: pytest-benchmark's JSON as Markdown tables, on standard output."""
+"""The report of a run as Markdown with plots, and the part of a README about it.
+
+`python -m bench.report RESULTS.json` prints it; `--page` and `--readme` write files.
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
+import os
+import sys
 from pathlib import Path
-from typing import Any
 
-from .tables import Cell, Table, all_tables
+from . import findings, plots
+from .results import Results, ResultsError
+from .tables import LOSSES, Cell, Section, Table, all_sections
+from .targets import FLAT, LISTS
+from .text import number_text, percent_text, plural, seconds_text
 
 READING = (
     "Times are medians of a step. A ratio is the peer's time divided by fastopt's, measured in turns: the median of "
-    "the pairs, then the least and the greatest. Above 1 fastopt is faster. **Bold: fastopt is slower**, or misses a "
-    "target. Results were compared before anything was timed; one that differs is WRONG and has no time. GB/s is the "
-    "memory that a step must read and write, divided by its time."
+    "the pairs, then the least and the greatest. Above 1 fastopt is faster. **Bold: a peer is faster**, or a target is "
+    "missed. Results were compared before anything was timed; one that differs is WRONG and has no time. GB/s is the "
+    "memory that a step must read and write, divided by its time. The roofline is a loop in fastopt's own compiled "
+    "module that reads and writes the same streams and computes nothing, in turns with the others; per cents are its "
+    "time divided by theirs."
 )
+
+START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+"""What the README has before and after the part that is written here."""
+
+MAIN = ("Adam", "AdamW", "RMSprop", "Rprop", "Adagrad", "SGD momentum")
+"""The rows of the README's table."""
+
+MAIN_LISTS = ("Adam",)
 
 
 def cell_text(cell: Cell) -> str:
     text = cell.text.replace("|", "\\|")
-    return f"**{text}**" if cell.mark in ("loss", "wrong") else text
+    return f"**{text}**" if text and cell.mark in ("loss", "wrong") else text
 
 
-def markdown(table: Table) -> str:
-    lines = [f"## {table.title}", "", table.note, "", "| " + " | ".join(table.headers) + " |"]
+def markdown_table(table: Table) -> str:
+    lines = [f"### {table.title}", ""] if table.title else []
+    lines += ["| " + " | ".join(header.replace("|", "\\|") for header in table.headers) + " |"]
     lines.append("| --- " * len(table.headers) + "|")
-    lines += ["| " + " | ".join(cell_text(cell) for cell in row) + " |" for row in table.rows]
+    lines += ["| " + " | ".join(map(cell_text, row)) + " |" for row in table.rows]
     return "\n".join(lines)
 
 
-def report(results: dict[str, Any]) -> str:
-    """The whole report."""
-    records = [each["extra_info"] for each in results["benchmarks"] if "section" in each["extra_info"]]
-    described = results["machine_info"].get("described", {})
-    parts = ["# Benchmarks", f"Measured at {results['datetime']}."]
-    parts.append("\n".join(f"- {label}: {text}" for label, text in described.items()))
+def markdown(section: Section) -> str:
+    return "\n\n".join(filter(None, [f"## {section.title}", section.note, *map(markdown_table, section.tables)]))
+
+
+def report(results: Results, pictures: dict[str, str] | None = None) -> str:
+    """The whole report; `pictures` are links to the plots, by their titles."""
+    parts = ["# Benchmarks", f"Measured at {results.datetime}."]
+    parts.append("\n".join(f"- {label}: {text}" for label, text in results.machine.items()))
     parts.append(READING)
-    parts += [markdown(table) for table in all_tables(records)]
+    for section in all_sections(results):
+        parts.append(markdown(section))
+        if section.title == LOSSES and pictures:
+            parts.append("## Time by size")
+            parts += [f"![{title}]({link})" for title, link in pictures.items()]
     return "\n\n".join(parts) + "\n"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("results", type=Path, help="what `pytest bench/ --benchmark-json=RESULTS.json` wrote")
-    results = json.loads(parser.parse_args().results.read_text(encoding="utf-8"))
-    print(report(results), end="")
+def link(target: Path, page: Path) -> str:
+    return Path(os.path.relpath(target, page.parent)).as_posix()
+
+
+def write(results: Results, page: Path, pictures: Path) -> None:
+    """The report as a page, its plots in a folder; both are made where they are not."""
+    for folder in (page.parent, pictures):
+        folder.mkdir(parents=True, exist_ok=True)
+    made = plots.write(results.records, pictures)
+    links = {title: link(path, page) for title, path in made.items()}
+    page.write_text(report(results, links), encoding="utf-8")
+
+
+# --- README -----------------------------------------------------------------------------------------------------------
+
+
+def readme_cell(record: findings.Record) -> str:
+    best = findings.best(record)
+    if best is None:
+        return "-"
+    name, result = best
+    text = f"{number_text(result['ratio'])}, {name}"
+    return f"**{text}**" if result["ratio"] < 1 else text
+
+
+def readme_table(records: list[findings.Record], section: str, variants: tuple[str, ...], corner: str) -> list[str]:
+    """Main optimizers by workload: fastopt's time, its fraction of the roofline, and the best peer's ratio."""
+    chosen = [
+        record
+        for record in findings.comparisons(records)
+        if record["section"] == section and record["variant"] in variants and record["subject"] == "fastopt"
+    ]
+    workloads = list(dict.fromkeys(record["workload"] for record in chosen))
+    if not chosen:
+        return []
+    lines = [f"| {corner} | " + " | ".join(workloads) + " |", "| --- " * (1 + len(workloads)) + "|"]
+    for variant in variants:
+        row = {record["workload"]: record for record in chosen if record["variant"] == variant}
+        if row:
+            cells = [readme_cell(row[name]) if name in row else "" for name in workloads]
+            lines.append(f"| {variant} | " + " | ".join(cells) + " |")
+            cells = [own_text(row[name]) if name in row else "" for name in workloads]
+            lines.append("| a step | " + " | ".join(cells) + " |")
+    return lines
+
+
+def own_text(record: findings.Record) -> str:
+    fraction = f", {percent_text(record['fraction'])}" if "fraction" in record else ""
+    return seconds_text(record["seconds"]) + fraction
+
+
+def readme_part(results: Results, page: str, picture: str | None = None) -> str:
+    """What goes between the marks; links as they are to be in the README."""
+    machine = results.machine
+    peers = [
+        name for name, each in findings.attendance(results.records).items() if each.timed and findings.is_peer(name)
+    ]
+    losses = findings.Losses.of(results.records)
+    anchor = LOSSES.lower().replace(" ", "-")
+    parts = [
+        f"The best peer's time divided by fastopt's, float32, {machine.get('threads asked for', '?')} threads, "
+        f"{machine.get('processor', 'an unknown processor')}, results compared first; above 1 fastopt is faster, bold "
+        "it is slower. Below each: a step of fastopt, and its fraction of the roofline, a loop that only moves the "
+        "same bytes.",
+        "\n".join(readme_table(results.records, FLAT, MAIN, "parameters")),
+        "\n".join(readme_table(results.records, LISTS, MAIN_LISTS, "list")),
+        f"![Nanoseconds per parameter over size]({picture})" if picture else "",
+        f"Peers: {', '.join(peers)}. Of {plural(losses.compared, 'comparison')} a peer is faster in "
+        f"{len(losses.rows):,}: [all of them]({page}#{anchor}), and [all that was measured]({page}).",
+    ]
+    return "\n\n".join(filter(None, parts))
+
+
+def write_readme(results: Results, readme: Path, page: Path, picture: Path | None) -> None:
+    """Replace what is between the marks."""
+    text = readme.read_text(encoding="utf-8")
+    before, mark, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not mark or not end:
+        raise ResultsError(f"{readme} has no {START} and {END}")
+    part = readme_part(results, link(page, readme), link(picture, readme) if picture else None)
+    readme.write_text(f"{before}{START}\n{part}\n{END}{after}", encoding="utf-8")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description="The report of a run.")
+    parser.add_argument("results", type=Path, help="what `fastopt bench --json RESULTS.json` wrote")
+    parser.add_argument(
+        "--page", type=Path, help="write the report there, and its plots into a folder beside it of the same name"
+    )
+    parser.add_argument("--readme", type=Path, help=f"replace what is between {START} and {END} in this file")
+    arguments = parser.parse_args(argv)
+    page: Path = arguments.page or Path("docs/benchmarks.md")
+    pictures = page.with_suffix("")
+    try:
+        results = Results.load(arguments.results)
+        if arguments.page:
+            write(results, page, pictures)
+        if arguments.readme:
+            overview = pictures / plots.OVERVIEW
+            write_readme(results, arguments.readme, page, overview if overview.exists() else None)
+    except ResultsError as error:
+        print(f"python -m bench.report: error: {error}", file=sys.stderr)
+        return 1
+    if not arguments.page and not arguments.readme:
+        print(report(results), end="")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(main())

@@ -1,15 +1,16 @@
-"""Records as tables: one row a case, losses marked as plainly as wins."""
+"""Records as tables, losses marked as plainly as wins: a row a case for the terminal, all peers of it in the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
-from . import targets
-
-if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+from . import findings, targets
+from .results import Results
+from .text import number_text, percent_text, plural, seconds_text
 
 Record = dict[str, Any]
 
@@ -17,7 +18,6 @@ SECTIONS = {
     "Flat tensors": "One tensor, gradients bound or held by the tensor.",
     "One thread": "Flat tensors, fastopt and everyone beside it on one thread.",
     "Lists of tensors": "Separate tensors, one optimizer; fastopt gets a list as torch does.",
-    "Moving bytes": "Adam beside a loop that moves the same bytes and computes next to nothing.",
     "Ways to call": "Gradients bound at construction or passed to step; memory on a cache line's start or not.",
     "Numba beside Cython": "The same rules compiled by Numba; a ratio below 1 means that Numba is the slower.",
     "Threads": "As many threads as fastopt chooses, beside one thread and beside all.",
@@ -58,6 +58,12 @@ NOT_MEASURED = "not measured"
 BUSY = 0.1
 """Processors that other work may use before a case is marked."""
 
+FEW = 3
+"""So many peers have a column each; more are rows of their own in the report, and the first of them in the terminal."""
+
+SHOWN_LOSSES = 20
+"""Lines of the terminal's table of losses; the report has all."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -69,82 +75,159 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    title: str
-    note: str
+    """`title` is empty where the section's is enough. `whole`: so many columns stay on one line in a wide terminal."""
+
     headers: list[str]
     rows: list[list[Cell]]
+    title: str = ""
+    whole: int = 0
 
 
-def seconds_text(seconds: float) -> str:
-    for unit, size in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
-        if seconds >= size:
-            return f"{seconds / size:.3g} {unit}" if seconds < 999.5 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds / 1e-9:.0f} ns"
+@dataclass(frozen=True)
+class Section:
+    title: str
+    note: str
+    tables: list[Table]
 
 
-def number_text(number: float) -> str:
-    return f"{number:,.0f}" if abs(number) >= 99.5 else f"{number:.3g}"
-
-
-def ratio_cell(result: Record, before: str = "") -> Cell:
-    """Text and mark of what came of one peer."""
-    if "wrong" in result:
-        return Cell("WRONG: " + result["wrong"], "wrong")
-    if "unavailable" in result:
-        return Cell("none")
-    spread = f"{number_text(result['ratio_min'])} to {number_text(result['ratio_max'])}"
-    return Cell(f"{before}{number_text(result['ratio'])}x ({spread})", mark_of(result["ratio"]))
-
-
-def own_cells(record: Record) -> list[Cell]:
-    """Time and GB/s; neither where all who could be compared disagree."""
-    agreed = ["ratio" in result for result in record["peers"].values() if "unavailable" not in result]
-    if agreed and not any(agreed):
-        return [Cell("WRONG", "wrong"), Cell("")]
-    moved = record.get("bytes_per_second")
-    return [Cell(seconds_text(record["seconds"])), Cell("" if moved is None else number_text(moved / 1e9))]
-
-
-def best_cell(record: Record) -> Cell:
-    if "best_peer" not in record:
-        return Cell("none")
-    return Cell(f"{number_text(record['ratio'])}x, {record['best_peer']}", mark_of(record["ratio"]))
-
-
-def case_cell(record: Record) -> Cell:
-    return Cell(record["name"] + ("*" if record["busy"] > BUSY else ""))
-
-
-def note(section: str, records: list[Record]) -> str:
-    """What the section measures, why peers are missing, and what a star says."""
-    results = [result for record in records for result in record.get("peers", {}).values()]
-    reasons = dict.fromkeys(result["unavailable"] for result in results if "unavailable" in result)
-    parts = [SECTIONS[section], *(f"{reason}." for reason in reasons)]
-    if any(record["busy"] > BUSY for record in records):
-        parts.append(f"* Other work kept more than {BUSY} processors busy in the meantime.")
-    return " ".join(parts)
+# --- cells ------------------------------------------------------------------------------------------------------------
 
 
 def mark_of(ratio: float) -> str:
     return "win" if ratio >= 1 else "loss"
 
 
-def comparison_table(section: str, records: list[Record]) -> Table:
-    peers = list(dict.fromkeys(name for record in records for name in record["peers"]))
-    headers = ["case", records[0]["subject"], "GB/s", *peers, "best peer"]
+def spread_text(result: Record) -> str:
+    return f"({number_text(result['ratio_min'])} to {number_text(result['ratio_max'])})"
+
+
+def ratio_text(result: Record) -> str:
+    return f"{number_text(result['ratio'])}x {spread_text(result)}"
+
+
+def result_cell(result: Record) -> Cell:
+    """A peer's time, ratio with its spread, fraction of the roofline and GB/s; or what came of it instead."""
+    if "wrong" in result:
+        return Cell("WRONG: " + result["wrong"], "wrong")
+    if "ratio" not in result:
+        return Cell("none")
+    parts = [seconds_text(result["seconds"]), ratio_text(result)]
+    if "fraction" in result:
+        parts += [percent_text(result["fraction"]), f"{number_text(result['bytes_per_second'] / 1e9)} GB/s"]
+    return Cell(", ".join(parts), mark_of(result["ratio"]))
+
+
+def ranked_cell(ranked: list[tuple[str, Record]], place: int, spread: bool) -> Cell:
+    """Who is in that place among the peers, and its ratio."""
+    if place >= len(ranked):
+        return Cell("none" if place == 0 else "")
+    name, result = ranked[place]
+    text = ratio_text(result) if spread else f"{number_text(result['ratio'])}x"
+    return Cell(f"{name} {text}", mark_of(result["ratio"]))
+
+
+def time_cell(record: Record) -> Cell:
+    """The subject's time; none where all who could be compared disagree."""
+    agreed = ["wrong" not in result for result in record["peers"].values() if "unavailable" not in result]
+    if agreed and not any(agreed):
+        return Cell("WRONG", "wrong")
+    return Cell(seconds_text(record["seconds"]))
+
+
+def rate_cell(record: Record) -> Cell:
+    moved = record.get("bytes_per_second")
+    return Cell("" if moved is None else number_text(moved / 1e9))
+
+
+def fraction_cell(record: Record, spread: bool = True) -> Cell:
+    if "fraction" not in record:
+        return Cell("")
+    text = percent_text(record["fraction"])
+    if spread:
+        text += f" ({100 * record['fraction_min']:.0f} to {100 * record['fraction_max']:.0f})"
+    return Cell(text)
+
+
+def case_cell(record: Record) -> Cell:
+    return Cell(record["name"] + ("*" if record.get("busy", 0) > BUSY else ""))
+
+
+def note(section: str, records: list[Record]) -> str:
+    """What the section measures, and what a star says."""
+    busy = any(record.get("busy", 0) > BUSY for record in records)
+    star = f"* Other work kept more than {BUSY} processors busy in the meantime."
+    return " ".join([SECTIONS.get(section, ""), *([star] if busy else [])]).strip()
+
+
+# --- tables of a section ----------------------------------------------------------------------------------------------
+
+
+def own_columns(records: list[Record], spread: bool = True) -> dict[str, Callable[[Record], Cell]]:
+    """Columns of the subject: time, and GB/s and the fraction of the roofline where any record has them."""
+    columns: dict[str, Callable[[Record], Cell]] = {records[0]["subject"]: time_cell}
+    if any("bytes_per_second" in record for record in records):
+        columns["GB/s"] = rate_cell
+    if any("fraction" in record for record in records):
+        columns["of roofline"] = partial(fraction_cell, spread=spread)
+    return columns
+
+
+def peers_of(records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(name for record in records for name in record["peers"]))
+
+
+def few_peers_table(records: list[Record], title: str = "") -> Table:
+    """A row a case, a column a peer."""
+    columns, peers = own_columns(records), peers_of(records)
     rows = []
     for record in records:
-        row = [case_cell(record), *own_cells(record)]
-        for peer in peers:
-            result = record["peers"].get(peer, {"unavailable": NOT_MEASURED})
-            before = f"{seconds_text(result['seconds'])}, " if "seconds" in result else ""
-            row.append(ratio_cell(result, before))
-        row.append(best_cell(record))
+        row = [case_cell(record), *(make(record) for make in columns.values())]
+        row += [result_cell(record["peers"].get(peer, {})) for peer in peers]
         rows.append(row)
-    return Table(section, note(section, records), headers, rows)
+    return Table(["case", *columns, *peers], rows, title)
 
 
-def measurement_table(section: str, records: list[Record]) -> Table:
+def summary_table(records: list[Record]) -> Table:
+    """A row a case: the best two of many peers, then the others that are faster than fastopt, and who is wrong."""
+    columns = own_columns(records, spread=False)
+    rows = []
+    for record in records:
+        ranked = list(findings.ranked(record).items())
+        shown = {name for name, _ in ranked[:2]}
+        others = {name: result for name, result in findings.faster(record).items() if name not in shown}
+        faster = [f"{name} {number_text(result['ratio'])}x" for name, result in others.items()]
+        wrong = [f"WRONG: {name}" for name, result in record["peers"].items() if "wrong" in result]
+        rest = Cell(", ".join(wrong + faster), "wrong" if wrong else "loss" if faster else "")
+        own = [case_cell(record), *(make(record) for make in columns.values())]
+        rows.append([*own, ranked_cell(ranked, 0, spread=True), ranked_cell(ranked, 1, spread=False), rest])
+    headers = ["case", *columns, "best peer", "second"]
+    return Table([*headers, "faster as well"], rows, whole=len(headers))
+
+
+def by_variant(records: list[Record]) -> dict[str, list[Record]]:
+    grouped: dict[str, list[Record]] = {}
+    for record in records:
+        title = record["variant"] if record["subject"] == "fastopt" else f"{record['variant']}, {record['subject']}"
+        grouped.setdefault(title, []).append(record)
+    return grouped
+
+
+def variant_table(title: str, records: list[Record]) -> Table:
+    """All peers of one variant: a row a peer, a column a case."""
+    variant = records[0]["variant"]
+    headers = ["", *(case_cell(record).text.removeprefix(variant).removeprefix(", ") for record in records)]
+    rows = [[Cell(name), *map(make, records)] for name, make in own_columns(records).items()]
+    if any("roofline" in record for record in records):
+        seconds = [record.get("roofline", {}).get("seconds") for record in records]
+        rows.append([Cell("roofline"), *(Cell("" if each is None else seconds_text(each)) for each in seconds)])
+    for peer in peers_of(records):
+        results = [record["peers"].get(peer, {}) for record in records]
+        if any("ratio" in result or "wrong" in result for result in results):
+            rows.append([Cell(peer), *map(result_cell, results)])
+    return Table(headers, rows, title)
+
+
+def measurement_table(records: list[Record]) -> Table:
     labels = list(dict.fromkeys(label for record in records for label in record["values"]))
     rows = []
     for record in records:
@@ -153,48 +236,151 @@ def measurement_table(section: str, records: list[Record]) -> Table:
             value, unit = record["values"].get(label, (None, ""))
             row.append(Cell("" if value is None else f"{number_text(value)} {unit}".strip()))
         rows.append(row)
-    return Table(section, note(section, records), ["case", *labels], rows)
+    return Table(["case", *labels], rows)
 
 
-def target_table(records: list[Record]) -> Table:
-    """Every target, those that nothing was measured for too."""
+def section_tables(records: list[Record], brief: bool) -> list[Table]:
+    """What one section found; comparisons and measurements may stand in the same section."""
+    compared = findings.comparisons(records)
+    measured = [record for record in records if "values" in record]
+    compared = [record for each in by_variant(compared).values() for record in each]
+    tables = []
+    if compared and len(peers_of(compared)) <= FEW:
+        tables.append(few_peers_table(compared))
+    elif compared and brief:
+        tables.append(summary_table(compared))
+    elif compared:
+        tables += [variant_table(title, each) for title, each in by_variant(compared).items()]
+    return tables + ([measurement_table(measured)] if measured else [])
+
+
+# --- tables about all sections ----------------------------------------------------------------------------------------
+
+
+def target_row(target: targets.Target, found: tuple[str, float] | None) -> list[Cell]:
+    if found is None:
+        measured = Cell(NOT_MEASURED)
+    else:
+        case, value = found
+        mark = "win" if target.is_met_by(value) else "loss"
+        which = "" if case == target.cases else f" ({case})"
+        measured = Cell(f"{number_text(value)}{'' if mark == 'win' else ' missed'}{which}", mark)
+    return [Cell(target.section), Cell(target.cases), Cell(target.column), Cell(target.wanted), measured]
+
+
+def target_section(records: list[Record], brief: bool) -> Section | None:
+    """Every target, those that nothing was measured for too; not these in the terminal."""
+    tables, met = [], []
+    for title, group in targets.GROUPS.items():
+        worst = {target: targets.worst(target, records) for target in group}
+        met += [target.is_met_by(found[1]) for target, found in worst.items() if found]
+        rows = [target_row(target, found) for target, found in worst.items() if found or not brief]
+        if rows:
+            tables.append(Table(["section", "case", "beside", "wanted", "measured"], rows, title))
+    note = (
+        f"{sum(met)} of the {len(met)} that were measured are met. Where a pattern fits several cases, the worst of "
+        "them. The best peer is the fastest whose results are right and not approximate (states of 8 bits)."
+    )
+    return Section("Targets", note, tables) if tables else None
+
+
+LOSSES = "Where a peer is faster"
+
+
+def losses_section(records: list[Record], brief: bool) -> Section | None:
+    losses = findings.Losses.of(records)
+    if not losses.compared:
+        return None
+    shown = losses.rows[:SHOWN_LOSSES] if brief else losses.rows
+    rows = [
+        [Cell(record["section"]), case_cell(record), Cell(name), Cell(ratio_text(result), "loss")]
+        for record, name, result in shown
+    ]
+    cases = len({(record["section"], record["name"]) for record, _, _ in losses.rows})
+    note = f"{len(losses.rows):,} of {plural(losses.compared, 'comparison')} with a peer, in {plural(cases, 'case')}."
+    if len(shown) < len(losses.rows):
+        note += f" The {len(shown)} greatest:"
+    return Section(LOSSES, note, [Table(["section", "case", "peer", "ratio"], rows)] if rows else [])
+
+
+def first_steps_section(records: list[Record]) -> Section | None:
+    """What it takes to be constructed and to take one step: compiling included, and apart from all other times."""
+    found: dict[str, list[tuple[float, str]]] = {}
+    for record in findings.comparisons(records):
+        sides = {record["subject"]: record, **record["peers"]}
+        for name, result in sides.items():
+            if "first_seconds" in result:
+                found.setdefault(name, []).append((result["first_seconds"], record["name"]))
     rows = []
-    for target in targets.TARGETS:
-        found = targets.worst(target, records)
-        if found is None:
-            measured = Cell(NOT_MEASURED)
-        else:
-            case, value = found
-            mark = "win" if target.is_met_by(value) else "loss"
-            which = "" if case == target.cases else f" ({case})"
-            measured = Cell(f"{number_text(value)}{'' if mark == 'win' else ' missed'}{which}", mark)
-        rows.append([Cell(target.section), Cell(target.cases), Cell(target.column), Cell(target.wanted), measured])
-    headers = ["section", "case", "beside", "wanted", "measured"]
-    return Table("Targets", "Where a pattern fits several cases, the worst of them.", headers, rows)
+    for name, each in found.items():
+        longest, case = max(each)
+        median = statistics.median(seconds for seconds, _ in each)
+        rows.append(
+            [Cell(name), Cell(f"{len(each):,}"), *map(Cell, (seconds_text(median), seconds_text(longest), case))]
+        )
+    note = (
+        "Construction and the first step, compiling included; no other table has them. The longest is mostly the first "
+        "in the process, which also loads the package."
+    )
+    headers = ["", "cases", "median", "longest", "of"]
+    return Section("First steps", note, [Table(headers, rows)]) if rows else None
 
 
-def all_tables(records: Iterable[Record]) -> list[Table]:
-    """The targets, then a table for each section that was measured."""
-    records = list(records)
-    made = [target_table(records)]
-    for section in SECTIONS:
-        chosen = [record for record in records if record["section"] == section]
+def peers_section(records: list[Record], brief: bool) -> Section | None:
+    """Who took part, and why not; in the terminal only who never did."""
+    rows = []
+    for name, counted in findings.attendance(records).items():
+        if brief and (counted.timed or counted.wrong):
+            continue
+        reasons = "; ".join(
+            reason + (f" ({plural(count, 'case')})" if count < counted.asked else "")
+            for reason, count in counted.reasons.most_common()
+        )
+        timed = f"{counted.timed:,} of {counted.asked:,}"
+        wrong = Cell(f"{counted.wrong:,}", "wrong") if counted.wrong else Cell("")
+        rows.append([Cell(name), Cell(timed), wrong, Cell(reasons)])
+    if not rows:
+        return None
+    title = "Absent peers" if brief else "Peers"
+    return Section(title, "", [Table(["peer", "cases timed", "wrong", "why not in the others"], rows)])
+
+
+def failures_section(failures: dict[str, str]) -> Section | None:
+    rows = [[Cell(test), Cell(reason, "wrong")] for test, reason in failures.items()]
+    return Section("Failed", "", [Table(["test", "reason"], rows)]) if rows else None
+
+
+def left_out_section(left_out: dict[str, str]) -> Section | None:
+    """What did not run, by reason."""
+    by_reason: dict[str, list[str]] = {}
+    for test, reason in left_out.items():
+        by_reason.setdefault(reason, []).append(test)
+    rows = []
+    for reason, tests in by_reason.items():
+        more = f" and {len(tests) - FEW:,} more" if len(tests) > FEW else ""
+        rows.append([Cell(reason), Cell(", ".join(tests[:FEW]) + more)])
+    return Section("Left out", "", [Table(["reason", "tests"], rows)]) if rows else None
+
+
+def all_sections(results: Results, brief: bool = False) -> list[Section]:
+    """Failures, targets and losses first, then what was measured; `brief` for the terminal, where the end is what is
+    seen: there they come last."""
+    records = results.records
+    first = [
+        failures_section(results.failures),
+        target_section(records, brief),
+        losses_section(records, brief),
+    ]
+    measured: list[Section | None] = []
+    titles = dict.fromkeys([*SECTIONS, *(record["section"] for record in records)])
+    for title in titles:
+        chosen = [record for record in records if record["section"] == title]
         if chosen:
-            make = comparison_table if "peers" in chosen[0] else measurement_table
-            made.append(make(section, chosen))
-    return made
-
-
-def as_rich(table: Table) -> RichTable:
-    """For the terminal, without targets that nothing was measured for."""
-    from rich.table import Table as RichTable
-    from rich.text import Text
-
-    styles = {"win": "green", "loss": "bold red", "wrong": "bold white on red", "": ""}
-    made = RichTable(title=table.title, caption=table.note, title_justify="left", caption_justify="left")
-    for header in table.headers:
-        made.add_column(header)
-    for row in table.rows:
-        if row[-1].text != NOT_MEASURED:
-            made.add_row(*(Text(cell.text, styles[cell.mark]) for cell in row))
-    return made
+            measured.append(Section(title, note(title, chosen), section_tables(chosen, brief)))
+    last = [
+        first_steps_section(records),
+        peers_section(records, brief),
+        left_out_section(results.left_out),
+    ]
+    ordered = [*measured, *last, *reversed(first)] if brief else [*first, *measured, *last]
+    return [section for section in ordered if section is not None]

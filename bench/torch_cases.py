@@ -98,12 +98,18 @@ LARGE_EPS = Variant("Adam", "adam", {"eps": 1e-3})
 up or down: after three steps torch's own default and fused differ by more than is allowed."""
 
 
+def network_of(problem: Problem) -> Network:
+    assert isinstance(problem.workload, Network)
+    return problem.workload
+
+
 def make_network(problem: Problem) -> Any:
     """A network that starts from a problem's parameters."""
     import torch
 
     torch.set_num_threads(problem.n_threads)
-    widths, activation = problem.workload.widths, getattr(torch.nn, problem.workload.activation)
+    workload = network_of(problem)
+    widths, activation = workload.widths, getattr(torch.nn, workload.activation)
     layers: list[Any] = []
     for before, after in itertools.pairwise(widths):
         layers += [torch.nn.Linear(before, after), activation()]
@@ -127,7 +133,7 @@ class Training:
         """A function that makes one iteration, always on the same batch."""
         import torch
 
-        workload, variant = problem.workload, problem.variant
+        workload, variant = network_of(problem), problem.variant
         generator = np.random.default_rng(workload.size)
         rows = generator.standard_normal((workload.batch, workload.widths[0]), np.float32)
         inputs, targets = map(torch.from_numpy, (rows, generator.integers(0, workload.widths[-1], workload.batch)))

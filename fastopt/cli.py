@@ -19,12 +19,14 @@ from typing import Any, NoReturn
 from . import __version__, show_config
 
 EXTRA = {
-    "rich": "rich",
-    "matplotlib": "matplotlib",
-    "threadpoolctl": "threadpoolctl",
-    "sklearn": "scikit-learn",
+    "rich": ("rich", "cli"),
+    "matplotlib": ("matplotlib", "cli"),
+    "threadpoolctl": ("threadpoolctl", "cli"),
+    "sklearn": ("scikit-learn", "cli"),
+    "pytest": ("pytest", "bench"),
+    "pytest_benchmark": ("pytest-benchmark", "bench"),
 }
-"""The modules of the extra `cli`, without which some subcommands cannot run, and their packages."""
+"""The modules without which some subcommands cannot run, their packages, and the extras that bring them."""
 
 
 class UsageError(Exception):
@@ -184,6 +186,18 @@ def run_tuning(name: str) -> Callable[[argparse.Namespace], int]:
     return run
 
 
+def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
+    from .bench import command
+
+    command.add_arguments(parser)
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    from .bench import command
+
+    return command.run(arguments)
+
+
 @dataclass(frozen=True)
 class Command:
     """A subcommand. `run` and `add_arguments` import what they need themselves, so that the others do without."""
@@ -194,6 +208,7 @@ class Command:
 
 
 COMMANDS = {
+    "bench": Command("measure beside PyTorch, optax, Keras and other peers", run_bench, add_bench_arguments),
     "config": Command("print versions, instruction set and threads for a bug report", run_config),
     "demo": Command("train a small text model with each optimizer, and time them", run_demo, add_demo_arguments),
     "describe": Command(
@@ -263,7 +278,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         package = (error.name or "").split(".")[0]
         if package not in EXTRA:
             raise
-        message, code = f"{EXTRA[package]} is not installed: `pip install 'fastopt[cli]'` brings it", 1
+        distribution, extra = EXTRA[package]
+        message, code = f"{distribution} is not installed: `pip install 'fastopt[{extra}]'` brings it", 1
     except KeyboardInterrupt as error:
         message, code = ": ".join(["interrupted", *map(str, error.args)]), 130
     print(f"fastopt: error: {message}", file=sys.stderr)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("fastopt", "kernels", "examples", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+COPIED = ("fastopt", "kernels", "examples", "bench", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 
 
 @pytest.fixture

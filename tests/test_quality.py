@@ -32,8 +32,8 @@ def test_mypy(tmp_path: Path) -> None:
     """In a copy laid out as the package is installed: mypy does not follow the mapping of folders."""
     ignore = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(ROOT / "fastopt", tmp_path / "fastopt", ignore=ignore)
-    shutil.copytree(ROOT / "kernels", tmp_path / "fastopt" / "kernels", ignore=ignore)
-    shutil.copytree(ROOT / "examples", tmp_path / "fastopt" / "examples", ignore=ignore)
+    for folder in ("bench", "examples", "kernels"):
+        shutil.copytree(ROOT / folder, tmp_path / "fastopt" / folder, ignore=ignore)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     run("mypy", cwd=tmp_path)
 

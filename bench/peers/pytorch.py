@@ -97,7 +97,7 @@ def torch_peer(
     return Peer(name, start, unavailable_in(package, **options))
 
 
-TORCH: dict[str, dict[str, bool]] = {
+TORCH: dict[str, dict[str, Any]] = {
     "torch default": {"foreach": False},
     "torch foreach": {"foreach": True},
     "torch fused": {"fused": True},

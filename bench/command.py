@@ -1,0 +1,195 @@
+"""The command `fastopt bench`: its arguments, the run, and what is printed and written afterwards."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from fastopt.cli import CommandError, UsageError, positive_integer
+
+from . import listing, suite
+from .results import Results
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+EXAMPLES = """examples:
+  fastopt bench --quick                              what matters most, in less than two minutes
+  fastopt bench --list                               what there is, and which peers are absent, and why
+  fastopt bench --select "flat and Adam" --peers torch,optax
+  fastopt bench --json results.json --report report  everything, some hours: tables, plots and JSON to keep
+"""
+
+
+def positive_number(value: str) -> float:
+    with contextlib.suppress(ValueError):
+        number = float(value)
+        if 0 < number < float("inf"):
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}")
+
+
+def new_file(value: str) -> Path:
+    """A file that can be written, found out by opening it: it is written when all has been measured."""
+    path = Path(value)
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {value}: {error.strerror}") from None
+    return path
+
+
+def folder(value: str) -> Path:
+    """A folder for a report, made now."""
+    path = Path(value)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot make {value}: {error.strerror}") from None
+    return path
+
+
+def peer_names(value: str) -> list[str]:
+    asked = [name.strip() for name in value.split(",") if name.strip()]
+    unknown = listing.unknown_peers(asked)
+    if unknown or not asked:
+        known = ", ".join(listing.peer_names())
+        raise argparse.ArgumentTypeError(f"no peer is called {', '.join(unknown) or repr(value)}; there are: {known}")
+    return asked
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EXAMPLES
+    parser.add_argument("--quick", action="store_true", help="few cases, few repeats: less than two minutes")
+    parser.add_argument(
+        "--threads", type=positive_integer, default=2, metavar="N", help="of fastopt and its peers (%(default)s)"
+    )
+    parser.add_argument(
+        "--seconds", type=positive_number, metavar="S", help="about how long to measure each case (1; quick: 0.2)"
+    )
+    parser.add_argument(
+        "-k", "--select", metavar="EXPRESSION", help="cases whose names fit, as pytest's -k: 'Adam and not 1_000'"
+    )
+    parser.add_argument(
+        "--peers", type=peer_names, metavar="NAME[,NAME]", help="only these, by name or first word: torch,optax"
+    )
+    parser.add_argument("--list", action="store_true", help="list the cases and the peers, and measure nothing")
+    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all results there")
+    parser.add_argument(
+        "--report", type=folder, metavar="DIRECTORY", help="write report.md, its plots and results.json there"
+    )
+
+
+def options(arguments: argparse.Namespace, results: Path | None = None) -> list[str]:
+    """The command's arguments as pytest's."""
+    chosen: dict[str, Any] = {
+        "--threads": arguments.threads,
+        "--seconds": arguments.seconds,
+        "--peers": arguments.peers and ",".join(arguments.peers),
+        "--results": results,
+        "-k": arguments.select,
+    }
+    words = ["--quick"] if arguments.quick else []
+    for name, value in chosen.items():
+        if value is not None:
+            words += [name, str(value)]
+    return words
+
+
+def run(arguments: argparse.Namespace) -> int:
+    if arguments.report:
+        importlib.import_module("matplotlib")  # missing now, rather than after hours
+    if arguments.list:
+        return run_list(arguments)
+    return run_suite(arguments)
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from . import terminal
+
+    collecting = suite.Collecting()
+    check(suite.run([*options(arguments), "--collect-only"], collecting), arguments)
+    console = Console(width=None if sys.stdout.isatty() else terminal.WIDTH)
+    for table in (listing.cases_table(collecting.items), listing.peers_table(arguments.threads)):
+        console.print(table)
+    return 0
+
+
+def run_suite(arguments: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    screen = Console(file=sys.stderr)
+    with tempfile.TemporaryDirectory() as temporary, progress_bar(screen) as progress:
+        path = Path(temporary) / "results.json"
+        reporting = suite.Reporting(
+            progress,
+            lambda line: screen.print(line, markup=False, highlight=False, soft_wrap=True),
+            not screen.is_terminal,
+        )
+        ended = suite.run(options(arguments, path), reporting)
+        check(ended, arguments)
+        results = Results.load(path) if path.exists() else Results()
+    show(results, arguments)
+    if reporting.interrupted:
+        raise KeyboardInterrupt(f"{len(results.records):,} of {reporting.total:,} cases were measured")
+    if ended.exit_code == pytest.ExitCode.INTERNAL_ERROR:
+        raise CommandError(f"pytest failed: {ended.error}")
+    if results.failures:
+        raise CommandError(f"{len(results.failures):,} of {reporting.total:,} cases failed")
+    if not results.records:
+        reasons = dict.fromkeys(results.left_out.values())
+        raise CommandError(f"nothing was measured: {'; '.join(reasons) or 'no case has a result'}")
+    return 0
+
+
+def check(ended: suite.Ended, arguments: argparse.Namespace) -> None:
+    """Refuse what pytest could not use of the arguments."""
+    if ended.exit_code == pytest.ExitCode.USAGE_ERROR:
+        raise UsageError(ended.error)
+    if ended.exit_code == pytest.ExitCode.NO_TESTS_COLLECTED:
+        raise UsageError(f"no case fits {arguments.select!r}: `fastopt bench --list` lists them")
+
+
+def progress_bar(screen: Any) -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}", markup=False),
+        console=screen,
+        auto_refresh=False,
+        transient=True,
+        redirect_stdout=False,  # pytest has them
+        redirect_stderr=False,
+        disable=not screen.is_terminal,
+    )
+
+
+def show(results: Results, arguments: argparse.Namespace) -> None:
+    """Print the tables, and write what was asked for."""
+    from rich.console import Console
+
+    from . import terminal
+
+    terminal.print_summary(results, Console(width=None if sys.stdout.isatty() else terminal.WIDTH))
+    if arguments.json:
+        results.save(arguments.json)
+    if arguments.report:
+        from . import report
+
+        report.write(results, arguments.report / "report.md", arguments.report)
+        results.save(arguments.report / "results.json")

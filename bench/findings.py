@@ -1,0 +1,89 @@
+"""What comparisons say: who counts as a peer, who is the best, where a peer is faster."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+Record = dict[str, Any]
+
+OWN = "fastopt"
+"""How names begin of fastopt itself in other ways: no peers."""
+
+
+def is_peer(name: str) -> bool:
+    return not name.startswith(OWN)
+
+
+def comparisons(records: Iterable[Record]) -> list[Record]:
+    return [record for record in records if "peers" in record]
+
+
+def timed(record: Record) -> dict[str, Record]:
+    """Who was timed, the fastest first."""
+    found = {name: result for name, result in record["peers"].items() if "ratio" in result}
+    return dict(sorted(found.items(), key=lambda item: item[1]["ratio"]))
+
+
+def ranked(record: Record) -> dict[str, Record]:
+    """The peers that were timed and are not approximate, the fastest first; where there are none, fastopt's other
+    ways."""
+    found = {name: result for name, result in timed(record).items() if "approximate" not in result}
+    return {name: result for name, result in found.items() if is_peer(name)} or found
+
+
+def best(record: Record) -> tuple[str, Record] | None:
+    return next(iter(ranked(record).items()), None)
+
+
+def faster(record: Record) -> dict[str, Record]:
+    """The peers that are faster than fastopt."""
+    return {name: result for name, result in timed(record).items() if is_peer(name) and result["ratio"] < 1}
+
+
+@dataclass
+class Losses:
+    """Where peers are faster: (record, name, result), the greatest loss first; and out of how many."""
+
+    rows: list[tuple[Record, str, Record]]
+    compared: int
+
+    @classmethod
+    def of(cls, records: Iterable[Record]) -> Losses:
+        chosen = comparisons(records)
+        rows = [(record, name, result) for record in chosen for name, result in faster(record).items()]
+        rows.sort(key=lambda row: row[2]["ratio"])
+        return cls(rows, sum(is_peer(name) for record in chosen for name in timed(record)))
+
+
+@dataclass
+class Attendance:
+    """In how many comparisons a peer was timed, was wrong, and could not take part, with the reasons."""
+
+    timed: int = 0
+    wrong: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def asked(self) -> int:
+        return self.timed + self.wrong + self.reasons.total()
+
+
+def attendance(records: Iterable[Record]) -> dict[str, Attendance]:
+    found: dict[str, Attendance] = {}
+    for name, result in results_of_peers(records):
+        counted = found.setdefault(name, Attendance())
+        if "unavailable" in result:
+            counted.reasons[result["unavailable"]] += 1
+        elif "wrong" in result:
+            counted.wrong += 1
+        else:
+            counted.timed += 1
+    return found
+
+
+def results_of_peers(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
+    for record in comparisons(records):
+        yield from record["peers"].items()

@@ -1,0 +1,56 @@
+"""A plugin of pytest: what a run found, what it left out and what failed, as `Results`."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+
+from . import machine
+from .results import Results
+
+OUTCOMES = "fastopt benchmarks"
+"""The plugin's name."""
+
+
+class Outcomes:
+    def __init__(self, config: pytest.Config) -> None:
+        self.config, self.load, self.results = config, machine.Load(), Results()
+
+    def describe(self) -> dict[str, str]:
+        option = self.config.getoption
+        seconds = option("--seconds")
+        described = {
+            "measured": ("quick" if option("--quick") else "everything")
+            + (f", cases {option('keyword')!r}" if option("keyword") else "")
+            + (f", peers {option('--peers')}" if option("--peers") else "")
+            + ("" if seconds is None else f", {seconds:g} s a case"),
+            **machine.describe(option("--threads")),
+        }
+        return described | {"processors busy with other work": f"{self.load.processors():.2f} on average"}
+
+    def _keep(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        name = report.nodeid.rpartition("/")[2]
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.results.left_out[name] = report.longrepr[2].removeprefix("Skipped: ")
+        elif report.failed:
+            self.results.failures[name] = reason(report)
+
+    pytest_runtest_logreport = _keep
+    pytest_collectreport = _keep
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self) -> None:
+        path = self.config.getoption("--results")
+        if path and not self.config.getoption("collectonly"):
+            self.results.machine = self.describe()
+            self.results.save(Path(path))
+
+
+def reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Why a test failed, in one line."""
+    with contextlib.suppress(AttributeError):
+        return str(report.longrepr.reprcrash.message).splitlines()[0]  # type: ignore[union-attr]
+    lines = [line.strip() for line in report.longreprtext.splitlines() if line.strip()]
+    return lines[-1].removeprefix("E ").strip() if lines else "failed"

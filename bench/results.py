@@ -1,0 +1,62 @@
+"""The results of a run as one JSON file: the machine, the records, what was left out, what failed."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+Record = dict[str, Any]
+
+FORMAT = 1
+DIGITS = 5
+"""Significant digits of the numbers that are written: times do not repeat to three."""
+
+
+class ResultsError(ValueError):
+    """A file does not hold the results of a run; the message says why, in one line."""
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass
+class Results:
+    """`machine` is labelled text; the rest go by the id of a test. What records hold is said in `measure.py`."""
+
+    records: list[Record] = field(default_factory=list)
+    machine: dict[str, str] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Tests that did not run, and why."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Tests that failed, and why; wrong results are in their records too."""
+    datetime: str = field(default_factory=_now)
+    format: int = FORMAT
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(_rounded(asdict(self)), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """From what `save` or pytest-benchmark's own `--benchmark-json` wrote."""
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"cannot read {path}: {error}") from None
+        if isinstance(found, dict) and "machine_info" in found:
+            records = [each["extra_info"] for each in found["benchmarks"] if "section" in each["extra_info"]]
+            return cls(records, found["machine_info"].get("described", {}), datetime=found["datetime"])
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ResultsError(f"{path} does not hold results of format {FORMAT}")
+        return cls(**found)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(each) for each in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value

@@ -1,0 +1,133 @@
+"""The suite as pytest runs it: in this process, from any folder, whatever the user's own pytest is set to."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import pytest_benchmark.plugin
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+FOLDER = Path(__file__).resolve().parent
+
+ISOLATED = (
+    "-c",
+    os.devnull,
+    f"--rootdir={FOLDER}",
+    f"--confcutdir={FOLDER}",
+    f"--ignore={FOLDER / 'test_pairs.py'}",  # measures nothing: what is timed is checked anyway
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    pytest_benchmark.plugin.__name__,
+)
+"""No settings, no conftest.py and no files but the suite's own."""
+
+ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": None, "PYTEST_PLUGINS": None}
+"""No plugins of the user's either: they may reorder tests, or run them in several processes."""
+
+
+@contextlib.contextmanager
+def environment(variables: dict[str, str | None]) -> Iterator[None]:
+    """Set variables, or take them away, for a while."""
+    before = {name: os.environ.get(name) for name in variables}
+
+    def put(values: dict[str, str | None]) -> None:
+        for name, value in values.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+    put(variables)
+    try:
+        yield
+    finally:
+        put(before)
+
+
+@dataclass
+class Ended:
+    """How a run ended, and what pytest said of it."""
+
+    exit_code: int
+    said: str
+
+    @property
+    def error(self) -> str:
+        """The last thing that pytest complained about, in one line."""
+        lines = [line.strip() for line in self.said.splitlines() if line.strip()]
+        complaints = [line for line in lines if line.startswith(("ERROR", "INTERNALERROR"))]
+        last = (complaints or lines or ["pytest failed"])[-1]
+        return last.removeprefix("INTERNALERROR>").removeprefix("ERROR:").strip()
+
+
+def run(options: list[str], *plugins: object) -> Ended:
+    said = io.StringIO()
+    with tempfile.TemporaryDirectory() as storage, environment(ENVIRONMENT):
+        arguments = [str(FOLDER), *ISOLATED, f"--benchmark-storage=file://{storage}", *options]
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = pytest.main(arguments, list(plugins))
+    return Ended(int(code), said.getvalue())
+
+
+@dataclass
+class Reporting:
+    """A plugin that shows how far a run is, and tells at once what fails.
+
+    It draws between cases only: a bar that redraws itself would take processor time from what is measured.
+    """
+
+    progress: Progress
+    say: Callable[[str], None]
+    every_case: bool
+    """Whether each case gets a line of its own, where there is no bar to redraw."""
+
+    interrupted: bool = False
+    done: int = 0
+    total: int = 0
+    names: dict[str, str] = field(default_factory=dict)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.total = len(session.items)
+        self.task = self.progress.add_task("", total=self.total)
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        name = nodeid.rpartition("/")[2]
+        self.progress.update(self.task, description=name)
+        self.progress.refresh()
+        if self.every_case:
+            self.say(f"{self.done + 1:,} of {self.total:,}: {name}")
+
+    def pytest_runtest_logfinish(self) -> None:
+        self.done += 1
+        self.progress.update(self.task, completed=self.done)
+        self.progress.refresh()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            from .outcomes import reason
+
+            self.say(f"{report.nodeid.rpartition('/')[2]}: {reason(report)}")
+
+    def pytest_keyboard_interrupt(self) -> None:
+        self.interrupted = True
+
+
+@dataclass
+class Collecting:
+    """A plugin that keeps what would run."""
+
+    items: list[Any] = field(default_factory=list)
+
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        self.items = list(session.items)

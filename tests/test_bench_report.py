@@ -1,0 +1,264 @@
+"""What the benchmarks make of their records: tables, targets, plots, the report, the part of README."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import bench_results
+import pytest
+from rich.console import Console
+
+from fastopt.bench import findings, plots, report, tables, targets, terminal, text
+from fastopt.bench.results import Results, ResultsError
+
+LARGEST_PLOT = 150_000
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return bench_results.results()
+
+
+def test_results_are_the_same_after_a_file(results: Results, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    results.save(path)
+    loaded = Results.load(path)
+    assert (loaded.machine, loaded.left_out) == (results.machine, results.left_out)
+    assert [record["name"] for record in loaded.records] == [record["name"] for record in results.records]
+    assert loaded.records[7]["seconds"] == pytest.approx(results.records[7]["seconds"], rel=1e-4)
+    loaded.save(path)
+    assert Results.load(path) == loaded
+
+
+def test_results_of_pytest_benchmark_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(
+        '{"machine_info": {"described": {"processor": "A"}}, "datetime": "today", "benchmarks": '
+        '[{"extra_info": {}}, {"extra_info": {"section": "Norms", "name": "n", "values": {"a": [3, "us"]}}}]}'
+    )
+    loaded = Results.load(path)
+    assert len(loaded.records) == 1
+    assert "| n | 3 us |" in report.report(loaded)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 0}'])
+def test_another_file_is_refused(content: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(ResultsError, match=r"other\.json"):
+        Results.load(path)
+    assert report.main([str(path)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+# --- findings and targets ---------------------------------------------------------------------------------------------
+
+
+def test_the_best_peer_is_right_exact_and_a_peer() -> None:
+    record = bench_results.comparison("Adam", 10**6)
+    name, _ = findings.best(record) or ("", {})
+    assert name == "numba.njit parallel"  # faster: "bitsandbytes 8-bit", which is approximate
+    del record["peers"]["numba.njit parallel"]["ratio"]
+    record["peers"]["numba.njit parallel"]["wrong"] = "all of it"
+    record["peers"]["fastopt serial"] = {"seconds": 1e-9, "ratio": 0.1, "ratio_min": 0.1, "ratio_max": 0.1}
+    assert (findings.best(record) or [""])[0] == "DeepSpeed CPUAdam"
+    assert list(findings.faster(record)) == ["bitsandbytes 8-bit"]
+
+
+def test_losses_are_all_there_the_greatest_first(results: Results) -> None:
+    losses = findings.Losses.of(results.records)
+    ratios = [result["ratio"] for _, _, result in losses.rows]
+    assert ratios == sorted(ratios)
+    expected = {
+        (record["name"], name)
+        for record in results.records
+        if record["section"] == targets.FLAT
+        for name, result in record["peers"].items()
+        if result.get("ratio", 1) < 1
+    }
+    assert expected
+    assert {(record["name"], name) for record, name, _ in losses.rows} == expected
+
+
+def test_targets_take_the_worst_case(results: Results) -> None:
+    target = targets.Target(targets.FLAT, "*, 10,000,000", targets.ROOFLINE, at_least=0.95)
+    record = next(record for record in results.records if record["name"] == "Rprop, 10,000,000")
+    assert targets.worst(target, [*results.records, record | {"fraction": 0.3}]) == ("Rprop, 10,000,000", 0.3)
+    assert targets.worst(target, []) is None
+    assert not target.is_met_by(0.94)
+    assert target.is_met_by(0.95)
+
+
+def test_every_target_names_a_section() -> None:
+    """A target of a section that is not measured is never found missed."""
+    for target in (target for group in targets.GROUPS.values() for target in group):
+        assert target.section in tables.SECTIONS, target
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def all_cells(section: tables.Section) -> list[str]:
+    return [cell.text for table in section.tables for row in table.rows for cell in row]
+
+
+def by_title(results: Results, brief: bool) -> dict[str, tables.Section]:
+    return {section.title: section for section in tables.all_sections(results, brief)}
+
+
+def test_the_report_has_every_number(results: Results) -> None:
+    cells = all_cells(by_title(results, brief=False)[targets.FLAT])
+    for record in results.records:
+        if record["section"] == targets.FLAT:
+            for result in record["peers"].values():
+                if "ratio" in result:
+                    assert tables.result_cell(result).text in cells
+                if "wrong" in result:
+                    assert "WRONG: " + result["wrong"] in cells
+    assert "90 % (85 to 97)" in cells
+
+
+def test_every_row_is_as_long_as_its_headers(results: Results) -> None:
+    for brief in (False, True):
+        for section in tables.all_sections(results, brief):
+            for table in section.tables:
+                assert {len(row) for row in table.rows} == {len(table.headers)}, (section.title, table.title)
+
+
+def test_losses_and_wrong_results_are_marked(results: Results) -> None:
+    for brief in (False, True):
+        section = by_title(results, brief)[targets.FLAT]
+        cells = [cell for table in section.tables for row in table.rows for cell in row]
+        assert {cell.mark for cell in cells if "0.9x" in cell.text} == {"loss"}
+        assert {cell.mark for cell in cells if "WRONG" in cell.text} == {"wrong"}
+
+
+def test_absent_peers_have_a_reason(results: Results) -> None:
+    cells = all_cells(by_title(results, brief=True)["Absent peers"])
+    assert cells == [bench_results.ABSENT, f"0 of {len(results.records) - 2}", "", "nobody is not installed"]
+    peers = all_cells(by_title(results, brief=False)["Peers"])
+    assert "torch fused has no Rprop (6 cases)" in peers
+
+
+def test_the_terminal_is_wide_enough(results: Results) -> None:
+    printed = io.StringIO()
+    terminal.print_summary(results, Console(width=terminal.WIDTH, file=printed))
+    lines = printed.getvalue().splitlines()
+    assert max(map(len, lines)) <= terminal.WIDTH
+    assert any("SGD momentum, 100,000,000" in line and "parallel 0.9x (0.81 to 1.08)" in line for line in lines)
+    assert "…" not in printed.getvalue()
+
+
+def test_nothing_measured_is_no_error() -> None:
+    assert "not measured" in report.report(Results())
+    assert tables.all_sections(Results(), brief=True) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(2.5e-7, "250 ns"), (1.234e-5, "12.3 us"), (0.9999e-3, "1,000 us"), (0.05, "50 ms"), (1500, "1,500 s")],
+)
+def test_seconds(seconds: float, expected: str) -> None:
+    assert text.seconds_text(seconds) == expected
+
+
+# --- plots ------------------------------------------------------------------------------------------------------------
+
+
+def test_plots_are_small_opaque_and_the_same_each_time(results: Results, tmp_path: Path) -> None:
+    made = plots.write(results.records, tmp_path)
+    assert set(made) == {plots.OVERVIEW_TITLE, *bench_results.VARIANTS}
+    first = {path.name: path.read_bytes() for path in made.values()}
+    for name, content in first.items():
+        assert len(content) < LARGEST_PLOT, name
+        assert b"fill: #ffffff" in content.split(b"<g id=", 3)[2] + content.split(b"<g id=", 3)[3], name
+        ElementTree.fromstring(content)
+    plots.write(results.records, tmp_path)
+    assert {path.name: path.read_bytes() for path in made.values()} == first
+
+
+def test_a_plot_has_a_line_for_everyone_who_was_timed(results: Results) -> None:
+    figure = plots.variant_figure(results.records, "Rprop")
+    (axes,) = figure.axes
+    timed = findings.timed(bench_results.comparison("Rprop", 10**6))
+    assert {line.get_label() for line in axes.lines} == {*timed, plots.FASTOPT, plots.ROOFLINE}
+    fastopt = next(line for line in axes.lines if line.get_label() == plots.FASTOPT)
+    assert list(fastopt.get_xdata()) == list(bench_results.SIZES)
+    assert list(fastopt.get_ydata()) == pytest.approx([bench_results.nanoseconds(size) for size in bench_results.SIZES])
+    assert fastopt.get_linewidth() == max(line.get_linewidth() for line in axes.lines)
+
+
+def test_no_two_peers_look_alike(results: Results) -> None:
+    looks = plots.looks(results.records)
+    assert len(set(looks.values())) == len(looks)
+
+
+def test_one_size_makes_no_plot(tmp_path: Path) -> None:
+    assert plots.write(bench_results.results(sizes=(1000,)).records, tmp_path) == {}
+
+
+def test_names_are_spread_out() -> None:
+    places = [0.5, 0.5, 0.51, 0.02, 0.99, 1.0]
+    moved = plots.spread_out(places, 0.05)
+    ordered = sorted(moved)
+    assert all(above - below >= 0.05 - 1e-9 for below, above in itertools.pairwise(ordered))
+    assert min(moved) >= 0
+    assert max(moved) <= 1 + 1e-9
+    assert moved[3] == 0.02  # nothing is near
+    assert moved[2] > moved[1]
+
+
+# --- pages ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_shows_its_plots(results: Results, tmp_path: Path) -> None:
+    page = tmp_path / "docs" / "benchmarks.md"
+    results.save(tmp_path / "results.json")
+    assert report.main([str(tmp_path / "results.json"), "--page", str(page)]) == 0
+    written = page.read_text()
+    links = re.findall(r"!\[.*?\]\((.*?)\)", written)
+    assert len(links) == 1 + len(bench_results.VARIANTS)
+    assert all((page.parent / link).exists() for link in links)
+    order = ["- processor: A processor", "## Failed", "## Targets", f"## {tables.LOSSES}", "## Flat tensors"]
+    assert [written.index(each) for each in order] == sorted(written.index(each) for each in order)
+    for line in written.splitlines():
+        if line.startswith("|"):
+            assert line.endswith("|")
+
+
+def test_tables_escape_bars(results: Results) -> None:
+    written = report.report(results)
+    assert "AdamW \\| only Adagrad" in written
+
+
+def test_the_readme_is_rewritten_between_its_marks(results: Results, tmp_path: Path) -> None:
+    readme, page = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
+    readme.write_text(f"before\n{report.START}\nto be replaced\n{report.END}\nafter\n")
+    results.save(tmp_path / "results.json")
+    arguments = [str(tmp_path / "results.json"), "--page", str(page), "--readme", str(readme)]
+    assert report.main(arguments) == 0
+    once = readme.read_text()
+    assert report.main(arguments) == 0
+    assert readme.read_text() == once
+    assert once.startswith(f"before\n{report.START}\n")
+    assert once.endswith(f"\n{report.END}\nafter\n")
+    assert "to be replaced" not in once
+    assert "| Adam | 27.9, numba.njit parallel |" in once
+    assert "**0.9, numba.njit parallel**" in once
+    losses = findings.Losses.of(results.records)
+    assert f"a peer is faster in {len(losses.rows)}" in once
+    for link in re.findall(r"\]\((.*?)\)", once):
+        assert (tmp_path / link.partition("#")[0]).exists()
+    assert f"## {tables.LOSSES}".lower().replace(" ", "-").lstrip("#-") in once
+
+
+def test_a_readme_without_marks_is_refused(results: Results, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing\n")
+    with pytest.raises(ResultsError, match="has no"):
+        report.write_readme(results, readme, tmp_path / "page.md", None)
+    assert readme.read_text() == "nothing\n"
