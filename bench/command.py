@@ -24,7 +24,7 @@ EXAMPLES = """examples:
   fastopt bench --quick                              what matters most, in less than two minutes
   fastopt bench --list                               what there is, and which peers are absent, and why
   fastopt bench --select "flat and Adam" --peers torch,optax
-  fastopt bench --json results.json --report report  everything, some hours: tables, plots and JSON to keep
+  fastopt bench --json results.json --report report  everything, an hour or so: tables, plots and JSON to keep
 """
 
 
@@ -75,7 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads", type=positive_integer, default=2, metavar="N", help="of fastopt and its peers (%(default)s)"
     )
     parser.add_argument(
-        "--seconds", type=positive_number, metavar="S", help="about how long to measure each case (1; quick: 0.2)"
+        "--seconds",
+        type=positive_number,
+        metavar="S",
+        help="about how long to measure each side of a case (0.25; quick: 0.05)",
     )
     parser.add_argument(
         "-k", "--select", metavar="EXPRESSION", help="cases whose names fit, as pytest's -k: 'Adam and not 1_000'"

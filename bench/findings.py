@@ -27,15 +27,17 @@ def timed(record: Record) -> dict[str, Record]:
     return dict(sorted(found.items(), key=lambda item: item[1]["ratio"]))
 
 
-def ranked(record: Record) -> dict[str, Record]:
-    """The peers that were timed and are not approximate, the fastest first; where there are none, fastopt's other
-    ways."""
-    found = {name: result for name, result in timed(record).items() if "approximate" not in result}
-    return {name: result for name, result in found.items() if is_peer(name)} or found
-
-
 def best(record: Record) -> tuple[str, Record] | None:
-    return next(iter(ranked(record).items()), None)
+    """The fastest library that was timed and is not approximate; where there is none, whoever is the fastest."""
+    exact = {name: result for name, result in timed(record).items() if "approximate" not in result}
+    peers = {name: result for name, result in exact.items() if is_peer(name)} or exact
+    libraries = {name: result for name, result in peers.items() if "by_hand" not in result}
+    return next(iter((libraries or peers).items()), None)
+
+
+def best_by_hand(record: Record) -> tuple[str, Record] | None:
+    """The fastest of what one writes without a library."""
+    return next(((name, result) for name, result in timed(record).items() if "by_hand" in result), None)
 
 
 def faster(record: Record) -> dict[str, Record]:

@@ -6,9 +6,9 @@ A record is what one test found out, as plain values for JSON. All have `section
 - `checked`: whether results were compared and agree;
 - `seconds`: a step of fastopt, the median; `first_seconds`: making the optimizer, and its first step;
 - `peers`: per name `seconds`, `first_seconds`, `ratio` (theirs / ours: the median of the pairs), `ratio_min`,
-  `ratio_max`, and `approximate` where that is so; or `wrong`, what the results disagree in, and then it was not timed;
-  or `unavailable`, the reason;
-- `best_peer` and its `ratio`, `ratio_min`, `ratio_max`, where a peer was timed whose results are not approximate.
+  `ratio_max`, and `approximate` or `by_hand` where that is so; or `wrong`, what the results disagree in, and then it
+  was not timed; or `unavailable`, the reason;
+- `best_peer` and its `ratio`, `ratio_min`, `ratio_max`: the best library, where there is one, else the best of all.
 
 Where a step only moves parameters, gradients and states: `bytes_per_second`, here and per peer; and from 100,000
 parameters on `roofline`, the `seconds` of a loop that only moves these bytes, and `fraction` (its time / ours, the
@@ -290,8 +290,8 @@ def compare(
                 results[name]["fraction"] = quotients(roofline, seconds, "fraction")["fraction"]
         results |= {name: {"wrong": difference} for name, difference in timed.wrong.items()}
         for peer in batch:
-            if peer.approximate:
-                results[peer.name]["approximate"] = True
+            marks = {"approximate": peer.approximate, "by_hand": peer.by_hand}
+            results[peer.name] |= {mark: True for mark, is_so in marks.items() if is_so}
         firsts.append(timed.first_seconds[subject.name])
         bounds += zip(roofline, timed.ours, strict=False)
         mine += timed.ours
@@ -319,8 +319,9 @@ def compare(
 
 
 def best_of(results: dict[str, Record]) -> Record:
-    """Whom fastopt is the least ahead of, of those timed and not approximate, and the ratio; or nothing."""
-    candidates = {name: each for name, each in results.items() if "seconds" in each and "approximate" not in each}
+    """Whom fastopt is the least ahead of, of the libraries timed and not approximate, and the ratio; or nothing."""
+    exact = {name: each for name, each in results.items() if "seconds" in each and "approximate" not in each}
+    candidates = {name: each for name, each in exact.items() if "by_hand" not in each} or exact
     if not candidates:
         return {}
     best = min(candidates, key=lambda name: candidates[name]["ratio"])

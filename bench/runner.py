@@ -45,4 +45,6 @@ class Peer:
     start: Callable[[Problem], Runner]
     unavailable: Callable[[Problem], str | None] = lambda problem: None
     approximate: bool = False
+    by_hand: bool = False
+    """What one would write without a library, with this very rule in it."""
     absolute: float | None = None

@@ -9,7 +9,8 @@ from typing import Any
 
 from . import findings
 
-BEST = "best peer"
+BEST = "best library"
+BY_HAND = "best by hand"
 ROOFLINE = "roofline"
 
 
@@ -101,7 +102,7 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     Target("A million steps", "steps", "memory growth", at_most=0),
 )
 GROUPS = {
-    "Beside the best peer of each row": BESIDE_THE_BEST,
+    "Beside the best library of each row": BESIDE_THE_BEST,
     "Of the roofline, where a step waits for memory": BESIDE_THE_ROOFLINE,
     "Beside one peer, or alone": BESIDE_ONE_PEER,
 }

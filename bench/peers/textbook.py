@@ -98,11 +98,11 @@ def start(compile_update: Compile | None, problem: Problem) -> Runner:
     return Runner(step, lambda: params, take_gradients)
 
 
-NUMPY = Peer("NumPy", partial(start, None), unavailable)
+NUMPY = Peer("NumPy", partial(start, None), unavailable, by_hand=True)
 
 
 def numba_peer(name: str, source: Source, parallel: bool = False) -> Peer:
-    return Peer(name, partial(start, partial(njit, source, parallel)), unavailable_in_numba)
+    return Peer(name, partial(start, partial(njit, source, parallel)), unavailable_in_numba, by_hand=True)
 
 
 NJIT = numba_peer("numba.njit", as_it_is)
