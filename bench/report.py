@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from . import findings, plots
@@ -32,6 +33,9 @@ MAIN = ("Adam", "AdamW", "RMSprop", "Rprop", "Adagrad", "SGD momentum")
 """The rows of the README's table."""
 
 MAIN_LISTS = ("Adam",)
+
+TORCH_SECTIONS, TORCH_SUBJECT = ("torch: whole training iterations", "torch: steps"), "fastopt.torch"
+TORCH_WAYS = ("torch default", "torch foreach", "torch fused")
 
 
 def cell_text(cell: Cell) -> str:
@@ -80,17 +84,17 @@ def write(results: Results, page: Path, pictures: Path) -> None:
 # --- README -----------------------------------------------------------------------------------------------------------
 
 
-def readme_cell(record: findings.Record) -> str:
-    best = findings.best(record)
-    if best is None:
+def readme_cell(found: tuple[str, findings.Record] | None) -> str:
+    """The ratio and who it is to."""
+    if found is None:
         return "-"
-    name, result = best
+    name, result = found
     text = f"{number_text(result['ratio'])}, {name}"
     return f"**{text}**" if result["ratio"] < 1 else text
 
 
 def readme_table(records: list[findings.Record], section: str, variants: tuple[str, ...], corner: str) -> list[str]:
-    """Main optimizers by workload: fastopt's time, its fraction of the roofline, and the best peer's ratio."""
+    """Main optimizers by workload: the ratios to the best library and to the best loop by hand, fastopt's time."""
     chosen = [
         record
         for record in findings.comparisons(records)
@@ -100,13 +104,36 @@ def readme_table(records: list[findings.Record], section: str, variants: tuple[s
     if not chosen:
         return []
     lines = [f"| {corner} | " + " | ".join(workloads) + " |", "| --- " * (1 + len(workloads)) + "|"]
+    kinds: dict[str, Callable[[findings.Record], str]] = {
+        "best library": lambda record: readme_cell(findings.best(record)),
+        "best by hand": lambda record: readme_cell(findings.best_by_hand(record)),
+        "a step of fastopt": own_text,
+    }
     for variant in variants:
         row = {record["workload"]: record for record in chosen if record["variant"] == variant}
-        if row:
-            cells = [readme_cell(row[name]) if name in row else "" for name in workloads]
-            lines.append(f"| {variant} | " + " | ".join(cells) + " |")
-            cells = [own_text(row[name]) if name in row else "" for name in workloads]
-            lines.append("| a step | " + " | ".join(cells) + " |")
+        for kind, text in kinds.items() if row else ():
+            cells = [text(row[name]) if name in row else "" for name in workloads]
+            lines.append(f"| {variant}, {kind} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def readme_torch_table(records: list[findings.Record]) -> list[str]:
+    """fastopt.torch's classes beside each of torch's ways."""
+    chosen = [
+        record
+        for record in findings.comparisons(records)
+        if record["section"] in TORCH_SECTIONS and record["subject"] == TORCH_SUBJECT
+    ]
+    peers = list(dict.fromkeys(name for record in chosen for name in findings.timed(record)))
+    if not chosen:
+        return []
+    peers.sort(key=lambda name: [*TORCH_WAYS, name].index(name))
+    lines = [f"| {TORCH_SUBJECT} | a step or iteration | " + " | ".join(peers) + " |"]
+    lines.append("| --- " * (2 + len(peers)) + "|")
+    for record in chosen:
+        timed = findings.timed(record)
+        cells = [readme_cell(("", timed[name])).replace(", ", "") if name in timed else "-" for name in peers]
+        lines.append(f"| {record['name']} | {seconds_text(record['seconds'])} | " + " | ".join(cells) + " |")
     return lines
 
 
@@ -124,12 +151,13 @@ def readme_part(results: Results, page: str, picture: str | None = None) -> str:
     losses = findings.Losses.of(results.records)
     anchor = LOSSES.lower().replace(" ", "-")
     parts = [
-        f"The best peer's time divided by fastopt's, float32, {machine.get('threads asked for', '?')} threads, "
+        f"The best library's time divided by fastopt's, float32, {machine.get('threads asked for', '?')} threads, "
         f"{machine.get('processor', 'an unknown processor')}, results compared first; above 1 fastopt is faster, bold "
-        "it is slower. Below each: a step of fastopt, and its fraction of the roofline, a loop that only moves the "
-        "same bytes.",
+        "it is slower. By hand: the textbook's update in NumPy or Numba, one rule and nothing around it. Per cents are "
+        "of the roofline, a loop that only moves the same bytes.",
         "\n".join(readme_table(results.records, FLAT, MAIN, "parameters")),
         "\n".join(readme_table(results.records, LISTS, MAIN_LISTS, "list")),
+        "\n".join(readme_torch_table(results.records)),
         f"![Nanoseconds per parameter over size]({picture})" if picture else "",
         f"Peers: {', '.join(peers)}. Of {plural(losses.compared, 'comparison')} a peer is faster in "
         f"{len(losses.rows):,}: [all of them]({page}#{anchor}), and [all that was measured]({page}).",
