@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from . import check
 from .cases import Problem, Variant, Workload
-from .measure import WARM_SECONDS, Record, quotients, time_steps
+from .measure import WARM_SECONDS, Record, marks, quotients, time_steps
 from .runner import Peer, Runner
 
 MILESTONES = (10, 1_000, 3_000)
@@ -123,7 +123,7 @@ class History:
         for name, walker in self.others.items():
             theirs = walker.seconds[milestone]
             timed[name] = {"seconds": statistics.median(theirs), **quotients(theirs, mine, "ratio")}
-        return {peer.name: timed.get(peer.name) or self.absent[peer.name] for peer in self.peers}
+        return {peer.name: (timed.get(peer.name) or self.absent[peer.name]) | marks(peer) for peer in self.peers}
 
     def growth(self, milestone: int) -> dict[str, float]:
         """How many times as long as in the beginning a step takes there, of each who got that far."""

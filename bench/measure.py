@@ -290,8 +290,7 @@ def compare(
                 results[name]["fraction"] = quotients(roofline, seconds, "fraction")["fraction"]
         results |= {name: {"wrong": difference} for name, difference in timed.wrong.items()}
         for peer in batch:
-            marks = {"approximate": peer.approximate, "by_hand": peer.by_hand}
-            results[peer.name] |= {mark: True for mark, is_so in marks.items() if is_so}
+            results[peer.name] |= marks(peer)
         firsts.append(timed.first_seconds[subject.name])
         bounds += zip(roofline, timed.ours, strict=False)
         mine += timed.ours
@@ -316,6 +315,11 @@ def compare(
         record["roofline"] = {"seconds": statistics.median(bound for bound, _ in bounds)}
         record |= quotients([bound for bound, _ in bounds], [our for _, our in bounds], "fraction")
     return record | best_of(results)
+
+
+def marks(peer: Peer) -> Record:
+    """What is said of a peer beside its results."""
+    return {mark: True for mark in ("approximate", "by_hand") if getattr(peer, mark)}
 
 
 def best_of(results: dict[str, Record]) -> Record:

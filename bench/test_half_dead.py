@@ -24,7 +24,7 @@ QUICK_BESIDE = (TORCH_FUSED, DEEPSPEED)
 
 @pytest.fixture(scope="module", params=DECAYING, ids=identifier)
 def history(request: pytest.FixtureRequest, settings: Settings, quick: bool) -> Iterator[History]:
-    size, peers, patience = (100_000, QUICK_BESIDE, 10) if quick else (1_000_000, BESIDE, 20)
+    size, peers, patience = (100_000, QUICK_BESIDE, 10) if quick else (1_000_000, BESIDE, 8)
     beside = settings.chosen((own.NUMBA, *peers))
     yield History(request.param, flat(size), settings.n_threads, own.FASTOPT, beside, patience)
     give_memory_back()

@@ -247,7 +247,7 @@ def test_the_readme_is_rewritten_between_its_marks(results: Results, tmp_path: P
     assert once.startswith(f"before\n{report.START}\n")
     assert once.endswith(f"\n{report.END}\nafter\n")
     assert "to be replaced" not in once
-    assert "| Adam | 27.9, numba.njit parallel |" in once
+    assert "| Adam, best library | 27.9, numba.njit parallel |" in once
     assert "**0.9, numba.njit parallel**" in once
     losses = findings.Losses.of(results.records)
     assert f"a peer is faster in {len(losses.rows)}" in once
