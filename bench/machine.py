@@ -10,6 +10,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from .results import RUNTIMES
+
 PACKAGES = (
     "fastopt",
     "numpy",
@@ -69,7 +71,7 @@ def describe(n_threads: int) -> dict[str, str]:
         **{package: _version(package) for package in PACKAGES},
         "instruction set": str(config.get("instruction set", "no compiled module")),
         "prefetch distance": str(config.get("prefetch distance", "none")),
-        "OpenMP runtimes": ", ".join(Path(path).name for path in config["openmp runtimes"]) or "unknown",
+        RUNTIMES: ", ".join(Path(path).name for path in config["openmp runtimes"]) or "unknown",
     }
     variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIXES)}
     described["environment"] = ", ".join(f"{name}={value}" for name, value in variables.items()) or "nothing set"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from . import machine
-from .results import Results
+from .results import BUSY, Results
 
 OUTCOMES = "fastopt benchmarks"
 """The plugin's name."""
@@ -28,7 +28,7 @@ class Outcomes:
             + ("" if seconds is None else f", {seconds:g} s a case"),
             **machine.describe(option("--threads")),
         }
-        return described | {"processors busy with other work": f"{self.load.processors():.2f} on average"}
+        return described | {BUSY: f"{self.load.processors():.2f} on average"}
 
     def _keep(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         name = report.nodeid.rpartition("/")[2]

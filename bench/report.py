@@ -1,11 +1,12 @@
 """The report of a run as Markdown with plots, and the part of a README about it.
 
-`python -m bench.report RESULTS.json` prints it; `--page` and `--readme` write files.
+`python -m bench.report RESULTS.json [MORE.json...]` prints it; `--page` and `--readme` write files.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import sys
 from collections.abc import Callable
@@ -178,7 +179,12 @@ def write_readme(results: Results, readme: Path, page: Path, picture: Path | Non
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description="The report of a run.")
-    parser.add_argument("results", type=Path, help="what `fastopt bench --json RESULTS.json` wrote")
+    parser.add_argument(
+        "results",
+        type=Path,
+        nargs="+",
+        help="what `fastopt bench --json RESULTS.json` wrote; a later run's cases count",
+    )
     parser.add_argument(
         "--page", type=Path, help="write the report there, and its plots into a folder beside it of the same name"
     )
@@ -187,7 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     page: Path = arguments.page or Path("docs/benchmarks.md")
     pictures = page.with_suffix("")
     try:
-        results = Results.load(arguments.results)
+        results = functools.reduce(Results.with_later, map(Results.load, arguments.results))
         if arguments.page:
             write(results, page, pictures)
         if arguments.readme:

@@ -53,6 +53,38 @@ class Results:
             raise ResultsError(f"{path} does not hold results of format {FORMAT}")
         return cls(**found)
 
+    def with_later(self, later: Results) -> Results:
+        """These results and those of a later run, which takes the place of an earlier one where both have a case.
+
+        Raises
+        ------
+        ResultsError
+            The runs were on different machines, or of different versions.
+        """
+        for label in sorted(self.machine.keys() | later.machine.keys()):
+            ours, theirs = self.machine.get(label), later.machine.get(label)
+            if ours != theirs and label not in OF_A_RUN:
+                raise ResultsError(f"the runs do not belong together: {label} is {ours} in one, {theirs} in the other")
+        records = {identity(record): record for record in self.records}
+        records |= {identity(record): record for record in later.records}
+        return Results(
+            list(records.values()),
+            self.machine,
+            self.left_out | later.left_out,
+            self.failures | later.failures,
+            f"{self.datetime} and {later.datetime}",
+        )
+
+
+BUSY, RUNTIMES = "processors busy with other work", "OpenMP runtimes"
+OF_A_RUN = (BUSY, RUNTIMES)
+"""Of the machine's description, what differs from run to run: neighbours, and what the chosen peers load."""
+
+
+def identity(record: Record) -> tuple[str, str, str]:
+    """What tells a record from all others of a run."""
+    return record["section"], record["name"], record.get("subject", "")
+
 
 def _rounded(value: Any) -> Any:
     if isinstance(value, dict):

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from fastopt.bench import findings, plots, report, tables, targets, terminal, text
-from fastopt.bench.results import Results, ResultsError
+from fastopt.bench.results import Results, ResultsError, identity
 
 LARGEST_PLOT = 150_000
 
@@ -254,6 +254,23 @@ def test_the_readme_is_rewritten_between_its_marks(results: Results, tmp_path: P
     for link in re.findall(r"\]\((.*?)\)", once):
         assert (tmp_path / link.partition("#")[0]).exists()
     assert f"## {tables.LOSSES}".lower().replace(" ", "-").lstrip("#-") in once
+
+
+def test_a_later_run_takes_the_place_of_an_earlier_one(results: Results) -> None:
+    again = bench_results.results(sizes=(1000, 10**9))
+    again.records[0]["seconds"] = 123.0
+    both = results.with_later(again)
+    assert both.records[0]["seconds"] == 123.0
+    sizes = {record.get("parameters") for record in both.records} - {None}
+    assert sizes == {*bench_results.SIZES, 10**9}
+    assert len({identity(record) for record in both.records}) == len(both.records)
+
+
+def test_runs_on_two_machines_are_not_mixed(results: Results) -> None:
+    other = bench_results.results()
+    other.machine["processor"] = "Another"
+    with pytest.raises(ResultsError, match="processor is A processor in one, Another in the other"):
+        results.with_later(other)
 
 
 def test_a_readme_without_marks_is_refused(results: Results, tmp_path: Path) -> None:
