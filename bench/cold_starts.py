@@ -60,7 +60,8 @@ class ColdStart:
             timeout=TIMEOUT,
         )
         if ended.returncode != 0:
-            return ended.stderr.strip().splitlines()[-1]
+            said = ended.stderr.strip().splitlines()
+            return said[-1] if said else f"the process ended with {ended.returncode}"
         imported, stepped, param = map(float, ended.stdout.split()[-3:])
         assert abs(param - EXPECTED) < TOLERANCE, f"WRONG: {self.name} made {param} of a parameter, not {EXPECTED}"
         return imported, stepped
