@@ -87,7 +87,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--peers", type=peer_names, metavar="NAME[,NAME]", help="only these, by name or first word: torch,optax"
     )
     parser.add_argument("--list", action="store_true", help="list the cases and the peers, and measure nothing")
-    parser.add_argument("--json", type=new_file, metavar="FILE", help="write all results there")
+    parser.add_argument(
+        "--json", type=new_file, metavar="FILE", help="write all results there (until then to FILE.partial)"
+    )
     parser.add_argument(
         "--report", type=folder, metavar="DIRECTORY", help="write report.md, its plots and results.json there"
     )
@@ -130,19 +132,31 @@ def run_list(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def partial(path: Path) -> Path:
+    """Where results are until the run is through."""
+    return path.with_name(path.name + ".partial")
+
+
 def run_suite(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     screen = Console(file=sys.stderr)
     with tempfile.TemporaryDirectory() as temporary, progress_bar(screen) as progress:
         path = Path(temporary) / "results.json"
+        if arguments.json:  # what there is of them, case by case: a run that is killed leaves it
+            path = partial(arguments.json)
+            path.unlink(missing_ok=True)
         reporting = suite.Reporting(
             progress,
             lambda line: screen.print(line, markup=False, highlight=False, soft_wrap=True),
             not screen.is_terminal,
         )
         ended = suite.run(options(arguments, path), reporting)
-        check(ended, arguments)
+        try:
+            check(ended, arguments)
+        except UsageError:
+            path.unlink(missing_ok=True)
+            raise
         results = Results.load(path) if path.exists() else Results()
     show(results, arguments)
     if reporting.interrupted:
@@ -191,6 +205,7 @@ def show(results: Results, arguments: argparse.Namespace) -> None:
     terminal.print_summary(results, Console(width=None if sys.stdout.isatty() else terminal.WIDTH))
     if arguments.json:
         results.save(arguments.json)
+        partial(arguments.json).unlink(missing_ok=True)
     if arguments.report:
         from . import report
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from . import machine
-from .results import BUSY, Results
+from .results import BUSY, MEASURED, Results
 
 OUTCOMES = "fastopt benchmarks"
 """The plugin's name."""
@@ -22,7 +22,7 @@ class Outcomes:
         option = self.config.getoption
         seconds = option("--seconds")
         described = {
-            "measured": ("quick" if option("--quick") else "everything")
+            MEASURED: ("quick" if option("--quick") else "everything")
             + (f", cases {option('keyword')!r}" if option("keyword") else "")
             + (f", peers {option('--peers')}" if option("--peers") else "")
             + ("" if seconds is None else f", {seconds:g} s a case"),
@@ -40,11 +40,18 @@ class Outcomes:
     pytest_runtest_logreport = _keep
     pytest_collectreport = _keep
 
+    def pytest_runtest_logfinish(self) -> None:
+        """A run that is killed leaves what it has found: a whole one takes more than an hour."""
+        self.save(self.results.machine or self.describe())
+
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
+        self.save(self.describe())
+
+    def save(self, described: dict[str, str]) -> None:
         path = self.config.getoption("--results")
         if path and not self.config.getoption("collectonly"):
-            self.results.machine = self.describe()
+            self.results.machine = described
             self.results.save(Path(path))
 
 

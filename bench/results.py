@@ -37,7 +37,10 @@ class Results:
     format: int = FORMAT
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(_rounded(asdict(self)), indent=1) + "\n", encoding="utf-8")
+        """Write the file, or leave the one that is there as it is."""
+        unfinished = path.with_name(path.name + ".unfinished")
+        unfinished.write_text(json.dumps(_rounded(asdict(self)), indent=1) + "\n", encoding="utf-8")
+        unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -69,15 +72,15 @@ class Results:
         records |= {identity(record): record for record in later.records}
         return Results(
             list(records.values()),
-            self.machine,
+            self.machine | {MEASURED: "; then ".join(run.machine.get(MEASURED, "") for run in (self, later))},
             self.left_out | later.left_out,
             self.failures | later.failures,
             f"{self.datetime} and {later.datetime}",
         )
 
 
-BUSY, RUNTIMES = "processors busy with other work", "OpenMP runtimes"
-OF_A_RUN = (BUSY, RUNTIMES)
+MEASURED, BUSY, RUNTIMES = "measured", "processors busy with other work", "OpenMP runtimes"
+OF_A_RUN = (MEASURED, BUSY, RUNTIMES)
 """Of the machine's description, what differs from run to run: neighbours, and what the chosen peers load."""
 
 

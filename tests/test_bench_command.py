@@ -89,6 +89,22 @@ def test_interrupted(folder: Path) -> None:
     assert child.returncode == 130
 
 
+def test_killed(folder: Path) -> None:
+    """What was found until then is there."""
+    cases = ("--quick", "--seconds", "0.01", "--select", "test_flat_tensor and 1_000", "--peers", "numpy")
+    program = [sys.executable, "-m", "fastopt", "bench", *cases, "--json", "found.json"]
+    child = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    while not child.stderr.readline().startswith("2 of "):
+        assert child.poll() is None
+    child.kill()
+    child.communicate(timeout=100)
+    assert not (folder / "found.json").exists()
+    found = Results.load(folder / "found.json.partial")
+    assert len(found.records) >= 1
+    assert found.machine["fastopt"] == fastopt.__version__
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,7 +116,7 @@ def test_interrupted(folder: Path) -> None:
         (["--json", "no/such/folder.json"], "cannot write no/such/folder.json"),
         (["--report", "pytest.ini"], "cannot make pytest.ini"),
         (["--select", "(", "--list"], "Wrong expression passed to '-k'"),
-        (["--select", "nothing_is_called_so"], "no case fits 'nothing_is_called_so'"),
+        (["--select", "nothing_is_called_so", "--json", "found.json"], "no case fits 'nothing_is_called_so'"),
         (["--fast"], "unrecognized arguments: --fast"),
     ],
     ids=" ".join,
