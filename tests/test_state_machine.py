@@ -191,7 +191,7 @@ SPOILED: dict[str, Callable[[dict[str, Any]], bool]] = {
     "half a step": spoil_step(1.5),
     "endless": spoil_step(float("inf")),
     "too many steps": spoil_step(2**63),
-    "unknown key": spoil_group("rho", 1.0),
+    "unknown key": spoil_group("of_no_optimizer", 1.0),
     "bad lr": spoil_group("lr", -1.0),
     "too many parameters": spoil_group("params", list(range(99))),
     "group too many": add_group,
