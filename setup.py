@@ -19,15 +19,16 @@ from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from kernels import cpu, render  # noqa: E402  (they import nothing that is not in the standard library)
+from kernels import cpu, render_cython  # noqa: E402  (they import nothing that is not in the standard library)
 
 ENGINE_PARTS = ("dlpack", "memory", "pieces", "plans", "table", "tensors", "threads")
 GENERATED = HERE / "build" / "generated"
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)
 
-# The same bits on every instruction set: no fused multiply-add, nothing that reorders. The two relaxations concern
-# errno and trap handlers only, not values; without them sqrt is a call and `select` a branch, and neither vectorises.
+# The same bits on every instruction set: no fused multiply-add but those that square_root.h asks for, nothing that
+# reorders. The two relaxations concern errno and trap handlers only, not values; without them sqrt is a call and
+# `select` a branch, and neither vectorises.
 COMPILE = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 VECTORS = {"x86-64": [], "x86-64-v3": [], "x86-64-v4": ["-mprefer-vector-width=512", "-funroll-loops"], cpu.OTHER: []}
 OPENMP = {
@@ -59,8 +60,8 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     GENERATED.mkdir(parents=True, exist_ok=True)
-    sources = {"_coefficients": render.coefficients_source()}
-    sources |= {cpu.module_name(level): render.loops_source(level) for level in LEVELS}
+    sources = {"_coefficients": render_cython.coefficients_source()}
+    sources |= {cpu.module_name(level): render_cython.loops_source(level) for level in LEVELS}
     for name, text in sources.items():
         path = GENERATED / f"{name}.pyx"
         if not path.exists() or path.read_text(encoding="utf-8") != text:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastopt.arrays import empty_aligned
 from fastopt.hyperparameters import HYPERPARAMETERS
-from fastopt.kernels import render
+from fastopt.kernels import formulas
 from fastopt.specs import SPECS, Spec
 
 FLOAT32 = np.dtype(np.float32)
@@ -33,7 +33,7 @@ class Variant:
 
     @property
     def states(self) -> tuple[str, ...]:
-        states: tuple[str, ...] = render.rules()[self.rule].states
+        states: tuple[str, ...] = formulas.rules()[self.rule].states
         return states
 
     @property

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastopt.cli import CommandError, UsageError, positive_integer
+from fastopt.cli import CommandError, UsageError, positive_integer, writable
 
 from . import listing, suite
 from .results import Results
@@ -34,19 +34,6 @@ def positive_number(value: str) -> float:
         if 0 < number < float("inf"):
             return number
     raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}")
-
-
-def new_file(value: str) -> Path:
-    """A file that can be written, found out by opening it: it is written when all has been measured."""
-    path = Path(value)
-    is_new = not path.exists()
-    try:
-        path.open("ab").close()
-        if is_new:
-            path.unlink()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write {value}: {error.strerror}") from None
-    return path
 
 
 def folder(value: str) -> Path:
@@ -88,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--list", action="store_true", help="list the cases and the peers, and measure nothing")
     parser.add_argument(
-        "--json", type=new_file, metavar="FILE", help="write all results there (until then to FILE.partial)"
+        "--json", type=writable, metavar="FILE", help="write all results there (until then to FILE.partial)"
     )
     parser.add_argument(
         "--report", type=folder, metavar="DIRECTORY", help="write report.md, its plots and results.json there"

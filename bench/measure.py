@@ -7,8 +7,7 @@ A record is what one test found out, as plain values for JSON. All have `section
 - `seconds`: a step of fastopt, the median; `first_seconds`: making the optimizer, and its first step;
 - `peers`: per name `seconds`, `first_seconds`, `ratio` (theirs / ours: the median of the pairs), `ratio_min`,
   `ratio_max`, and `approximate` or `by_hand` where that is so; or `wrong`, what the results disagree in, and then it
-  was not timed; or `unavailable`, the reason;
-- `best_peer` and its `ratio`, `ratio_min`, `ratio_max`: the best library, where there is one, else the best of all.
+  was not timed; or `unavailable`, the reason.
 
 Where a step only moves parameters, gradients and states: `bytes_per_second`, here and per peer; and from 100,000
 parameters on `roofline`, the `seconds` of a loop that only moves these bytes, and `fraction` (its time / ours, the
@@ -139,6 +138,25 @@ def time_steps(step: Callable[..., Any], count: int) -> float:
     for _ in loops:
         step(*arguments, **keywords)
     return (CLOCK.now() - start) / count
+
+
+def bare_beside_ours(benchmark: BenchmarkFixture, bare: Callable[[], Any], ours: Callable[[], Any]) -> Record | None:
+    """The values of a measurement: iterations without any optimizer, in turns with ours. None if nothing is timed."""
+    seconds: list[float] = []
+    iterations = 20
+
+    def take_turn() -> None:
+        seconds.append(time_steps(ours, iterations))
+
+    benchmark.pedantic(bare, rounds=60, iterations=iterations, teardown=take_turn, warmup_rounds=3)
+    if benchmark.stats is None:  # --benchmark-disable
+        return None
+    pairs = list(zip(benchmark.stats.stats.data, seconds, strict=False))
+    return {
+        "without optimizer": (1e6 * statistics.median(first for first, _ in pairs), "us"),
+        "with fastopt": (1e6 * statistics.median(second for _, second in pairs), "us"),
+        "without / with": (statistics.median(first / second for first, second in pairs), ""),
+    }
 
 
 def make_turn(runner: Runner, step_seconds: float) -> Turn:
@@ -314,19 +332,9 @@ def compare(
     if bounds:
         record["roofline"] = {"seconds": statistics.median(bound for bound, _ in bounds)}
         record |= quotients([bound for bound, _ in bounds], [our for _, our in bounds], "fraction")
-    return record | best_of(results)
+    return record
 
 
 def marks(peer: Peer) -> Record:
     """What is said of a peer beside its results."""
     return {mark: True for mark in ("approximate", "by_hand") if getattr(peer, mark)}
-
-
-def best_of(results: dict[str, Record]) -> Record:
-    """Whom fastopt is the least ahead of, of the libraries timed and not approximate, and the ratio; or nothing."""
-    exact = {name: each for name, each in results.items() if "seconds" in each and "approximate" not in each}
-    candidates = {name: each for name, each in exact.items() if "by_hand" not in each} or exact
-    if not candidates:
-        return {}
-    best = min(candidates, key=lambda name: candidates[name]["ratio"])
-    return {"best_peer": best} | {key: candidates[best][key] for key in ("ratio", "ratio_min", "ratio_max")}

@@ -18,14 +18,15 @@ class Outcomes:
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.load, self.results = config, machine.Load(), Results()
 
-    def describe(self) -> dict[str, str]:
+    def describe(self, ended: bool = False) -> dict[str, str]:
         option = self.config.getoption
         seconds = option("--seconds")
         described = {
             MEASURED: ("quick" if option("--quick") else "everything")
             + (f", cases {option('keyword')!r}" if option("keyword") else "")
             + (f", peers {option('--peers')}" if option("--peers") else "")
-            + ("" if seconds is None else f", {seconds:g} s a case"),
+            + ("" if seconds is None else f", {seconds:g} s a side")
+            + ("" if ended else ", ended early"),
             **machine.describe(option("--threads")),
         }
         return described | {BUSY: f"{self.load.processors():.2f} on average"}
@@ -45,8 +46,8 @@ class Outcomes:
         self.save(self.results.machine or self.describe())
 
     @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self) -> None:
-        self.save(self.describe())
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        self.save(self.describe(ended=exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)))
 
     def save(self, described: dict[str, str]) -> None:
         path = self.config.getoption("--results")

@@ -30,10 +30,9 @@ READING = (
 START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
 """What the README has before and after the part that is written here."""
 
-MAIN = ("Adam", "AdamW", "RMSprop", "Rprop", "Adagrad", "SGD momentum")
-"""The rows of the README's table."""
-
-MAIN_LISTS = ("Adam",)
+README_FLAT = ("Adam", "AdamW", "RMSprop", "Rprop", "Adagrad", "SGD momentum")
+README_LISTS = ("Adam",)
+"""The rows of the README's tables."""
 
 TORCH_SECTIONS, TORCH_SUBJECT = ("torch: whole training iterations", "torch: steps"), "fastopt.torch"
 TORCH_WAYS = ("torch default", "torch foreach", "torch fused")
@@ -156,11 +155,11 @@ def readme_part(results: Results, page: str, picture: str | None = None) -> str:
         f"{machine.get('processor', 'an unknown processor')}, results compared first; above 1 fastopt is faster, bold "
         "it is slower. By hand: the textbook's update in NumPy or Numba, one rule and nothing around it. Per cents are "
         "of the roofline, a loop that only moves the same bytes.",
-        "\n".join(readme_table(results.records, FLAT, MAIN, "parameters")),
-        "\n".join(readme_table(results.records, LISTS, MAIN_LISTS, "list")),
+        "\n".join(readme_table(results.records, FLAT, README_FLAT, "parameters")),
+        "\n".join(readme_table(results.records, LISTS, README_LISTS, "list")),
         "\n".join(readme_torch_table(results.records)),
         f"![Nanoseconds per parameter over size]({picture})" if picture else "",
-        f"Peers: {', '.join(peers)}. Of {plural(losses.compared, 'comparison')} a peer is faster in "
+        f"Peers: {'; '.join(peers)}. Of {plural(losses.compared, 'comparison')} a peer is faster in "
         f"{len(losses.rows):,}: [all of them]({page}#{anchor}), and [all that was measured]({page}).",
     ]
     return "\n\n".join(filter(None, parts))

@@ -32,7 +32,12 @@ ISOLATED = (
 )
 """No settings, no conftest.py and no files but the suite's own."""
 
-ENVIRONMENT = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": None, "PYTEST_PLUGINS": None}
+ENVIRONMENT = {
+    "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    "PYTEST_ADDOPTS": None,
+    "PYTEST_PLUGINS": None,
+    "PYTEST_XDIST_WORKER": None,
+}
 """No plugins of the user's either: they may reorder tests, or run them in several processes."""
 
 

@@ -12,7 +12,7 @@ from . import check
 from .cases import ADAM, SMALL, VARIANTS, Problem, Variant, Workload, flat, identifier
 from .own import FASTOPT
 from .peers import PEERS
-from .peers.library import import_failure, settings
+from .peers.libraries import import_failure, settings
 from .peers.textbook import NUMPY
 from .runner import Peer
 

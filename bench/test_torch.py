@@ -11,7 +11,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from . import torch_cases
 from .cases import ADAM, GPT2, MANY, SMALL, VARIANTS, Problem, Variant, Workload, identifier
 from .clipping import torchs
-from .measure import Record, Settings, time_steps
+from .measure import Record, Settings, bare_beside_ours
 from .peers import Tensors
 from .runner import Peer
 from .torch_cases import DEEP_NETWORK, PACKAGE, SMALL_NETWORK, TORCH_TRAININGS, Network, Training
@@ -45,21 +45,8 @@ def test_training_without_optimizer(
     problem = Problem.make(ADAM, SMALL_NETWORK, settings.n_threads)
     trainings = (torch_cases.WITHOUT_OPTIMIZER, torch_cases.STEP_AFTER)
     bare, ours = (each.iteration(torch_cases.make_network(problem), problem) for each in trainings)
-    seconds: list[float] = []
-
-    def take_turn() -> None:
-        seconds.append(time_steps(ours, 20))
-
-    benchmark.pedantic(bare, rounds=60, iterations=20, teardown=take_turn, warmup_rounds=3)
-    if benchmark.stats is None:  # --benchmark-disable
-        return
-    pairs = list(zip(benchmark.stats.stats.data, seconds, strict=False))
-    values = {
-        "without optimizer": (1e6 * statistics.median(first for first, _ in pairs), "us"),
-        "with fastopt.torch": (1e6 * statistics.median(second for _, second in pairs), "us"),
-        "without / with": (statistics.median(first / second for first, second in pairs), ""),
-    }
-    record({"section": "torch: the least an iteration can take", "name": SMALL_NETWORK.name, "values": values})
+    if values := bare_beside_ours(benchmark, bare, ours):
+        record({"section": "torch: the least an iteration can take", "name": SMALL_NETWORK.name, "values": values})
 
 
 @pytest.mark.parametrize(

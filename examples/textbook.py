@@ -115,6 +115,7 @@ class Textbook:
     """
 
     update: Callable[..., None]
+    coefficients: tuple[float, ...] = ()
 
     def __init__(self, params: np.ndarray, states: int) -> None:
         self.params = params
@@ -122,8 +123,8 @@ class Textbook:
         self.steps = 0
 
     def numbers(self) -> tuple[float, ...]:
-        """The last arguments of `update`, for step number `steps`, which counts from 1."""
-        raise NotImplementedError
+        """The last arguments of `update`, for step number `steps`, which counts from 1; by default the same in each."""
+        return self.coefficients
 
     def step(self, grads: np.ndarray) -> None:
         """One update by these gradients."""
@@ -138,9 +139,6 @@ class SGD(Textbook):
         super().__init__(params, 1 if momentum else 0)
         self.coefficients = (lr, momentum) if momentum else (lr,)
         self.update = (sgd_nesterov if nesterov else sgd_momentum) if momentum else sgd
-
-    def numbers(self) -> tuple[float, ...]:
-        return self.coefficients
 
 
 class Adam(Textbook):
@@ -200,9 +198,6 @@ class RMSprop(Textbook):
         super().__init__(params, 1)
         self.coefficients = (alpha, 1 - alpha, lr, eps)
 
-    def numbers(self) -> tuple[float, ...]:
-        return self.coefficients
-
 
 class Adagrad(Textbook):
     """Adagrad."""
@@ -233,9 +228,6 @@ class Rprop(Textbook):
         self.states[1][...] = lr
         self.coefficients = (*etas, *step_sizes)
 
-    def numbers(self) -> tuple[float, ...]:
-        return self.coefficients
-
 
 class Adadelta(Textbook):
     """Adadelta: the rate of each element is the root of the average of its squared steps."""
@@ -245,9 +237,6 @@ class Adadelta(Textbook):
     def __init__(self, params: np.ndarray, lr: float = 1.0, rho: float = 0.9, eps: float = 1e-6) -> None:
         super().__init__(params, 2)
         self.coefficients = (rho, 1 - rho, lr, eps)
-
-    def numbers(self) -> tuple[float, ...]:
-        return self.coefficients
 
 
 class Adamax(Adam):
@@ -315,9 +304,6 @@ class Lion(Textbook):
     def __init__(self, params: np.ndarray, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99)) -> None:
         super().__init__(params, 1)
         self.coefficients = (betas[0], 1 - betas[0], betas[1], 1 - betas[1], lr)
-
-    def numbers(self) -> tuple[float, ...]:
-        return self.coefficients
 
 
 TEXTBOOK: dict[str, Callable[..., Textbook]] = {

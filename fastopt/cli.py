@@ -82,11 +82,9 @@ def text_file(value: str) -> tuple[str, str]:
         raise argparse.ArgumentTypeError(f"cannot read {value}: {error.strerror}") from None
 
 
-def png_path(value: str) -> Path:
-    """A path that a PNG can be written to; found out by opening it, since it is written minutes later."""
+def writable(value: str) -> Path:
+    """A file that can be written; found out by opening it now, since it is written minutes later."""
     path = Path(value)
-    if path.suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"cannot write {value}: expected a name that ends in .png")
     is_new = not path.exists()
     try:
         path.open("ab").close()
@@ -95,6 +93,12 @@ def png_path(value: str) -> Path:
     except OSError as error:
         raise argparse.ArgumentTypeError(f"cannot write {value}: {error.strerror}") from None
     return path
+
+
+def png_path(value: str) -> Path:
+    if Path(value).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"cannot write {value}: expected a name that ends in .png")
+    return writable(value)
 
 
 # --- subcommands ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from . import conventions
-from .kernels import render
+from .kernels import formulas
 from .kernels.dialect import Function
 from .specs import SPECS, Spec
 
@@ -152,8 +152,8 @@ def _texts(spec: Spec, values: Mapping[str, Any], wanted: set[str]) -> list[tupl
 
 def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -> Lines:
     """All assignments of one update, in order; unless `name_all`, those to the parameter and the states only."""
-    functions = render.coefficient_functions()
-    loop = render.loops()[spec.rule(values)]
+    functions = formulas.coefficient_functions()
+    loop = formulas.loops()[spec.rule(values)]
     kept = None if name_all else {"param", *_states(spec, values)}
     environment: dict[str, ast.expr] = {name: ast.Constant(0) for name in functions[spec.coefficients].arguments}
     environment |= {name: ast.Constant(value) for name, value in spec.numbers(values).items()}
@@ -172,7 +172,7 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
     environment["lr"] = lr
     for name in ("regularize", spec.coefficients):
         lines += _run(functions[name], environment, functions, kept)
-    rules = render.rule_functions()
+    rules = formulas.rule_functions()
     grad: ast.expr = ast.Name("grad")
     for function, arguments, _ in loop.calls:
         inner = {

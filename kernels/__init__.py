@@ -5,7 +5,8 @@
 `coefficients`         hyperparameters and step count -> the scalars that a rule takes
 `vocabulary`           the few functions that a rule may call, as NumPy understands them
 `dialect`              reads and checks such functions
-`render`               writes them as Cython (at build time) and as Numba source
+`formulas`             every formula as a syntax tree; the loops over elements
+`render_cython`, `render_numba`   write them as Cython (at build time), as Numba source
 `engine.pyx`           the native step: segment table, threads, floating-point mode
 `python_engine`        the same step in plain Python, for the reference
 `reference`, `numba_loops`, `cython_loops`   one rule -> one loop over flat memory

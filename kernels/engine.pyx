@@ -2,7 +2,7 @@
 # cython: binding=True, embedsignature=True
 """The native step: one call over a table of segments, split over OpenMP threads by elements.
 
-The engine knows addresses, sizes and scalars. A loop (see `render`) is an address, compiled by the C compiler or by
+The engine knows addresses, sizes and scalars. A loop (see `formulas`) is an address, compiled by the C compiler or by
 Numba, it does not matter; so is a coefficient function. Everything is checked and computed before the first element is
 written, and nothing can fail after that.
 """

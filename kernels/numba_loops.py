@@ -18,7 +18,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from . import render
+from . import formulas
+from .render_numba import numba_source
 
 _compiling = threading.Lock()
 """So that threads which want a loop at once compile it once, and none holds an address that the cache has dropped."""
@@ -82,7 +83,7 @@ def _vocabulary(real: str) -> dict[str, Any]:
 @functools.cache
 def compiled_loop(name: str, real: str) -> Any:
     """The compiled function; its `address` is what the engine calls."""
-    source = render.numba_source(render.loops()[name], real)
+    source = numba_source(formulas.loops()[name], real)
     filename = f"<fastopt {name} {real}>"
     # Lets Numba and tracebacks show the lines.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)

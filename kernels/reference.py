@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from . import coefficients, operations, render, rules, sums
+from . import coefficients, formulas, operations, rules, sums
 
 BLOCK = 1 << 16
 """Elements at a time, so that the temporaries stay in cache."""
@@ -24,13 +24,13 @@ Sum = Callable[[np.ndarray, float], tuple[float, float]]
 
 def loop(name: str, dtype: np.dtype) -> Loop:
     """A rule's or an operation's loop over arrays of float32 or float64."""
-    return rule_loop(name) if name in render.rules() else operation_loop(name)
+    return rule_loop(name) if name in formulas.rules() else operation_loop(name)
 
 
 def rule_loop(name: str) -> Loop:
-    rule = render.rules()[name]
+    rule = formulas.rules()[name]
     update = getattr(rules, name)
-    shared = len(render.loops()[name].coefficients) - len(rule.coefficients)
+    shared = len(formulas.loops()[name].coefficients) - len(rule.coefficients)
 
     def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
         size = streams[0].size
@@ -44,7 +44,7 @@ def rule_loop(name: str) -> Loop:
 
 
 def operation_loop(name: str) -> Loop:
-    operation = render.operations()[name]
+    operation = formulas.operations()[name]
     function = getattr(operations, name)
     reads = len(operation.reads)
     written = [operation.streams.index(stream) for stream in operation.writes]
@@ -70,7 +70,7 @@ def sum_over(name: str, dtype: np.dtype) -> Sum:
     precision = dtype if name in sums.COUNTS else np.dtype(np.float64)
 
     def add_up(elements: np.ndarray, coefficient: float) -> tuple[float, float]:
-        rows = np.zeros((-(-elements.size // render.LANES), render.LANES), precision)
+        rows = np.zeros((-(-elements.size // formulas.LANES), formulas.LANES), precision)
         rows.reshape(-1)[: elements.size] = elements
         terms = term(rows, precision.type(coefficient))
         if not isinstance(terms, tuple):
@@ -84,7 +84,7 @@ def sum_over(name: str, dtype: np.dtype) -> Sum:
 def fold(terms: np.ndarray, size: int) -> float:
     """Adds the rows to one another, one after the other; then each half of what is left to the other half."""
     terms.reshape(-1)[size:] = 0  # beyond the end
-    lanes = np.zeros(render.LANES)
+    lanes = np.zeros(formulas.LANES)
     for row in terms:
         lanes = lanes + row
     while lanes.size > 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -112,6 +113,11 @@ VARIANTS = [case for case in CASES if not any(name in case.options for extra in 
 """One for each variant of each rule."""
 PLAIN = [Case(spec.name, {}) for spec in SPECS.values()]
 """Every optimizer with nothing but defaults."""
+
+
+def repr_without_addresses(value: Any) -> str:
+    """A name for a test that is the same in each process."""
+    return re.sub(r"( object)? at 0x[0-9a-f]+", "", repr(value))
 
 
 def random_gradient(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:

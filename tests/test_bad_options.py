@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, equal_bits
+from cases import BACKENDS, equal_bits, repr_without_addresses
 from test_bad_input import ones, read_only, shared
 
 import fastopt
@@ -70,7 +70,9 @@ def contents(optimizer: fastopt.Optimizer) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "error", "expected"), WRONG_OPTIONS, ids=[f"{row[0]}={row[1]!r}" for row in WRONG_OPTIONS]
+    ("name", "value", "error", "expected"),
+    WRONG_OPTIONS,
+    ids=[f"{row[0]}={repr_without_addresses(row[1])}" for row in WRONG_OPTIONS],
 )
 def test_options(name: str, value: Any, error: type[Exception], expected: str) -> None:
     in_group = name in fastopt.options.GROUP_OPTIONS

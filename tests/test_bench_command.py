@@ -53,7 +53,7 @@ def test_one_case_from_another_folder(folder: Path) -> None:
     assert set(record["peers"]) == {"NumPy"}
     machine = json.loads((folder / "report" / "results.json").read_text())["machine"]
     assert machine["fastopt"] == fastopt.__version__
-    assert "peers numpy, 0.01 s a case" in machine["measured"]
+    assert "peers numpy, 0.01 s a side" in machine["measured"]
     assert "| Adagrad, 1,000" in (folder / "report" / "report.md").read_text()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -16,7 +17,8 @@ def test_every_pattern_keeps_a_case(monkeypatch) -> None:
     from bench.quick import KEPT
 
     command = [sys.executable, "-m", "pytest", "bench", "--quick", "--collect-only", "-q", "-o", "addopts="]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_XDIST_WORKER"}
+    listed = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
     kept = re.findall(r"::(\w+)\[(.*)\]$", listed, re.MULTILINE)
     assert kept
     for test, patterns in KEPT.items():

@@ -204,7 +204,7 @@ def advance(optimizer: fastopt.Optimizer, gradients: list[list[np.ndarray]]) -> 
 
 
 def be_interrupted(backend: str, size: int) -> None:
-    """In a child: ask for a signal by a dot, step until it comes, compare with steps that nothing interrupts; again."""
+    """In a child: step, ask for a signal by a dot, step until it comes, compare with an uninterrupted twin; again."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGALRM):
         signal.signal(number, raise_interrupt)
@@ -215,6 +215,7 @@ def be_interrupted(backend: str, size: int) -> None:
         fastopt.Adam([np.ones(shape, np.float32) for shape in shapes], backend=each) for each in (backend, "cython")
     )
     for _ in range(sum(SIGNALS.values())):
+        advance(optimizer, gradients)  # One that is not interrupted: on a slow machine few others end in time.
         done = optimizer.state[0]["step"]
         try:
             os.write(1, b".")
@@ -231,7 +232,6 @@ def be_interrupted(backend: str, size: int) -> None:
                 assert np.array_equal(param, twin_param), (index, steps)
                 state, twin_state = optimizer.state[index], twin.state[index]
                 assert all(np.array_equal(state[name], twin_state[name]) for name in twin_state), (index, steps)
-    assert optimizer.state[0]["step"] > len(gradients)
     os.write(1, b"!")
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from fastopt.conventions import conventions_of, spec_of
 from fastopt.hyperparameters import HYPERPARAMETERS
-from fastopt.kernels import _coefficients, coefficients, cpu, dialect, native, numba_loops, operations, render, rules
+from fastopt.kernels import _coefficients, coefficients, cpu, dialect, formulas, native, numba_loops, operations, rules
 from fastopt.specs import SPECS
 
 FLAGS = {name for name, each in HYPERPARAMETERS.items() if each.flag} | {"eps_outside"}
@@ -31,27 +31,27 @@ REGISTERS = {"x86-64": "xmm", "x86-64-v3": "ymm", "x86-64-v4": "zmm"}
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_compiled_module_was_rendered_from_these_rules(level: str) -> None:
     module = importlib.import_module(f"fastopt.kernels.{cpu.module_name(level)}")
-    assert module.DIGEST == render.digest() == _coefficients.DIGEST, (
+    assert module.DIGEST == formulas.digest() == _coefficients.DIGEST, (
         "the rules have changed since the build; build again"
     )
     assert level == module.LEVEL
-    assert set(module.ADDRESSES) == {(loop, real) for loop in render.loops() for real in render.REALS}
+    assert set(module.ADDRESSES) == {(loop, real) for loop in formulas.loops() for real in formulas.REALS}
 
 
 def test_any_change_of_a_formula_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = render.digest()
-    for name in render.SOURCES:
-        shutil.copy(render.HERE / name, tmp_path / name)
-    monkeypatch.setattr(render, "HERE", tmp_path)
-    assert render.digest() == before
+    before = formulas.digest()
+    for name in formulas.SOURCES:
+        shutil.copy(formulas.HERE / name, tmp_path / name)
+    monkeypatch.setattr(formulas, "HERE", tmp_path)
+    assert formulas.digest() == before
     text = (tmp_path / "rules.py").read_text()
     (tmp_path / "rules.py").write_text("# a comment\n" + text)
-    assert render.digest() == before
+    assert formulas.digest() == before
     (tmp_path / "rules.py").write_text(text.replace("step_size * grad", "step_size / grad", 1))
-    assert render.digest() != before
+    assert formulas.digest() != before
 
 
-@pytest.mark.parametrize("rule", render.rules().values(), ids=lambda rule: rule.name)
+@pytest.mark.parametrize("rule", formulas.rules().values(), ids=lambda rule: rule.name)
 def test_rules_have_the_form_that_the_renderer_reads(rule: dialect.Rule) -> None:
     signature = list(inspect.signature(getattr(rules, rule.name)).parameters)
     assert signature == [*rule.streams, *rule.coefficients]
@@ -60,7 +60,7 @@ def test_rules_have_the_form_that_the_renderer_reads(rule: dialect.Rule) -> None
 def test_the_table_of_optimizers_fits_the_rules() -> None:
     used, used_functions = set(), set()
     for spec in [spec_of(name, convention) for name in SPECS for convention in conventions_of(name)]:
-        function = render.coefficient_functions()[spec.coefficients]
+        function = formulas.coefficient_functions()[spec.coefficients]
         used_functions.add(spec.coefficients)
         known = {"step", "lr", *(["mu_product"] if spec.keeps_mu_product else [])}
         known |= spec.numbers(spec.convert(spec.defaults)).keys()
@@ -68,23 +68,23 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
         assert set(function.arguments) <= {*known, "dampening", "eps", "amsgrad", "eps_outside", "lr_decay"}
         assert set(spec.constants) <= set(function.arguments)
         for name in spec.rules.values():
-            rule = render.rules()[name]
+            rule = formulas.rules()[name]
             used.add(name)
             assert name in spec.costs
             assert set(rule.coefficients) <= set(function.returned_names), f"{spec.coefficients} for {name}"
             assert set(spec.initial) <= set(rule.states)
-    assert used == set(render.rules()), "a rule that no optimizer uses"
+    assert used == set(formulas.rules()), "a rule that no optimizer uses"
     around = {"regularize", "preparation", "averaging", "constraint"}
-    functions = {name for name, each in render.coefficient_functions().items() if each.returned_names} - around
-    own = {name for name in functions if not render.coefficient_functions()[name].returned_names[0].endswith(SHARED)}
+    functions = {name for name, each in formulas.coefficient_functions().items() if each.returned_names} - around
+    own = {name for name in functions if not formulas.coefficient_functions()[name].returned_names[0].endswith(SHARED)}
     assert used_functions == own, "a coefficient function that no optimizer uses"
 
 
-@pytest.mark.parametrize("name", render.coefficient_functions())
+@pytest.mark.parametrize("name", formulas.coefficient_functions())
 def test_compiled_coefficient_functions_are_the_python_ones(name: str) -> None:
     import ctypes
 
-    function = render.coefficient_functions()[name]
+    function = formulas.coefficient_functions()[name]
     native_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(native.coefficient_function(name))
     random = np.random.default_rng(5)
     for step in (1, 2, 3, 10, 1000, 2**31 + 1, 10**12):
@@ -109,7 +109,7 @@ def instructions_of_loops(path: str) -> dict[str, str]:
     ).stdout
     blocks = re.split(r"\n[0-9a-f]+ <([^>]*)>:\n", text)
     found: dict[str, str] = {}
-    names = sorted((*render.loops(), *render.sum_functions()), key=len, reverse=True)
+    names = sorted((*formulas.loops(), *formulas.sum_functions()), key=len, reverse=True)
     for name, body in zip(blocks[1::2], blocks[2::2], strict=True):
         match = re.search(r"([a-z_0-9]+)_(?:loop|over|sum)_(float32|float64)", name)
         if match:
@@ -122,10 +122,10 @@ def instructions_of_loops(path: str) -> dict[str, str]:
 ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
 
 
-def arithmetic_of(loop: render.Loop) -> set[str]:
+def arithmetic_of(loop: formulas.Loop) -> set[str]:
     """The arithmetic that must appear packed; what operations multiply can be the same for all elements."""
     functions = [function for function, _, _ in loop.calls]
-    known = {**render.rule_functions(), **render.operation_functions()}
+    known = {**formulas.rule_functions(), **formulas.operation_functions()}
     found = set()
     for function in functions:
         for each in (function, *dialect.called_functions(function, known)):
@@ -135,7 +135,7 @@ def arithmetic_of(loop: render.Loop) -> set[str]:
                         found.add(ARITHMETIC[type(node.op)])
                     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sqrt":
                         found.add("sqrt")
-    return found & ({"mul", "div", "sqrt"} if loop.name in render.rules() else {"div", "sqrt"})
+    return found & ({"mul", "div", "sqrt"} if loop.name in formulas.rules() else {"div", "sqrt"})
 
 
 MOVED = r"\bv?movu?a?p[sd]\b.*%{register}|call.*mem(?:set|cpy|move)"
@@ -147,7 +147,7 @@ MOVED = r"\bv?movu?a?p[sd]\b.*%{register}|call.*mem(?:set|cpy|move)"
 def test_every_compiled_loop_is_vectorised(level: str) -> None:
     module = importlib.import_module(f"fastopt.kernels.{cpu.module_name(level)}")
     bodies = instructions_of_loops(module.__file__)
-    for loop in render.loops().values():
+    for loop in formulas.loops().values():
         for real, suffix in (("float32", "ps"), ("float64", "pd")):
             body = bodies[f"{loop.name} {real}"]
             for operation in arithmetic_of(loop):
@@ -161,22 +161,22 @@ def test_every_compiled_loop_is_vectorised(level: str) -> None:
 @pytest.mark.skipif(not shutil.which("objdump"), reason="needs objdump, of binutils")
 @pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("real", render.REALS)
+@pytest.mark.parametrize("real", formulas.REALS)
 def test_every_sum_is_vectorised(level: str, real: str) -> None:
     module = importlib.import_module(f"fastopt.kernels.{cpu.module_name(level)}")
-    assert set(module.SUMS) == {(name, each) for name in render.sum_functions() for each in render.REALS}
+    assert set(module.SUMS) == {(name, each) for name in formulas.sum_functions() for each in formulas.REALS}
     bodies = instructions_of_loops(module.__file__)
-    for name in render.sum_functions():
+    for name in formulas.sum_functions():
         body = bodies[f"{name} {real}"]
-        suffix = "ps" if real == "float32" and name in render.counts() else "pd"
+        suffix = "ps" if real == "float32" and name in formulas.counts() else "pd"
         assert len(re.findall(rf"\bv?add{suffix}\b.*%{REGISTERS[level]}", body)) >= 2, f"{name} {real} at {level}"
         assert "fmadd" not in body
 
 
 @pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
-@pytest.mark.parametrize("loop", render.loops().values(), ids=lambda loop: loop.name)
-@pytest.mark.parametrize("real", render.REALS)
-def test_every_numba_loop_is_vectorised(loop: render.Loop, real: str) -> None:
+@pytest.mark.parametrize("loop", formulas.loops().values(), ids=lambda loop: loop.name)
+@pytest.mark.parametrize("real", formulas.REALS)
+def test_every_numba_loop_is_vectorised(loop: formulas.Loop, real: str) -> None:
     assembly = numba_loops.compiled_loop(loop.name, real)._library.get_asm_str()
     suffix = "ps" if real == "float32" else "pd"
     for operation in arithmetic_of(loop):
@@ -186,8 +186,8 @@ def test_every_numba_loop_is_vectorised(loop: render.Loop, real: str) -> None:
 
 
 def test_operations_have_the_form_that_the_renderer_reads() -> None:
-    assert not set(render.operation_functions()) & {*render.rule_functions(), *render.sum_functions()}
-    for operation in render.operations().values():
+    assert not set(formulas.operation_functions()) & {*formulas.rule_functions(), *formulas.sum_functions()}
+    for operation in formulas.operations().values():
         parameters = inspect.signature(getattr(operations, operation.name)).parameters.values()
         positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
         keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from cases import repr_without_addresses
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -96,7 +97,9 @@ WITH_LIBRARY = [
 """Made with powers and cosines, which come from a library of mathematics."""
 
 EVERY = NO_LIBRARY + WITH_LIBRARY
-by_schedule = pytest.mark.parametrize("schedule", EVERY, ids=repr)
+
+
+by_schedule = pytest.mark.parametrize("schedule", EVERY, ids=repr_without_addresses)
 
 
 def test_every_class_is_in_the_lists() -> None:
@@ -397,12 +400,12 @@ def rates_in_numba(schedule: Schedule, steps: int) -> np.ndarray:
     return found
 
 
-@pytest.mark.parametrize("schedule", NO_LIBRARY, ids=repr)
+@pytest.mark.parametrize("schedule", NO_LIBRARY, ids=repr_without_addresses)
 def test_the_same_bits_in_a_loop_of_numba(schedule: Schedule) -> None:
     np.testing.assert_array_equal(rates_in_numba(schedule, 100), [schedule(step) for step in range(100)])
 
 
-@pytest.mark.parametrize("schedule", WITH_LIBRARY, ids=repr)
+@pytest.mark.parametrize("schedule", WITH_LIBRARY, ids=repr_without_addresses)
 def test_powers_and_cosines_in_a_loop_of_numba(schedule: Schedule) -> None:
     """LLVM may compute 2**x with exp2 and the like: some units in the last place, of the largest rate at a zero."""
     expected = [schedule(step) for step in range(100)]

@@ -12,7 +12,7 @@ import pytest
 from test_instruction_sets import run
 from test_rendering import instructions_of_loops
 
-from fastopt.kernels import cpu, floating_point, native, render
+from fastopt.kernels import cpu, floating_point, formulas, native, render_cython
 
 LEVELS = [level for level in cpu.LEVELS if native.CAPABILITIES.get(level.replace("-", "_"))]
 MODULES = [importlib.import_module(f"fastopt.kernels.{cpu.module_name(level)}") for level in LEVELS]
@@ -82,7 +82,7 @@ def test_denormals_that_are_kept_have_roots() -> None:
 def test_sharing_loops_are_vectorised() -> None:
     (module,) = SHARING
     bodies = instructions_of_loops(module.__file__)
-    sharing = [loop.name for loop in render.loops().values() if render.takes_roots(loop)]
+    sharing = [loop.name for loop in formulas.loops().values() if render_cython.takes_roots(loop)]
     assert "adam" in sharing
     assert "sgd" not in sharing
     assert sorted(module.SHARING) == sorted((name, "float32") for name in sharing)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..cases import Problem
 from ..runner import Peer, Runner
-from .library import (
+from .libraries import (
     ADAGRAD,
     ADAM,
     ADAMW,

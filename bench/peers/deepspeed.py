@@ -15,7 +15,7 @@ from typing import Any
 
 from ..cases import Problem
 from ..runner import Peer, Runner
-from .library import ADAGRAD, ADAM, ADAMW, AMSGRAD, AMSGRADW, Key, Library, first_line, settings
+from .libraries import ADAGRAD, ADAM, ADAMW, AMSGRAD, AMSGRADW, Key, Library, first_line, settings
 from .pytorch import Tensors
 
 ADAM_OPTIONS = ("lr", "betas", "eps", "weight_decay")

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..cases import SMALLEST_GRADIENT, Problem
 from ..runner import Peer, Runner
-from .library import (
+from .libraries import (
     ADADELTA,
     ADAGRAD,
     ADAM,

@@ -12,7 +12,7 @@ from fastopt.conventions import WHY_NOT
 
 from ..cases import Problem
 from ..runner import Peer, Runner
-from .library import (
+from .libraries import (
     ADADELTA,
     ADAGRAD,
     ADAM,

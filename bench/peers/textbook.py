@@ -17,7 +17,7 @@ from fastopt.examples.textbook import TEXTBOOK, Textbook
 from ..cases import Problem, copies
 from ..runner import Peer, Runner
 from .elementwise import as_loop
-from .library import import_failure
+from .libraries import import_failure
 
 Compile = Callable[[Textbook, Problem], Callable[..., None]]
 Source = Callable[[Callable[..., None], int], Callable[..., None]]

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..cases import Problem, Variant, copies
 from ..runner import Peer, Runner
-from .library import ADAM, ANOTHER_FORMULA, Library, settings
+from .libraries import ADAM, ANOTHER_FORMULA, Library, settings
 
 LIBRARY = Library(
     "thinc",

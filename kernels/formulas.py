@@ -1,0 +1,184 @@
+"""Every formula, read from its source: rules, operations, sums, coefficient functions, and the loops over them.
+
+What renders them (`render_cython`, `render_numba`) starts from the syntax trees here, so there is one text of each
+formula. This file must import without NumPy, Numba and the compiled module: `setup.py` runs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+from .dialect import VOCABULARY, Function, Operation, Rule, called_functions, is_operation, is_rule, read_module
+
+HERE = Path(__file__).parent
+REALS = {"float32": "float", "float64": "double"}
+"""Working precisions and their C types."""
+
+PREFETCH_BLOCK = 64
+"""Elements between two rounds of prefetches, in loops that prefetch."""
+
+CACHE_LINE = 64
+
+LANES = 64
+"""Partial sums in a reduction: element i goes to number i modulo this; then each half is added to the other."""
+
+SOURCES = ("rules.py", "operations.py", "sums.py", "coefficients.py")
+"""Where the formulas are."""
+
+
+@functools.cache
+def rules() -> dict[str, Rule]:
+    """Every update rule of `rules.py`, by name."""
+    return {name: Rule(function) for name, function in rule_functions().items() if is_rule(function)}
+
+
+@functools.cache
+def operations() -> dict[str, Operation]:
+    """Every operation of `operations.py`, by name."""
+    return {name: Operation(function) for name, function in operation_functions().items() if is_operation(function)}
+
+
+@functools.cache
+def rule_functions() -> dict[str, Function]:
+    return read_module(HERE / "rules.py")
+
+
+@functools.cache
+def operation_functions() -> dict[str, Function]:
+    return read_module(HERE / "operations.py", rule_functions())
+
+
+@functools.cache
+def sum_functions() -> dict[str, Function]:
+    """The term of every sum, by name."""
+    return read_module(HERE / "sums.py")
+
+
+@functools.cache
+def coefficient_functions() -> dict[str, Function]:
+    return read_module(HERE / "coefficients.py")
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop over elements: what it walks over, what else it takes, and the calls for one element, in order.
+
+    A call is (function, its arguments, what its results are assigned to). In calls, streams stand for their elements,
+    and `local_names` live for one element.
+    """
+
+    name: str
+    streams: tuple[str, ...]
+    coefficients: tuple[str, ...]
+    calls: tuple[tuple[Function, tuple[str, ...], tuple[str, ...]], ...]
+    local_names: tuple[str, ...] = ()
+
+
+@functools.cache
+def loops() -> dict[str, Loop]:
+    """The loop of every rule (`regularize`, then the rule) and of every operation, by its name."""
+    found = {}
+    regularize = rule_functions()["regularize"]
+    shared = regularize.arguments[2:]
+    between = ("param_i", "grad_i")
+    for rule in rules().values():
+        calls = (
+            (regularize, ("param", "grad", *shared), between),
+            (rule.function, (*between, *rule.states, *rule.coefficients), ("param", *rule.states)),
+        )
+        found[rule.name] = Loop(rule.name, rule.streams, (*shared, *rule.coefficients), calls, between)
+    for operation in operations().values():
+        call = (operation.function, operation.function.arguments, operation.writes)
+        found[operation.name] = Loop(operation.name, operation.streams, operation.coefficients, (call,))
+    return found
+
+
+def functions_of(loop: Loop) -> list[Function]:
+    """What a loop calls for an element, callees first."""
+    known = {**rule_functions(), **operation_functions()}
+    found: dict[str, Function] = {}
+    for function, _, _ in loop.calls:
+        found |= {each.name: each for each in (*called_functions(function, known), function)}
+    return list(found.values())
+
+
+@functools.cache
+def counts() -> frozenset[str]:
+    """The sums that only count."""
+    module = ast.parse((HERE / "sums.py").read_text(encoding="utf-8"))
+    found = [
+        ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COUNTS"
+    ]
+    return frozenset(*found)
+
+
+def digest() -> str:
+    """Identifies the formulas that something was rendered from: everything but comments, names of files and layout."""
+    import hashlib  # rarely needed, and slow to load
+
+    text = "\n".join(ast.dump(ast.parse((HERE / name).read_text(encoding="utf-8"))) for name in SOURCES)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# --- spelling --------------------------------------------------------------------------------------------------------
+
+
+class _Spelling(ast.NodeTransformer):
+    """Renames calls, wraps numbers, and turns `**` into a call."""
+
+    def __init__(self, call: str, number: str) -> None:
+        self.call = call
+        self.number = number
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        assert isinstance(node.func, ast.Name)
+        node.func = ast.Name(self.call.format(node.func.id), ast.Load())
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        value = ast.Constant(float(node.value))  # type: ignore[arg-type]
+        return ast.Call(ast.Name(self.number, ast.Load()), [value], [])
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Pow):
+            return ast.Call(ast.Name(self.call.format("power"), ast.Load()), [node.left, node.right], [])
+        return node
+
+
+def statements(function: Function, call: str, number: str) -> tuple[list[str], list[str]]:
+    """The body and the returned expressions, respelled."""
+    spelling = _Spelling(call, number)
+    body = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.body]
+    returns = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.returns]
+    return body, returns
+
+
+def indent(lines: list[str], levels: int) -> str:
+    return "\n".join("    " * levels + line for line in lines)
+
+
+def call_lines(loop: Loop, call: str) -> list[str]:
+    """One line for each call of a loop; `call` spells the name of a function."""
+
+    def spelled(name: str) -> str:
+        if name in loop.streams:
+            return f"{name}[i]"
+        return name if name in loop.local_names else f"c_{name}"
+
+    return [
+        f"{', '.join(map(spelled, targets))} = {call.format(function.name)}({', '.join(map(spelled, arguments))})"
+        for function, arguments, targets in loop.calls
+    ]
+
+
+assert set(VOCABULARY) == {"sqrt", "floor", "select", "maximum", "clip", "sign"}, (
+    "spell the new word in C and Numba too"
+)

@@ -1,0 +1,55 @@
+"""Writes a loop as the source of a Numba function, when it is first used."""
+
+from __future__ import annotations
+
+from .formulas import CACHE_LINE, PREFETCH_BLOCK, Loop, call_lines, functions_of, indent, statements
+
+_NUMBA_FUNCTION = """\
+@inline
+def {name}({arguments}):
+{body}
+"""
+
+_NUMBA_LOOP = """\
+def {name}_loop(streams, size, coefficients, prefetch_distance):
+{locals}
+    blocks = 0
+    if prefetch_distance > 0:
+        blocks = size // {block}
+        for block in range(blocks):
+            for i in range(block * {block} + prefetch_distance, (block + 1) * {block} + prefetch_distance, {per_line}):
+{prefetches}
+            for j in range({block}):
+                i = block * {block} + j
+{body_in_block}
+    for i in range(blocks * {block}, size):
+{body}
+"""
+
+
+def numba_source(loop: Loop, real: str) -> str:
+    """A loop as the source of a Numba function over raw pointers, with what it calls.
+
+    It expects `inline` (a decorator), `number` (the working precision), `prefetch` and the vocabulary in its globals.
+    """
+    parts = []
+    for function in functions_of(loop):
+        body, returns = statements(function, call="{}", number="number")
+        lines = [*body, "return " + ", ".join(returns)]
+        arguments = ", ".join(function.arguments)
+        parts.append(_NUMBA_FUNCTION.format(name=function.name, arguments=arguments, body=indent(lines, 1)))
+    body = call_lines(loop, call="{}")
+    local = [f"{name} = streams[{index}]" for index, name in enumerate(loop.streams)]
+    local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
+    parts.append(
+        _NUMBA_LOOP.format(
+            name=loop.name,
+            block=PREFETCH_BLOCK,
+            per_line=CACHE_LINE // (4 if real == "float32" else 8),
+            locals=indent(local, 1),
+            prefetches=indent([f"prefetch({name}, i)" for name in loop.streams], 4),
+            body_in_block=indent(body, 4),
+            body=indent(body, 2),
+        )
+    )
+    return "\n\n".join(parts)
