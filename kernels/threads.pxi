@@ -62,7 +62,7 @@ cdef enum:
     SHORTEST_PAUSE = 16
     LONGEST_PAUSE = 1024
 
-cdef double SLOW = 1.1
+cdef double SLOW = 1.0  # a thread more has to be worth it
 cdef double VERY_SLOW = 4.0  # while threads are settling
 
 
@@ -110,14 +110,14 @@ cdef class ThreadChoice:
 
     cdef void judge(self, double time) noexcept:
         """Whether a step on several threads was worth it; nothing is known before the first probe."""
-        cdef double limit = self.serial * (SLOW if self.settling == 0 else VERY_SLOW)
-        cdef bint waking = self.settling == SETTLING_STEPS
+        cdef bint waking = self.settling == SETTLING_STEPS, settled = self.settling == 0
+        cdef double limit = self.serial * (SLOW if settled else VERY_SLOW)
         self.settling = max(self.settling - 1, 0)
         if self.serial == 0 or waking:
             return
         if time <= limit:
             self.slow = 0
-            if self.settling == 0:
+            if settled:
                 self.pause_length //= 2
             return
         self.slow += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 import subprocess
@@ -115,6 +116,12 @@ def test_threads_may_wake_and_fill_their_caches_before_they_are_judged() -> None
 def test_threads_that_never_get_faster_are_given_up_once_they_have_settled() -> None:
     used = threads_chosen([9.0] * 2 + [1.0] * 2 + [1.5] * 10 + [0.6] * 4)
     assert used[4:] == [2] * 10 + [1] * 4
+
+
+def test_pauses_grow_while_threads_do_not_pay() -> None:
+    used = threads_chosen([9.0] * 2 + [1.02] * 4000)
+    runs = [len(list(run)) for n_threads, run in itertools.groupby(used[4:]) if n_threads == 1]
+    assert runs[:7] == [16, 32, 64, 128, 256, 512, 1024]
 
 
 @pytest.mark.parametrize("backend", ["cython", "numba"])
