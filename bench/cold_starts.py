@@ -50,13 +50,14 @@ class ColdStart:
     def run(self, folder: Path) -> tuple[float, float] | str:
         """The seconds of the import, and of import and first step; or why there are none. Caches are in the folder."""
         program = PROGRAM.format(imports=self.imports, first_step=self.first_step)
-        cache = {} if self.cache is None else {self.cache: str(folder)}
+        variables = {**os.environ, **self.environment} | ({} if self.cache is None else {self.cache: str(folder)})
+        variables.pop("PYTHONDONTWRITEBYTECODE", None)  # Python's own compiling is not what a second process pays.
         ended = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", program],
             capture_output=True,
             text=True,
             cwd=folder,
-            env={**os.environ, **self.environment, **cache},
+            env=variables,
             timeout=TIMEOUT,
         )
         if ended.returncode != 0:

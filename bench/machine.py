@@ -59,7 +59,7 @@ def describe(n_threads: int) -> dict[str, str]:
     from fastopt.config import get_config
 
     config = get_config()
-    described = {
+    return {
         "processor": _processor(),
         "processors available": str(config["cpus available"]) + _cores(),
         "caches": _caches() or "unknown",
@@ -73,9 +73,12 @@ def describe(n_threads: int) -> dict[str, str]:
         "prefetch distance": str(config.get("prefetch distance", "none")),
         RUNTIMES: ", ".join(Path(path).name for path in config["openmp runtimes"]) or "unknown",
     }
+
+
+def environment() -> str:
+    """The variables that libraries of arrays and threads read; some peers set a few when they are imported."""
     variables = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIXES)}
-    described["environment"] = ", ".join(f"{name}={value}" for name, value in variables.items()) or "nothing set"
-    return described
+    return ", ".join(f"{name}={value}" for name, value in variables.items()) or "nothing set"
 
 
 def _version(package: str) -> str:

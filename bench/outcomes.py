@@ -17,17 +17,23 @@ OUTCOMES = "fastopt benchmarks"
 class Outcomes:
     def __init__(self, config: pytest.Config) -> None:
         self.config, self.load, self.results = config, machine.Load(), Results()
+        self.environment = machine.environment()
 
     def describe(self, ended: bool = False) -> dict[str, str]:
         option = self.config.getoption
         seconds = option("--seconds")
         described = {
-            MEASURED: ("quick" if option("--quick") else "everything")
-            + (f", cases {option('keyword')!r}" if option("keyword") else "")
-            + (f", peers {option('--peers')}" if option("--peers") else "")
-            + ("" if seconds is None else f", {seconds:g} s a side")
-            + ("" if ended else ", ended early"),
+            MEASURED: ", ".join(
+                [
+                    "quick" if option("--quick") else "in full",
+                    f"cases {option('keyword')!r}" if option("keyword") else "all cases",
+                    *([f"peers {option('--peers')}"] if option("--peers") else []),
+                    *([] if seconds is None else [f"{seconds:g} s a side"]),
+                    *([] if ended else ["ended early"]),
+                ]
+            ),
             **machine.describe(option("--threads")),
+            "environment": self.environment,
         }
         return described | {BUSY: f"{self.load.processors():.2f} on average"}
 

@@ -145,9 +145,8 @@ def own_text(record: findings.Record) -> str:
 def readme_part(results: Results, page: str, picture: str | None = None) -> str:
     """What goes between the marks; links as they are to be in the README."""
     machine = results.machine
-    peers = [
-        name for name, each in findings.attendance(results.records).items() if each.timed and findings.is_peer(name)
-    ]
+    updates = [record for record in results.records if record["section"] in (FLAT, LISTS)]
+    peers = [name for name, each in findings.attendance(updates).items() if each.timed and findings.is_peer(name)]
     losses = findings.Losses.of(results.records)
     anchor = LOSSES.lower().replace(" ", "-")
     parts = [

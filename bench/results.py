@@ -75,7 +75,7 @@ class Results:
             self.machine | {MEASURED: "; then ".join(run.machine.get(MEASURED, "") for run in (self, later))},
             self.left_out | later.left_out,
             self.failures | later.failures,
-            f"{self.datetime} and {later.datetime}",
+            f"{self.datetime.partition(' to ')[0]} to {later.datetime}",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, overload
 
@@ -24,6 +25,12 @@ def empty_aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray:
     return memory[offset : offset + size * dtype.itemsize].view(dtype)
 
 
+def _is_masked(array: np.ndarray) -> bool:
+    """Whether it has a mask; does not load numpy.ma, which takes longer than all else in a first step."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(array, masked.MaskedArray)
+
+
 def check_array(label: str, array: object, *, writable: bool) -> np.ndarray:
     """Check that an array is something that a kernel can walk over in place.
 
@@ -34,7 +41,7 @@ def check_array(label: str, array: object, *, writable: bool) -> np.ndarray:
     ValueError
         It is not C-contiguous, not aligned, or read-only where it must be written.
     """
-    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+    if not isinstance(array, np.ndarray) or _is_masked(array):
         raise TypeError(f"{label} must be a numpy.ndarray, got {describe_type(array)}")
     if not array.dtype.isnative:
         raise TypeError(f"{label} must be in this machine's byte order, got dtype {array.dtype.str!r}")
