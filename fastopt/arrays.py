@@ -27,8 +27,7 @@ def empty_aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray:
 
 def _is_masked(array: np.ndarray) -> bool:
     """Whether it has a mask; does not load numpy.ma, which takes longer than all else in a first step."""
-    masked = sys.modules.get("numpy.ma")
-    return masked is not None and isinstance(array, masked.MaskedArray)
+    return isinstance(array, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
 
 
 def check_array(label: str, array: object, *, writable: bool) -> np.ndarray:

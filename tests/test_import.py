@@ -12,6 +12,7 @@ HEAVY = (
     "matplotlib",
     "rich",
     "scipy",
+    "numpy.ma",
     "fastopt.demo",
     "fastopt.examples",
     "fastopt.plateau",
