@@ -33,7 +33,7 @@ class Variant:
 
     @property
     def states(self) -> tuple[str, ...]:
-        states: tuple[str, ...] = formulas.rules()[self.rule].states
+        states: tuple[str, ...] = formulas.rule(self.rule).states
         return states
 
     @property

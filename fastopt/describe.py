@@ -153,7 +153,7 @@ def _texts(spec: Spec, values: Mapping[str, Any], wanted: set[str]) -> list[tupl
 def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -> Lines:
     """All assignments of one update, in order; unless `name_all`, those to the parameter and the states only."""
     functions = formulas.coefficient_functions()
-    loop = formulas.loops()[spec.rule(values)]
+    loop = formulas.loop(spec.rule(values))
     kept = None if name_all else {"param", *_states(spec, values)}
     environment: dict[str, ast.expr] = {name: ast.Constant(0) for name in functions[spec.coefficients].arguments}
     environment |= {name: ast.Constant(value) for name, value in spec.numbers(values).items()}

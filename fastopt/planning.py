@@ -169,11 +169,11 @@ class Planner:
     ) -> tuple[tuple[StageShape, ...], dict[str, tuple[int, int]]]:
         """The coefficient functions that these operations need, and where each of their results is found."""
         used = {name for operations in programs.values() for name, _ in operations}
-        needed = {name for loop in used for name in formulas.loops()[loop].coefficients}
+        needed = {name for loop in used for name in formulas.loop(loop).coefficients}
         stages: list[StageShape] = []
         positions: dict[str, tuple[int, int]] = {}
         for name in ("regularize", self.spec.coefficients, "preparation", "averaging", "constraint"):
-            function = formulas.coefficient_functions()[name]
+            function = formulas.coefficient_function(name)
             if not needed & set(function.returned_names):
                 continue
             for position, result in enumerate(function.returned_names):
@@ -212,7 +212,7 @@ class Planner:
 
     def operation(self, named: Named, streams: Sequence[str], positions: Mapping[str, tuple[int, int]]) -> Operation:
         name, stands_for = named
-        loop = formulas.loops()[name]
+        loop = formulas.loop(name)
         indices = {**{stream: index for index, stream in enumerate(streams)}, **CONSTANT_STREAMS}
         return Operation(
             loop=self.backend.loop(name, self.dtype),
@@ -240,5 +240,5 @@ class Planner:
 
 @functools.cache
 def _engine_positions(name: str) -> tuple[int, ...]:
-    arguments = formulas.coefficient_functions()[name].arguments
+    arguments = formulas.coefficient_function(name).arguments
     return tuple(arguments.index(each) if each in arguments else -1 for each in ENGINE_ARGUMENTS)

@@ -75,17 +75,17 @@ class Spec:
     @property
     def uses_lr(self) -> bool:
         """Whether lr is part of every step; Rprop's is only where step sizes begin."""
-        return "lr" in formulas.coefficient_functions()[self.coefficients].arguments
+        return "lr" in formulas.coefficient_function(self.coefficients).arguments
 
     def states(self, values: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of the states that it keeps, in the rule's order."""
-        states: tuple[str, ...] = formulas.rules()[self.rule(values)].states
+        states: tuple[str, ...] = formulas.rule(self.rule(values)).states
         return states
 
     @property
     def all_states(self) -> tuple[str, ...]:
         """The names of all states that any of its rules keeps."""
-        return tuple(dict.fromkeys(name for rule in self.rules.values() for name in formulas.rules()[rule].states))
+        return tuple(dict.fromkeys(name for rule in self.rules.values() for name in formulas.rule(rule).states))
 
     def convert(self, values: Mapping[str, Any]) -> Hyperparameters:
         """Check a full set of hyperparameters."""

@@ -123,7 +123,7 @@ def read_module(path: Path | str, imported: Mapping[str, Function] | None = None
     return functions
 
 
-def called_functions(function: Function, functions: dict[str, Function]) -> list[Function]:
+def called_functions(function: Function, functions: Mapping[str, Function]) -> list[Function]:
     """The other functions that this one calls, directly or not, callees first."""
     found: dict[str, Function] = {}
     for node in _walk(function):

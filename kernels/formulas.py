@@ -9,8 +9,10 @@ from __future__ import annotations
 import ast
 import copy
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .dialect import VOCABULARY, Function, Operation, Rule, called_functions, is_operation, is_rule, read_module
 
@@ -75,35 +77,80 @@ class Loop:
     streams: tuple[str, ...]
     coefficients: tuple[str, ...]
     calls: tuple[tuple[Function, tuple[str, ...], tuple[str, ...]], ...]
-    local_names: tuple[str, ...] = ()
+    local_names: tuple[str, ...]
+    functions: tuple[Function, ...]
+    """What it calls for an element, callees first."""
 
 
 @functools.cache
 def loops() -> dict[str, Loop]:
     """The loop of every rule (`regularize`, then the rule) and of every operation, by its name."""
-    found = {}
-    regularize = rule_functions()["regularize"]
-    shared = regularize.arguments[2:]
-    between = ("param_i", "grad_i")
-    for rule in rules().values():
-        calls = (
-            (regularize, ("param", "grad", *shared), between),
-            (rule.function, (*between, *rule.states, *rule.coefficients), ("param", *rule.states)),
-        )
-        found[rule.name] = Loop(rule.name, rule.streams, (*shared, *rule.coefficients), calls, between)
+    known = {**rule_functions(), **operation_functions()}
+    found = {rule.name: rule_loop(rule, known) for rule in rules().values()}
     for operation in operations().values():
         call = (operation.function, operation.function.arguments, operation.writes)
-        found[operation.name] = Loop(operation.name, operation.streams, operation.coefficients, (call,))
+        functions = (*called_functions(operation.function, known), operation.function)
+        found[operation.name] = Loop(operation.name, operation.streams, operation.coefficients, (call,), (), functions)
     return found
 
 
-def functions_of(loop: Loop) -> list[Function]:
-    """What a loop calls for an element, callees first."""
-    known = {**rule_functions(), **operation_functions()}
-    found: dict[str, Function] = {}
-    for function, _, _ in loop.calls:
-        found |= {each.name: each for each in (*called_functions(function, known), function)}
-    return list(found.values())
+def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
+    """The loop of a rule: `regularize`, then the rule, which calls functions that are known."""
+    regularize = rule_functions()["regularize"]
+    shared = regularize.arguments[2:]
+    between = ("param_i", "grad_i")
+    calls = (
+        (regularize, ("param", "grad", *shared), between),
+        (rule.function, (*between, *rule.states, *rule.coefficients), ("param", *rule.states)),
+    )
+    functions = (regularize, *called_functions(rule.function, known), rule.function)
+    return Loop(rule.name, rule.streams, (*shared, *rule.coefficients), calls, between, functions)
+
+
+# --- by name, a user's own included ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnRule:
+    """A user's rule, with what it is made of; its name, and that of its coefficients, is that of no other content."""
+
+    rule: Rule
+    loop: Loop
+    update: Callable[..., Any]
+    """The function itself, which NumPy can run."""
+    coefficients: tuple[Function, ...]
+    """The coefficient function, last, and before it what it calls."""
+    compute_coefficients: Callable[..., Any]
+
+
+OWN_RULES: dict[str, OwnRule] = {}
+"""The rules that users have made, by name; nothing that is built in is here."""
+
+OWN_COEFFICIENTS: dict[str, OwnRule] = {}
+"""The same, by the names of their coefficient functions."""
+
+
+def rule(name: str) -> Rule:
+    """A rule, built in or a user's own."""
+    return OWN_RULES[name].rule if name in OWN_RULES else rules()[name]
+
+
+def loop(name: str) -> Loop:
+    """The loop of a rule, built in or a user's own, or of an operation."""
+    return OWN_RULES[name].loop if name in OWN_RULES else loops()[name]
+
+
+def coefficient_function(name: str) -> Function:
+    """A coefficient function, built in or a user's own."""
+    return functions_of_coefficients(name)[-1]
+
+
+def functions_of_coefficients(name: str) -> tuple[Function, ...]:
+    """A coefficient function, built in or a user's own, last, and before it what it calls, callees first."""
+    if name in OWN_COEFFICIENTS:
+        return OWN_COEFFICIENTS[name].coefficients
+    known = coefficient_functions()
+    return (*called_functions(known[name], known), known[name])
 
 
 @functools.cache

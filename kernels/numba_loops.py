@@ -83,7 +83,7 @@ def _vocabulary(real: str) -> dict[str, Any]:
 @functools.cache
 def compiled_loop(name: str, real: str) -> Any:
     """The compiled function; its `address` is what the engine calls."""
-    source = numba_source(formulas.loops()[name], real)
+    source = numba_source(formulas.loop(name), real)
     filename = f"<fastopt {name} {real}>"
     # Lets Numba and tracebacks show the lines.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)

@@ -28,9 +28,9 @@ def loop(name: str, dtype: np.dtype) -> Loop:
 
 
 def rule_loop(name: str) -> Loop:
-    rule = formulas.rules()[name]
+    rule = formulas.rule(name)
     update = getattr(rules, name)
-    shared = len(formulas.loops()[name].coefficients) - len(rule.coefficients)
+    shared = len(formulas.loop(name).coefficients) - len(rule.coefficients)
 
     def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
         size = streams[0].size

@@ -19,7 +19,6 @@ from .formulas import (
     coefficient_functions,
     counts,
     digest,
-    functions_of,
     indent,
     loops,
     operation_functions,
@@ -40,7 +39,7 @@ what keeps both busy on the Intel processor on which it was found."""
 
 def takes_roots(loop: Loop) -> bool:
     """Whether an element's update has a square root."""
-    return any("sqrt" in _words(function) for function in functions_of(loop))
+    return any("sqrt" in _words(function) for function in loop.functions)
 
 
 def _words(function: Function) -> set[str]:
@@ -280,7 +279,7 @@ def loops_source(level: str) -> str:
         parts += [_cython_loop(loop, real) for loop in loops().values()]
         parts += [_cython_sum(function, real) for function in sum_functions().values()]
     sharing = [loop for loop in loops().values() if takes_roots(loop)]
-    by_fma = {each.name: each for loop in sharing for each in functions_of(loop)}
+    by_fma = {each.name: each for loop in sharing for each in loop.functions}
     parts += [_cython_function(function, BY_FMA) for function in by_fma.values()]
     parts += [_cython_sharing_loop(loop) for loop in sharing]
     return "\n\n".join(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .formulas import CACHE_LINE, PREFETCH_BLOCK, Loop, call_lines, functions_of, indent, statements
+from .formulas import CACHE_LINE, PREFETCH_BLOCK, Loop, call_lines, indent, statements
 
 _NUMBA_FUNCTION = """\
 @inline
@@ -33,7 +33,7 @@ def numba_source(loop: Loop, real: str) -> str:
     It expects `inline` (a decorator), `number` (the working precision), `prefetch` and the vocabulary in its globals.
     """
     parts = []
-    for function in functions_of(loop):
+    for function in loop.functions:
         body, returns = statements(function, call="{}", number="number")
         lines = [*body, "return " + ", ".join(returns)]
         arguments = ", ".join(function.arguments)

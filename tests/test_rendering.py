@@ -60,7 +60,7 @@ def test_rules_have_the_form_that_the_renderer_reads(rule: dialect.Rule) -> None
 def test_the_table_of_optimizers_fits_the_rules() -> None:
     used, used_functions = set(), set()
     for spec in [spec_of(name, convention) for name in SPECS for convention in conventions_of(name)]:
-        function = formulas.coefficient_functions()[spec.coefficients]
+        function = formulas.coefficient_function(spec.coefficients)
         used_functions.add(spec.coefficients)
         known = {"step", "lr", *(["mu_product"] if spec.keeps_mu_product else [])}
         known |= spec.numbers(spec.convert(spec.defaults)).keys()
@@ -68,7 +68,7 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
         assert set(function.arguments) <= {*known, "dampening", "eps", "amsgrad", "eps_outside", "lr_decay"}
         assert set(spec.constants) <= set(function.arguments)
         for name in spec.rules.values():
-            rule = formulas.rules()[name]
+            rule = formulas.rule(name)
             used.add(name)
             assert name in spec.costs
             assert set(rule.coefficients) <= set(function.returned_names), f"{spec.coefficients} for {name}"
@@ -76,7 +76,7 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
     assert used == set(formulas.rules()), "a rule that no optimizer uses"
     around = {"regularize", "preparation", "averaging", "constraint"}
     functions = {name for name, each in formulas.coefficient_functions().items() if each.returned_names} - around
-    own = {name for name in functions if not formulas.coefficient_functions()[name].returned_names[0].endswith(SHARED)}
+    own = {name for name in functions if not formulas.coefficient_function(name).returned_names[0].endswith(SHARED)}
     assert used_functions == own, "a coefficient function that no optimizer uses"
 
 
@@ -84,7 +84,7 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
 def test_compiled_coefficient_functions_are_the_python_ones(name: str) -> None:
     import ctypes
 
-    function = formulas.coefficient_functions()[name]
+    function = formulas.coefficient_function(name)
     native_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(native.coefficient_function(name))
     random = np.random.default_rng(5)
     for step in (1, 2, 3, 10, 1000, 2**31 + 1, 10**12):
