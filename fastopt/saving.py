@@ -88,8 +88,9 @@ class SavableOptimizer(OptimizerCore):
     def __getstate__(self) -> dict[str, Any]:
         if not self._backend.memory.PICKLES:
             raise TypeError(
-                f"{type(self).__name__} with backend={self._backend.name!r} cannot be pickled or copied: its parameters are "
-                "in the memory of a device. Save state_dict(), which is in main memory, and the parameters apart"
+                f"{type(self).__name__} with backend={self._backend.name!r} cannot be pickled or copied: its "
+                "parameters are in the memory of a device. Save state_dict(), which is in main memory, and the "
+                "parameters apart"
             )
         return {
             "layout": self._layout,

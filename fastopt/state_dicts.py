@@ -11,7 +11,6 @@ import numpy as np
 from .arrays import is_device_array
 from .checks import real_number, whole_number
 from .groups import NOTES, ParamGroup
-from .kernels import backends
 from .kernels.backends import Memory
 from .kernels.plan import SegmentSettings
 from .options import GROUP_OPTIONS
@@ -22,6 +21,9 @@ from .states import States
 
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "param_names")
 """Keys of torch's groups that say how torch computes, and mean nothing here."""
+
+COPIES_TO_HOST = ("copy_to_host", "get", "cpu", "__array__")
+"""Methods of arrays on a device: Numba's, CuPy's, torch's; and what anything else may have."""
 
 OPTION_OF_STATE = {ACCUMULATOR: "accumulate_steps", AVERAGE: "ema_decay"}
 """Which option brings a state that rules do not keep."""
@@ -200,10 +202,9 @@ def _read_state(
 
 def _on_host(value: Any) -> np.ndarray:
     """An array, or a copy of one that is on a device."""
-    if not is_device_array(value):
-        return np.asarray(value)
-    memory = backends.load("cuda").memory
-    return memory.to_host(memory.as_array(value))
+    if is_device_array(value):
+        value = next(getattr(value, name)() for name in COPIES_TO_HOST if hasattr(value, name))
+    return np.asarray(value)
 
 
 def _read_mu_product(spec: Spec, saved: Mapping[str, Any] | None, step: int, label: str) -> float:

@@ -24,7 +24,7 @@ def unavailable() -> Exception | None:
         return ImportError(f"backend 'cuda': numba.cuda cannot be loaded ({error}); `pip install 'fastopt[cuda]'`")
     except Exception as error:  # whatever the driver raises
         reason = str(error)
-    return RuntimeError(f"backend 'cuda': no CUDA device can be used here: {" ".join(str(reason).split())}")
+    return RuntimeError(f"backend 'cuda': no CUDA device can be used here: {' '.join(str(reason).split())}")
 
 
 def require_cuda() -> None:
@@ -47,3 +47,18 @@ def is_simulated() -> bool:
     from numba import config
 
     return bool(config.ENABLE_CUDASIM)
+
+
+def describe() -> str:
+    """One line for people: on what CUDA runs, or why it cannot."""
+    error = unavailable()
+    if error is not None:
+        return "no: " + str(error).removeprefix("backend 'cuda'").removeprefix(":").strip()
+    if is_simulated():
+        return "Numba's simulator, on the processor"
+    from numba import cuda
+
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    major, minor = device.compute_capability
+    return f"{name}, compute capability {major}.{minor}"
