@@ -24,7 +24,7 @@ def unavailable() -> Exception | None:
         return ImportError(f"backend 'cuda': numba.cuda cannot be loaded ({error}); `pip install 'fastopt[cuda]'`")
     except Exception as error:  # whatever the driver raises
         reason = str(error)
-    return RuntimeError(f"backend 'cuda': no CUDA device can be used here: {" ".join(str(reason).split())}")
+    return RuntimeError(f"backend 'cuda': no CUDA device can be used here: {' '.join(str(reason).split())}")
 
 
 def require_cuda() -> None:
