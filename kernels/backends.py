@@ -151,7 +151,31 @@ def _reference() -> Backend:
     )
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"cython": _cython, "numba": _numba, "reference": _reference}
+def _cuda() -> Backend:
+    from .cuda.availability import require_cuda
+
+    require_cuda()
+    from . import formulas
+    from .cuda import arrays
+    from .cuda.engine import CudaEngine
+
+    return Backend(
+        "cuda",
+        CudaEngine,
+        lambda name, dtype: formulas.loop(name),
+        lambda name, dtype: formulas.functions_of_sum(name),
+        formulas.functions_of_coefficients,
+        arrays.add_up_arrays,
+        arrays.change_arrays,
+    )
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "cython": _cython,
+    "numba": _numba,
+    "reference": _reference,
+    "cuda": _cuda,
+}
 
 
 @functools.cache
