@@ -60,6 +60,9 @@ class LaunchShape:
         return max(least, min(self.chunk, -(-wanted // least) * least))
 
 
+EMPTY = 16
+"""Stands for the address of a gradient without elements, which has none."""
+
 LAUNCH_SHAPE = LaunchShape(threads=4, chunk=64, blocks_per_multiprocessor=2) if is_simulated() else LaunchShape()
 """In the simulator every thread is one of Python's: few, and short chunks, so that everything is walked over."""
 
@@ -123,7 +126,8 @@ class CudaEngine:
         self.report = report
         self.n_threads = plan.n_threads
         self.bound = False
-        self.skipped = self.consecutive = 0
+        self.skipped = getattr(report, "skipped", 0)
+        self.consecutive = report.consecutive_after(int(progress.calls[0])) if self.skipped else 0
         self.lock = threading.Lock()
         self.gradients: list[Any] = [None] * len(segments)
         self.expected = [(tuple(segment.param.shape), self.dtype) for segment in segments]
@@ -227,9 +231,7 @@ class CudaEngine:
         known |= {"iterations": progress.iterations[0], "skipped": self.skipped, "consecutive": self.consecutive}
         counters = np.array([known.get(name, 0) for name in COUNTERS], np.int64)
         numbers = np.concatenate([progress.grad_norm, self.settings.mu_product])
-        memory.copy(
-            self.tables.counters, np.concatenate([counters, self.steps, self.settings.pending]).astype(np.int64)
-        )
+        memory.copy(self.tables.counters, np.concatenate([counters, self.steps, self.settings.pending]).astype(np.int64))
         memory.copy(self.tables.numbers, numbers.astype(np.float64))
         assert self.tables.counters.size == len(COUNTERS) + 2 * n
 
@@ -244,7 +246,11 @@ class CudaEngine:
         for name in ("accumulated", "calls", "iterations"):
             getattr(self.progress, name)[0] = known[name]
         self.progress.grad_norm[0] = numbers[NUMBERS.index("grad_norm")]
-        self.skipped, self.consecutive = known["skipped"], known["consecutive"]
+        skipped, self.skipped, self.consecutive = self.skipped, known["skipped"], known["consecutive"]
+        if hasattr(self.report, "fetched") and self.skipped != skipped:
+            self.report.fetched(self.skipped, self.consecutive, known["calls"], self.unusable())
+        elif hasattr(self.report, "fetched"):
+            self.report.fetched(self.skipped, self.consecutive, known["calls"], [])
 
     def unusable(self) -> list[tuple[int, int]]:
         """(segment, elements of its gradient that cannot be used) of the last step that was skipped; waits."""
@@ -301,6 +307,7 @@ class CudaEngine:
             self.tables.gradients[:] = self.addresses
             self.changed.add("gradients")
 
+    empty = EMPTY
     addresses: list[int] = []  # noqa: RUF012  (never changed, only replaced)
 
     def bind(self, gradients: list[Any]) -> None:
@@ -314,10 +321,21 @@ class CudaEngine:
         """One step of every segment that has a gradient. Errors come before the first write."""
         self.alone(lambda: self.step_alone(gradients, prepare))
 
+    def step_at(self, addresses: Sequence[int]) -> None:
+        """`step` with gradients that are known to be usable, by their addresses; 0 for a segment without."""
+
+        def step() -> None:
+            self.set_addresses(addresses)
+            self.step_alone(None, None)
+
+        self.alone(step)
+
     def step_alone(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
         if self.progress.swapped[0]:
             raise RuntimeError(SWAPPED)
         if prepare is not None:
+            if self.plan.checks:  # Only the device knows which steps were skipped.
+                self.fetch()
             prepare()
         if gradients is not None:
             self.accept(gradients)
@@ -365,6 +383,3 @@ class CudaEngine:
         self._launch["swap"](self.tables.header)
         self.progress.swapped[0] = not self.progress.swapped[0]
 
-
-EMPTY = 16
-"""Stands for the address of a gradient without elements, which has none."""
