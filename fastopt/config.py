@@ -21,6 +21,7 @@ def get_config() -> dict[str, Any]:
     import platform
 
     from .kernels import floating_point
+    from .kernels.cuda import availability
 
     config: dict[str, Any] = {
         "fastopt": __version__,
@@ -45,6 +46,7 @@ def get_config() -> dict[str, Any]:
         config |= {"compiled module": f"no: {error}", "can flush denormals": floating_point.can_flush_denormals()}
     config["backend auto"] = "cython" if error is None else "numba"
     config["numba"] = "installed" if importlib.util.find_spec("numba") else "not installed"
+    config["cuda"] = availability.describe()
     config["threads"] = get_num_threads()
     variables = ("OMP_NUM_THREADS", cpu.LEVEL_VARIABLE, cpu.PREFETCH_VARIABLE, cpu.ROOTS_VARIABLE)
     config["environment"] = {name: os.environ[name] for name in variables if name in os.environ}

@@ -47,3 +47,18 @@ def is_simulated() -> bool:
     from numba import config
 
     return bool(config.ENABLE_CUDASIM)
+
+
+def describe() -> str:
+    """One line for people: on what CUDA runs, or why it cannot."""
+    error = unavailable()
+    if error is not None:
+        return "no: " + str(error).removeprefix("backend 'cuda'").removeprefix(":").strip()
+    if is_simulated():
+        return "Numba's simulator, on the processor"
+    from numba import cuda
+
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    major, minor = device.compute_capability
+    return f"{name}, compute capability {major}.{minor}"

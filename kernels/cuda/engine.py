@@ -227,7 +227,9 @@ class CudaEngine:
         known |= {"iterations": progress.iterations[0], "skipped": self.skipped, "consecutive": self.consecutive}
         counters = np.array([known.get(name, 0) for name in COUNTERS], np.int64)
         numbers = np.concatenate([progress.grad_norm, self.settings.mu_product])
-        memory.copy(self.tables.counters, np.concatenate([counters, self.steps, self.settings.pending]).astype(np.int64))
+        memory.copy(
+            self.tables.counters, np.concatenate([counters, self.steps, self.settings.pending]).astype(np.int64)
+        )
         memory.copy(self.tables.numbers, numbers.astype(np.float64))
         assert self.tables.counters.size == len(COUNTERS) + 2 * n
 

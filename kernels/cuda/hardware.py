@@ -12,6 +12,7 @@ from llvmlite import ir
 from numba import cuda
 from numba.cuda import cgutils, libdevice, types
 from numba.cuda.core.errors import NumbaPerformanceWarning
+from numba.cuda.cudadrv import driver
 from numba.cuda.cudadrv.driver import Stream
 from numba.cuda.extending import intrinsic
 
@@ -31,6 +32,14 @@ def allocate(size: int, dtype: np.dtype, alignment: int) -> Any:
 def array_address(array: Any) -> int:
     """Where an array's memory starts."""
     return int(array.device_ctypes_pointer.value or 0)
+
+
+def device_of(array: Any) -> int:
+    """The number of the device that an array is on; of one without elements, that of the current one."""
+    if not array.size:
+        return int(cuda.get_current_device().id)
+    attribute = driver.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(driver.driver.cuPointerGetAttribute(attribute, driver.binding.CUdeviceptr(array_address(array))))
 
 
 def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:

@@ -16,12 +16,18 @@ from numba import cuda
 from .availability import is_simulated, require_cuda
 
 if is_simulated():
-    from .simulated import allocate, array_address, view_of_interface
+    from .simulated import allocate, array_address, device_of, view_of_interface
 else:
-    from .hardware import allocate, array_address, view_of_interface
+    from .hardware import allocate, array_address, device_of, view_of_interface
 
 ALIGNMENT = 256
 """Bytes at which `empty`'s memory starts: what CUDA's allocator promises, and more than 128-bit loads need."""
+
+ARRAYS = "in the memory of a CUDA device (a CuPy array, a torch tensor, anything with __cuda_array_interface__)"
+"""What messages call an array here."""
+
+PICKLES = False
+"""Whether optimizers over such arrays can be pickled and deep-copied: Numba's arrays cannot."""
 
 FILL_BLOCK = 1 << 20
 """Elements that `fill` copies at a time."""
@@ -66,6 +72,13 @@ def fill(array: Any, value: float) -> None:
     for start in range(0, flat.size, FILL_BLOCK):
         part = flat[start : start + FILL_BLOCK]
         copy(part, block[: part.size])
+
+
+def zeros(size: int, dtype: Any) -> Any:
+    """A new one-dimensional array of so many zeros."""
+    array = empty(size, dtype)
+    fill(array, 0)
+    return array
 
 
 def copy(target: Any, source: Any) -> None:
@@ -118,3 +131,8 @@ def is_writable(array: Any) -> bool:
 def nbytes(array: Any) -> int:
     """Its size in bytes."""
     return int(math.prod(array.shape)) * int(array.dtype.itemsize)
+
+
+def place(array: Any) -> str:
+    """Which device an array is on, as torch and CuPy number them."""
+    return f"cuda:{device_of(array)}"

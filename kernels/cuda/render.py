@@ -64,7 +64,9 @@ class Structure:
     @property
     def picks(self) -> tuple[Pick, ...]:
         """The coefficients that its operations take, in the order in which they are in its row."""
-        return tuple(dict.fromkeys(pick for _, operations in self.programs for _, _, picks in operations for pick in picks))
+        return tuple(
+            dict.fromkeys(pick for _, operations in self.programs for _, _, picks in operations for pick in picks)
+        )
 
     @property
     def sum_kind(self) -> int:
@@ -248,7 +250,11 @@ def coefficient_width(structures: Sequence[Structure]) -> int:
 def n_streams(structures: Sequence[Structure]) -> int:
     """Addresses in a row of the table of segments."""
     indices = [
-        index for each in structures for _, operations in each.programs for _, streams, _ in operations for index in streams
+        index
+        for each in structures
+        for _, operations in each.programs
+        for _, streams, _ in operations
+        for index in streams
     ]
     return 1 + max([GRAD, *indices])
 

@@ -31,6 +31,11 @@ def array_address(array: Any) -> int:
     return int(array._ary.ctypes.data) if array.size else 0
 
 
+def device_of(array: Any) -> int:
+    """The number of the device that an array is on: there is one."""
+    return 0
+
+
 def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:
     """The array of what `owner.__cuda_array_interface__` describes."""
     dtype, shape, strides = np.dtype(interface["typestr"]), tuple(interface["shape"]), interface.get("strides")
