@@ -111,11 +111,19 @@ def at(table: str, columns: Sequence[str], column: str) -> str:
     return f"{table}, {columns.index(column)}"
 
 
+def walk(index: str, first: str, stop: str, step: str, lines: Sequence[str]) -> list[str]:
+    """A loop as `range` would make it, without the division with which Numba counts the turns of that."""
+    return [f"{index} = {first}", f"while {index} < {stop}:", *(f"    {line}" for line in lines), f"    {index} += {step}"]
+
+
 def row_of(table: str, index: str, n_columns: int) -> str:
     return f"{table} + {index} * {n_columns * 8}"
 
 
 # --- an element -------------------------------------------------------------------------------------------------------
+
+VECTORS_IN_FLIGHT = 4
+"""Vectors that a thread loads before it computes: of a rule with few streams, several of each."""
 
 OWN_STREAMS = {PREPARED: "prepared", CLIPPED: "clipped"}
 
@@ -216,17 +224,17 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
             f"group = load_int64(row, {SEGMENT.index('group')})",
             f"variant = load_int64({row_of('groups', 'group', len(GROUP))}, {GROUP.index('swap')})",
         ]
-    body = [
-        "for chunk in range(cuda.blockIdx.x, n_chunks, cuda.gridDim.x):",
-        "    segment = load_int64(chunks, 2 * chunk)",
-        "    start = load_int64(chunks, 2 * chunk + 1)",
-        "    row = segments + segment * row_bytes",
-        *(f"    {line}" for line in chosen),
-        f"    stop = min(start + {chunk}, load_int64(row, {SEGMENT.index('size')}))",
-        "    gradient = load_int64(gradients, segment)",
-        f"    taken = coefficients + segment * {width * (4 if real == 'float32' else 8)}",
-        *(f"    {line}" for line in calls),
+    each_chunk = [
+        "segment = load_int64(chunks, 2 * chunk)",
+        "start = load_int64(chunks, 2 * chunk + 1)",
+        "row = segments + segment * row_bytes",
+        *chosen,
+        f"stop = min(start + {chunk}, load_int64(row, {SEGMENT.index('size')}))",
+        "gradient = load_int64(gradients, segment)",
+        f"taken = coefficients + segment * {width * (4 if real == 'float32' else 8)}",
+        *calls,
     ]
+    body = walk("chunk", "int(cuda.blockIdx.x)", "n_chunks", "cuda.gridDim.x", each_chunk)
     used = ("segments", "gradients", "groups", "variants", "coefficients", "chunks", "n_chunks")
     parts.append(kernel_source("update", structures, used, body))
     return "\n\n".join(parts)
@@ -268,12 +276,22 @@ def variant_source(number: int, each: Variant, real: str) -> list[str]:
     def call(values: Sequence[str], results: Sequence[str]) -> str:
         return f"{', '.join(results)} = element_of_{number}({', '.join([*values, *taken])})"
 
-    vector = [f"vector_{index} = load_vector(address_{index}, i)" for index in each.loads]
-    for lane in range(lanes):
-        vector.append(call([f"vector_{k}[{lane}]" for k in each.loads], [f"new_{k}_{lane}" for k in each.stores]))
-    vector += [
-        f"store_vector(address_{k}, i, ({', '.join(f'new_{k}_{lane}' for lane in range(lanes))}))" for k in each.stores
-    ]
+    def vectors(count: int) -> list[str]:
+        """So many vectors, a block's width apart: everything is loaded before anything is computed or stored."""
+        places = [f"i + {turn} * width" if turn else "i" for turn in range(count)]
+        pairs = [(turn, lane) for turn in range(count) for lane in range(lanes)]
+        body = [f"vector_{k}_{turn} = load_vector(address_{k}, {place})" for turn, place in enumerate(places) for k in each.loads]
+        body += [
+            call([f"vector_{k}_{turn}[{lane}]" for k in each.loads], [f"new_{k}_{turn}_{lane}" for k in each.stores])
+            for turn, lane in pairs
+        ]
+        for turn, place in enumerate(places):
+            for k in each.stores:
+                values = ", ".join(f"new_{k}_{turn}_{lane}" for lane in range(lanes))
+                body.append(f"store_vector(address_{k}, {place}, ({values}))")
+        return body
+
+    together = max(1, VECTORS_IN_FLIGHT // max(1, len(each.loads)))
     single = [f"old_{index} = load_real(address_{index}, i)" for index in each.loads]
     single.append(call([f"old_{index}" for index in each.loads], [f"new_{index}" for index in each.stores]))
     single += [f"store_real(address_{index}, i, new_{index})" for index in each.stores]
@@ -287,14 +305,17 @@ def variant_source(number: int, each: Variant, real: str) -> list[str]:
         ),
         *(f"c_{index} = load_real(taken, {index})" for index in each.coefficients),
         "size = stop - start",
+        "width = int(cuda.blockDim.x)",
         "done = size * 0",
         f"if ({' | '.join(f'address_{index}' for index in streams)}) & 15 == 0:",
         f"    vectors = size // {lanes}",
-        "    for i in range(cuda.threadIdx.x, vectors, cuda.blockDim.x):",
-        *(f"        {line}" for line in vector),
+        "    i = int(cuda.threadIdx.x)",
+        *([f"    while i + {together - 1} * width < vectors:"] if together > 1 else []),
+        *([f"        {line}" for line in [*vectors(together), f"i += {together} * width"]] if together > 1 else []),
+        "    while i < vectors:",
+        *(f"        {line}" for line in [*vectors(1), "i += width"]),
         f"    done = vectors * {lanes}",
-        "for i in range(done + cuda.threadIdx.x, size, cuda.blockDim.x):",
-        *(f"    {line}" for line in single),
+        *walk("i", "done + cuda.threadIdx.x", "size", "width", single),
     ]
     return [element, device(f"variant_{number}", ("row", "gradient", "taken", "start", "stop"), lines)]
 
@@ -387,34 +408,36 @@ def sums_source(structures: Sequence[Structure], real: str, threads: int, counti
         "    return",
         f"team = cuda.threadIdx.x // {team}",
         f"member = cuda.threadIdx.x - team * {team}",
-        f"for base in range(cuda.blockIdx.x * {teams}, n_sum_blocks, cuda.gridDim.x * {teams}):",
-        "    block = base + team",
-        f"    if block < n_sum_blocks:",
-        "        segment = load_int64(sum_blocks, 2 * block)",
-        "        start = load_int64(sum_blocks, 2 * block + 1)",
-        "        row = segments + segment * row_bytes",
-        f"        group = load_int64(row, {SEGMENT.index('group')})",
-        f"        group_values = {row_of('values', 'group', width)}",
-        f"        structure = load_int64({row_of('groups', 'group', len(GROUP))}, {GROUP.index('structure')})",
-        f"        stop = min(start + {SUM_BLOCK}, load_int64(row, {SEGMENT.index('size')}))",
-        *(f"        {line}" for line in ACTIVE),
-        f"        for lane in range(member, {LANES}, {team}):",
-        "            value = float64(0.0)",
-        "            if active:",
-        *(f"                {line}" for line in calls),
-        f"            lanes[team * {LANES} + lane] = value",
-        "    cuda.syncthreads()",
-        f"    half = {LANES // 2}",
-        "    while half > 0:",
-        f"        for lane in range(member, half, {team}):",
-        f"            place = team * {LANES} + lane",
-        "            lanes[place] = lanes[place] + lanes[place + half]",
-        "        cuda.syncthreads()",
-        "        half = half // 2",
-        "    if member == 0 and block < n_sum_blocks:",
-        f"        store_float64({target}, block, lanes[team * {LANES}])",
-        "    cuda.syncthreads()",
     ]
+    each_block = [
+        "block = base + team",
+        f"if block < n_sum_blocks:",
+        "    segment = load_int64(sum_blocks, 2 * block)",
+        "    start = load_int64(sum_blocks, 2 * block + 1)",
+        "    row = segments + segment * row_bytes",
+        f"    group = load_int64(row, {SEGMENT.index('group')})",
+        f"    group_values = {row_of('values', 'group', width)}",
+        f"    structure = load_int64({row_of('groups', 'group', len(GROUP))}, {GROUP.index('structure')})",
+        f"    stop = min(start + {SUM_BLOCK}, load_int64(row, {SEGMENT.index('size')}))",
+        *(f"    {line}" for line in ACTIVE),
+        f"    for lane in range(member, {LANES}, {team}):",
+        "        value = float64(0.0)",
+        "        if active:",
+        *(f"            {line}" for line in calls),
+        f"        lanes[team * {LANES} + lane] = value",
+        "cuda.syncthreads()",
+        f"half = {LANES // 2}",
+        "while half > 0:",
+        f"    for lane in range(member, half, {team}):",
+        f"        place = team * {LANES} + lane",
+        "        lanes[place] = lanes[place] + lanes[place + half]",
+        "    cuda.syncthreads()",
+        "    half = half // 2",
+        "if member == 0 and block < n_sum_blocks:",
+        f"    store_float64({target}, block, lanes[team * {LANES}])",
+        "cuda.syncthreads()",
+    ]
+    body += walk("base", f"int(cuda.blockIdx.x) * {teams}", "n_sum_blocks", f"cuda.gridDim.x * {teams}", each_block)
     used = ["segments", "gradients", "groups", "values", "plan", "counters", "pending", "sum_blocks", target]
     parts.append(kernel_source("sums", structures, [*used, "n_sum_blocks"], body))
     return "\n\n".join(parts)
