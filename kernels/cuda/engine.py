@@ -214,6 +214,17 @@ class CudaEngine:
         self.tables.set_step_plan(plan)
         self.changed.add("plan")
 
+    def set_scaler(self, found_inf: int, scale: int) -> None:
+        """Take the addresses of two float32 numbers on the device, 0 for none; they count from the next step.
+
+        Where `found_inf` is not 0 then, the step is left out: nothing is written, and nothing counted. By `scale`,
+        gradients are divided, beside the divisor of the plan.
+        """
+        known = self.tables.scaler.tolist()
+        if known != [found_inf, scale]:
+            self.tables.scaler[:] = found_inf, scale
+            self.changed.add("scaler")
+
     def upload(self) -> None:
         """Take what was changed to the device, in the order of the stream, without waiting.
 
