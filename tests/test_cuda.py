@@ -21,7 +21,9 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 def run_in_child(arguments: list[str], **variables: str) -> None:
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
     environment = {**os.environ, "FASTOPT_TEST_CUDA": "1", **variables}
-    done = subprocess.run(command, env=environment, cwd=FOLDER.parent.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=FOLDER.parent.parent, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..dialect import Function
 from ..formulas import LANES, Loop, indent, statements
-from ..plan import CLIPPED, ENGINE_ARGUMENTS, GRAD, PREPARED, GroupPlan, Operation
+from ..plan import CLIPPED, ENGINE_ARGUMENTS, GRAD, PREPARED, GroupPlan
 from .layout import (
     COUNTERS,
     COUNTS,
@@ -115,7 +115,12 @@ def at(table: str, columns: Sequence[str], column: str) -> str:
 
 def walk(index: str, first: str, stop: str, step: str, lines: Sequence[str]) -> list[str]:
     """A loop as `range` would make it, without the division with which Numba counts the turns of that."""
-    return [f"{index} = {first}", f"while {index} < {stop}:", *(f"    {line}" for line in lines), f"    {index} += {step}"]
+    return [
+        f"{index} = {first}",
+        f"while {index} < {stop}:",
+        *(f"    {line}" for line in lines),
+        f"    {index} += {step}",
+    ]
 
 
 def row_of(table: str, index: str, n_columns: int) -> str:
@@ -220,7 +225,7 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
     for number in variants:
         calls.append(f"{'if' if not calls else 'elif'} variant == {number}:")
         calls.append(f"    variant_{number}(row, gradient, taken, start, stop)")
-    chosen = [f"variant = load_int64(variants, segment)"]
+    chosen = ["variant = load_int64(variants, segment)"]
     if columns == ("swap",):
         chosen = [
             f"group = load_int64(row, {SEGMENT.index('group')})",
@@ -286,7 +291,11 @@ def variant_source(number: int, each: Variant, real: str) -> list[str]:
         """So many vectors, a block's width apart: everything is loaded before anything is computed or stored."""
         places = [f"i + {turn} * width" if turn else "i" for turn in range(count)]
         pairs = [(turn, lane) for turn in range(count) for lane in range(lanes)]
-        body = [f"vector_{k}_{turn} = load_vector(address_{k}, {place})" for turn, place in enumerate(places) for k in each.loads]
+        body = [
+            f"vector_{k}_{turn} = load_vector(address_{k}, {place})"
+            for turn, place in enumerate(places)
+            for k in each.loads
+        ]
         body += [
             call([f"vector_{k}_{turn}[{lane}]" for k in each.loads], [f"new_{k}_{turn}_{lane}" for k in each.stores])
             for turn, lane in pairs
@@ -417,7 +426,7 @@ def sums_source(structures: Sequence[Structure], real: str, threads: int, counti
     ]
     each_block = [
         "block = base + team",
-        f"if block < n_sum_blocks:",
+        "if block < n_sum_blocks:",
         "    segment = load_int64(sum_blocks, 2 * block)",
         "    start = load_int64(sum_blocks, 2 * block + 1)",
         "    row = segments + segment * row_bytes",

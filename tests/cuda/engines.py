@@ -121,7 +121,9 @@ class Pair:
         tolerance = 0.0 if self.exact else 1e-14
         np.testing.assert_allclose(self.engine.settings.mu_product, opt._settings.mu_product, rtol=tolerance)
         for name in ("accumulated", "calls", "iterations", "swapped", "grad_norm"):
-            assert np.array_equal(getattr(self.engine.progress, name), getattr(opt._progress, name), equal_nan=True), name
+            assert np.array_equal(getattr(self.engine.progress, name), getattr(opt._progress, name), equal_nan=True), (
+                name
+            )
 
     def compare(self, expected: np.ndarray, actual: np.ndarray) -> None:
         if self.exact:
@@ -133,7 +135,9 @@ class Pair:
         np.testing.assert_allclose(actual, expected, rtol=float(epsilon), atol=float(epsilon) * scale)
 
 
-def random_arrays(rng: np.random.Generator, dtype: Any, make: Callable[..., np.ndarray] | None = None) -> list[np.ndarray]:
+def random_arrays(
+    rng: np.random.Generator, dtype: Any, make: Callable[..., np.ndarray] | None = None
+) -> list[np.ndarray]:
     """One of each of SHAPES."""
     if make is not None:
         return [make(rng, shape, dtype) for shape in SHAPES]
