@@ -65,7 +65,7 @@ class DeviceTensors:
         self.apart: list[int] = [-1] * len(self.memory)
         """Where the last gradient of each segment was, apart from all that is written."""
         self.odd: list[tuple[int, Tensor]] = []
-        self.addresses: list[int] = []
+        self.addresses: list[int | None] = []
         self.stepped: list[Tensor] = []
 
     def set_values(self, index: int, values: tuple[Any, ...], changes_in_place: bool) -> None:
@@ -107,7 +107,7 @@ class DeviceTensors:
 
     def gather(self, replacements: Mapping[int, Tensor] | None, only: int, thorough: bool) -> int:
         """Note where the gradients are; `replacements` are tensors in place of some, by segment."""
-        addresses = [0] * len(self.memory)
+        addresses: list[int | None] = [None] * len(self.memory)
         self.odd, self.addresses, self.stepped = [], addresses, []
         if thorough and not self.is_kept():
             return REBUILD
@@ -139,7 +139,7 @@ class DeviceTensors:
             ):
                 self.odd.append((segment, gradient))
                 continue
-            addresses[segment] = address or self.engine.empty
+            addresses[segment] = address
             self.apart[segment] = address
             self.stepped.append(param)
         return REPLACE if self.odd else READY

@@ -130,7 +130,8 @@ class CudaEngine:
         self.consecutive = report.consecutive_after(int(progress.calls[0])) if self.skipped else 0
         self.lock = threading.Lock()
         self.gradients: list[Any] = [None] * len(segments)
-        self.expected = [(tuple(segment.param.shape), self.dtype) for segment in segments]
+        self.addresses = [0] * len(segments)
+        self.expected = [(tuple(segment.param.shape), self.dtype.str) for segment in segments]
         self.written = sorted(
             (memory.address(array), memory.address(array) + memory.nbytes(array))
             for segment in segments
@@ -232,8 +233,7 @@ class CudaEngine:
         """
         while self.changed:
             name = self.changed.pop()
-            table = self.tables.host[name].reshape(-1)
-            machine.upload(self.tables.alive[name][: table.size], table, self._stream)
+            machine.upload(self.tables.alive[name], self.tables.host[name].reshape(-1), self._stream)
 
     def send(self) -> None:
         """Take the host's step counts and progress to the device; waits."""
@@ -242,7 +242,9 @@ class CudaEngine:
         known |= {"iterations": progress.iterations[0], "skipped": self.skipped, "consecutive": self.consecutive}
         counters = np.array([known.get(name, 0) for name in COUNTERS], np.int64)
         numbers = np.concatenate([progress.grad_norm, self.settings.mu_product])
-        memory.copy(self.tables.counters, np.concatenate([counters, self.steps, self.settings.pending]).astype(np.int64))
+        memory.copy(
+            self.tables.counters, np.concatenate([counters, self.steps, self.settings.pending]).astype(np.int64)
+        )
         memory.copy(self.tables.numbers, numbers.astype(np.float64))
         assert self.tables.counters.size == len(COUNTERS) + 2 * n
 
@@ -274,25 +276,27 @@ class CudaEngine:
 
     def address_of(self, index: int, gradient: Any) -> int:
         """Where a gradient is, after a look at it."""
-        array = memory.as_array(gradient)
+        interface = memory.interface_of(gradient)
+        shape, typestr = self.expected[index]
         if (
-            array is None
-            or (tuple(array.shape), array.dtype) != self.expected[index]
-            or not memory.is_contiguous(array)
-            or (self.plan.clears and not memory.is_writable(array))
+            interface is None
+            or (tuple(interface["shape"]), interface["typestr"]) != (shape, typestr)
+            or not memory.is_contiguous_interface(interface)
+            or (self.plan.clears and interface["data"][1])
+            or interface.get("mask") is not None
         ):
             self.reject(index, gradient)
-            shape, dtype = self.expected[index]
             raise TypeError(
-                f"gradient {index} must be a contiguous array of {dtype} on the device, of shape {shape}, "
-                f"got {type(gradient).__name__}"
+                f"gradient {index} must be a {'writable ' if self.plan.clears else ''}contiguous array of {self.dtype} "
+                f"on the device, of shape {shape}, got {type(gradient).__name__}"
             )
-        begin = memory.address(array)
+        begin = int(interface["data"][0])
         if begin % self.dtype.itemsize:
             self.reject(index, gradient)
             raise ValueError(f"gradient {index} must be aligned to {self.dtype.itemsize} bytes, got {begin:#x}")
-        position = bisect.bisect_right(self.written, (begin + memory.nbytes(array) - 1, 1 << 64)) - 1
-        if array.size and position >= 0 and self.written[position][1] > begin:
+        end = begin + self.segments[index].param.size * self.dtype.itemsize
+        position = bisect.bisect_left(self.written, (end,)) - 1
+        if begin < end and position >= 0 and self.written[position][1] > begin:
             self.reject(index, gradient)
             raise ValueError(f"gradient {index} shares memory with a parameter or state, which the step writes")
         return begin or EMPTY
@@ -311,15 +315,12 @@ class CudaEngine:
         self.gradients = list(gradients)
         self.set_addresses(addresses)
 
-    def set_addresses(self, addresses: Sequence[int]) -> None:
+    def set_addresses(self, addresses: list[int]) -> None:
         """Take gradients by their addresses, 0 for none, without looking at them."""
         if addresses != self.addresses:
-            self.addresses = list(addresses)
+            self.addresses = addresses
             self.tables.gradients[:] = self.addresses
             self.changed.add("gradients")
-
-    empty = EMPTY
-    addresses: list[int] = []  # noqa: RUF012  (never changed, only replaced)
 
     def bind(self, gradients: list[Any]) -> None:
         """Check gradients once and use them in every step that is not given others."""
@@ -332,14 +333,10 @@ class CudaEngine:
         """One step of every segment that has a gradient. Errors come before the first write."""
         self.alone(lambda: self.step_alone(gradients, prepare))
 
-    def step_at(self, addresses: Sequence[int]) -> None:
-        """`step` with gradients that are known to be usable, by their addresses; 0 for a segment without."""
-
-        def step() -> None:
-            self.set_addresses(addresses)
-            self.step_alone(None, None)
-
-        self.alone(step)
+    def step_at(self, addresses: Sequence[int | None]) -> None:
+        """`step` with gradients by their addresses, None where there is none: for callers who have looked at them."""
+        known = [0 if each is None else each or EMPTY for each in addresses]
+        self.alone(lambda: self.launch_step(known))
 
     def step_alone(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
         if self.progress.swapped[0]:
@@ -350,6 +347,11 @@ class CudaEngine:
             prepare()
         if gradients is not None:
             self.accept(gradients)
+        self.launch_step(self.addresses)
+
+    def launch_step(self, addresses: list[int]) -> None:
+        """Launch everything, with gradients at these addresses."""
+        self.set_addresses(addresses)
         if self.changed:
             self.upload()
         launch, header = self._launch, self.tables.header
@@ -393,4 +395,3 @@ class CudaEngine:
             self._launch["swap"] = machine.configured(*self.kernels["swap"], self.shape.threads, self._stream)
         self._launch["swap"](self.tables.header)
         self.progress.swapped[0] = not self.progress.swapped[0]
-

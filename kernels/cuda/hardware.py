@@ -53,6 +53,9 @@ def upload(target: Any, source: np.ndarray, stream: Any) -> None:
     The driver takes a copy of at most 64 KiB of pageable memory at once and waits for nothing, so longer arrays go in
     pieces.
     """
+    if source.nbytes <= UPLOAD_BYTES:
+        target.copy_to_device(source, stream=stream)
+        return
     elements = UPLOAD_BYTES // target.dtype.itemsize
     for start in range(0, target.size, elements):
         target[start : start + elements].copy_to_device(source[start : start + elements], stream=stream)

@@ -59,6 +59,34 @@ def as_array(value: Any) -> Any | None:
     return array
 
 
+def interface_of(value: Any) -> dict[str, Any] | None:
+    """What `__cuda_array_interface__` says of a value, or None when it has none; cheaper than `as_array`."""
+    if getattr(value, "__cuda_ndarray__", False):
+        return {
+            "shape": tuple(value.shape),
+            "typestr": value.dtype.str,
+            "strides": None if value.is_c_contiguous() else tuple(value.strides),
+            "data": (array_address(value), getattr(value, "read_only", False)),
+        }
+    if getattr(value, "requires_grad", False) is True:
+        value = value.detach()  # torch hands out no interface of what requires a gradient; this shares its memory
+    interface: dict[str, Any] | None = getattr(value, "__cuda_array_interface__", None)
+    return interface
+
+
+def is_contiguous_interface(interface: dict[str, Any]) -> bool:
+    """Whether what it describes is C-contiguous; lengths of 1 have any stride."""
+    strides = interface.get("strides")
+    if strides is None or 0 in interface["shape"]:
+        return True
+    expected = int(np.dtype(interface["typestr"]).itemsize)
+    for length, stride in zip(reversed(interface["shape"]), reversed(strides), strict=True):
+        if length != 1 and stride != expected:
+            return False
+        expected *= length
+    return True
+
+
 def empty(size: int, dtype: Any) -> Any:
     """A new one-dimensional array on the current device, of so many elements, with anything in it."""
     require_cuda()

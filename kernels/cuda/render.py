@@ -13,7 +13,7 @@ from typing import Any
 
 from ..dialect import Function
 from ..formulas import LANES, Loop, indent, statements
-from ..plan import CLIPPED, ENGINE_ARGUMENTS, GRAD, PREPARED, GroupPlan, Operation
+from ..plan import CLIPPED, ENGINE_ARGUMENTS, GRAD, PREPARED, GroupPlan
 from .layout import (
     COUNTERS,
     COUNTS,
@@ -65,7 +65,9 @@ class Structure:
     @property
     def picks(self) -> tuple[Pick, ...]:
         """The coefficients that its operations take, in the order in which they are in its row."""
-        return tuple(dict.fromkeys(pick for _, operations in self.programs for _, _, picks in operations for pick in picks))
+        return tuple(
+            dict.fromkeys(pick for _, operations in self.programs for _, _, picks in operations for pick in picks)
+        )
 
     @property
     def sum_kind(self) -> int:
@@ -114,7 +116,12 @@ def at(table: str, columns: Sequence[str], column: str) -> str:
 
 def walk(index: str, first: str, stop: str, step: str, lines: Sequence[str]) -> list[str]:
     """A loop as `range` would make it, without the division with which Numba counts the turns of that."""
-    return [f"{index} = {first}", f"while {index} < {stop}:", *(f"    {line}" for line in lines), f"    {index} += {step}"]
+    return [
+        f"{index} = {first}",
+        f"while {index} < {stop}:",
+        *(f"    {line}" for line in lines),
+        f"    {index} += {step}",
+    ]
 
 
 def row_of(table: str, index: str, n_columns: int) -> str:
@@ -219,7 +226,7 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
     for number in variants:
         calls.append(f"{'if' if not calls else 'elif'} variant == {number}:")
         calls.append(f"    variant_{number}(row, gradient, taken, start, stop)")
-    chosen = [f"variant = load_int64(variants, segment)"]
+    chosen = ["variant = load_int64(variants, segment)"]
     if columns == ("swap",):
         chosen = [
             f"group = load_int64(row, {SEGMENT.index('group')})",
@@ -249,7 +256,11 @@ def coefficient_width(structures: Sequence[Structure]) -> int:
 def n_streams(structures: Sequence[Structure]) -> int:
     """Addresses in a row of the table of segments."""
     indices = [
-        index for each in structures for _, operations in each.programs for _, streams, _ in operations for index in streams
+        index
+        for each in structures
+        for _, operations in each.programs
+        for _, streams, _ in operations
+        for index in streams
     ]
     return 1 + max([GRAD, *indices])
 
@@ -281,7 +292,11 @@ def variant_source(number: int, each: Variant, real: str) -> list[str]:
         """So many vectors, a block's width apart: everything is loaded before anything is computed or stored."""
         places = [f"i + {turn} * width" if turn else "i" for turn in range(count)]
         pairs = [(turn, lane) for turn in range(count) for lane in range(lanes)]
-        body = [f"vector_{k}_{turn} = load_vector(address_{k}, {place})" for turn, place in enumerate(places) for k in each.loads]
+        body = [
+            f"vector_{k}_{turn} = load_vector(address_{k}, {place})"
+            for turn, place in enumerate(places)
+            for k in each.loads
+        ]
         body += [
             call([f"vector_{k}_{turn}[{lane}]" for k in each.loads], [f"new_{k}_{turn}_{lane}" for k in each.stores])
             for turn, lane in pairs
@@ -412,7 +427,7 @@ def sums_source(structures: Sequence[Structure], real: str, threads: int, counti
     ]
     each_block = [
         "block = base + team",
-        f"if block < n_sum_blocks:",
+        "if block < n_sum_blocks:",
         "    segment = load_int64(sum_blocks, 2 * block)",
         "    start = load_int64(sum_blocks, 2 * block + 1)",
         "    row = segments + segment * row_bytes",
