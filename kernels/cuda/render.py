@@ -496,7 +496,8 @@ def coefficients_source(index: int, structure: Structure) -> str:
 
 
 def first_divisor(structure: Structure) -> str:
-    """Which coefficient functions' argument divides a gradient where it is first read; see `planning.Planner.numbers`."""
+    """Which argument of coefficient functions divides a gradient where it is first read; as `planning.Planner.numbers`
+    has it."""
     names = {loop.name for name, operations in structure.programs if name == "update" for loop, _, _ in operations}
     return next((name for loop, name in DIVISORS.items() if loop in names), "update_divisor")
 

@@ -175,9 +175,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", EXTRAS.values(), ids=EXTRAS)
-def test_every_option(on_device: Callable[[bool], None], options: dict[str, Any], monkeypatch: Any) -> None:
-    if SIMULATED and "fused" in options:  # torch looks itself where parameters are
-        monkeypatch.setattr(torch.optim.adam, "_device_dtype_check_for_fused", lambda param: None)
+def test_every_option(on_device: Callable[[bool], None], options: dict[str, Any]) -> None:
     pair = Pair(on_device, "Adam", **options)
     pair.step(0, 1)
     set_gradients(pair.params[0], 9)
@@ -384,7 +382,7 @@ def test_bad_arguments(on_device: Callable[[bool], None], bad: tuple[bool, dict[
     there, options, error, message = bad
     on_device(there)
     with pytest.raises(error, match=message):
-        fastopt.torch.SGD([param() if there else torch.nn.Parameter(torch.ones(3))], **options)
+        fastopt.torch.Adam([param() if there else torch.nn.Parameter(torch.ones(3))], **options)
 
 
 def test_capturable_is_taken(on_device: Callable[[bool], None]) -> None:
@@ -394,3 +392,19 @@ def test_capturable_is_taken(on_device: Callable[[bool], None]) -> None:
     optimizer.step()
     assert optimizer.state[one]["step"].device == one.device
     assert int(optimizer.state[one]["step"]) == 1
+
+
+def test_torch_clips_gradients_on_a_device(on_device: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """There its functions wait for nothing."""
+    if SIMULATED:  # what the compiled module leaves over, as it does tensors that are not in main memory
+        monkeypatch.setattr("fastopt.torch.clipping._pieces", lambda gradients, itemsize: (None, gradients))
+    params = parameters()
+    for index, each in enumerate(params):
+        each.data = each.data.to(DEVICE)
+        each.grad = fill(torch.empty_like(each), index)
+    expected = [each.grad.clone() for each in params]
+    total = torch.nn.utils.get_total_norm(expected)
+    assert torch.equal(fastopt.torch.clip_grad_norm_(params, 1.0), total)
+    fastopt.torch.clip_grad_value_(params, 0.125)
+    for each, before in zip(params, expected, strict=True):
+        torch.testing.assert_close(each.grad, (before / total).clamp(-0.125, 0.125))
