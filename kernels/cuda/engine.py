@@ -55,7 +55,7 @@ class LaunchShape:
 
     def chunk_for(self, size: int) -> int:
         """A shorter chunk where there are few elements, so that every multiprocessor has some."""
-        wanted = size // (machine.multiprocessors() * self.blocks_per_multiprocessor)
+        wanted: int = size // (machine.multiprocessors() * self.blocks_per_multiprocessor)
         least = 4 * self.threads
         return max(least, min(self.chunk, -(-wanted // least) * least))
 

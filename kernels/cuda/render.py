@@ -221,7 +221,7 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
     parts = functions_source(functions, "element", "real")
     for number, each in variants.items():
         parts += variant_source(number, each, real)
-    calls = []
+    calls: list[str] = []
     for number in variants:
         calls.append(f"{'if' if not calls else 'elif'} variant == {number}:")
         calls.append(f"    variant_{number}(row, gradient, taken, start, stop)")
@@ -408,7 +408,7 @@ def sums_source(structures: Sequence[Structure], real: str, threads: int, counti
     parts = list(dict.fromkeys(parts))
     for index, each in summed:
         parts += lane_source(index, each, counting)
-    calls = []
+    calls: list[str] = []
     for index, _ in summed:
         calls.append(f"{'if' if not calls else 'elif'} structure == {index}:")
         calls.append(f"    value = lane_{index}(row, group_values, gradient, start, stop, lane)")
