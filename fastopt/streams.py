@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .rates import is_scheduled
 from .saving import SavableOptimizer
 
 
@@ -60,10 +61,12 @@ class StreamedOptimizer(SavableOptimizer):
         >>> opt.param_groups[0]["lr"] = 0.5
         >>> opt.apply_changes()
         """
-        self._engine.fetch()
+        if any(map(is_scheduled, self._groups)):
+            self._engine.fetch()
         if self._structure != self._current_structure():
             raise RuntimeError(
                 "apply_changes(): what was assigned changes what a step does, not only its numbers, which a graph that "
                 "was captured before cannot follow; call step(), and capture again"
             )
         self._refresh()
+        self._engine.upload()

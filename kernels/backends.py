@@ -156,7 +156,7 @@ def _cuda() -> Backend:
 
     require_cuda()
     from . import formulas
-    from .cuda import arrays
+    from .cuda import arrays, memory
     from .cuda.engine import CudaEngine
 
     return Backend(
@@ -167,6 +167,7 @@ def _cuda() -> Backend:
         formulas.functions_of_coefficients,
         arrays.add_up_arrays,
         arrays.change_arrays,
+        memory,
     )
 
 

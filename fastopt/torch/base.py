@@ -123,6 +123,8 @@ class NativeOptimizer(torch.optim.Optimizer):
     in_backward = False
     state_was_read = True
     counts_on_device = False
+    on_device = False
+    scaler: tuple[Any, Any] = (None, None)
     _handles: list[RemovableHandle]  # of hooks in the backward pass
     _hooked: list[Tensor]
 
@@ -191,6 +193,7 @@ class NativeOptimizer(torch.optim.Optimizer):
                     "a step launches as many kernels for many parameters as for one"
                 )
         devices.load_backends(params, self.options["backend"])
+        self.on_device = all(devices.kind(param) == "cuda" for param in params)
 
     def _flatten(self) -> None:
         if self.options["flatten"]:
@@ -306,12 +309,25 @@ class NativeOptimizer(torch.optim.Optimizer):
     def _advance(self) -> None:
         if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__ or self.options["grad_scale"] != 1:
             # A torch.amp.GradScaler sets these attributes for the time of a step; either can be None.
+            if self.on_device:
+                self._advance_scaled()
+                return
             if getattr(self, "found_inf", None):
                 return
             scale = getattr(self, "grad_scale", None)
             self._take_scale(1.0 if scale is None else float(scale))
         if not self._step_natively(-1):
             self._settle()
+        self.state_was_read = self.in_backward
+
+    def _advance_scaled(self) -> None:
+        """A step with a GradScaler's numbers, which are on the device and stay there."""
+        self.scaler = (getattr(self, "found_inf", None), getattr(self, "grad_scale", None))
+        try:
+            if not self._step_natively(-1):
+                self._settle()
+        finally:
+            self.scaler = (None, None)
         self.state_was_read = self.in_backward
 
     def _step_natively(self, only: int) -> bool:

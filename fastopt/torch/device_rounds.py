@@ -52,7 +52,19 @@ class DeviceRound(Round):
             self.owner.known_states,
             torch.autograd.graph.increment_version,
             self.numbers_changed,
+            self.scaler,
         )
+
+    def scaler(self) -> tuple[int, int]:
+        """Where a GradScaler's two numbers are on the device, 0 for those that it has not."""
+        device = self.entries[0].param.device
+        # They are kept until the next step: by then this one, on the same stream, has read them.
+        self.scaled_by = [
+            None if value is None else torch.as_tensor(value, dtype=torch.float32, device=device)
+            for value in self.owner.scaler
+        ]
+        found_inf, scale = (0 if value is None else value.data_ptr() for value in self.scaled_by)
+        return found_inf, scale
 
     def numbers_changed(self) -> bool:
         """Whether somebody wrote to the numbers in torch's state."""

@@ -44,6 +44,7 @@ class DeviceTensors:
         states: Mapping[Tensor, dict[str, Any]],
         increment_version: Callable[[list[Tensor]], None],
         counts_changed: Callable[[], bool],
+        scaler: Callable[[], tuple[int, int]],
     ) -> None:
         self.engine = engine
         self.groups = groups
@@ -55,6 +56,7 @@ class DeviceTensors:
         self.state_values = [list(own.values()) for own in self.states]
         self.increment_version = increment_version
         self.counts_changed = counts_changed
+        self.scaler = scaler
         self.forms = [Form(each.dtype, each.device, each.shape, each.stride(), each.data_ptr()) for each in self.memory]
         written = (*self.memory, *(tensor for each in kept for tensor in each))
         self.written = sorted(
@@ -137,7 +139,8 @@ class DeviceTensors:
             ):
                 self.odd.append((segment, gradient))
                 continue
-            addresses[segment] = self.apart[segment] = address
+            addresses[segment] = address
+            self.apart[segment] = address
             self.stepped.append(param)
         return REPLACE if self.odd else READY
 
@@ -180,6 +183,7 @@ class DeviceTensors:
             stream = devices.current_stream(self.forms[0].device)
             if stream != self.engine.stream:
                 self.engine.stream = stream
+            self.engine.set_scaler(*self.scaler())
             self.engine.step_at(self.addresses)
             written = self.stepped
             if self.engine.plan.clears:

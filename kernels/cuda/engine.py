@@ -60,6 +60,9 @@ class LaunchShape:
         return max(least, min(self.chunk, -(-wanted // least) * least))
 
 
+EMPTY = 16
+"""Stands for the address of a gradient without elements, which has none."""
+
 LAUNCH_SHAPE = LaunchShape(threads=4, chunk=64, blocks_per_multiprocessor=2) if is_simulated() else LaunchShape()
 """In the simulator every thread is one of Python's: few, and short chunks, so that everything is walked over."""
 
@@ -123,7 +126,8 @@ class CudaEngine:
         self.report = report
         self.n_threads = plan.n_threads
         self.bound = False
-        self.skipped = self.consecutive = 0
+        self.skipped = getattr(report, "skipped", 0)
+        self.consecutive = report.consecutive_after(int(progress.calls[0])) if self.skipped else 0
         self.lock = threading.Lock()
         self.gradients: list[Any] = [None] * len(segments)
         self.addresses = [0] * len(segments)
@@ -211,6 +215,17 @@ class CudaEngine:
         self.tables.set_step_plan(plan)
         self.changed.add("plan")
 
+    def set_scaler(self, found_inf: int, scale: int) -> None:
+        """Take the addresses of two float32 numbers on the device, 0 for none; they count from the next step.
+
+        Where `found_inf` is not 0 then, the step is left out: nothing is written, and nothing counted. By `scale`,
+        gradients are divided, beside the divisor of the plan.
+        """
+        known = self.tables.scaler.tolist()
+        if known != [found_inf, scale]:
+            self.tables.scaler[:] = found_inf, scale
+            self.changed.add("scaler")
+
     def upload(self) -> None:
         """Take what was changed to the device, in the order of the stream, without waiting.
 
@@ -244,7 +259,11 @@ class CudaEngine:
         for name in ("accumulated", "calls", "iterations"):
             getattr(self.progress, name)[0] = known[name]
         self.progress.grad_norm[0] = numbers[NUMBERS.index("grad_norm")]
-        self.skipped, self.consecutive = known["skipped"], known["consecutive"]
+        skipped, self.skipped, self.consecutive = self.skipped, known["skipped"], known["consecutive"]
+        if hasattr(self.report, "fetched") and self.skipped != skipped:
+            self.report.fetched(self.skipped, self.consecutive, known["calls"], self.unusable())
+        elif hasattr(self.report, "fetched"):
+            self.report.fetched(self.skipped, self.consecutive, known["calls"], [])
 
     def unusable(self) -> list[tuple[int, int]]:
         """(segment, elements of its gradient that cannot be used) of the last step that was skipped; waits."""
@@ -323,6 +342,8 @@ class CudaEngine:
         if self.progress.swapped[0]:
             raise RuntimeError(SWAPPED)
         if prepare is not None:
+            if self.plan.checks:  # Only the device knows which steps were skipped.
+                self.fetch()
             prepare()
         if gradients is not None:
             self.accept(gradients)
@@ -374,7 +395,3 @@ class CudaEngine:
             self._launch["swap"] = machine.configured(*self.kernels["swap"], self.shape.threads, self._stream)
         self._launch["swap"](self.tables.header)
         self.progress.swapped[0] = not self.progress.swapped[0]
-
-
-EMPTY = 16
-"""Stands for the address of a gradient without elements, which has none."""

@@ -14,6 +14,7 @@ HEADER = (
     "groups",
     "values",
     "plan",
+    "scaler",
     "variants",
     "coefficients",
     "chunks",
@@ -50,6 +51,10 @@ VALUES = ("lr", "clip_norm", "limit", "arguments")
 
 PLAN = ("max_grad_norm", "divisor", "accumulate_steps", "checks")
 """float64: of `plan.StepPlan`."""
+
+SCALER = ("found_inf", "scale")
+"""int64: addresses of float32 numbers that somebody else keeps on the device, or 0: where the first is not 0, the step
+is left out; by the second, gradients are divided, as by `StepPlan.divisor`."""
 
 NO_SUM, SQUARES, COUNTS = 0, 1, 2
 """Values of `sum_kind`."""

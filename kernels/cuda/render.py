@@ -22,6 +22,7 @@ from .layout import (
     NO_SUM,
     NUMBERS,
     PLAN,
+    SCALER,
     SEGMENT,
     SEQUENTIAL,
     SETTINGS,
@@ -470,6 +471,7 @@ def coefficients_source(index: int, structure: Structure) -> str:
     """All coefficient functions of a structure, in float64, and their results as its operations take them."""
     lines = ["own_weight_decay = weight_decay"]
     offset = VALUES.index("arguments")
+    divisor = first_divisor(structure)
     for number, (functions, positions, n_arguments) in enumerate(structure.stages):
         arguments = [f"load_float64(values, {offset + k})" for k in range(n_arguments)]
         for name, position in zip(ENGINE_ARGUMENTS, positions, strict=True):
@@ -480,6 +482,8 @@ def coefficients_source(index: int, structure: Structure) -> str:
                 arguments[position] = "weight_decay"
             elif position >= 0:
                 arguments[position] = name
+        if divisor in functions[-1].arguments:
+            arguments[functions[-1].arguments.index(divisor)] += " * scale"
         results = [f"result_{number}_{k}" for k in range(len(functions[-1].returns))]
         lines.append(f"{', '.join(results)} = coefficient_{functions[-1].name}({', '.join(arguments)})")
         offset += n_arguments
@@ -487,8 +491,19 @@ def coefficients_source(index: int, structure: Structure) -> str:
         lines.append(f"store_real(target, {place}, real(result_{stage}_{position}))")
     stage, position = structure.mu_product
     lines.append(f"return {'mu_product' if stage < 0 else f'result_{stage}_{position}'}")
-    arguments_of = ("target", "values", *ENGINE_ARGUMENTS)
+    arguments_of = ("target", "values", "scale", *ENGINE_ARGUMENTS)
     return device(f"coefficients_{index}", arguments_of, lines)
+
+
+def first_divisor(structure: Structure) -> str:
+    """Which argument of coefficient functions divides a gradient where it is first read; as `planning.Planner.numbers`
+    has it."""
+    names = {loop.name for name, operations in structure.programs if name == "update" for loop, _, _ in operations}
+    return next((name for loop, name in DIVISORS.items() if loop in names), "update_divisor")
+
+
+DIVISORS = {"gather": "gather_divisor", "clip_values": "value_divisor"}
+"""For operations that read a gradient before the rule does."""
 
 
 def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[Function, ...]) -> str:
@@ -506,7 +521,15 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
         *FINAL,
         f"checks = load_float64(plan, {PLAN.index('checks')}) != 0.0",
         f"max_grad_norm = load_float64(plan, {PLAN.index('max_grad_norm')})",
-        f"divisor = load_float64(plan, {PLAN.index('divisor')})",
+        f"found_inf = load_int64(scaler, {SCALER.index('found_inf')})",
+        f"scale_address = load_int64(scaler, {SCALER.index('scale')})",
+        "overflowed = False",
+        "if found_inf != 0:",
+        "    overflowed = load_float32(found_inf, 0) != 0",
+        "scale = float64(1.0)",
+        "if scale_address != 0:",
+        "    scale = float64(load_float32(scale_address, 0))",
+        f"divisor = load_float64(plan, {PLAN.index('divisor')}) * scale",
     ]
     if sums:
         body += [
@@ -535,6 +558,7 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
     else:
         body += ["total = float64(0.0)", "declined = False"]
     body += [
+        "declined = declined or overflowed",
         "for segment in range(cuda.threadIdx.x, n_segments, cuda.blockDim.x):",
         "    row = segments + segment * row_bytes",
         *(f"    {line}" for line in ACTIVE),
@@ -543,7 +567,7 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
         f"    group_values = {row_of('values', 'group', width)}",
         "    variant = group * 0",
         "    if active and declined:",
-        "        if gradient != 0:",
+        "        if gradient != 0 and not overflowed:",
         f"            variant = load_int64(group_row, {GROUP.index('clear')})",
         "    elif active:",
         "        step = load_int64(steps, segment) + 1",
@@ -572,7 +596,7 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
     known = "float64(step), lr, weight_decay, clip_coefficient, mu_product"
     for index in range(len(structures)):
         body.append(f"        {'if' if index == 0 else 'elif'} structure == {index}:")
-        body.append(f"            next_mu_product = coefficients_{index}(target, group_values, {known})")
+        body.append(f"            next_mu_product = coefficients_{index}(target, group_values, scale, {known})")
     body += [
         "        if final:",
         "            store_int64(steps, segment, step)",
@@ -587,7 +611,9 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
         "    store_int64(variants, segment, variant)",
         "cuda.syncthreads()",
         "if cuda.threadIdx.x == 0:",
-        "    if declined:",
+        "    if overflowed:",  # counted by who found it
+        f"        store_int64(counters, {COUNTERS.index('declined')}, 0)",
+        "    elif declined:",
         *counted("skipped", "1"),
         *counted("consecutive", "1"),
         f"        store_int64(counters, {COUNTERS.index('declined')}, 1)",

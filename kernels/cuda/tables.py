@@ -9,7 +9,7 @@ import numpy as np
 
 from ..plan import GroupPlan, Segment, SegmentSettings, StepPlan
 from . import memory
-from .layout import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SEGMENT, SETTINGS, SUM_BLOCK, VALUES
+from .layout import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMENT, SETTINGS, SUM_BLOCK, VALUES
 from .render import (
     STEP,
     Structure,
@@ -58,8 +58,9 @@ class Tables:
         self.gradients = np.zeros(self.n_segments, np.int64)
         self.values = np.zeros((len(structure_of), value_width(structures)))
         self.plan = np.zeros(len(PLAN))
+        self.scaler = np.zeros(len(SCALER), np.int64)
         self.set_step_plan(plan)
-        self.host = {"gradients": self.gradients, "values": self.values, "plan": self.plan}
+        self.host = {"gradients": self.gradients, "values": self.values, "plan": self.plan, "scaler": self.scaler}
         tables = {
             **self.host,
             "segments": self.segment_rows(segments, settings),

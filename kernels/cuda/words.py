@@ -54,6 +54,7 @@ def words(real: str) -> dict[str, Any]:
         "float64": np.float64,
         "is_finite": machine.is_finite,
         "load_int64": machine.LOADS["int64"],
+        "load_float32": machine.LOADS["float32"],
         "load_float64": machine.LOADS["float64"],
         "load_real": machine.LOADS[real],
         "load_vector": machine.VECTOR_LOADS[real],
