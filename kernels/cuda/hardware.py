@@ -34,6 +34,11 @@ def array_address(array: Any) -> int:
     return int(array.device_ctypes_pointer.value or 0)
 
 
+def clear(array: Any) -> None:
+    """Zero all bytes of a contiguous array."""
+    driver.device_memset(array, 0, array.nbytes)
+
+
 def device_of(array: Any) -> int:
     """The number of the device that an array is on; of one without elements, that of the current one."""
     if not array.size:

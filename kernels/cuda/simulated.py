@@ -31,6 +31,11 @@ def array_address(array: Any) -> int:
     return int(array._ary.ctypes.data) if array.size else 0
 
 
+def clear(array: Any) -> None:
+    """Zero all bytes of a contiguous array."""
+    array._ary[...] = 0
+
+
 def device_of(array: Any) -> int:
     """The number of the device that an array is on: there is one."""
     return 0
