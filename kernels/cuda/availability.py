@@ -44,7 +44,7 @@ def require_cuda() -> None:
 
 def is_simulated() -> bool:
     """Whether Numba runs kernels in its simulator, on the CPU."""
-    from numba import config
+    from numba.cuda.core import config
 
     return bool(config.ENABLE_CUDASIM)
 

@@ -55,7 +55,7 @@ class LaunchShape:
 
     def chunk_for(self, size: int) -> int:
         """A shorter chunk where there are few elements, so that every multiprocessor has some."""
-        wanted = size // (machine.multiprocessors() * self.blocks_per_multiprocessor)
+        wanted: int = size // (machine.multiprocessors() * self.blocks_per_multiprocessor)
         least = 4 * self.threads
         return max(least, min(self.chunk, -(-wanted // least) * least))
 
@@ -160,7 +160,7 @@ class CudaEngine:
         """Each kernel that a step launches, and with how many blocks."""
         real, structures, shape = self.dtype.name, self.structures, self.shape
         many = machine.multiprocessors() * shape.blocks_per_multiprocessor
-        reading = max(1, min(many, -(-self.tables.n_sum_blocks // max(1, shape.threads // 64))))
+        reading = max(1, min(many, -(-self.tables.n_sum_blocks // max(1, shape.threads // 32))))
         updating = max(1, min(self.tables.n_chunks, many if is_simulated() else shape.most_blocks))
         found = {
             "prepare": (kernel(prepare_source(structures, real, self.plan.clipping), "prepare", real), 1),

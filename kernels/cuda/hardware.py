@@ -34,6 +34,11 @@ def array_address(array: Any) -> int:
     return int(array.device_ctypes_pointer.value or 0)
 
 
+def clear(array: Any) -> None:
+    """Zero all bytes of a contiguous array."""
+    driver.device_memset(array, 0, array.nbytes)
+
+
 def device_of(array: Any) -> int:
     """The number of the device that an array is on; of one without elements, that of the current one."""
     if not array.size:
@@ -92,7 +97,8 @@ def multiprocessors() -> int:
 
 def compiled_kernel(function: Any) -> Any:
     """The kernel of a Python function of one int64, compiled for the current device."""
-    return cuda.jit("void(int64)")(function)
+    # Without optimization at link time what runs is the PTX that tests look at.
+    return cuda.jit("void(int64)", lto=False)(function)
 
 
 def configured(kernel: Any, blocks: int, threads: int, stream: Any) -> Callable[[int], None]:
@@ -115,7 +121,9 @@ _GLOBAL = 1
 """The address space of global memory, so that loads and stores are `ld.global` and `st.global`."""
 
 
-def _pointer(builder: Any, address: Any, index: Any, element: Any, nbytes: int) -> Any:
+def _pointer(builder: Any, arguments: Any, element: Any, nbytes: int) -> Any:
+    """LLVM's pointer to element `index` behind `address`, which are the first two arguments of an intrinsic."""
+    address, index = arguments[:2]
     offset = builder.mul(index, ir.Constant(ir.IntType(64), nbytes))
     return builder.inttoptr(builder.add(address, offset), element.as_pointer(_GLOBAL))
 
@@ -127,7 +135,7 @@ def _load_of(element: Any) -> Any:
     def load(typing_context, address, index):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             nbytes = element.bitwidth // 8
-            return builder.load(_pointer(builder, *arguments, _IR[element], nbytes), align=nbytes)
+            return builder.load(_pointer(builder, arguments, _IR[element], nbytes), align=nbytes)
 
         return element(types.int64, types.int64), generate
 
@@ -141,7 +149,7 @@ def _store_of(element: Any) -> Any:
     def store(typing_context, address, index, value):  # type: ignore[no-untyped-def]
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             nbytes = element.bitwidth // 8
-            builder.store(arguments[2], _pointer(builder, *arguments[:2], _IR[element], nbytes), align=nbytes)
+            builder.store(arguments[2], _pointer(builder, arguments, _IR[element], nbytes), align=nbytes)
             return context.get_dummy_value()
 
         return types.void(types.int64, types.int64, element), generate
@@ -160,7 +168,7 @@ def _load_vector_of(element: Any) -> Any:
 
         def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
             vector = ir.VectorType(_IR[element], lanes)
-            value = builder.load(_pointer(builder, *arguments, vector, VECTOR_BYTES), align=VECTOR_BYTES)
+            value = builder.load(_pointer(builder, arguments, vector, VECTOR_BYTES), align=VECTOR_BYTES)
             parts = [builder.extract_element(value, ir.Constant(ir.IntType(32), lane)) for lane in range(lanes)]
             return context.make_tuple(builder, result, parts)
 
@@ -181,7 +189,7 @@ def _store_vector_of(element: Any) -> Any:
             for lane in range(lanes):
                 part = builder.extract_value(arguments[2], lane)
                 value = builder.insert_element(value, part, ir.Constant(ir.IntType(32), lane))
-            pointer = _pointer(builder, *arguments[:2], vector, VECTOR_BYTES)
+            pointer = _pointer(builder, arguments, vector, VECTOR_BYTES)
             builder.store(value, pointer, align=VECTOR_BYTES)
             return context.get_dummy_value()
 

@@ -16,9 +16,9 @@ from numba import cuda
 from .availability import is_simulated, require_cuda
 
 if is_simulated():
-    from .simulated import allocate, array_address, device_of, view_of_interface
+    from .simulated import allocate, array_address, clear, device_of, view_of_interface
 else:
-    from .hardware import allocate, array_address, device_of, view_of_interface
+    from .hardware import allocate, array_address, clear, device_of, view_of_interface
 
 ALIGNMENT = 256
 """Bytes at which `empty`'s memory starts: what CUDA's allocator promises, and more than 128-bit loads need."""
@@ -29,8 +29,8 @@ ARRAYS = "in the memory of a CUDA device (a CuPy array, a torch tensor, anything
 PICKLES = False
 """Whether optimizers over such arrays can be pickled and deep-copied: Numba's arrays cannot."""
 
-FILL_BLOCK = 1 << 20
-"""Elements that `fill` copies at a time."""
+FILL_BLOCK = 1 << 16
+"""Elements that `fill` brings from the host."""
 
 
 def as_array(value: Any) -> Any | None:
@@ -95,11 +95,21 @@ def empty(size: int, dtype: Any) -> Any:
 
 def fill(array: Any, value: float) -> None:
     """Set every element of a contiguous array to a number."""
+    if array.size == 0:
+        return
     flat = array.reshape(array.size)
-    block = np.full(min(flat.size, FILL_BLOCK), value, array.dtype)
-    for start in range(0, flat.size, FILL_BLOCK):
-        part = flat[start : start + FILL_BLOCK]
-        copy(part, block[: part.size])
+    if value == 0:
+        cuda.synchronize()
+        clear(flat)
+        cuda.synchronize()
+        return
+    # A part comes from the host; the device copies it to twice its length, and so on.
+    filled = min(flat.size, FILL_BLOCK)
+    copy(flat[:filled], np.full(filled, value, array.dtype))
+    while filled < flat.size:
+        more = min(filled, flat.size - filled)
+        copy(flat[filled : filled + more], flat[:more])
+        filled += more
 
 
 def zeros(size: int, dtype: Any) -> Any:

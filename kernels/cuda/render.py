@@ -222,7 +222,7 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
     parts = functions_source(functions, "element", "real")
     for number, each in variants.items():
         parts += variant_source(number, each, real)
-    calls = []
+    calls: list[str] = []
     for number in variants:
         calls.append(f"{'if' if not calls else 'elif'} variant == {number}:")
         calls.append(f"    variant_{number}(row, gradient, taken, start, stop)")
@@ -354,48 +354,89 @@ FINAL = (
 """Whether this call updates."""
 
 
-def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]) -> list[str]:
-    """One lane's part of a sum over a block of a gradient, or over what it comes to with those of calls before."""
+ROWS_IN_FLIGHT = 4
+"""Vectors of a gradient that a thread loads before it adds them up."""
+
+
+def lane_source(index: int, structure: Structure, counting: tuple[Function, ...], real: str) -> str:
+    """What a thread adds up of a block of a gradient, or of what it comes to with those of calls before: as many lanes,
+    from `first` on, as a vector has elements, each in the order of its elements."""
+    itemsize = 4 if real == "float32" else 8
+    width = 16 // itemsize
     term = (counting or structure.sum)[-1]
-    first = SEGMENT.index("streams")
-    lines = [
-        f"limit = real(load_float64(values, {VALUES.index('limit')}))",
-        "total = float64(0.0)",
-    ]
-    value = "load_real(gradient, i)"
-    if structure.accumulator >= 0:
+    limit = "float64(limit)" if term.name == "square" else "limit"
+    number = "float64({})" if term.name == "square" else "{}"
+    lines = [f"limit = real(load_float64(values, {VALUES.index('limit')}))", "addresses = gradient"]
+    gathers = structure.accumulator >= 0
+    call = ""
+    if gathers:
         loop, _, picks = structure.program("update")[0]  # it gathers
         stage, position = picks[0]
         functions, _, n_arguments = structure.stages[stage]
         offset = VALUES.index("arguments") + sum(each[2] for each in structure.stages[:stage])
         arguments = ", ".join(f"load_float64(values, {offset + k})" for k in range(n_arguments))
-        names = [f"result_{k}" for k in range(len(functions[-1].returns))]
-        lines.append(f"gathered = load_int64(row, {first + structure.accumulator})")
-        lines.append(f"{', '.join(names)} = coefficient_{functions[-1].name}({arguments})")
-        lines.append(f"factor = real(result_{position})")
+        names = ", ".join(f"result_{k}" for k in range(len(functions[-1].returns)))
         call = loop.calls[0][0].name
-        value = "element"
-        load = [
-            "element = load_real(gathered, i)",
-            "if gradient != 0:",
-            f"    element = element_{call}(element, load_real(gradient, i), factor)",
+        lines += [
+            f"gathered = load_int64(row, {SEGMENT.index('streams') + structure.accumulator})",
+            "addresses = gradient | gathered",
+            f"{names} = coefficient_{functions[-1].name}({arguments})",
+            f"factor = real(result_{position})",
         ]
-    else:
-        load = []
-    squares = "float64(" + value + "), float64(limit)" if term.name == "square" else f"{value}, limit"
+
+    def loaded(name: str, load: str, place: str) -> list[str]:
+        """Elements as they are added up: of the gradient, or of what was gathered before and the gradient."""
+        if not gathers:
+            return [f"{name} = {load}(gradient + {place}, 0)"]
+        return [
+            f"{name} = {load}(gathered + {place}, 0)",
+            f"{name}_more = {name}",
+            "if gradient != 0:",
+            f"    {name}_more = {load}(gradient + {place}, 0)",
+        ]
+
+    def added(lane: int, element: str, more: str) -> list[str]:
+        value = [f"element = {element}"]
+        if gathers:
+            value += ["if gradient != 0:", f"    element = element_{call}(element, {more}, factor)"]
+        total = f"total_{lane}"
+        return [*value, f"{total} = {total} + float64(term_{term.name}({number.format('element')}, {limit}))"]
+
+    def rows(count: int) -> list[str]:
+        body = [
+            line
+            for turn in range(count)
+            for line in loaded(f"vector_{turn}", "load_vector", f"(i + {turn * LANES}) * {itemsize}")
+        ]
+        for turn in range(count):
+            for lane in range(width):
+                body += added(lane, f"vector_{turn}[{lane}]", f"vector_{turn}_more[{lane}]")
+        return [*body, f"i += {count * LANES}"]
+
+    single = []
+    for lane in range(width):
+        one = [*loaded("single", "load_real", f"(i + {lane}) * {itemsize}"), *added(lane, "single", "single_more")]
+        single += [f"if i + {lane} < stop:", *(f"    {line}" for line in one)]
     lines += [
-        f"for i in range(start + lane, stop, {LANES}):",
-        *(f"    {line}" for line in load),
-        f"    total = total + float64(term_{term.name}({squares}))",
-        "return total",
+        *(f"total_{lane} = float64(0.0)" for lane in range(width)),
+        "i = start + first",
+        "if addresses & 15 == 0:",
+        f"    while i + {(ROWS_IN_FLIGHT - 1) * LANES + width} <= stop:",
+        *(f"        {line}" for line in rows(ROWS_IN_FLIGHT)),
+        f"    while i + {width} <= stop:",
+        *(f"        {line}" for line in rows(1)),
+        "while i < stop:",
+        *(f"    {line}" for line in [*single, f"i += {LANES}"]),
+        "return " + ", ".join(f"total_{lane}" for lane in range(width)),
     ]
-    return [device(f"lane_{index}", ("row", "values", "gradient", "start", "stop", "lane"), lines)]
+    return device(f"lanes_{index}", ("row", "values", "gradient", "start", "stop", "first"), lines)
 
 
 def sums_source(structures: Sequence[Structure], real: str, threads: int, counting: tuple[Function, ...] = ()) -> str:
     """The kernel that adds up gradients, a partial sum for each block of them; with `counting`, that term instead, and
     only after a call that was declined."""
-    team = min(LANES, threads)
+    width = 16 // (4 if real == "float32" else 8)
+    team = min(LANES // width, threads)
     teams = threads // team
     parts = []
     summed = [(index, each) for index, each in enumerate(structures) if each.sum or counting]
@@ -408,15 +449,15 @@ def sums_source(structures: Sequence[Structure], real: str, threads: int, counti
             parts.append(function_source(function, "term", "float64" if function.name == "square" else "real"))
     parts = list(dict.fromkeys(parts))
     for index, each in summed:
-        parts += lane_source(index, each, counting)
-    calls = []
+        parts.append(lane_source(index, each, counting, real))
+    calls: list[str] = []
     for index, _ in summed:
         calls.append(f"{'if' if not calls else 'elif'} structure == {index}:")
-        calls.append(f"    value = lane_{index}(row, group_values, gradient, start, stop, lane)")
-    width = value_width(structures)
+        calls.append(f"    totals = lanes_{index}(row, group_values, gradient, start, stop, first)")
     declined = f"load_int64(counters, {COUNTERS.index('declined')}) == 0"
     early = declined if counting else f"not final and load_float64(plan, {PLAN.index('checks')}) == 0.0"
     target = "unusable" if counting else "partials"
+    zeros = ", ".join(["float64(0.0)"] * width)
     body = [
         f"lanes = cuda.shared.array({LANES * teams}, dtype=float64)",
         *FINAL,
@@ -432,15 +473,15 @@ def sums_source(structures: Sequence[Structure], real: str, threads: int, counti
         "    start = load_int64(sum_blocks, 2 * block + 1)",
         "    row = segments + segment * row_bytes",
         f"    group = load_int64(row, {SEGMENT.index('group')})",
-        f"    group_values = {row_of('values', 'group', width)}",
+        f"    group_values = {row_of('values', 'group', value_width(structures))}",
         f"    structure = load_int64({row_of('groups', 'group', len(GROUP))}, {GROUP.index('structure')})",
         f"    stop = min(start + {SUM_BLOCK}, load_int64(row, {SEGMENT.index('size')}))",
         *(f"    {line}" for line in ACTIVE),
-        f"    for lane in range(member, {LANES}, {team}):",
-        "        value = float64(0.0)",
+        f"    for first in range(member * {width}, {LANES}, {team * width}):",
+        f"        totals = ({zeros})",
         "        if active:",
         *(f"            {line}" for line in calls),
-        f"        lanes[team * {LANES} + lane] = value",
+        *(f"        lanes[team * {LANES} + first + {lane}] = totals[{lane}]" for lane in range(width)),
         "cuda.syncthreads()",
         f"half = {LANES // 2}",
         "while half > 0:",

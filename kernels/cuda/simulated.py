@@ -31,6 +31,11 @@ def array_address(array: Any) -> int:
     return int(array._ary.ctypes.data) if array.size else 0
 
 
+def clear(array: Any) -> None:
+    """Zero all bytes of a contiguous array."""
+    array._ary[...] = 0
+
+
 def device_of(array: Any) -> int:
     """The number of the device that an array is on: there is one."""
     return 0
@@ -45,7 +50,7 @@ def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:
         strides = tuple(dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
     reach = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True)) + dtype.itemsize
     memory = (ctypes.c_char * reach).from_address(interface["data"][0])
-    memory.owner = owner  # type: ignore[attr-defined]  # views of the array keep it alive
+    memory.owner = owner  # views of the array keep it alive
     return FakeCUDAArray(np.ndarray(shape, dtype, memory, strides=strides))
 
 
@@ -111,8 +116,8 @@ def device_function(function: Any) -> Any:
 
 # --- instructions -----------------------------------------------------------------------------------------------------
 
-_C_TYPES = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}
-_NUMBERS = {"float32": np.float32, "float64": np.float64, "int64": int}
+_C_TYPES: dict[str, Any] = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}
+_NUMBERS: dict[str, Any] = {"float32": np.float32, "float64": np.float64, "int64": int}
 
 
 def _load_of(name: str) -> Any:

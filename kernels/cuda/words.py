@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,8 @@ from numba import cuda
 
 from .availability import is_simulated
 
-if is_simulated():
-    from . import simulated as machine
-else:
-    from . import hardware as machine  # type: ignore[no-redef]
+machine: Any = importlib.import_module(".simulated" if is_simulated() else ".hardware", __package__)
+"""What differs between a GPU and the simulator."""
 
 
 @machine.device_function

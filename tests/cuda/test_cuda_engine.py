@@ -277,8 +277,8 @@ def test_gradients_in_the_memory_of_others(rng: np.random.Generator) -> None:
     for array in (own.param, own.states[1]):
         with pytest.raises(ValueError, match="shares memory with a parameter or state"):
             pair.engine.step([array, None, None, None, None])
+    there = on_device(np.zeros(150, np.float32))
     with pytest.raises(ValueError, match=SHARED):
-        there = on_device(np.zeros(150, np.float32))
         pair.engine.step([there, None, None, None, there[2:15]])
     pair.check()
 
