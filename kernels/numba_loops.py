@@ -1,8 +1,8 @@
 """Loops compiled by Numba from the rules, when first used: native functions of the same form as the Cython ones.
 
 The engine calls them through their addresses, so threads, floating-point mode and segment table are the engine's, and
-Numba's own threading layers are not involved. What was compiled is kept on disk (see `object_cache`); where it is found,
-Numba is not even loaded.
+Numba's own threading layers are not involved. What was compiled is kept on disk (see `object_cache`); where it is
+found, Numba is not even loaded.
 """
 
 from __future__ import annotations
