@@ -59,8 +59,7 @@ def AdaBelief(param, grad, exp_avg, exp_avg_var, lr, beta1, beta2, eps, exp_avg_
 )
 def Yogi(param, grad, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, exp_avg_correction, square_correction):  # type: ignore[no-untyped-def]
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
-    square = grad * grad
-    exp_avg_sq = exp_avg_sq - (1 - beta2) * sign(exp_avg_sq - square) * square
+    exp_avg_sq = exp_avg_sq - (1 - beta2) * sign(exp_avg_sq - grad * grad) * grad * grad
     param = param - lr * (exp_avg * exp_avg_correction) / (sqrt(exp_avg_sq * square_correction) + eps)
     return param, exp_avg, exp_avg_sq
 

@@ -102,7 +102,8 @@ def _with_named_results(function: Function, names: Sequence[str]) -> Function:
             continue
         if assigned & {each.id for each in ast.walk(value) if isinstance(each, ast.Name)}:
             return function
-        body.append(ast.Assign([ast.Name(name, ast.Store())], value))
+        assignment = ast.Assign([ast.Name(name, ast.Store())], value)
+        body.append(ast.fix_missing_locations(ast.copy_location(assignment, value)))
         assigned.add(name)
     returns = [
         value if isinstance(value, ast.Name) else ast.Name(name, ast.Load())

@@ -365,7 +365,7 @@ OUTSIDE: list[tuple[str, str, dict[str, str], int, str]] = [
     ("subscript", "param = param[0]" + R, {}, 7, "nothing to index"),
     ("global", "param = param - RATE * grad" + R, {"before": "RATE = 0.5\n"}, 8, "'RATE' is not defined here"),
     ("abs", "param = abs(param)" + R, {}, 7, r"abs\(\) is not in the vocabulary.*write maximum\(x, -x\)"),
-    ("other word", "param = sqrt(param)" + R, {"words": "sign", "before": "from math import sqrt\n"}, 8, "from fastopt"),
+    ("other word", "param = sqrt(param)" + R, {"words": "sign", "before": "from math import sqrt\n"}, 8, "fastopt"),
     ("no import", "param = sign(param)" + R, {}, 7, "sign is not defined here; write `from fastopt.rules import sign`"),
     ("arity", "param = select(grad > 0, param)" + R, {}, 7, r"select\(\) takes 3 arguments, got 2"),
     ("string", "param = 'a'" + R, {}, 7, "outside of the dialect"),
