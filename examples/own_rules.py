@@ -32,8 +32,8 @@ def Lion(param, grad, exp_avg, lr, beta1, beta2):  # type: ignore[no-untyped-def
     return param, exp_avg
 
 
+# Adam's: averages that start at zero are as large with them as if they did not.
 def corrections(step, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
-    """Adam's: with these, averages that start at zero are as large as if they did not."""
     exp_avg_correction = 1 / (1 - beta1**step)
     square_correction = 1 / (1 - beta2**step)
     return lr, beta1, beta2, eps, exp_avg_correction, square_correction
@@ -60,8 +60,8 @@ def AdaBelief(param, grad, exp_avg, exp_avg_var, lr, beta1, beta2, eps, exp_avg_
 def Yogi(param, grad, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, exp_avg_correction, square_correction):  # type: ignore[no-untyped-def]
     exp_avg = beta1 * exp_avg + (1 - beta1) * grad
     exp_avg_sq = exp_avg_sq - (1 - beta2) * sign(exp_avg_sq - grad * grad) * grad * grad
-    param = param - lr * (exp_avg * exp_avg_correction) / (sqrt(exp_avg_sq * square_correction) + eps)
-    return param, exp_avg, exp_avg_sq
+    direction = exp_avg * exp_avg_correction / (sqrt(exp_avg_sq * square_correction) + eps)
+    return param - lr * direction, exp_avg, exp_avg_sq
 
 
 # Seide et al., 1-bit SGD, 2014; Karimireddy et al., Error feedback fixes SignSGD, 2019: what the sign leaves out is

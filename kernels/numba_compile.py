@@ -106,7 +106,7 @@ define void @"{symbol}"({arguments}) {{
 def llvm_text(source: str, name: str, real: str, kind: str, symbol: str) -> str:
     """Optimized LLVM of a function, called `symbol`; `kind` says what it takes."""
     arguments = _SIGNATURES[kind](types.float32 if real == "float32" else types.float64)
-    compiled = numba.cfunc(types.void(*arguments))(function_from(source, name, real))
+    compiled: Any = numba.cfunc(types.void(*arguments))(function_from(source, name, real))
     wrapper = compiled.native_name
     spelled = ", ".join(
         f"{'ptr' if isinstance(each, types.CPointer) else 'i64'} %argument{index}"

@@ -7,6 +7,7 @@ ever be taken for another, however often a function is changed and made anew.
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import inspect
 import keyword
@@ -267,23 +268,17 @@ def syntax_of(function: Any) -> tuple[ast.FunctionDef, str]:
 
 def _is_source_of(node: ast.FunctionDef, function: types.FunctionType) -> bool:
     """Whether compiling this gives the function's own code."""
-    plain = ast.FunctionDef(**{**{field: getattr(node, field, None) for field in node._fields}, "decorator_list": []})
-    outer = ast.FunctionDef(
-        **{**{field: getattr(plain, field) for field in plain._fields}, "name": "outer", "body": [plain]},
-    )
-    outer.args = ast.arguments(
-        posonlyargs=[],
-        args=[ast.arg(name) for name in function.__code__.co_freevars],
-        kwonlyargs=[],
-        kw_defaults=[],
-        defaults=[],
-    )
-    outer.returns = None
-    module = ast.fix_missing_locations(ast.Module([ast.copy_location(outer, node)], []))
+    inner = copy.deepcopy(node)
+    inner.decorator_list = []
+    # What it closes over are an outer function's names.
+    module = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}): pass")
+    outer = module.body[0]
+    assert isinstance(outer, ast.FunctionDef)
+    outer.body = [inner]
     code: Any = compile(module, "<source>", "exec", dont_inherit=True)
     for name in ("outer", node.name):
-        inner = (each for each in code.co_consts if isinstance(each, types.CodeType))
-        code = next((each for each in inner if each.co_name == name), None)
+        within = (each for each in code.co_consts if isinstance(each, types.CodeType))
+        code = next((each for each in within if each.co_name == name), None)
         if code is None:
             return False
     return _essence(code) == _essence(function.__code__)
