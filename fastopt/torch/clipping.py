@@ -171,8 +171,8 @@ class Gradients:
 
 
 class Part:
-    """Those of one dtype; some can be `on_device`, and then nothing is done here. `others` do not lie contiguously: they
-    are read and written through copies that do."""
+    """Those of one dtype; some can be `on_device`, and then nothing is done here. `others` do not lie contiguously:
+    they are read and written through copies that do."""
 
     def __init__(self, owner: str, parameters: list[Tensor], dtype: torch.dtype, gradients: list[Tensor]) -> None:
         self.gradients = gradients
