@@ -30,7 +30,11 @@ from numba import config, cuda
 if config.ENABLE_CUDASIM:
     pytest.skip("the simulator compiles nothing", allow_module_level=True)
 
-from fastopt.kernels.cuda import kernels, render
+from fastopt.kernels.cuda import kernels
+from fastopt.kernels.cuda.render_prepare import prepare_source
+from fastopt.kernels.cuda.render_sums import sums_source
+from fastopt.kernels.cuda.render_update import update_source
+from fastopt.kernels.cuda.structures import STEP, Structure
 
 HOPPER = (9, 0)
 EVERYTHING = os.environ.get("FASTOPT_TEST_PTX") == "all"
@@ -64,16 +68,16 @@ def sources(case: Case, dtype: Any, **more: Any) -> dict[str, str]:
     )
     planner = Planner(opt.spec, backend, np.dtype(dtype), opt._options)
     plan, real = planner.step_plan(), np.dtype(dtype).name
-    structures = [render.Structure.of(planner.group_plan(opt._groups[0], rate_at(opt._groups[0], 0)))]
+    structures = [Structure.of(planner.group_plan(opt._groups[0], rate_at(opt._groups[0], 0)))]
     found = {
-        "update": render.update_source(structures, real, render.STEP, 8192),
-        "prepare": render.prepare_source(structures, real, plan.clipping),
+        "update": update_source(structures, real, STEP, 8192),
+        "prepare": prepare_source(structures, real, plan.clipping),
     }
     if structures[0].sum:
-        found["sums"] = render.sums_source(structures, real, THREADS)
-        found["counts"] = render.sums_source(structures, real, THREADS, plan.unusable)
+        found["sums"] = sums_source(structures, real, THREADS)
+        found["counts"] = sums_source(structures, real, THREADS, plan.unusable)
     if structures[0].program("swap"):
-        found["swap"] = render.update_source(structures, real, ("swap",), 8192)
+        found["swap"] = update_source(structures, real, ("swap",), 8192)
     return found
 
 

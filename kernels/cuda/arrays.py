@@ -11,7 +11,9 @@ from ..plan import Segment, SegmentSettings, StepPlan
 from . import memory
 from .engine import LAUNCH_SHAPE
 from .kernels import kernel
-from .render import Structure, sums_source, update_source
+from .render_sums import sums_source
+from .render_update import update_source
+from .structures import Structure
 from .tables import Tables
 from .words import machine
 

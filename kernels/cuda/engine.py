@@ -27,7 +27,10 @@ from . import memory
 from .availability import is_simulated, require_cuda
 from .kernels import kernel
 from .layout import COUNTERS, NUMBERS
-from .render import STEP, Structure, prepare_source, sums_source, update_source
+from .render_prepare import prepare_source
+from .render_sums import sums_source
+from .render_update import update_source
+from .structures import STEP, Structure
 from .tables import Tables
 from .words import machine
 

@@ -10,7 +10,7 @@ import numpy as np
 from ..plan import GroupPlan, Segment, SegmentSettings, StepPlan
 from . import memory
 from .layout import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMENT, SETTINGS, SUM_BLOCK, VALUES
-from .render import (
+from .structures import (
     STEP,
     Structure,
     coefficient_width,
