@@ -145,15 +145,15 @@ class NativeOptimizer(torch.optim.Optimizer):
         state: defaultdict[Tensor, Any] = self.__dict__["state"]
         return state
 
+    @state.setter
+    def state(self, value: defaultdict[Tensor, Any]) -> None:
+        self.__dict__["state"] = value
+
     @property
     def known_states(self) -> defaultdict[Tensor, Any]:
         """The same without a look at it; counts of steps on a device may be behind."""
         states: defaultdict[Tensor, Any] = self.__dict__["state"]
         return states
-
-    @state.setter
-    def state(self, value: defaultdict[Tensor, Any]) -> None:
-        self.__dict__["state"] = value
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
