@@ -250,6 +250,7 @@ def test_averages_and_gradients_are_on_the_device(rng: np.random.Generator) -> N
     host = fastopt.SGD(param, lr=0.5, ema_decay=0.5, grads=gradient)
     for optimizer in (device, host):
         optimizer.step()
+        assert optimizer.state[0]["step"] == 1
     with device.averaged_params(), host.averaged_params():
         assert device.averages_swapped_in
         assert equal_bits(to_host(on_device), param)
