@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import host_memory
+from . import formulas, host_memory
 
 
 class Memory(Protocol):
@@ -103,11 +103,17 @@ def _cython() -> Backend:
 
 def _numba() -> Backend:
     try:
-        from . import numba_loops
+        from . import machine_code, numba_loops
+
+        machine_code.environment()  # Numba itself is loaded when there is something to compile.
     except ImportError as error:
         raise ImportError(f"backend 'numba': Numba cannot be loaded ({error}); `pip install numba`") from error
     if compiled_module_error() is None:
         from . import cython_loops, native
+
+        def coefficient_function(name: str) -> int:
+            own = name in formulas.OWN_RULES
+            return numba_loops.coefficient_function(name) if own else native.coefficient_function(name)
 
         # Sums are the engine's own, for every kind of loop.
         return Backend(
@@ -115,7 +121,7 @@ def _numba() -> Backend:
             native.Engine,
             numba_loops.loop,
             cython_loops.sum_over,
-            native.coefficient_function,
+            coefficient_function,
             native.add_up_arrays,
             native.change_arrays,
         )
@@ -180,18 +186,23 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
 
 
 @functools.cache
-def load(name: str) -> Backend:
-    """A backend by name; "auto" is cython where it was built, else numba.
+def load(name: str, own: bool = False) -> Backend:
+    """A backend by name; "auto" is cython where it was built, else numba, which is also what runs a user's `own` rule.
 
     Raises
     ------
     ValueError
-        There is no backend of that name.
+        There is no backend of that name, or it cannot run a rule of the user's own.
     ImportError
         There is, but what it needs is not installed.
     """
     if name == "auto":
-        name = "cython" if compiled_module_error() is None else "numba"
+        name = "cython" if compiled_module_error() is None and not own else "numba"
+    if own and name == "cython":
+        raise ValueError(
+            "backend='cython' has loops for fastopt's own rules only; a rule of yours is compiled by 'numba', which "
+            "'auto' chooses"
+        )
     if name not in BACKENDS:
         raise ValueError(f"unknown backend: {name!r} (expected one of 'auto', {', '.join(map(repr, BACKENDS))})")
     return BACKENDS[name]()

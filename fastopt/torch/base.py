@@ -145,22 +145,23 @@ class NativeOptimizer(torch.optim.Optimizer):
         state: defaultdict[Tensor, Any] = self.__dict__["state"]
         return state
 
+    @state.setter
+    def state(self, value: defaultdict[Tensor, Any]) -> None:
+        self.__dict__["state"] = value
+
     @property
     def known_states(self) -> defaultdict[Tensor, Any]:
         """The same without a look at it; counts of steps on a device may be behind."""
         states: defaultdict[Tensor, Any] = self.__dict__["state"]
         return states
 
-    @state.setter
-    def state(self, value: defaultdict[Tensor, Any]) -> None:
-        self.__dict__["state"] = value
-
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if NativeOptimizer in cls.__bases__:  # with torch's class beside it
             (torch_class,) = (each for each in cls.__bases__ if each is not NativeOptimizer)
-            cls.spec = SPECS[torch_class.__name__]
-            cls.name = f"fastopt.torch.{torch_class.__name__}"
+            own: Spec | None = torch_class.__dict__.get("spec")
+            cls.spec = own or SPECS[torch_class.__name__]
+            cls.name = cls.__qualname__ if own else f"fastopt.torch.{torch_class.__name__}"
             cls.__init__ = _initializer(torch_class)  # type: ignore[method-assign]
 
     def _set_up(self, given: dict[str, Any]) -> None:
@@ -192,7 +193,7 @@ class NativeOptimizer(torch.optim.Optimizer):
                     f"{self.name}: flatten=True is for parameters in main memory, {label} is on {param.device}, where "
                     "a step launches as many kernels for many parameters as for one"
                 )
-        devices.load_backends(params, self.options["backend"])
+        devices.load_backends(params, self.options["backend"], self.spec.own)
         self.on_device = all(devices.kind(param) == "cuda" for param in params)
 
     def _flatten(self) -> None:
@@ -484,7 +485,9 @@ def _untraced_step(self: NativeOptimizer, closure: Callable[[], float] | None) -
 
 def _initializer(torch_class: type) -> Callable[..., None]:
     """The constructor of torch's class, with our options behind its arguments."""
-    signature = inspect.signature(torch_class.__init__)  # type: ignore[misc]
+    signature: inspect.Signature = getattr(torch_class, "plain_signature", None) or inspect.signature(
+        torch_class.__init__  # type: ignore[misc]
+    )
 
     def __init__(self: NativeOptimizer, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}

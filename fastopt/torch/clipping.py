@@ -93,7 +93,8 @@ def clip_grad_norm_(
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     """Limit each element of the gradients to [-clip_value, clip_value], in place; as torch.nn.utils.clip_grad_value_.
 
-    NaN stays NaN. Gradients on a CUDA device are torch's own function's to clip. The optimizers' `clip_value=` does the same without writing to the gradients.
+    NaN stays NaN. Gradients on a CUDA device are torch's own function's to clip. The optimizers' `clip_value=` does the
+    same without writing to the gradients.
 
     Parameters
     ----------
@@ -170,7 +171,8 @@ class Gradients:
 
 
 class Part:
-    """Those of one dtype; some can be `on_device`, and then nothing is done here. `others` do not lie contiguously: they are read and written through copies that do."""
+    """Those of one dtype; some can be `on_device`, and then nothing is done here. `others` do not lie contiguously:
+    they are read and written through copies that do."""
 
     def __init__(self, owner: str, parameters: list[Tensor], dtype: torch.dtype, gradients: list[Tensor]) -> None:
         self.gradients = gradients

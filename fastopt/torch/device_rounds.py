@@ -23,7 +23,7 @@ class DeviceRound(Round):
     def load_backend(self) -> Any:
         first = self.entries[0]
         devices.check_current(self.owner.name, first.label, first.param)
-        return devices.backend_for("cuda", self.owner.options["backend"])
+        return devices.backend_for("cuda", self.owner.options["backend"], self.owner.spec.own)
 
     def array(self, tensor: Tensor) -> Any:
         return devices.device_array(tensor)
@@ -34,11 +34,11 @@ class DeviceRound(Round):
         for entry in self.entries:
             values = {name: self.number(entry, name) for name in self.numbers}
             self.tensors.append({name: value for name, value in values.items() if value is not None})
-        for index, values in enumerate(self.tensors):
-            if "step" in values:
-                self.steps[index] = int(values["step"].item())
-            if "mu_product" in values:
-                self.settings.mu_product[index] = values["mu_product"].item()
+        for index, own in enumerate(self.tensors):
+            if "step" in own:
+                self.steps[index] = int(own["step"].item())
+            if "mu_product" in own:
+                self.settings.mu_product[index] = own["mu_product"].item()
         self.known = [[tensor.item() for tensor in values.values()] for values in self.tensors]
         """What torch's state has, as it was last read or written."""
 

@@ -63,7 +63,7 @@ def check_backend(owner: str, label: str, param: Tensor, backend: str) -> None:
         )
 
 
-def load_backends(params: Sequence[Tensor], backend: str) -> None:
+def load_backends(params: Sequence[Tensor], backend: str, own: bool) -> None:
     """Load what steps these parameters, so that it is known to be there.
 
     Raises
@@ -72,12 +72,12 @@ def load_backends(params: Sequence[Tensor], backend: str) -> None:
         What they need is not installed, or no device can be used.
     """
     for each in {kind(param) for param in params}:
-        backend_for(each, backend)
+        backend_for(each, backend, own)
 
 
-def backend_for(kind: str, backend: str) -> Any:
-    """The backend that steps parameters on a kind of device, when the user named this one."""
-    return backends.load("cuda" if backend == "auto" and kind == "cuda" else backend)
+def backend_for(kind: str, backend: str, own: bool) -> Any:
+    """The backend that steps parameters on a kind of device, when the user named this one; `own`: a user's rule."""
+    return backends.load("cuda" if backend == "auto" and kind == "cuda" else backend, own)
 
 
 class DeviceMemory:

@@ -129,8 +129,9 @@ class CudaEngine:
         self.report = report
         self.n_threads = plan.n_threads
         self.bound = False
-        self.skipped = getattr(report, "skipped", 0)
-        self.consecutive = report.consecutive_after(int(progress.calls[0])) if self.skipped else 0
+        counting: Any = report  # where it counts skips, so that a new engine goes on
+        self.skipped = getattr(counting, "skipped", 0)
+        self.consecutive = counting.consecutive_after(int(progress.calls[0])) if self.skipped else 0
         self.lock = threading.Lock()
         self.gradients: list[Any] = [None] * len(segments)
         self.addresses = [0] * len(segments)

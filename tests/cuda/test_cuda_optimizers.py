@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from cases import DTYPES, PLAIN, VARIANTS, Case, equal_bits, extra_options
 from device_arrays import Interface, to_device, to_host, transposed
+from own_rule import Own
 
 import fastopt
 from fastopt.constraints import NonNegative
@@ -70,6 +71,15 @@ def test_every_rule(case: Case, dtype: Any, rng: np.random.Generator) -> None:
     device, host = both(case.make, *problem(rng, dtype))
     assert_same(device, host, case)
     assert device.backend == "cuda"
+
+
+@by_dtype
+def test_a_rule_of_the_user_s_own(dtype: Any, rng: np.random.Generator) -> None:
+    device, host = both(Own, *problem(rng, dtype), lr=0.1, weight_decay=0.25, max_grad_norm=1.0)
+    assert_same(device, host)
+    moved = Own([to_host(param) for param in device._params], backend="numba")
+    moved.load_state_dict(device.state_dict())
+    assert_same(device, moved)
 
 
 ELEMENTWISE = {

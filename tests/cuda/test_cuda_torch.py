@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from own_rule import Own
 
 torch = pytest.importorskip("torch")
 
@@ -90,7 +91,7 @@ class Pair:
     def __init__(self, say: Callable[[bool], None], name: str, dtype: Any = torch.float32, **options: Any) -> None:
         self.say = say
         self.name = name
-        make = getattr(fastopt.torch, name)
+        make = Own.torch if name == "Own" else getattr(fastopt.torch, name)
         self.params = [parameters(dtype), parameters(dtype)]
         self.params[0] = [torch.nn.Parameter(param.detach().to(DEVICE)) for param in self.params[0]]
         say(True)
@@ -123,7 +124,7 @@ class Pair:
                 assert close(own[name].cpu(), value), f"{self.name}: {name} of parameter {index}"
 
 
-@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("name", [*SPECS, "Own"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_every_class(on_device: Callable[[bool], None], name: str, dtype: Any) -> None:
     pair = Pair(on_device, name, dtype, **OPTIONS.get(name, {}))
