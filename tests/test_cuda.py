@@ -6,10 +6,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import fastopt
+from fastopt.kernels.cuda import availability
 from fastopt.kernels.cuda.availability import unavailable
 
 FOLDER = Path(__file__).parent / "cuda"
@@ -37,3 +41,27 @@ def test_on_a_device() -> None:
     if error is not None:
         pytest.skip(str(error))
     run_in_child([str(FOLDER)], NUMBA_ENABLE_CUDASIM="0")
+
+
+@pytest.fixture
+def looked_at_anew() -> Iterator[None]:
+    unavailable.cache_clear()
+    yield
+    unavailable.cache_clear()
+
+
+@pytest.mark.usefixtures("looked_at_anew")
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availability.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs the package numba-cuda: `pip install 'fastopt\[cuda\]'`"):
+        fastopt.Adam(np.zeros(3), backend="cuda")
+
+
+@pytest.mark.usefixtures("looked_at_anew")
+def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import cuda
+
+    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cuda, "cuda_error", lambda: "the driver\nis gone")
+    with pytest.raises(RuntimeError, match="no CUDA device can be used here: the driver is gone"):
+        fastopt.Adam(np.zeros(3), backend="cuda")

@@ -53,7 +53,8 @@ class PlainRule(torch.optim.Optimizer):
 
 def torch_class(rule: type[RuleOptimizer]) -> type[NativeOptimizer]:
     """The class for PyTorch's parameters of a class that `fastopt.rule` made; the same one each time."""
-    made: type[NativeOptimizer] = _torch_class(rule)
+    key: Any = rule
+    made: type[NativeOptimizer] = _torch_class(key)
     return made
 
 

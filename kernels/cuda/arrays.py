@@ -9,8 +9,8 @@ import numpy as np
 from ..formulas import Loop
 from ..plan import Segment, SegmentSettings, StepPlan
 from . import memory
-from .engine import LAUNCH_SHAPE
 from .kernels import kernel
+from .launches import LAUNCH_SHAPE
 from .render_sums import sums_source
 from .render_update import update_source
 from .structures import Structure

@@ -6,7 +6,7 @@ import bisect
 import itertools
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..plan import (
 from . import memory
 from .availability import is_simulated, require_cuda
 from .kernels import kernel
+from .launches import LAUNCH_SHAPE
 from .layout import COUNTERS, NUMBERS
 from .render_prepare import prepare_source
 from .render_sums import sums_source
@@ -39,35 +40,8 @@ Result = TypeVar("Result")
 Launch = Callable[[int], None]
 
 
-@dataclass(frozen=True)
-class LaunchShape:
-    """How kernels are launched.
-
-    Attributes
-    ----------
-    threads: threads of a block, a multiple of 64 on a device.
-    chunk: elements that a block updates before it takes the next, at most; a multiple of 4.
-    blocks_per_multiprocessor: of the kernels that read all gradients; that of the update has one for each chunk.
-    most_blocks: of the update kernel.
-    """
-
-    threads: int = 256
-    chunk: int = 8192
-    blocks_per_multiprocessor: int = 8
-    most_blocks: int = 1 << 20
-
-    def chunk_for(self, size: int) -> int:
-        """A shorter chunk where there are few elements, so that every multiprocessor has some."""
-        wanted: int = size // (machine.multiprocessors() * self.blocks_per_multiprocessor)
-        least = 4 * self.threads
-        return max(least, min(self.chunk, -(-wanted // least) * least))
-
-
 EMPTY = 16
 """Stands for the address of a gradient without elements, which has none."""
-
-LAUNCH_SHAPE = LaunchShape(threads=4, chunk=64, blocks_per_multiprocessor=2) if is_simulated() else LaunchShape()
-"""In the simulator every thread is one of Python's: few, and short chunks, so that everything is walked over."""
 
 
 class CudaEngine:

@@ -12,7 +12,7 @@ from .layout import GROUP, SEGMENT
 from .source import device, functions_source, kernel_source, row_of, walk
 from .structures import PROGRAM_COLUMNS, Structure, coefficient_width, numbered_variants
 
-VECTORS_IN_FLIGHT = 4
+VECTORS_IN_FLIGHT = 6
 """Vectors that a thread loads before it computes: of a rule with few streams, several of each."""
 
 OWN_STREAMS = {PREPARED: "prepared", CLIPPED: "clipped"}

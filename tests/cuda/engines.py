@@ -118,7 +118,7 @@ class Pair:
                 self.compare(np.asarray(expected), memory.to_host(actual))
         assert self.engine.steps.tolist() == opt._steps.tolist()
         assert self.engine.settings.pending.tolist() == opt._settings.pending.tolist()
-        tolerance = 0.0 if self.exact else 1e-14
+        tolerance = 0.0 if self.exact else 1e-13
         np.testing.assert_allclose(self.engine.settings.mu_product, opt._settings.mu_product, rtol=tolerance)
         for name in ("accumulated", "calls", "iterations", "swapped", "grad_norm"):
             assert np.array_equal(getattr(self.engine.progress, name), getattr(opt._progress, name), equal_nan=True), (
@@ -130,9 +130,9 @@ class Pair:
             assert equal_bits(expected, actual), f"expected {expected}, got {actual}"
             return
         finite = np.abs(expected[np.isfinite(expected)])
-        epsilon = 64 * np.finfo(expected.dtype).eps
+        epsilon = 1e-5 if expected.dtype == np.float32 else 1e-11  # see test_cuda_coefficients.py
         scale = float(finite.max()) if finite.size else 1.0
-        np.testing.assert_allclose(actual, expected, rtol=float(epsilon), atol=float(epsilon) * scale)
+        np.testing.assert_allclose(actual, expected, rtol=epsilon, atol=epsilon * scale)
 
 
 def random_arrays(

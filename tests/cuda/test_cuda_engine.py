@@ -12,8 +12,8 @@ from cases import CASES, CONVENTION_CASES, DTYPES, PLAIN, Case, extra_options, r
 from engines import SHAPES, Pair, on_device, random_arrays
 
 from fastopt import constraints
-from fastopt.kernels.cuda import engine as engines
 from fastopt.kernels.cuda import memory
+from fastopt.kernels.cuda.launches import LaunchShape
 from fastopt.kernels.plan import BUSY, SHARED, SWAPPED
 
 OFFSETS = [0, 0, 0, 0, 1]
@@ -306,7 +306,7 @@ def test_what_is_no_stream(stream: Any, rng: np.random.Generator) -> None:
 
 
 def test_chunks_fit_the_size() -> None:
-    shape = engines.LaunchShape()
+    shape = LaunchShape()
     lengths = [shape.chunk_for(10**power) for power in range(10)]
     assert all(length % (4 * shape.threads) == 0 for length in lengths)
     assert lengths[0] == 4 * shape.threads

@@ -15,6 +15,7 @@ from fastopt.kernels import backends
 from fastopt.kernels.cuda import engine as engines
 from fastopt.kernels.cuda import memory
 from fastopt.kernels.cuda.availability import is_simulated
+from fastopt.kernels.cuda.launches import LaunchShape
 
 MANY = 65 * 4096 + 17
 """More partial sums than are added one after the other."""
@@ -42,7 +43,7 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
     param, gradient = np.zeros(MANY, np.float32), rng.standard_normal(MANY).astype(np.float32)
     norms = []
     for threads in (4, 1):
-        shape = engines.LaunchShape(threads=threads, chunk=1 << 20, blocks_per_multiprocessor=1)
+        shape = LaunchShape(threads=threads, chunk=1 << 20, blocks_per_multiprocessor=1)
         monkeypatch.setattr(engines, "LAUNCH_SHAPE", shape)
         pair = Pair(Case("SGD", {}), [param.copy()], max_grad_norm=1.0)
         pair.engine.set_addresses([memory.address(there := on_device(gradient))])
