@@ -271,6 +271,27 @@ def test_numbers_are_of_the_parameters_precision_in_every_backend() -> None:
     assert equal_bits(*results)
 
 
+def test_powers_are_the_c_librarys_whatever_the_exponent() -> None:
+    """LLVM would make products and roots of some, which NumPy does not."""
+
+    def powers(step, lr, x, y):  # type: ignore[no-untyped-def]
+        lr = lr * (x**3 + y**0.5 + x**-2 + y**4 + 2**x + x**0.25 + 1**y + x**1.5) / step
+        return lr  # noqa: RET504
+
+    @own.rule(state=(), hyper={"lr": 1.0, "x": 0.1, "y": 0.2}, coefficients=powers)
+    def Powers(param, grad, lr):  # type: ignore[no-untyped-def]
+        return param - lr * grad
+
+    rng = np.random.default_rng(8)
+    for x, y in rng.uniform(0, 3, (200, 2)):
+        results = []
+        for backend in ("numba", "reference"):
+            w = np.zeros(1)
+            Powers(w, x=x, y=y, backend=backend).step(np.ones(1))
+            results.append(w)
+        assert equal_bits(*results)
+
+
 # --- changed rules --------------------------------------------------------------------------------------------------
 
 SOURCE = """\
