@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import importlib.util
 import inspect
 import itertools
+import math
 import pickle
 import re
 import sys
@@ -21,7 +23,7 @@ import fastopt
 from fastopt import rules as own
 from fastopt.conventions import spec_of
 from fastopt.hyperparameters import HYPERPARAMETERS
-from fastopt.kernels import coefficients, formulas, rules
+from fastopt.kernels import coefficients, formulas, numba_loops, rules
 from fastopt.kernels.plan import ENGINE_ARGUMENTS
 from fastopt.rules import COMMON, clip, floor, maximum, select, sign, sqrt
 
@@ -272,24 +274,31 @@ def test_numbers_are_of_the_parameters_precision_in_every_backend() -> None:
 
 
 def test_powers_are_the_c_librarys_whatever_the_exponent() -> None:
-    """LLVM would make products and roots of some, which NumPy does not."""
+    """LLVM would make products, roots and exp2 of some, which are other bits now and then."""
 
-    def powers(step, lr, x, y):  # type: ignore[no-untyped-def]
-        lr = lr * (x**3 + y**0.5 + x**-2 + y**4 + 2**x + x**0.25 + 1**y + x**1.5) / step
-        return lr  # noqa: RET504
+    def separate(lr, x):  # type: ignore[no-untyped-def]
+        a = x**2
+        b = x**0.5
+        c = x**3
+        d = 2**x
+        e = x**-0.5
+        return a, b, c, d, e
 
-    @own.rule(state=(), hyper={"lr": 1.0, "x": 0.1, "y": 0.2}, coefficients=powers)
-    def Powers(param, grad, lr):  # type: ignore[no-untyped-def]
-        return param - lr * grad
+    @own.rule(state=(), hyper={"lr": 1.0, "x": 0.1}, coefficients=separate)
+    def Powers(param, grad, a, b, c, d, e):  # type: ignore[no-untyped-def]
+        return param - (a + b + c + d + e) * grad
 
-    rng = np.random.default_rng(8)
-    for x, y in rng.uniform(0, 3, (200, 2)):
-        results = []
-        for backend in ("numba", "reference"):
-            w = np.zeros(1)
-            Powers(w, x=x, y=y, backend=backend).step(np.ones(1))
-            results.append(w)
-        assert equal_bits(*results)
+    compute = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(
+        numba_loops.coefficient_function(Powers.spec.coefficients)
+    )
+    xs = np.random.default_rng(8).uniform(0, 3, 20_000)
+    found = np.zeros((xs.size, 5))
+    arguments = np.ones((xs.size, 2))
+    arguments[:, 1] = xs
+    for given, results in zip(arguments, found, strict=True):
+        compute(given.ctypes.data, results.ctypes.data)
+    expected = [[math.pow(x, 2), math.pow(x, 0.5), math.pow(x, 3), math.pow(2, x), math.pow(x, -0.5)] for x in xs]
+    assert equal_bits(found, np.array(expected))
 
 
 # --- changed rules --------------------------------------------------------------------------------------------------
