@@ -64,6 +64,5 @@ def states_in_use(owner: NativeOptimizer) -> defaultdict[Any, Any]:
     """The states without those that were made for a step that was not done: skipped, or still to come."""
     if owner.spec.counts_steps:
         return owner.state
-    owner.write_counts()
     counts = steps_before(owner)
     return defaultdict(dict, {param: state for param, state in owner.state.items() if counts.get(id(param), 1)})

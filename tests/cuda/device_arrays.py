@@ -35,7 +35,7 @@ class Interface:
     """What another library's array is: nothing but its `__cuda_array_interface__`."""
 
     def __init__(self, values: np.ndarray, read_only: bool = False, **changed: Any) -> None:
-        self.array = to_device(np.ascontiguousarray(values))
+        self.array = to_device(np.array(values, order="C"))
         self.__cuda_array_interface__ = {
             "shape": values.shape,
             "typestr": values.dtype.str,

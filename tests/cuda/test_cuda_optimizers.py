@@ -185,6 +185,18 @@ def test_changes_between_steps(change: Callable[[fastopt.Optimizer], object], rn
     assert_same(device, host)
 
 
+@pytest.mark.parametrize("cls", [fastopt.Adagrad, fastopt.Rprop])
+def test_states_are_begun_anew_only_where_nothing_was_stepped(cls: Make, rng: np.random.Generator) -> None:
+    """The device knows that, not the host."""
+    params, gradients = problem(rng)
+    device, host = both(cls, params, [[*gradients[0][:4], None]])
+    for optimizer in (device, host):
+        optimizer.param_groups[0].update(lr=0.5, maximize=True)
+    device.step(to_device(gradients[1]))
+    host.step(gradients[1])
+    assert_same(device, host)
+
+
 def test_schedules_go_by_the_updates_that_were_done(rng: np.random.Generator) -> None:
     params, gradients = problem(rng)
     gradients[1][0][0, 0] = np.inf  # this step is skipped, which the device alone knows
@@ -238,6 +250,7 @@ def test_averages_and_gradients_are_on_the_device(rng: np.random.Generator) -> N
     host = fastopt.SGD(param, lr=0.5, ema_decay=0.5, grads=gradient)
     for optimizer in (device, host):
         optimizer.step()
+        assert optimizer.state[0]["step"] == 1
     with device.averaged_params(), host.averaged_params():
         assert device.averages_swapped_in
         assert equal_bits(to_host(on_device), param)
@@ -265,7 +278,15 @@ def test_a_graph_s_replays_get_what_was_assigned(rng: np.random.Generator) -> No
             replay[name](device._engine.tables.header)
         host.step()
     assert_same(device, host)
-    assert device.iterations == 3
+    for rate in (0.25, lambda iteration: 0.5**iteration):
+        for optimizer in (device, host):
+            optimizer.param_groups[0]["lr"] = rate
+            optimizer.apply_changes()
+        for name in ("prepare", "update"):
+            replay[name](device._engine.tables.header)
+        host.step()
+    assert_same(device, host)
+    assert device.iterations == 5
     device.param_groups[0]["projection"] = NonNegative()
     with pytest.raises(RuntimeError, match="capture again"):
         device.apply_changes()
@@ -319,12 +340,22 @@ def test_state_dicts_load_into_every_backend_and_back(case: Case, rng: np.random
     assert_same(device, moved)
 
 
+class OnDevice(Interface):
+    """As CuPy's arrays are: NumPy cannot take them as they are."""
+
+    def get(self) -> np.ndarray:
+        return self.to_host()
+
+    def __array__(self, *arguments: Any, **keywords: Any) -> np.ndarray:
+        raise TypeError("Implicit conversion to a NumPy array is not allowed")
+
+
 def test_a_state_dict_of_device_arrays(rng: np.random.Generator) -> None:
     params, gradients = problem(rng)
     device, host = both(fastopt.Adam, params, gradients)
     saved = host.state_dict()
     for states in saved["state"].values():
-        states.update({name: to_device(value) for name, value in states.items() if isinstance(value, np.ndarray)})
+        states.update({name: OnDevice(value) for name, value in states.items() if isinstance(value, np.ndarray)})
     for optimizer in (device, host):
         optimizer.load_state_dict(saved)
     assert_same(device, host)

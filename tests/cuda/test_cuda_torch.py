@@ -88,11 +88,15 @@ def set_gradients(params: list[Any], step: int, scale: float = 1.0) -> None:
 class Pair:
     """The same optimizer twice: on a device, and on the processor."""
 
-    def __init__(self, say: Callable[[bool], None], name: str, dtype: Any = torch.float32, **options: Any) -> None:
+    def __init__(
+        self, say: Callable[[bool], None], name: str, dtype: Any = torch.float32, odd: bool = True, **options: Any
+    ) -> None:
         self.say = say
         self.name = name
         make = Own.torch if name == "Own" else getattr(fastopt.torch, name)
         self.params = [parameters(dtype), parameters(dtype)]
+        for params in () if odd else self.params:  # Without, gradients lie as parameters do, and less is looked at.
+            del params[4:7]
         self.params[0] = [torch.nn.Parameter(param.detach().to(DEVICE)) for param in self.params[0]]
         say(True)
         self.device = make([{"params": self.params[0][:4]}, {"params": self.params[0][4:], "lr": 0.25}], **options)
@@ -298,6 +302,11 @@ def _replace_state(optimizer: Any, params: list[Any]) -> None:
     optimizer.state[params[0]]["exp_avg"] = torch.zeros_like(params[0])
 
 
+def _move_state(optimizer: Any, params: list[Any]) -> None:
+    state = optimizer.state[params[0]]["exp_avg"]
+    state.data = state.data * 2
+
+
 def _move(optimizer: Any, params: list[Any]) -> None:
     params[0].data = params[0].data.clone()
 
@@ -306,6 +315,7 @@ CHANGES: dict[str, Callable[[Any, list[Any]], object]] = {
     "step": _set_step,
     "state": _replace_state,
     "memory": _move,
+    "memory of a state": _move_state,
     "lr": lambda optimizer, params: optimizer.param_groups[1].update(lr=0.5),
     "tensor": lambda optimizer, params: optimizer.param_groups[1].update(lr=torch.tensor(0.5)),
     "betas": lambda optimizer, params: optimizer.param_groups[0].update(betas=(0.5, 0.5)),
@@ -316,11 +326,13 @@ CHANGES: dict[str, Callable[[Any, list[Any]], object]] = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_changes(on_device: Callable[[bool], None], change: Callable[[Any, list[Any]], object]) -> None:
-    pair = Pair(on_device, "Adam")
-    pair.step(0, 1)
+@pytest.mark.parametrize("odd", [False, True], ids=["in place", "odd"])
+def test_changes(on_device: Callable[[bool], None], change: Callable[[Any, list[Any]], object], odd: bool) -> None:
+    pair = Pair(on_device, "Adam", odd=odd)
+    pair.step(0, 1, 2)  # now all have states
+    assert (pair.device._update.single is None) == odd
     pair.each(change)
-    pair.step(2, 3)
+    pair.step(3, 4)
     pair.check()
 
 
