@@ -32,6 +32,7 @@ LAZY = {
     "ReduceOnPlateau": "plateau",
     "constraints": "constraints",
     "guard": "guard",
+    "jit": "jit",
     "schedules": "schedules",
     "torch": "torch",
     "tuning": "tuning",
