@@ -16,6 +16,7 @@ from ..kernels import formulas, numba_loops
 from ..kernels.render_numba import numba_source
 from ..signatures import Signature, signature, signatures
 from . import modes, support
+from .stamps import stamping
 from .render import conditions, python_source, state_fields
 
 _making = threading.RLock()
@@ -107,6 +108,7 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
         "cost": given.spec.costs[given.rule][0],
         "loop": _loop(given.rule),
         "messages": tuple(message for _, message, _ in conditions(given)),
+        "stamp": stamping(given.rule),
         "float64": np.float64,
         "int64": np.int64,
         "prange": numba.prange,

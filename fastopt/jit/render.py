@@ -175,7 +175,7 @@ def _call(signature: Signature, attempt: str) -> list[str]:
 
 def _update(signature: Signature, name: str, attempt: str) -> str:
     streams = _streams(signature)
-    lines = [f"check_arrays(({', '.join(streams)},))", "step = int64(step)"]
+    lines = ["stamp()", f"check_arrays(({', '.join(streams)},))", "step = int64(step)"]
     if signature.spec.keeps_mu_product:
         lines.append("mu_product = float64(mu_product)")
     lines += _call(signature, attempt)
@@ -191,7 +191,7 @@ def _update(signature: Signature, name: str, attempt: str) -> str:
 
 
 def _step(signature: Signature, name: str, attempt: str) -> str:
-    lines = ["check_state(state)"]
+    lines = ["stamp()", "check_state(state)"]
     lines += [f"{each} = state.{each}" for each in signature.states]
     lines += [f"check_arrays(({', '.join(_streams(signature))},))", "step = state.step[0] + 1"]
     if signature.spec.keeps_mu_product:
