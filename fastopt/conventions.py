@@ -229,9 +229,24 @@ WHY_NOT = {
 """Optimizers that a framework has, but not in a way that is a convention."""
 
 
+def under(spec: Spec, convention: str) -> Spec:
+    """The same optimizer under a convention; see `spec_of`.
+
+    Raises
+    ------
+    ValueError
+        There is no such convention, or the framework has no such optimizer.
+    """
+    if not spec.own:
+        return spec_of(spec.name, convention)
+    if convention != "torch":
+        raise ValueError(f"{spec.name} is a rule of your own, of no other framework: no convention={convention!r}")
+    return spec
+
+
 @functools.cache
 def spec_of(name: str, convention: str) -> Spec:
-    """The row of an optimizer under a convention.
+    """The row of one of fastopt's optimizers under a convention.
 
     Raises
     ------
@@ -275,16 +290,21 @@ def conventions_of(name: str) -> tuple[str, ...]:
     return tuple(each for each in FRAMEWORKS if each == "torch" or name in DIFFERENCES[each])
 
 
-@functools.cache
-def added_hyperparameters(name: str) -> tuple[str, ...]:
+def added_hyperparameters(spec: Spec) -> tuple[str, ...]:
     """The hyperparameters that an optimizer has under other conventions only."""
+    return () if spec.own else _added(spec.name)
+
+
+@functools.cache
+def _added(name: str) -> tuple[str, ...]:
     keys = (key for convention in conventions_of(name) for key in spec_of(name, convention).defaults)
     return tuple(key for key in dict.fromkeys(keys) if key not in SPECS[name].defaults)
 
 
-def conventions_with(name: str, hyperparameter: str) -> tuple[str, ...]:
+def conventions_with(spec: Spec, hyperparameter: str) -> tuple[str, ...]:
     """The conventions in which an optimizer has a hyperparameter."""
-    return tuple(each for each in conventions_of(name) if hyperparameter in spec_of(name, each).defaults)
+    known = () if spec.own else conventions_of(spec.name)
+    return tuple(each for each in known if hyperparameter in spec_of(spec.name, each).defaults)
 
 
 def hyperparameters(spec: Spec, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -297,7 +317,7 @@ def hyperparameters(spec: Spec, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     for name in values:
         if name not in spec.defaults:
-            where = ", ".join(map(repr, conventions_with(spec.name, name)))
+            where = ", ".join(map(repr, conventions_with(spec, name)))
             raise TypeError(
                 f"{spec.name} has no argument {name!r} with convention={spec.convention!r} (it has with {where})"
             )

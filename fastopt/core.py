@@ -31,7 +31,7 @@ class OptimizerCore:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__name__ in SPECS:
+        if cls.__name__ in SPECS and "spec" not in cls.__dict__:
             cls.spec = SPECS[cls.__name__]
 
     def __init__(
@@ -41,10 +41,9 @@ class OptimizerCore:
         options: Options,
     ) -> None:
         given: dict[str, Any] = dict(options)
-        name = self.spec.name
-        added = conventions.added_hyperparameters(name)
+        added = conventions.added_hyperparameters(self.spec)
         check_names(type(self).__name__, given, added)
-        self.spec = conventions.spec_of(name, text("convention", given.get("convention", "torch")))
+        self.spec = conventions.under(self.spec, text("convention", given.get("convention", "torch")))
         hyperparameters = {**without_defaults(defaults), **{key: given.pop(key) for key in added if key in given}}
         layout, groups = read_groups(params)
         defaults = {
@@ -71,8 +70,8 @@ class OptimizerCore:
         options: dict[str, Any],
         gradients: list[Any] | None,
     ) -> None:
-        self._backend = backends.load(options["backend"])
-        self.spec = conventions.spec_of(self.spec.name, options["convention"])
+        self.spec = conventions.under(type(self).spec, options["convention"])
+        self._backend = backends.load(options["backend"], self.spec.own)
         self._options = options
         self._layout = layout
         group_options = {name: defaults[name] for name in GROUP_OPTIONS if name in defaults}

@@ -52,18 +52,17 @@ def description(optimizer: Optimizer) -> str:
         values = {name: group[name] for name in spec.defaults}
         lines.append("  " + ", ".join(f"{name}={value!r}" for name, value in values.items()))
         lines += _group_lines(spec, values, {**options, **group})
-    differing = {
-        name: value
-        for name, value in spec.defaults.items()
-        if name in SPECS[spec.name].defaults and value != SPECS[spec.name].defaults[name]
-    }
+    torchs = spec.defaults if spec.own else SPECS[spec.name].defaults
+    differing = {name: value for name, value in spec.defaults.items() if name in torchs and value != torchs[name]}
     if differing:
-        shown = (f"{name} {value!r} ({SPECS[spec.name].defaults[name]!r})" for name, value in differing.items())
+        shown = (f"{name} {value!r} ({torchs[name]!r})" for name, value in differing.items())
         lines.append("Defaults that differ from PyTorch's (in brackets): " + ", ".join(shown))
     return "\n".join(lines)
 
 
 def _title(spec: Spec) -> str:
+    if spec.own:
+        return f"{spec.name}, a rule of your own"
     if spec.convention == "torch":
         return f"{spec.name}, the arithmetic of PyTorch"
     called = conventions.DIFFERENCES[spec.convention][spec.name].called
@@ -152,7 +151,8 @@ def _texts(spec: Spec, values: Mapping[str, Any], wanted: set[str]) -> list[tupl
 
 def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -> Lines:
     """All assignments of one update, in order; unless `name_all`, those to the parameter and the states only."""
-    functions = formulas.coefficient_functions()
+    functions = dict(formulas.coefficient_functions())
+    functions |= {each.name: each for each in formulas.functions_of_coefficients(spec.coefficients)}
     loop = formulas.loop(spec.rule(values))
     kept = None if name_all else {"param", *_states(spec, values)}
     environment: dict[str, ast.expr] = {name: ast.Constant(0) for name in functions[spec.coefficients].arguments}
@@ -172,7 +172,7 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
     environment["lr"] = lr
     for name in ("regularize", spec.coefficients):
         lines += _run(functions[name], environment, functions, kept)
-    rules = formulas.rule_functions()
+    rules = {each.name: each for each in loop.functions}
     grad: ast.expr = ast.Name("grad")
     for function, arguments, _ in loop.calls:
         inner = {

@@ -137,7 +137,7 @@ def check_key(spec: Spec, key: Any) -> None:
     """
     if key not in spec.defaults and key not in NOTES and key not in GROUP_OPTIONS:
         known = ", ".join(("params", *spec.defaults, *GROUP_OPTIONS))
-        where = ", ".join(map(repr, conventions_with(spec.name, key)))
+        where = ", ".join(map(repr, conventions_with(spec, key)))
         hint = f" (a hyperparameter with convention={where})" if where else ""
         hint = hint or (" (a hyperparameter of other optimizers)" if key in HYPERPARAMETERS else "")
         under = "" if spec.convention == "torch" else f" with convention={spec.convention!r}"

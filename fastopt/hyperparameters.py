@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,34 @@ def _at_least_zero(name: str, words: str) -> Hyperparameter:
     return Hyperparameter(
         name, lambda value: None if value >= 0 else f"Invalid {words}: {value:g} (expected {name} >= 0)"
     )
+
+
+_INTERVAL = re.compile(r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*")
+
+
+def between(name: str, interval: str) -> Hyperparameter:
+    """A number in an interval, written as "[0, 1)" or "(0, inf)".
+
+    Raises
+    ------
+    ValueError
+        It is no interval.
+    """
+    match = _INTERVAL.fullmatch(interval) if isinstance(interval, str) else None
+    try:
+        low, high = (float(match[group]) for group in (2, 3)) if match else (math.nan, math.nan)
+    except ValueError:
+        low = high = math.nan
+    if match is None or not low < high:
+        raise ValueError(f'domain[{name!r}] must be an interval as "[0, 1)" or "(0, inf)", got {interval!r}')
+    with_low, with_high = match[1] == "[", match[4] == "]"
+
+    def check(value: float) -> str | None:
+        good = (low <= value if with_low else low < value) and (value <= high if with_high else value < high)
+        expected = "a finite number" if math.inf == high == -low else f"{name} in {interval.strip()}"
+        return None if good else f"Invalid {name} value: {value:g} (expected {expected})"
+
+    return Hyperparameter(name, check)
 
 
 def _flag(name: str) -> Hyperparameter:

@@ -73,8 +73,11 @@ def structure(spec: Spec, group: Mapping[str, Any], options: Mapping[str, Any]) 
     return {"update": [*update, *clear], "gather": gather, "clear": clear, "swap": swap}
 
 
-StageShape = tuple[Any, tuple[str, ...], tuple[int, ...]]
-"""A coefficient function, the names of its arguments, and `plan.Stage.positions`."""
+StageShape = tuple[Any, tuple[str, ...], tuple[int, ...], bool]
+"""A coefficient function, the names of its arguments, `plan.Stage.positions`, and whether it is the optimizer's own."""
+
+Positions = dict[tuple[str, str], tuple[int, int]]
+"""(coefficient function, its result) -> (stage, which of its results)."""
 
 
 class Shape(NamedTuple):
@@ -125,11 +128,12 @@ class Planner:
         squares = self.options["max_grad_norm"] is not None or group["clip_norm"] is not None
         checks = self.options["nonfinite"] != "propagate"
         summed = "square" if squares else "unusable" if checks else None
-        seen = {**self.spec.numbers(group), **self.numbers(group)}
+        own, around = self.spec.numbers(group), self.numbers(group)
+        seen = {True: {**around, **own}, False: {**own, **around}}
         return GroupPlan(
             stages=tuple(
-                Stage(function, tuple(seen.get(argument, 0.0) for argument in arguments), positions)
-                for function, arguments, positions in shape.stages
+                Stage(function, tuple(seen[is_own].get(argument, 0.0) for argument in arguments), positions)
+                for function, arguments, positions, is_own in shape.stages
             ),
             programs=shape.programs,
             n_streams=shape.n_streams,
@@ -161,25 +165,35 @@ class Planner:
             cost=self.spec.costs[self.spec.rule(group)][arrays.DTYPES.index(self.dtype)],
             rows_after=next((names.index(name) for name in AFTER_ROWS if name in names), len(names)),
             accumulator=streams.index(ACCUMULATOR) if ACCUMULATOR in streams else -1,
-            mu_product=positions.get("mu_product", (-1, -1)),
+            mu_product=positions.get((self.spec.coefficients, "mu_product"), (-1, -1)),
         )
 
-    def stages(
-        self, programs: Mapping[str, Sequence[Named]]
-    ) -> tuple[tuple[StageShape, ...], dict[str, tuple[int, int]]]:
+    def stages(self, programs: Mapping[str, Sequence[Named]]) -> tuple[tuple[StageShape, ...], Positions]:
         """The coefficient functions that these operations need, and where each of their results is found."""
         used = {name for operations in programs.values() for name, _ in operations}
         needed = {name for loop in used for name in formulas.loop(loop).coefficients}
         stages: list[StageShape] = []
-        positions: dict[str, tuple[int, int]] = {}
+        positions: Positions = {}
         for name in ("regularize", self.spec.coefficients, "preparation", "averaging", "constraint"):
             function = formulas.coefficient_function(name)
             if not needed & set(function.returned_names):
                 continue
             for position, result in enumerate(function.returned_names):
-                positions[result] = (len(stages), position)
-            stages.append((self.backend.coefficient_function(name), function.arguments, _engine_positions(name)))
+                positions[name, result] = (len(stages), position)
+            own = name == self.spec.coefficients
+            stages.append((self.backend.coefficient_function(name), function.arguments, _engine_positions(name), own))
         return tuple(stages), positions
+
+    def position(self, operation: str, coefficient: str, positions: Positions) -> tuple[int, int]:
+        """Where a coefficient of an operation is found: a user's own can have the name of one of ours."""
+        own = self.spec.coefficients
+        around = [name for name, result in positions if result == coefficient and name != own]
+        if (own, coefficient) in positions and (not around or self.is_rule(operation)):
+            return positions[own, coefficient]
+        return positions[around[0], coefficient]
+
+    def is_rule(self, operation: str) -> bool:
+        return operation in self.spec.rules.values()
 
     def numbers(self, group: Mapping[str, Any]) -> dict[str, float]:
         """What coefficient functions of options see. The first to read a gradient divides it by its scale."""
@@ -210,14 +224,14 @@ class Planner:
         limit = self.dtype.type(min(bound * divisor, largest))
         return float(limit if float(limit) <= bound * divisor else np.nextafter(limit, self.dtype.type(0)))
 
-    def operation(self, named: Named, streams: Sequence[str], positions: Mapping[str, tuple[int, int]]) -> Operation:
+    def operation(self, named: Named, streams: Sequence[str], positions: Positions) -> Operation:
         name, stands_for = named
         loop = formulas.loop(name)
         indices = {**{stream: index for index, stream in enumerate(streams)}, **CONSTANT_STREAMS}
         return Operation(
             loop=self.backend.loop(name, self.dtype),
             streams=tuple(indices[stands_for.get(stream, stream)] for stream in loop.streams),
-            pick=tuple(positions[coefficient] for coefficient in loop.coefficients),
+            pick=tuple(self.position(name, coefficient, positions) for coefficient in loop.coefficients),
         )
 
     def row_operations(self, group: Mapping[str, Any]) -> list[RowOperation]:

@@ -62,9 +62,14 @@ def warn_without_effect(spec: Spec, lr: Any) -> None:
         frame, depth = sys._getframe(), 1
         while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
             frame, depth = frame.f_back, depth + 1
+        why = (
+            "its coefficients do not take lr."
+            if spec.own
+            else "lr is only what each element's own step size begins with. Schedule another optimizer's lr, or change "
+            "step_sizes."
+        )
         warnings.warn(
-            f"lr={lr!r} has no effect on {spec.name} after its first update: lr is only what each element's own step "
-            "size begins with. Schedule another optimizer's lr, or change step_sizes.",
+            f"lr={lr!r} has no effect on {spec.name} after its first update: {why}",
             UserWarning,
             stacklevel=depth,
         )

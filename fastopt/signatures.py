@@ -70,11 +70,12 @@ class Signature:
         return {**self.hyperparameters, GRAD_SCALE: 1.0}
 
     def is_flag(self, name: str) -> bool:
-        return name in HYPERPARAMETERS and HYPERPARAMETERS[name].flag
+        return name in self.spec.hyperparameters and self.spec.hyperparameters[name].flag
 
     def bound(self, name: str) -> str | None:
-        """What must hold for an argument, with its name put in; None for flags and what only a user knows."""
-        if self.is_flag(name) or not (name in BOUNDS or name in _spread()):
+        """What must hold for an argument, with its name put in; None for flags and a user's own hyperparameters."""
+        always = name in ("step", GRAD_SCALE)
+        if self.is_flag(name) or not (always or (name in _spread() and not self.spec.own)):
             return None
         return BOUNDS.get(name, "{} >= 0").format(name)
 
@@ -99,8 +100,8 @@ def _spread() -> dict[str, str]:
     return {number: each.name for each in HYPERPARAMETERS.values() for number in (each.spread or (each.name,))}
 
 
-def _parts(name: str) -> tuple[str, ...]:
-    return HYPERPARAMETERS[name].spread or (name,) if name in HYPERPARAMETERS else (name,)
+def _parts(spec: Spec, name: str) -> tuple[str, ...]:
+    return spec.hyperparameters[name].spread or (name,)
 
 
 def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = ()) -> Signature:
@@ -127,18 +128,18 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
     switches = {name for name in spec.variants if isinstance(values[name], bool) or not values[name]}
     impossible = {name for name in spec.defaults if values[name] == 0.0 and _is_impossible(spec, values, name)}
     # A class that has no such argument is what it is because of it: AdamW, Lion.
-    if spec.convention == "torch" and SPECS.get(spec.name) is spec and spec.defaults.get("decoupled_weight_decay"):
+    if spec is SPECS.get(spec.name) and spec.defaults.get("decoupled_weight_decay"):
         impossible.add("decoupled_weight_decay")
     shown = {
         part: numbers[part]
         for name in spec.defaults
         if name not in switches | impossible
-        for part in _parts(name)
+        for part in _parts(spec, name)
         if part in used
     }
     initial = {name: spec.initial[name] for name in formulas.rule(rule).states if name in spec.initial}
     return Signature(
-        name=spec.name.lower() + "".join(rule.partition("_")[1:]) if spec.name in SPECS else spec.name.lower(),
+        name=spec.name.lower() + ("" if spec.own else "".join(rule.partition("_")[1:])),
         spec=spec,
         rule=rule,
         hyperparameters={

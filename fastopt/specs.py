@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .hyperparameters import HYPERPARAMETERS, Hyperparameters
+from .hyperparameters import HYPERPARAMETERS, Hyperparameter, Hyperparameters
 from .kernels import formulas
 
 
@@ -36,6 +36,8 @@ class Spec:
         operation's streams. Where a rule has none, there is no rate that the step could be done with.
     lr_decay: the hyperparameter by which its own coefficients let the rate decay.
     keeps_mu_product: whether there is a `mu_product` beside the count of steps.
+    hyperparameters: what values each hyperparameter can take.
+    own: whether it is a user's own, see `rules`.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Spec:
     lr_decay: str | None = None
     keeps_mu_product: bool = False
     convention: str = "torch"
+    hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: HYPERPARAMETERS)
+    own: bool = False
 
     def rule(self, values: Mapping[str, Any]) -> str:
         """The name of the rule that these hyperparameters ask for."""
@@ -89,7 +93,7 @@ class Spec:
 
     def convert(self, values: Mapping[str, Any]) -> Hyperparameters:
         """Check a full set of hyperparameters."""
-        converted = {name: HYPERPARAMETERS[name].convert(values[name]) for name in self.defaults}
+        converted = {name: self.hyperparameters[name].convert(values[name]) for name in self.defaults}
         message = self.check(converted)
         if message is not None:
             raise ValueError(message)
@@ -100,7 +104,7 @@ class Spec:
         seen = {"weight_decay": 0.0, "decoupled_weight_decay": 0.0, **self.constants}
         for name in self.defaults:
             if name != "lr":
-                seen.update(HYPERPARAMETERS[name].numbers(values[name]))
+                seen.update(self.hyperparameters[name].numbers(values[name]))
         return seen
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from . import formulas
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -47,10 +49,19 @@ def _cython() -> Backend:
             f"backend 'cython': the compiled module cannot be loaded ({error}). In a checkout, build it with "
             "`python -m pip install -e .`; after a plain `pip install .`, start Python outside of the checkout's root"
         ) from error
+
+    def loop(name: str, dtype: Any) -> int:
+        if name in formulas.OWN_RULES:
+            raise ValueError(
+                "backend 'cython' has loops for fastopt's own rules only; a rule of yours is compiled by 'numba' "
+                "(which 'auto' chooses)"
+            )
+        return cython_loops.loop(name, dtype)
+
     return Backend(
         "cython",
         native.Engine,
-        cython_loops.loop,
+        loop,
         cython_loops.sum_over,
         native.coefficient_function,
         native.add_up_arrays,
@@ -60,11 +71,17 @@ def _cython() -> Backend:
 
 def _numba() -> Backend:
     try:
-        from . import numba_loops
+        from . import machine_code, numba_loops
+
+        machine_code.environment()  # Numba itself is loaded when there is something to compile.
     except ImportError as error:
         raise ImportError(f"backend 'numba': Numba cannot be loaded ({error}); `pip install numba`") from error
     if compiled_module_error() is None:
         from . import cython_loops, native
+
+        def coefficient_function(name: str) -> int:
+            own = name in formulas.OWN_RULES
+            return numba_loops.coefficient_function(name) if own else native.coefficient_function(name)
 
         # Sums are the engine's own, for every kind of loop.
         return Backend(
@@ -72,7 +89,7 @@ def _numba() -> Backend:
             native.Engine,
             numba_loops.loop,
             cython_loops.sum_over,
-            native.coefficient_function,
+            coefficient_function,
             native.add_up_arrays,
             native.change_arrays,
         )
@@ -112,8 +129,8 @@ BACKENDS: dict[str, Callable[[], Backend]] = {"cython": _cython, "numba": _numba
 
 
 @functools.cache
-def load(name: str) -> Backend:
-    """A backend by name; "auto" is cython where it was built, else numba.
+def load(name: str, own: bool = False) -> Backend:
+    """A backend by name; "auto" is cython where it was built, else numba, which is also what runs a user's `own` rule.
 
     Raises
     ------
@@ -123,7 +140,7 @@ def load(name: str) -> Backend:
         There is, but what it needs is not installed.
     """
     if name == "auto":
-        name = "cython" if compiled_module_error() is None else "numba"
+        name = "cython" if compiled_module_error() is None and not own else "numba"
     if name not in BACKENDS:
         raise ValueError(f"unknown backend: {name!r} (expected one of 'auto', {', '.join(map(repr, BACKENDS))})")
     return BACKENDS[name]()

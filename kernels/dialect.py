@@ -112,15 +112,28 @@ def is_rule(function: Function) -> bool:
     )
 
 
-def read_module(path: Path | str, imported: Mapping[str, Function] | None = None) -> dict[str, Function]:
+def read_module(
+    path: Path | str, imported: Mapping[str, Function] | None = None, powers: bool = False
+) -> dict[str, Function]:
     """All functions of a source file, in order, each checked; they may call those of the files that it imports from."""
     path = Path(path)
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     functions: dict[str, Function] = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            functions[node.name] = _Reader(str(path), {**(imported or {}), **functions}).read(node)
+            functions[node.name] = read_function(node, str(path), {**(imported or {}), **functions}, powers)
     return functions
+
+
+def read_function(node: ast.FunctionDef, path: str, known: Mapping[str, Function], powers: bool = False) -> Function:
+    """A function of the dialect, checked; it may call those that are known, and take powers where that is said.
+
+    Raises
+    ------
+    DialectError
+        It uses something outside of the dialect.
+    """
+    return _Reader(path, known, powers).read(node)
 
 
 def called_functions(function: Function, functions: Mapping[str, Function]) -> list[Function]:
@@ -145,15 +158,31 @@ def _targets(statement: ast.Assign) -> list[str]:
     return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
+HINTS: tuple[tuple[type[ast.AST], str], ...] = (
+    (ast.If, "both sides are evaluated everywhere: write select(condition, if_true, if_false)"),
+    (ast.IfExp, "write select(condition, if_true, if_false)"),
+    (ast.AugAssign, "write `name = name + ...`"),
+    (ast.AnnAssign, "without annotations"),
+    (ast.For, "a rule is about one element; there are no loops"),
+    (ast.While, "a rule is about one element; there are no loops"),
+    (ast.Pow, "powers are for coefficient functions only; write x * x, or sqrt(x)"),
+    (ast.Compare, "a comparison can only be the condition of select()"),
+    (ast.BoolOp, "write one select() inside another"),
+    (ast.Attribute, "only plain names, with no dot"),
+    (ast.Subscript, "names stand for one element each; there is nothing to index"),
+)
+"""What to write instead."""
+
+
 class _Reader:
-    def __init__(self, path: str, known: dict[str, Function]) -> None:
+    def __init__(self, path: str, known: Mapping[str, Function], powers: bool) -> None:
         self.path = path
         self.known = known
+        self.powers = powers
         self.defined: set[str] = set()
 
     def fail(self, node: ast.AST, message: str) -> DialectError:
-        line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
-        return DialectError(message, (self.path, line, column + 1, None))
+        return error_at(self.path, node, message)
 
     def read(self, node: ast.FunctionDef) -> Function:
         spec = node.args
@@ -161,6 +190,8 @@ class _Reader:
             raise self.fail(node, f"{node.name}: plain arguments only, without defaults")
         arguments = tuple(argument.arg for argument in (*spec.args, *spec.kwonlyargs))
         keywords = tuple(argument.arg for argument in spec.kwonlyargs)
+        for argument in (*spec.args, *spec.kwonlyargs):
+            self.check_name(argument, argument.arg)
         self.defined = set(arguments)
         statements = list(node.body)
         first = statements[0]
@@ -175,13 +206,16 @@ class _Reader:
             self.expression(part)
         return Function(node.name, arguments, tuple(body), returns, keywords)
 
+    def check_name(self, node: ast.AST, name: str) -> None:
+        if name in VOCABULARY or name in self.known:
+            raise self.fail(node, f"{name!r} is a function here; choose another name")
+
     def assignment(self, node: ast.stmt) -> ast.Assign:
         if not isinstance(node, ast.Assign) or len(node.targets) != 1:
-            raise self.fail(node, "only assignments `name = expression` and a final `return`")
-        target = node.targets[0]
-        names = target.elts if isinstance(target, ast.Tuple) else [target]
-        if not all(isinstance(name, ast.Name) for name in names):
-            raise self.fail(node, "only plain names can be assigned")
+            raise self.fail(node, f"only assignments `name = expression` and a final `return`{hint(node)}")
+        if not isinstance(node.targets[0], ast.Name):
+            raise self.fail(node, "one plain name at a time can be assigned")
+        self.check_name(node, node.targets[0].id)
         self.expression(node.value)
         self.defined.update(_targets(node))
         return node
@@ -194,22 +228,49 @@ class _Reader:
             case ast.Constant(value=bool() | int() | float()):
                 pass
             case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _OPERATORS):
+                if isinstance(op, ast.Pow) and not self.powers:
+                    raise self.fail(node, f"{ast.unparse(node)!r} is outside of the dialect{hint(op)}")
                 self.expression(left)
                 self.expression(right)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 self.expression(operand)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
+                self.call(node, name, args)
+            case _:
+                callee = node.func if isinstance(node, ast.Call) else node
+                raise self.fail(node, f"{ast.unparse(node)!r} is outside of the dialect{hint(callee)}")
+
+    def call(self, node: ast.expr, name: str, args: list[ast.expr]) -> None:
+        function = self.known.get(name)
+        arity = VOCABULARY.get(name) or (len(function.arguments) if function else None)
+        if arity is None:
+            raise self.fail(node, f"{name}() is not in the vocabulary: {', '.join(VOCABULARY)}")
+        if len(args) != arity:
+            raise self.fail(node, f"{name}() takes {arity} arguments, got {len(args)}")
+        if function is not None and len(function.returns) != 1:
+            raise self.fail(node, f"{name}() returns {len(function.returns)} values; one that is called returns one")
+        if name == "select":
+            self.condition(args[0])
+            args = args[1:]
+        for argument in args:
+            self.expression(argument)
+
+    def condition(self, node: ast.expr) -> None:
+        match node:
             case ast.Compare(left=left, ops=[op], comparators=[right]) if isinstance(op, _COMPARISONS):
                 self.expression(left)
                 self.expression(right)
-            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
-                arity = VOCABULARY.get(name) or (len(self.known[name].arguments) if name in self.known else None)
-                if arity is None:
-                    raise self.fail(node, f"{name}() is not in the vocabulary: {', '.join(VOCABULARY)}")
-                if len(args) != arity:
-                    raise self.fail(node, f"{name}() takes {arity} arguments, got {len(args)}")
-                if name == "select" and not isinstance(args[0], ast.Compare):
-                    raise self.fail(args[0], "the condition of select() must be a comparison")
-                for argument in args:
-                    self.expression(argument)
             case _:
-                raise self.fail(node, f"{ast.unparse(node)!r} is outside of the dialect")
+                raise self.fail(node, "the condition of select() must be one comparison")
+
+
+def error_at(path: str, node: ast.AST, message: str) -> DialectError:
+    """An error that shows the line."""
+    import linecache
+
+    line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)
+    return DialectError(message, (path, line, column + 1, linecache.getline(path, line) or None))
+
+
+def hint(node: ast.AST) -> str:
+    return next((f"; {text}" for kind, text in HINTS if isinstance(node, kind)), "")

@@ -9,10 +9,9 @@ from __future__ import annotations
 import ast
 import copy
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from .dialect import VOCABULARY, Function, Operation, Rule, called_functions, is_operation, is_rule, read_module
 
@@ -62,7 +61,7 @@ def sum_functions() -> dict[str, Function]:
 
 @functools.cache
 def coefficient_functions() -> dict[str, Function]:
-    return read_module(HERE / "coefficients.py")
+    return read_module(HERE / "coefficients.py", powers=True)
 
 
 @dataclass(frozen=True)
@@ -112,22 +111,16 @@ def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
 
 @dataclass(frozen=True)
 class OwnRule:
-    """A user's rule, with what it is made of; its name, and that of its coefficients, is that of no other content."""
+    """A user's rule; its name is that of no other content, see `own_rules`."""
 
     rule: Rule
     loop: Loop
-    update: Callable[..., Any]
-    """The function itself, which NumPy can run."""
     coefficients: tuple[Function, ...]
-    """The coefficient function, last, and before it what it calls."""
-    compute_coefficients: Callable[..., Any]
+    """The coefficient function, of the rule's name, last, and before it what it calls."""
 
 
 OWN_RULES: dict[str, OwnRule] = {}
 """The rules that users have made, by name; nothing that is built in is here."""
-
-OWN_COEFFICIENTS: dict[str, OwnRule] = {}
-"""The same, by the names of their coefficient functions."""
 
 
 def rule(name: str) -> Rule:
@@ -147,8 +140,8 @@ def coefficient_function(name: str) -> Function:
 
 def functions_of_coefficients(name: str) -> tuple[Function, ...]:
     """A coefficient function, built in or a user's own, last, and before it what it calls, callees first."""
-    if name in OWN_COEFFICIENTS:
-        return OWN_COEFFICIENTS[name].coefficients
+    if name in OWN_RULES:
+        return OWN_RULES[name].coefficients
     known = coefficient_functions()
     return (*called_functions(known[name], known), known[name])
 

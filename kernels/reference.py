@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from . import coefficients, formulas, operations, rules, sums
+from . import coefficients, formulas, operations, rules, sums, vocabulary
+from .dialect import Function
+from .render_numba import functions_source
 
 BLOCK = 1 << 16
 """Elements at a time, so that the temporaries stay in cache."""
@@ -24,12 +27,12 @@ Sum = Callable[[np.ndarray, float], tuple[float, float]]
 
 def loop(name: str, dtype: np.dtype) -> Loop:
     """A rule's or an operation's loop over arrays of float32 or float64."""
-    return rule_loop(name) if name in formulas.rules() else operation_loop(name)
+    return operation_loop(name) if name in formulas.operations() else rule_loop(name, dtype)
 
 
-def rule_loop(name: str) -> Loop:
+def rule_loop(name: str, dtype: np.dtype) -> Loop:
     rule = formulas.rule(name)
-    update = getattr(rules, name)
+    update = own_function(formulas.loop(name).functions, dtype) if name in formulas.OWN_RULES else getattr(rules, name)
     shared = len(formulas.loop(name).coefficients) - len(rule.coefficients)
 
     def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
@@ -120,5 +123,19 @@ def change_arrays(arrays: list[np.ndarray], loop: Any, coefficients: tuple[float
 
 def coefficient_function(name: str) -> Callable[..., Any]:
     """A coefficient function as plain Python."""
+    if name in formulas.OWN_RULES:
+        return own_function(formulas.functions_of_coefficients(name), np.dtype(np.float64))
     function: Callable[..., Any] = getattr(coefficients, name)
+    return function
+
+
+def own_function(functions: Sequence[Function], dtype: np.dtype) -> Callable[..., Any]:
+    """The last of a user's functions, over arrays: its numbers are of the dtype, as they are for Numba.
+
+    The functions as they are written would do: but for 1 - 0.9, say, which Python takes in double precision.
+    """
+    words = {name: getattr(vocabulary, name) for name in vocabulary.__all__}
+    namespace: dict[str, Any] = {"inline": lambda each: each, "number": dtype.type, "power": operator.pow, **words}
+    exec("\n\n".join(functions_source(functions)), namespace)
+    function: Callable[..., Any] = namespace[functions[-1].name]
     return function

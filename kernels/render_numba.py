@@ -1,13 +1,23 @@
-"""Writes a loop as the source of a Numba function, when it is first used."""
+"""Writes loops and coefficient functions as the source of Numba functions, when they are first used."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from .dialect import Function
 from .formulas import CACHE_LINE, PREFETCH_BLOCK, Loop, call_lines, indent, statements
 
 _NUMBA_FUNCTION = """\
 @inline
 def {name}({arguments}):
 {body}
+"""
+
+_NUMBA_COEFFICIENTS = """\
+def {name}_coefficients(arguments, results):
+{arguments}
+{call}
+{results}
 """
 
 _NUMBA_LOOP = """\
@@ -32,12 +42,7 @@ def numba_source(loop: Loop, real: str) -> str:
 
     It expects `inline` (a decorator), `number` (the working precision), `prefetch` and the vocabulary in its globals.
     """
-    parts = []
-    for function in loop.functions:
-        body, returns = statements(function, call="{}", number="number")
-        lines = [*body, "return " + ", ".join(returns)]
-        arguments = ", ".join(function.arguments)
-        parts.append(_NUMBA_FUNCTION.format(name=function.name, arguments=arguments, body=indent(lines, 1)))
+    parts = functions_source(loop.functions)
     body = call_lines(loop, call="{}")
     local = [f"{name} = streams[{index}]" for index, name in enumerate(loop.streams)]
     local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
@@ -53,3 +58,34 @@ def numba_source(loop: Loop, real: str) -> str:
         )
     )
     return "\n\n".join(parts)
+
+
+def functions_source(functions: Sequence[Function]) -> list[str]:
+    """Functions of the dialect, each as the source of a Numba function."""
+    parts = []
+    for function in functions:
+        body, returns = statements(function, call="{}", number="number")
+        lines = [*body, "return " + ", ".join(returns)]
+        arguments = ", ".join(function.arguments)
+        parts.append(_NUMBA_FUNCTION.format(name=function.name, arguments=arguments, body=indent(lines, 1)))
+    return parts
+
+
+def coefficients_source(functions: Sequence[Function]) -> str:
+    """The last of these functions over raw pointers to float64, to its arguments and to its results."""
+    function = functions[-1]
+    arguments = [f"a_{name} = arguments[{index}]" for index, name in enumerate(function.arguments)]
+    results = [f"results[{index}] = r_{index}" for index in range(len(function.returns))]
+    targets = ", ".join(f"r_{index}" for index in range(len(function.returns)))
+    call = f"{targets} = {function.name}({', '.join(f'a_{name}' for name in function.arguments)})"
+    return "\n\n".join(
+        [
+            *functions_source(functions),
+            _NUMBA_COEFFICIENTS.format(
+                name=function.name,
+                arguments=indent(arguments, 1),
+                call=indent([call], 1),
+                results=indent(results, 1),
+            ),
+        ]
+    )

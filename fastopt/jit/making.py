@@ -12,12 +12,14 @@ import numba
 import numpy as np
 
 from .. import conventions
-from ..kernels import formulas, numba_loops
-from ..kernels.render_numba import numba_source
+from ..kernels import formulas
+from ..kernels.numba_compile import vocabulary
+from ..kernels.render_numba import functions_source, numba_source
+from ..specs import Spec
 from ..signatures import Signature, signature, signatures
 from . import modes, support
 from .stamps import stamping
-from .render import conditions, python_source, state_fields
+from .render import conditions, python_source, stages_called, state_fields
 
 _making = threading.RLock()
 
@@ -65,7 +67,7 @@ def _loop(rule: str) -> Any:
     """The rule's loop, over pointers, as a function for each dtype."""
 
     def compiled(real: str) -> Any:
-        namespace = dict(numba_loops._vocabulary(real))
+        namespace = dict(vocabulary(real))
         namespace["__name__"] = __package__
         exec(_compile(numba_source(formulas.loop(rule), real), f"{rule} {real}"), namespace)
         return numba.njit(error_model="numpy")(namespace[f"{rule}_loop"])
@@ -85,6 +87,15 @@ def _loop(rule: str) -> Any:
         return run
 
     return loop
+
+
+@functools.cache
+def _coefficients(name: str) -> Any:
+    """A coefficient function."""
+    namespace = {**vocabulary("float64"), "inline": support.inline, "power": support.power, "__name__": __package__}
+    functions = formulas.functions_of_coefficients(name)
+    exec(_compile("\n\n".join(functions_source(functions)), name), namespace)
+    return namespace[functions[-1].name]
 
 
 def _compile(source: str, name: str) -> Any:
@@ -117,10 +128,8 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
         "mode_of_updates": modes.get_mode if mode is None else _flushing,
         **{name: value for name, value in vars(support).items() if not name.startswith("_")},
     }
-    vocabulary = numba_loops._vocabulary("float64")
-    namespace |= {
-        f"coefficients_{word}": vocabulary[word] for word in ("sqrt", "floor", "select", "maximum", "clip", "sign")
-    }
+    for name in stages_called(given):
+        namespace[f"coefficients_{name}"] = _coefficients(name)
     exec(_compile(python_source(given), f"{given.name} {given.spec.convention}"), namespace)
     for name in Functions.__annotations__:
         setattr(result, name, namespace[name])
@@ -184,9 +193,9 @@ def functions(
     True
     """
     own = getattr(optimizer, "spec", None)
-    if not isinstance(optimizer, type) or not isinstance(own, conventions.Spec):
+    if not isinstance(optimizer, type) or not isinstance(own, Spec):
         raise TypeError(f"optimizer must be a class of fastopt or one that fastopt.rule made, got {optimizer!r}")
-    spec = conventions.spec_of(own.name, convention)
+    spec = conventions.under(own, convention)
     conventions.hyperparameters(spec, hyperparameters)
     with _making:
         return make(signature(spec, hyperparameters), flush_denormals)

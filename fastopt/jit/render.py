@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..kernels import formulas
-from ..kernels.formulas import indent, statements
+from ..kernels.formulas import indent
 from ..signatures import GRAD_SCALE, Signature
 from .documentation import documentation
 
@@ -24,12 +24,11 @@ def {function}({arguments}):
 def python_source(signature: Signature) -> str:
     """All functions of a signature.
 
-    It expects in its globals `inline` and `parallel` (decorators), `State`, the loop of the rule as `loop`, and what
-    `support` has.
+    It expects in its globals the coefficient functions as `coefficients_...`, the rule's loop as `loop`, its `State`, and
+    what else `making` puts there.
     """
     return "\n\n".join(
         [
-            *_coefficient_functions(signature),
             _coefficients(signature),
             _first_problem(signature),
             _elements(signature),
@@ -56,18 +55,9 @@ def _literal(signature: Signature, name: str, value: float) -> str:
     return repr(bool(value)) if signature.is_flag(name) else repr(float(value))
 
 
-def _coefficient_functions(signature: Signature) -> list[str]:
-    names = ("regularize", signature.spec.coefficients, *(["decayed_rate"] if _decays(signature) else []))
-    functions = {each.name: each for name in names for each in formulas.functions_of_coefficients(name)}
-    parts = []
-    for function in functions.values():
-        body, returns = statements(function, call="coefficients_{}", number="float64")
-        lines = [*body, "return " + ", ".join(returns)]
-        name = f"coefficients_{function.name}"
-        parts.append(
-            _INLINE.format(function=name, arguments=", ".join(function.arguments), body=indent(lines, 1))
-        )
-    return parts
+def stages_called(signature: Signature) -> tuple[str, ...]:
+    """The coefficient functions that are called, by name."""
+    return ("regularize", signature.spec.coefficients, *(["decayed_rate"] if _decays(signature) else []))
 
 
 def _decays(signature: Signature) -> bool:
@@ -79,9 +69,9 @@ def _coefficients(signature: Signature) -> str:
     lines = ["step = float64(step)"]
     if _decays(signature):
         lines.append("lr = coefficients_decayed_rate(step, lr, decay)")
-    for function, passed in signature.stages():
+    for (function, passed), name in zip(signature.stages(), stages_called(signature), strict=False):
         results = [f"c_{name}" for name in function.returned_names]
-        call = f"coefficients_{function.name}({', '.join(passed.values())})"
+        call = f"coefficients_{name}({', '.join(passed.values())})"
         lines.append(f"{', '.join(results)} = {call}")
     results = [f"c_{name}" for name in formulas.loop(signature.rule).coefficients]
     results += ["c_mu_product"] if signature.spec.keeps_mu_product else []

@@ -36,7 +36,7 @@ _PREFETCH_ELEMENTS = _prefetch_elements()
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """`numba.njit`, with divisions as NumPy does them."""
+    """`numba.njit`, with divisions as NumPy does them, and inlined by LLVM: calls with many arrays are slow."""
     return numba.njit(error_model="numpy", forceinline=True)(function)
 
 
@@ -158,7 +158,7 @@ def quiet(typing_context: Any, function: Any, arguments: Any) -> Any:
 
 
 @inline
-def coefficients_power(base: float, exponent: float) -> float:
+def power(base: float, exponent: float) -> float:
     return opaque(base) ** opaque(exponent)
 
 

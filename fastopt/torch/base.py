@@ -148,8 +148,9 @@ class NativeOptimizer(torch.optim.Optimizer):
         super().__init_subclass__(**kwargs)
         if NativeOptimizer in cls.__bases__:  # with torch's class beside it
             (torch_class,) = (each for each in cls.__bases__ if each is not NativeOptimizer)
-            cls.spec = SPECS[torch_class.__name__]
-            cls.name = f"fastopt.torch.{torch_class.__name__}"
+            own: Spec | None = torch_class.__dict__.get("spec")
+            cls.spec = own or SPECS[torch_class.__name__]
+            cls.name = cls.__qualname__ if own else f"fastopt.torch.{torch_class.__name__}"
             cls.__init__ = _initializer(torch_class)  # type: ignore[method-assign]
 
     def _set_up(self, given: dict[str, Any]) -> None:
@@ -159,7 +160,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             **check_group_options(given, given.get("max_grad_norm")),
             "flatten": flag("flatten", given.get("flatten", False)),
         }
-        backends.load(self.options["backend"])  # so that it is known to be there
+        backends.load(self.options["backend"], self.spec.own)  # so that it is known to be there
         self.nonfinite = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self.progress = Progress.new()
         self.fresh: set[int] = set()  # ids of parameters whose states were made, but are not in an update yet
@@ -429,7 +430,9 @@ def _untraced_step(self: NativeOptimizer, closure: Callable[[], float] | None) -
 
 def _initializer(torch_class: type) -> Callable[..., None]:
     """The constructor of torch's class, with our options behind its arguments."""
-    signature = inspect.signature(torch_class.__init__)  # type: ignore[misc]
+    signature: inspect.Signature = getattr(torch_class, "plain_signature", None) or inspect.signature(
+        torch_class.__init__  # type: ignore[misc]
+    )
 
     def __init__(self: NativeOptimizer, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}

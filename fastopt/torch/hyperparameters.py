@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor  # noqa: F401
 
-from ..hyperparameters import HYPERPARAMETERS
+from ..hyperparameters import Hyperparameter
 
 if TYPE_CHECKING:
     from .base import NativeOptimizer
@@ -33,8 +33,7 @@ def check_flags(owner: str, group: dict[str, Any]) -> None:
             raise ValueError(f"{owner} does not support {name}=True: its step is native; use torch.optim for it")
 
 
-def _number(name: str, value: Any) -> Any:
-    hyperparameter = HYPERPARAMETERS[name]
+def _number(hyperparameter: Hyperparameter, value: Any) -> Any:
     if hyperparameter.flag:
         return bool(value)
     return tuple(map(float, value)) if hyperparameter.length else float(value)
@@ -43,7 +42,8 @@ def _number(name: str, value: Any) -> Any:
 def read_hyperparameters(owner: NativeOptimizer, group: dict[str, Any]) -> Hyperparameters:
     """A group's hyperparameters as plain numbers; torch checks none that are changed later, nor is any checked here."""
     check_flags(owner.name, group)
-    return {name: _number(name, group.get(name, default)) for name, default in owner.spec.defaults.items()}
+    known = owner.spec.hyperparameters
+    return {name: _number(known[name], group.get(name, default)) for name, default in owner.spec.defaults.items()}
 
 
 def known_values(group: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:

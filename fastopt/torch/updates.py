@@ -28,7 +28,7 @@ class Update:
     def __init__(self, owner: NativeOptimizer) -> None:
         self.owner = owner
         self.hyperparameters = [read_hyperparameters(owner, group) for group in owner.param_groups]
-        self.backend = backends.load(owner.options["backend"])
+        self.backend = backends.load(owner.options["backend"], owner.spec.own)
         self.check_states_are_dicts()
         labels = tensors.labels(owner.param_groups)
         entries: list[Entry | None] = []

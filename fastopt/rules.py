@@ -1,0 +1,279 @@
+"""Your own update rule as an optimizer: `rule`, and the words that rules are written with.
+
+>>> import numpy as np, fastopt
+>>> @fastopt.rule(state=("exp_avg",), hyper=dict(lr=1e-3, beta=0.9))
+... def Momentum(param, grad, exp_avg, lr, beta):
+...     exp_avg = beta * exp_avg + grad
+...     param = param - lr * exp_avg
+...     return param, exp_avg
+>>> w = np.zeros(3)
+>>> opt = Momentum(w, lr=0.5)
+>>> opt.step(np.ones(3))
+>>> w
+array([-0.5, -0.5, -0.5])
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .checks import real_number
+from .hyperparameters import HYPERPARAMETERS, Hyperparameter, between
+from .kernels import own_rules
+from .kernels.dialect import DialectError
+from .kernels.own_rules import SourceError
+from .kernels.plan import ENGINE_ARGUMENTS
+from .kernels.rule_costs import cost, squares
+from .kernels.vocabulary import clip, floor, maximum, select, sign, sqrt
+from .optimizer import Optimizer
+from .specs import Spec
+
+if TYPE_CHECKING:
+    from .torch.base import NativeOptimizer
+
+COMMON: dict[str, Any] = {"weight_decay": 0.0, "decoupled_weight_decay": False, "maximize": False}
+"""Hyperparameters that every rule has without taking them: they are seen to before it."""
+
+GIVEN = ("step", "mu_product")
+"""What a rule or its coefficients can take beside hyperparameters."""
+
+
+class _ForTorch:
+    """The class of the same rule for PyTorch's parameters, made when it is first asked for."""
+
+    def __get__(self, instance: Any, owner: type[RuleOptimizer]) -> type[NativeOptimizer]:
+        from .torch.own import torch_class
+
+        return torch_class(owner)
+
+
+class RuleOptimizer(Optimizer):
+    """What the classes that `rule` makes share; their arguments beyond those of the rule are `fastopt.Optimizer`'s."""
+
+    __signature__: ClassVar[inspect.Signature]
+
+    torch = _ForTorch()
+    """The same optimizer as a torch.optim one, for PyTorch's parameters, as `fastopt.torch`'s are."""
+
+    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        cls = type(self)
+        try:
+            bound = cls.__signature__.bind(params, *args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}(): {error}") from None
+        given = dict(bound.arguments)
+        options = given.pop("options", {})
+        del given["params"]
+        super().__init__(params, given, options)
+
+
+def rule(
+    state: Iterable[str] | Mapping[str, float | str],
+    hyper: Mapping[str, float | bool],
+    *,
+    coefficients: Callable[..., Any] | None = None,
+    domain: Mapping[str, str] | None = None,
+) -> Callable[[Callable[..., Any]], type[RuleOptimizer]]:
+    """Make an optimizer class from a function that updates one element.
+
+    The function is `(param, grad, *state, *coefficients) -> (param, *state)`: scalars in, scalars out. It is read from
+    its source, checked, and compiled by Numba over whole arrays: fused, in place, in parallel. What it makes is a
+    `fastopt.Optimizer` like all others: arrays, lists, dicts and groups of parameters, options, schedules, state dicts,
+    checks; `describe()` prints its update, `.torch` is the same optimizer for PyTorch's parameters.
+
+    Parameters
+    ----------
+    state: tuple of names, or dict
+        The arrays that are kept for each parameter, of its shape and dtype, in the function's order: at most six. They
+        start at zero; a dict says what each starts with, a number or the name of a hyperparameter.
+    hyper: dict
+        The hyperparameters and their defaults: numbers, True or False. One is `lr`, the rate. They are the class'
+        keyword arguments, in this order, with `weight_decay`, `decoupled_weight_decay` and `maximize`, which every
+        rule has: a rule does not take those, they are seen to before it, and `hyper` can give them other defaults.
+    coefficients: function, optional
+        What the rule takes, from hyperparameters: `(step, lr, ...) -> names`, in float64 and once a step; `step` counts
+        each parameter's updates from 1. Here `**` is possible. It returns variables, and the rule takes those of its
+        arguments' names. Without it the rule takes hyperparameters themselves, or `step`.
+    domain: dict, optional
+        The values that a hyperparameter can have, as an interval: `{"beta": "[0, 1)"}`. Without it: finite, and what a
+        hyperparameter of that name has in fastopt's own optimizers (`lr`, `eps`, `momentum`: at least 0).
+
+    Returns
+    -------
+    decorator: function -> class
+        The class has the function's name; `Class(params, lr=..., **options)`.
+
+    Raises
+    ------
+    fastopt.rules.DialectError
+        The function uses something outside of the dialect. A SyntaxError: it shows the line.
+    fastopt.rules.SourceError
+        The source cannot be read. A ValueError.
+    TypeError, ValueError
+        `state`, `hyper` or `domain` is not usable.
+
+    Notes
+    -----
+    The dialect: assignments `name = expression` and one `return`; `+ - * /`, numbers, the words `sqrt`, `floor`,
+    `select(condition, if_true, if_false)`, `maximum`, `clip(x, low, high)`, `sign`, which `fastopt.rules` has, with one
+    comparison as a condition; and other functions written in it. Numbers are of the parameter's precision. All of it is
+    exact in IEEE 754, so every backend and every number of threads gives the same bits.
+
+    The first step compiles: about a second, and then, from one process to the next, a few hundredths: compiled rules are
+    kept in `~/.cache/fastopt` (FASTOPT_CACHE_DIR names another folder; set to nothing, nothing is kept), by all that
+    they are made of, so that nothing there can be stale. The time of a step does not depend on it.
+
+    A proximal step (`prox=` of one element) is not possible: what the rate of an element is, is not known.
+
+    Examples
+    --------
+    AdaBelief's bias corrections belong into coefficients:
+
+    >>> import numpy as np, fastopt
+    >>> from fastopt.rules import sqrt
+    >>> def corrections(step, lr, beta1, beta2, eps):
+    ...     step_size = lr * sqrt(1 - beta2**step) / (1 - beta1**step)
+    ...     return step_size, beta1, beta2, eps
+    >>> @fastopt.rule(
+    ...     state=("exp_avg", "exp_avg_var"), hyper=dict(lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8),
+    ...     coefficients=corrections, domain={"beta1": "[0, 1)", "beta2": "[0, 1)"},
+    ... )
+    ... def AdaBelief(param, grad, exp_avg, exp_avg_var, step_size, beta1, beta2, eps):
+    ...     exp_avg = exp_avg + (1 - beta1) * (grad - exp_avg)
+    ...     surprise = grad - exp_avg
+    ...     exp_avg_var = beta2 * exp_avg_var + (1 - beta2) * surprise * surprise
+    ...     param = param - step_size * exp_avg / (sqrt(exp_avg_var) + eps)
+    ...     return param, exp_avg, exp_avg_var
+    >>> AdaBelief(np.zeros(3), beta1=1.0)
+    Traceback (most recent call last):
+    ValueError: Invalid beta1 value: 1 (expected beta1 in [0, 1))
+    """
+    if callable(state):
+        raise TypeError("rule needs its arguments: write @fastopt.rule(state=(...), hyper=dict(lr=...))")
+    defaults = _read_hyper(hyper)
+    hyperparameters = _read_domains(defaults, domain or {})
+    initial = _read_state(state, defaults)
+
+    def decorate(function: Callable[..., Any]) -> type[RuleOptimizer]:
+        inputs = (*(name for name in defaults if name not in COMMON), *GIVEN)
+        own = own_rules.register(function, tuple(initial), inputs, coefficients)
+        starts = {name: value for name, value in initial.items() if value != 0}
+        spec = Spec(
+            function.__name__,
+            defaults=defaults,
+            rules={(): own.rule.name},
+            coefficients=own.rule.name,
+            costs={own.rule.name: cost(own.loop)},
+            initial=starts,
+            squares=squares(own.rule, own.loop),
+            keeps_mu_product="mu_product" in own.coefficients[-1].returned_names,
+            hyperparameters=hyperparameters,
+            own=True,
+        )
+        namespace = {
+            "spec": spec,
+            "__doc__": _docstring(function, spec),
+            "__module__": function.__module__,
+            "__qualname__": function.__qualname__,
+            "__signature__": _signature(defaults),
+        }
+        return type(function.__name__, (RuleOptimizer,), namespace)
+
+    return decorate
+
+
+def _read_hyper(hyper: Any) -> dict[str, Any]:
+    """The defaults, those of all rules last."""
+    if not isinstance(hyper, Mapping):
+        raise TypeError(f"hyper must be a dict of names and defaults, got {hyper!r}")
+    if "lr" not in hyper:
+        raise ValueError(f"hyper must have 'lr', the rate (1.0 where there is none), got {dict(hyper)!r}")
+    taken = (*ENGINE_ARGUMENTS, "params", "options", *own_rules.RESERVED_STREAMS)
+    defaults: dict[str, Any] = {}
+    for name, value in hyper.items():
+        if name not in COMMON and name != "lr":
+            own_rules.check_name("hyper", name, taken)
+        kind = bool if isinstance(COMMON.get(name, value), bool) else float
+        if kind is bool and not isinstance(value, bool):
+            raise TypeError(f"hyper[{name!r}] must be True or False, got {value!r}")
+        defaults[name] = value if kind is bool else real_number(f"hyper[{name!r}]", value)
+    own = [name for name in defaults if name not in COMMON]
+    return {name: defaults.get(name, COMMON.get(name)) for name in (*own, *COMMON)}
+
+
+def _read_domains(defaults: Mapping[str, Any], domain: Mapping[str, str]) -> dict[str, Hyperparameter]:
+    """What values each hyperparameter can take; its default is one of them."""
+    if not isinstance(domain, Mapping):
+        raise TypeError(f"domain must be a dict of names and intervals, got {domain!r}")
+    for name in domain:
+        if name not in defaults or isinstance(defaults[name], bool):
+            raise ValueError(f"domain has {name!r}, which is no number in hyper")
+    found: dict[str, Hyperparameter] = {}
+    for name, value in defaults.items():
+        known = HYPERPARAMETERS.get(name)
+        is_flag = isinstance(value, bool)
+        if name in domain:
+            found[name] = replace(between(name, domain[name]), function=name == "lr")
+        elif known is not None and known.flag == is_flag and not known.length:
+            found[name] = known
+        elif is_flag:
+            found[name] = Hyperparameter(name, lambda value: None, flag=True)
+        else:
+            found[name] = between(name, "(-inf, inf)")
+        found[name].convert(value)
+    return found
+
+
+def _read_state(state: Any, defaults: Mapping[str, Any]) -> dict[str, float | str]:
+    """What each state starts with."""
+    if isinstance(state, str) or not isinstance(state, Iterable):
+        raise TypeError(f"state must be a tuple of names, or a dict, got {state!r}")
+    starts = dict(state) if isinstance(state, Mapping) else dict.fromkeys(state, 0.0)
+    if not isinstance(state, Mapping) and len(starts) != len(tuple(state)):
+        raise ValueError(f"state has a name twice: {tuple(state)!r}")
+    if len(starts) > own_rules.MAX_STATES:
+        raise ValueError(f"state can be at most {own_rules.MAX_STATES} arrays, got {len(starts)}")
+    for name, start in starts.items():
+        own_rules.check_name("state", name, (*own_rules.RESERVED_STREAMS, *defaults, "params"))
+        if isinstance(start, str):
+            if start not in defaults or isinstance(defaults[start], bool):
+                raise ValueError(f"state[{name!r}] starts with {start!r}, which is no number in hyper")
+        else:
+            starts[name] = real_number(f"state[{name!r}]", start)
+            if not math.isfinite(starts[name]):
+                raise ValueError(f"state[{name!r}] must start with a finite number, got {start!r}")
+    return starts
+
+
+def _signature(defaults: Mapping[str, Any]) -> inspect.Signature:
+    kind = inspect.Parameter
+    parameters = [kind("params", kind.POSITIONAL_OR_KEYWORD)]
+    parameters += [
+        kind(name, kind.KEYWORD_ONLY if name in COMMON else kind.POSITIONAL_OR_KEYWORD, default=value)
+        for name, value in defaults.items()
+    ]
+    return inspect.Signature([*parameters, kind("options", kind.VAR_KEYWORD)])
+
+
+def _docstring(function: Callable[..., Any], spec: Spec) -> str:
+    shown = ", ".join(f"{name}={value!r}" for name, value in spec.defaults.items())
+    text = inspect.getdoc(function) or f"{spec.name}, an update rule."
+    return f"{text}\n\n{spec.name}(params, {shown}, **options); see `fastopt.Optimizer` for options."
+
+
+__all__ = [
+    "DialectError",
+    "RuleOptimizer",
+    "SourceError",
+    "clip",
+    "floor",
+    "maximum",
+    "rule",
+    "select",
+    "sign",
+    "sqrt",
+]

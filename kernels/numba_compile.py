@@ -1,0 +1,137 @@
+"""Numba's part in `numba_loops`: from a loop's or a coefficient function's Python source to LLVM's text.
+
+Loaded only where nothing compiled is found on disk: Numba takes longer to load than all the rest of a first step.
+"""
+
+from __future__ import annotations
+
+import functools
+import linecache
+from typing import Any
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_inline = numba.njit(error_model="numpy")
+
+
+@intrinsic
+def _prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
+    """Bring the cache line of element `index` near; past the end of an array it does nothing."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base, offset = arguments
+        byte_pointer = ir.IntType(8).as_pointer()
+        address = builder.bitcast(builder.gep(base, [offset]), byte_pointer)
+        word = ir.IntType(32)
+        function_type = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
+        function = cgutils.get_or_insert_function(builder.module, function_type, "llvm.prefetch")
+        builder.call(function, [address, word(0), word(3), word(1)])
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.intp), generate
+
+
+@functools.cache
+def vocabulary(real: str) -> dict[str, Any]:
+    """The dialect's words for Numba, in one precision."""
+    number = np.dtype(real).type
+    zero, one = number(0), number(1)
+
+    @_inline
+    def select(condition, if_true, if_false):  # type: ignore[no-untyped-def]
+        return if_true if condition else if_false
+
+    @_inline
+    def maximum(a, b):  # type: ignore[no-untyped-def]
+        return b if a < b else a
+
+    @_inline
+    def clip(x, low, high):  # type: ignore[no-untyped-def]
+        y = low if x < low else x
+        return high if y > high else y
+
+    @_inline
+    def sign(x):  # type: ignore[no-untyped-def]
+        return (one if x > zero else zero) - (one if x < zero else zero)
+
+    @_inline
+    def power(base, exponent):  # type: ignore[no-untyped-def]
+        return base**exponent
+
+    return {
+        "inline": _inline,
+        "number": number,
+        "prefetch": _prefetch,
+        "sqrt": np.sqrt,
+        "floor": np.floor,
+        "power": power,
+        "select": select,
+        "maximum": maximum,
+        "clip": clip,
+        "sign": sign,
+    }
+
+
+def function_from(source: str, name: str, real: str) -> Any:
+    """The Python function of a source, its lines known to Numba's messages and tracebacks."""
+    filename = f"<fastopt {name} {real}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace = dict(vocabulary(real))
+    exec(compile(source, filename, "exec"), namespace)
+    return namespace[name]
+
+
+_SIGNATURES = {
+    "loop": lambda real: (types.CPointer(types.CPointer(real)), types.intp, types.CPointer(real), types.intp),
+    "coefficients": lambda real: (types.CPointer(real), types.CPointer(real)),
+}
+"""What the compiled functions take, as the engine calls them."""
+
+_CALLED_BY_ENGINE = """
+define void @"{symbol}"({arguments}) {{
+    %result = alloca ptr
+    %exception = alloca ptr
+    %status = call i32 @"{native}"(ptr %result, ptr %exception, {arguments})
+    ret void
+}}
+"""
+"""In place of the wrapper that Numba makes, which would need Numba when it is loaded: nothing here can raise."""
+
+_LLVM_TYPES = {True: "ptr", False: "i64"}
+
+
+def llvm_text(source: str, name: str, real: str, kind: str, symbol: str) -> str:
+    """Optimized LLVM of a function, called `symbol`; `kind` says what it takes."""
+    import llvmlite.binding as llvm
+
+    arguments = _SIGNATURES[kind](types.float32 if real == "float32" else types.float64)
+    compiled = numba.cfunc(types.void(*arguments))(function_from(source, name, real))
+    library = compiled._library
+    wrapper = compiled.native_name
+    module = llvm.parse_assembly(library.get_llvm_str())
+    native = next(
+        each.name for each in module.functions if not each.is_declaration and wrapper.endswith(each.name) and each.name != wrapper
+    )
+    spelled = ", ".join(
+        f"{_LLVM_TYPES[isinstance(each, types.CPointer)]} %argument{index}" for index, each in enumerate(arguments)
+    )
+    return _without(library.get_llvm_str(), wrapper) + _CALLED_BY_ENGINE.format(
+        symbol=symbol, native=native, arguments=spelled
+    )
+
+
+def _without(text: str, function: str) -> str:
+    """A module's text without the body of one function."""
+    lines, kept, inside = text.splitlines(), [], False
+    for line in lines:
+        inside = inside or (line.startswith("define ") and (f"@{function}(" in line or f'@"{function}"(' in line))
+        if not inside:
+            kept.append(line)
+        elif line == "}":
+            inside = False
+    return "\n".join(kept)
