@@ -1,6 +1,6 @@
 """What a single update is called with: its states, its hyperparameters as numbers, their defaults; one row a variant.
 
-`fastopt.jit` and the compiled module `fastopt.updates` (for Cython) are made from these rows. `setup.py` runs this file.
+`fastopt.jit` and the compiled module `fastopt.updates` (for Cython) are made from these rows. `setup.py` runs this.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
         spec=spec,
         rule=rule,
         hyperparameters={
-            **{name: None for name in required},
+            **dict.fromkeys(required),
             **{name: value for name, value in shown.items() if name not in tuple(required)},
         },
         fixed={name: value for name, value in numbers.items() if name not in shown},
@@ -180,7 +180,7 @@ def _signatures() -> Iterator[Signature]:
             if rule is None or rule in seen:
                 continue
             seen.add(rule)
-            chosen = {name: switch for name, switch in zip(spec.variants, switches, strict=True)}
+            chosen = dict(zip(spec.variants, switches, strict=True))
             numeric = [name for name in chosen if not HYPERPARAMETERS[name].flag]
             # Any number above 0 will do: which one is up to the caller.
             options = {name: (0.5 if switch else 0.0) if name in numeric else switch for name, switch in chosen.items()}

@@ -1,5 +1,4 @@
-"""Updates to call inside of your own `@njit` function.
-"""
+"""Updates to call inside of your own `@njit` function."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from .. import conventions
 from ..kernels import formulas
 from ..kernels.numba_compile import vocabulary
 from ..kernels.render_numba import functions_source, numba_source
-from ..specs import Spec
 from ..signatures import Signature, signature, signatures
+from ..specs import Spec
 from . import modes, support
-from .stamps import stamping
 from .render import conditions, python_source, stages_called, state_fields
+from .stamps import stamping
 
 _making = threading.RLock()
 
@@ -52,7 +52,7 @@ def state_class(rule: str, fields: tuple[str, ...]) -> Any:
     """The NamedTuple class of a state; one that Numba's cache finds by its name."""
     from . import states
 
-    words = "".join(word.capitalize() for word in rule.split("_"))
+    words = "".join(word[:1].upper() + word[1:] for word in rule.split("_"))
     usual = {state_fields(each) for each in signatures().values() if each.rule == rule}
     name = f"{words}State" if not usual or fields in usual else f"{words}StateOf" + str(len(fields))
     made: Any = NamedTuple(name, [(field, np.ndarray) for field in fields])  # type: ignore[misc]

@@ -77,10 +77,10 @@ def set_mode(mode: int) -> int:
 def flush_denormals() -> int:
     """From here on this thread takes denormals as zero, in all its arithmetic; returns the mode that it had.
 
-    Denormals are numbers closer to zero than 1.2e-38 (float32) or 2.2e-308 (float64). Arithmetic with them takes up to a
-    hundred times as long. The updates of `fastopt.jit` flush them by themselves; this is for the rest of a loop. To be
-    called from Python or inside of an `@njit` function. Where it is not known how (neither x86-64 nor AArch64), it does
-    nothing.
+    Denormals are numbers closer to zero than 1.2e-38 (float32) or 2.2e-308 (float64). Arithmetic with them takes up to
+    a hundred times as long. The updates of `fastopt.jit` flush them by themselves; this is for the rest of a loop. To
+    be called from Python or inside of an `@njit` function. Where it is not known how (neither x86-64 nor AArch64), it
+    does nothing.
 
     Returns
     -------

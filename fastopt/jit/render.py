@@ -24,8 +24,8 @@ def {function}({arguments}):
 def python_source(signature: Signature) -> str:
     """All functions of a signature.
 
-    It expects in its globals the coefficient functions as `coefficients_...`, the rule's loop as `loop`, its `State`, and
-    what else `making` puts there.
+    It expects in its globals the coefficient functions as `coefficients_...`, the rule's loop as `loop`, its `State`,
+    and what else `making` puts there.
     """
     return "\n\n".join(
         [
@@ -76,9 +76,7 @@ def _coefficients(signature: Signature) -> str:
     results = [f"c_{name}" for name in formulas.loop(signature.rule).coefficients]
     results += ["c_mu_product"] if signature.spec.keeps_mu_product else []
     lines.append(f"return ({', '.join(results)},)")
-    return _INLINE.format(
-        function="all_coefficients", arguments=", ".join(_numbers(signature)), body=indent(lines, 1)
-    )
+    return _INLINE.format(function="all_coefficients", arguments=", ".join(_numbers(signature)), body=indent(lines, 1))
 
 
 def _numbers(signature: Signature) -> list[str]:

@@ -1,9 +1,9 @@
 """So that Numba's cache forgets what was compiled from an update that has changed since.
 
 With `cache=True`, Numba keeps a user's function together with the updates that it calls, and looks only at the user's
-own file to see whether that is out of date. Every update puts a stamp among the constants of its environment, which are
-pickled with what is cached. A stamp of another version raises OSError when it is read, and Numba takes an OSError to mean
-that there is nothing in the cache: it compiles again.
+own file to see whether that is out of date. Every update puts a stamp among the constants of its environment, which
+are pickled with what is cached. A stamp of another version raises OSError when it is read, and Numba takes an OSError
+to mean that there is nothing in the cache: it compiles again.
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@ from typing import Any
 
 
 def __getattr__(name: str) -> Any:
+    from ..signatures import signatures
     from .making import state_class
     from .render import state_fields
-    from ..signatures import signatures
 
     for each in signatures().values():
         made = state_class(each.rule, state_fields(each))
