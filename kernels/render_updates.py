@@ -82,9 +82,7 @@ for position, name in enumerate({rules!r}):
 def _numbers(signature: Any) -> list[str]:
     """What a function takes after its size, declared."""
     carried = ["double *mu_product"] if signature.spec.keeps_mu_product else []
-    hyperparameters = [
-        f"{'bint' if signature.is_flag(name) else 'double'} {name}" for name in signature.arguments
-    ]
+    hyperparameters = [f"{'bint' if signature.is_flag(name) else 'double'} {name}" for name in signature.arguments]
     return ["int64_t step", *carried, *hyperparameters]
 
 
@@ -155,7 +153,7 @@ def updates_source(signatures: Iterable[Any]) -> str:
     return "\n\n".join(parts)
 
 
-_PXD = '''\
+_PXD = """\
 # Single updates as C functions, for `cimport` (rendered by kernels/render_updates.py; never edited, never committed).
 #
 # Each does one update of `size` elements in place, on the thread that calls it, with the bits of fastopt's optimizers:
@@ -170,7 +168,7 @@ _PXD = '''\
 
 from libc.stdint cimport int64_t
 
-'''
+"""
 
 _PXD_FUNCTIONS = """\
 # {title}
@@ -196,9 +194,7 @@ def updates_pxd(signatures: Iterable[Any]) -> str:
             defaults=", ".join(shown),
             notes="".join(f"\n# {note}" for note in notes),
         )
-        functions = [
-            f"cdef void {each.name}_{real}({_declaration(each, real)}) noexcept nogil" for real in REALS
-        ]
+        functions = [f"cdef void {each.name}_{real}({_declaration(each, real)}) noexcept nogil" for real in REALS]
         parts.append(text + "\n".join(functions) + "\n")
     return _PXD + "\n".join(parts)
 

@@ -32,13 +32,13 @@ def corrections(step, lr, beta, eps):
     return step_size, beta, square, eps
 
 
-@fastopt.rule(state={"exp_avg": 0, "size": "start"}, hyper={"lr": 0.01, "beta": 0.9, "eps": 1e-8, "start": 0.5},
+@fastopt.rule(state={"exp_avg": 0, "square_avg": "start"}, hyper={"lr": 0.01, "beta": 0.9, "eps": 1e-8, "start": 0.5},
               coefficients=corrections)  # fmt: skip
-def Own(param, grad, exp_avg, size, step_size, beta, square, eps):
+def Own(param, grad, exp_avg, square_avg, step_size, beta, square, eps):
     exp_avg = beta * exp_avg + (1 - beta) * grad
-    size = square * size + (1 - square) * grad * grad
-    param = param - step_size * exp_avg / (sqrt(size) + eps)
-    return param, exp_avg, size
+    square_avg = square * square_avg + (1 - square) * grad * grad
+    param = param - step_size * exp_avg / (sqrt(square_avg) + eps)
+    return param, exp_avg, square_avg
 
 
 def of_case(case: cases.Case) -> Signature:
@@ -99,10 +99,10 @@ def plain_functions(given: Signature, dtype: Any) -> dict[str, Any]:
     """The rendered source, run by Python over NumPy's arrays."""
 
     def elements(*arguments: Any) -> None:
-        *streams, start, stop, numbers, _ = arguments
+        *streams, first, last, numbers, _ = arguments
         count = len(formulas.loop(given.rule).coefficients)
         loop = reference.loop(given.rule, np.dtype(dtype))
-        loop([each[start:stop] for each in streams], [dtype(number) for number in numbers[:count]])
+        loop([each[first:last] for each in streams], [dtype(number) for number in numbers[:count]])
 
     namespace = {
         "inline": lambda function: function,
@@ -156,7 +156,7 @@ def with_arrays(param, grads, exp_avg, exp_avg_sq):
 def test_in_a_users_own_loop() -> None:
     grads = np.array(gradients(45, np.float32))
     param, other = np.ones((2, 45), np.float32)
-    schedule = fastopt.schedules.ExponentialDecay(0.1, 2, 0.5)
+    schedule = fastopt.schedules.PolynomialDecay(0.1, 4)
     state = in_a_loop(param, grads, schedule.jit, 4)
     optimizer = fastopt.Adam(other, lr=schedule, betas=(0.8, 0.999), maximize=True, weight_decay=0.1, grad_scale=4.0)
     for grad in grads:
@@ -337,14 +337,15 @@ def test_denormals_are_flushed_and_restored() -> None:
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for x86-64 instructions")
 def test_the_loop_is_vectorised_and_counts_no_references() -> None:
+    functions = jit.functions(fastopt.Adam)
     param = np.ones(4, np.float32)
-    jit.adam(param, param.copy(), jit.adam_state(param))
-    jit.adam_update(param, param.copy(), param.copy(), param.copy(), 1)
-    (assembly,) = jit.adam.inspect_asm().values()
+    functions.step(param, param.copy(), functions.state(param))
+    functions.update(param, param.copy(), param.copy(), param.copy(), 1)
+    (assembly,) = functions.step.inspect_asm().values()
     for operation in ("div", "sqrt", "mul"):
         assert re.search(rf"\bv?{operation}ps\b.*%[xyz]mm", assembly), operation
     assert "fmadd" not in assembly
-    (llvm,) = [text for types, text in jit.adam_update.inspect_llvm().items() if types[0].dtype == numba.float32]
+    (llvm,) = functions.update.inspect_llvm().values()
     own = re.search(r"\ndefine [^\n]*6update[^\n]*\{\n(.*?)\n\}", llvm, re.DOTALL)
     assert own is not None
     assert "pow" in own[1]  # the update itself, inlined

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..signatures import signatures
+from . import states
 from .making import Functions, built_in, functions
 from .modes import flush_denormals, restore_denormals
 
@@ -21,7 +22,9 @@ def __getattr__(name: str) -> Any:
             value = getattr(built_in(base), attribute)
             break
     else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = states.find(name)
+        if value is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
     return value
 

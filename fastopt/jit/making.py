@@ -23,6 +23,9 @@ from .stamps import stamping
 
 _making = threading.RLock()
 
+_INTERNAL = ("all_numbers", "before", "first", "last", "own_mode", "part", "parts", "problem", "shown", "state")
+"""Variables of the rendered source that a user's hyperparameters and states cannot be called."""
+
 
 class Functions(ModuleType):
     """The functions of one optimizer, for an `@njit` function to call as attributes of this.
@@ -70,7 +73,7 @@ def _loop(rule: str) -> Any:
         namespace = dict(vocabulary(real))
         namespace["__name__"] = __package__
         exec(_compile(numba_source(formulas.loop(rule), real), f"{rule} {real}"), namespace)
-        return numba.njit(error_model="numpy")(namespace[f"{rule}_loop"])
+        return support.apart(namespace[f"{rule}_loop"])
 
     single, double = compiled("float32"), compiled("float64")
 
@@ -116,7 +119,7 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
         "State": state_class(given.rule, fields),
         "check_arrays": support.array_check(("param", "grad", *given.states)),
         "check_state": support.state_check(fields),
-        "cost": given.spec.costs[given.rule][0],
+        "nanoseconds": given.spec.costs[given.rule][0],
         "loop": _loop(given.rule),
         "messages": tuple(message for _, message, _ in conditions(given)),
         "stamp": stamping(given.rule),
@@ -130,7 +133,11 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
     }
     for name in stages_called(given):
         namespace[f"coefficients_{name}"] = _coefficients(name)
-    exec(_compile(python_source(given), f"{given.name} {given.spec.convention}"), namespace)
+    code = _compile(python_source(given), f"{given.name} {given.spec.convention}")
+    taken = sorted({*given.states, *given.arguments} & {*namespace, *_INTERNAL})
+    if taken:
+        raise ValueError(f"fastopt.jit: {given.spec.name} cannot have a name that is used inside: {', '.join(taken)}")
+    exec(code, namespace)
     for name in Functions.__annotations__:
         setattr(result, name, namespace[name])
     return result

@@ -12,6 +12,8 @@ from numba.extending import intrinsic
 
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
+_inline = njit(error_model="numpy", fastmath=False, boundscheck=False, forceinline=True)
+
 FLUSH_BITS = 0x8040 if X86 else (1 << 24 if ARM else 0)
 """Of the control register: denormals are zero, on input and on output. As in kernels/machine.h; 0: not known how."""
 
@@ -64,7 +66,7 @@ def write_mode(typing_context: Any, mode: Any) -> Any:
 _BITS = types.uint64(FLUSH_BITS)
 
 
-@njit
+@_inline
 def set_mode(mode: int) -> int:
     """Set the bits for denormals as they are in `mode`; what the mode was before. A write is slow, so only at need."""
     before = get_mode()
@@ -73,7 +75,7 @@ def set_mode(mode: int) -> int:
     return before
 
 
-@njit
+@_inline
 def flush_denormals() -> int:
     """From here on this thread takes denormals as zero, in all its arithmetic; returns the mode that it had.
 
@@ -105,7 +107,7 @@ def flush_denormals() -> int:
     return set_mode(_BITS)
 
 
-@njit
+@_inline
 def restore_denormals(mode: int) -> None:
     """Take denormals as before `flush_denormals`, which returned `mode`. Other bits of the mode stay as they are."""
     set_mode(types.uint64(mode))

@@ -32,7 +32,7 @@ def python_source(signature: Signature) -> str:
             _coefficients(signature),
             _first_problem(signature),
             _elements(signature),
-            _attempt(signature, "attempt", "inline", ["elements({streams}, 0, param.size, numbers, mode)"]),
+            _attempt(signature, "attempt", "inline", ["elements({streams}, 0, param.size, all_numbers, own_mode)"]),
             _attempt(signature, "attempt_parallel", "parallel", _IN_PARTS),
             _update(signature, "update", "attempt"),
             _update(signature, "update_parallel", "attempt_parallel"),
@@ -92,25 +92,25 @@ def _elements(signature: Signature) -> str:
     """Updates elements [start, stop) with denormals as `mode` has them; coefficients are rounded here."""
     streams = _streams(signature)
     count = len(formulas.loop(signature.rule).coefficients)
-    pointers = ", ".join(f"pointer({name}, start)" for name in streams)
-    rounded = ", ".join(f"number_like(param, numbers[{index}])" for index in range(count))
+    pointers = ", ".join(f"pointer({name}, first)" for name in streams)
+    rounded = ", ".join(f"number_like(param, all_numbers[{index}])" for index in range(count))
     lines = [
-        "before = set_mode(mode)",
-        f"loop(({pointers},), stop - start, ({rounded},), prefetch_distance(param, {len(streams)}))",
+        "before = set_mode(own_mode)",
+        f"loop(({pointers},), last - first, ({rounded},), prefetch_distance(param, {len(streams)}))",
         "set_mode(before)",
     ]
-    arguments = ", ".join((*streams, "start", "stop", "numbers", "mode"))
+    arguments = ", ".join((*streams, "first", "last", "all_numbers", "own_mode"))
     return _INLINE.format(function="elements", arguments=arguments, body=indent(lines, 1))
 
 
 _IN_PARTS = [
-    "parts = number_of_parts(param.size, cost)",
+    "parts = number_of_parts(param.size, nanoseconds)",
     "if parts <= 1:",
-    "    elements({streams}, 0, param.size, numbers, mode)",
+    "    elements({streams}, 0, param.size, all_numbers, own_mode)",
     "else:",
     "    for part in prange(parts):",
     "        elements({streams}, first_of_part(part, parts, param.size),",
-    "                 first_of_part(part + 1, parts, param.size), numbers, mode)",
+    "                 first_of_part(part + 1, parts, param.size), all_numbers, own_mode)",
 ]
 
 
@@ -118,11 +118,11 @@ def _attempt(signature: Signature, name: str, decorator: str, walk: list[str]) -
     """The update; 0 and the next `mu_product`, or what `first_problem` found. It never raises (see `support.quiet`)."""
     streams = ", ".join(_streams(signature))
     checked = ", ".join((*_streams(signature), "step", *signature.arguments))
-    lines = [f"problem, value = first_problem({checked})", "if problem:", "    return problem, value"]
-    lines.append(f"numbers = all_coefficients({', '.join(_numbers(signature))})")
-    lines.append("mode = mode_of_updates()")
+    lines = [f"problem, shown = first_problem({checked})", "if problem:", "    return problem, shown"]
+    lines.append(f"all_numbers = all_coefficients({', '.join(_numbers(signature))})")
+    lines.append("own_mode = mode_of_updates()")
     lines += [line.format(streams=streams) for line in walk]
-    lines.append("return 0, " + ("numbers[-1]" if signature.spec.keeps_mu_product else "0.0"))
+    lines.append("return 0, " + ("all_numbers[-1]" if signature.spec.keeps_mu_product else "0.0"))
     arguments = ", ".join((*_streams(signature), *_numbers(signature)))
     return f"@{decorator}\ndef {name}({arguments}):\n{indent(lines, 1)}\n"
 
@@ -155,9 +155,9 @@ def _call(signature: Signature, attempt: str) -> list[str]:
     passed = ", ".join((*_streams(signature), *_numbers(signature)))
     return [
         *numbers,
-        f"problem, value = quiet({attempt}, ({passed},))",
+        f"problem, shown = quiet({attempt}, ({passed},))",
         "if problem:",
-        "    raise ValueError(messages[problem - 1], value)",
+        "    raise ValueError(messages[problem - 1], shown)",
     ]
 
 
@@ -168,7 +168,7 @@ def _update(signature: Signature, name: str, attempt: str) -> str:
         lines.append("mu_product = float64(mu_product)")
     lines += _call(signature, attempt)
     if signature.spec.keeps_mu_product:
-        lines.append("return value")
+        lines.append("return shown")
     return _FUNCTION.format(
         decorator="inline",
         name=name,
@@ -186,7 +186,7 @@ def _step(signature: Signature, name: str, attempt: str) -> str:
         lines.append("mu_product = state.mu_product[0]")
     lines += _call(signature, attempt)
     if signature.spec.keeps_mu_product:
-        lines.append("state.mu_product[0] = value")
+        lines.append("state.mu_product[0] = shown")
     lines.append("state.step[0] = step")
     return _FUNCTION.format(
         decorator="inline",

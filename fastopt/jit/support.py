@@ -35,13 +35,22 @@ def _prefetch_elements() -> int:
 _PREFETCH_ELEMENTS = _prefetch_elements()
 
 
+_EXACT = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
+"""What is said to Numba for every function: what is not, it takes over from the function that calls it."""
+
+
 def inline(function: Callable[..., Any]) -> Any:
     """`numba.njit`, with divisions as NumPy does them, and inlined by LLVM: calls with many arrays are slow."""
-    return numba.njit(error_model="numpy", forceinline=True)(function)
+    return numba.njit(forceinline=True, **_EXACT)(function)
+
+
+def apart(function: Callable[..., Any]) -> Any:
+    """The same, not inlined."""
+    return numba.njit(forceinline=False, **_EXACT)(function)
 
 
 def parallel(function: Callable[..., Any]) -> Any:
-    return numba.njit(error_model="numpy", parallel=True)(function)
+    return numba.njit(parallel=True, forceinline=False, **_EXACT)(function)
 
 
 # --- checks of types: they cost nothing at run time -------------------------------------------------------------------
@@ -113,6 +122,8 @@ def state_check(fields: tuple[str, ...]) -> Any:
 @intrinsic
 def pointer(typing_context: Any, array: Any, index: Any) -> Any:
     """The address of an element of a C-contiguous array, counted from its first."""
+    if not isinstance(array, types.Array):
+        return None
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         data = arrayobj.make_array(array)(context, builder, arguments[0]).data
@@ -171,6 +182,8 @@ def number_like(array: Any, value: Any) -> Any:
 
 @overload(number_like, inline="always")
 def _number_like(array: Any, value: Any) -> Any:
+    if not isinstance(array, types.Array):
+        return None
     number = array.dtype
 
     def rounded(array: Any, value: Any) -> Any:
