@@ -23,7 +23,7 @@ from .stamps import stamping
 
 _making = threading.RLock()
 
-_INTERNAL = ("all_numbers", "before", "first", "last", "own_mode", "part", "parts", "problem", "shown", "state")
+_INTERNAL = ("all_numbers", "before", "first", "last", "own_mode", "part", "parts", "problem", "shown", "size", "state")
 """Variables of the rendered source that a user's hyperparameters and states cannot be called."""
 
 

@@ -32,7 +32,7 @@ def python_source(signature: Signature) -> str:
             _coefficients(signature),
             _first_problem(signature),
             _elements(signature),
-            _attempt(signature, "attempt", "inline", ["elements({streams}, 0, param.size, all_numbers, own_mode)"]),
+            _attempt(signature, "attempt", "inline", ["quiet(elements, ({streams}, 0, size, all_numbers, own_mode))"]),
             _attempt(signature, "attempt_parallel", "parallel", _IN_PARTS),
             _update(signature, "update", "attempt"),
             _update(signature, "update_parallel", "attempt_parallel"),
@@ -104,25 +104,33 @@ def _elements(signature: Signature) -> str:
 
 
 _IN_PARTS = [
-    "parts = number_of_parts(param.size, nanoseconds)",
+    "parts = number_of_parts(size, nanoseconds)",
     "if parts <= 1:",
-    "    elements({streams}, 0, param.size, all_numbers, own_mode)",
+    "    elements({streams}, 0, size, all_numbers, own_mode)",
     "else:",
     "    for part in prange(parts):",
-    "        elements({streams}, first_of_part(part, parts, param.size),",
-    "                 first_of_part(part + 1, parts, param.size), all_numbers, own_mode)",
+    "        elements({streams}, first_of_part(part, parts, size),",
+    "                 first_of_part(part + 1, parts, size), all_numbers, own_mode)",
 ]
 
 
 def _attempt(signature: Signature, name: str, decorator: str, walk: list[str]) -> str:
-    """The update; 0 and the next `mu_product`, or what `first_problem` found. It never raises (see `support.quiet`)."""
+    """The update; 0 and the next `mu_product`, or what `first_problem` found, and then no element was updated.
+
+    It never raises (see `support.quiet`) and does not branch: with either, Numba would count references to arrays.
+    """
     streams = ", ".join(_streams(signature))
     checked = ", ".join((*_streams(signature), "step", *signature.arguments))
-    lines = [f"problem, shown = first_problem({checked})", "if problem:", "    return problem, shown"]
-    lines.append(f"all_numbers = all_coefficients({', '.join(_numbers(signature))})")
-    lines.append("own_mode = mode_of_updates()")
-    lines += [line.format(streams=streams) for line in walk]
-    lines.append("return 0, " + ("all_numbers[-1]" if signature.spec.keeps_mu_product else "0.0"))
+    lines = [
+        f"problem, shown = quiet(first_problem, ({checked},))",
+        "size = param.size * (problem == 0)",
+        f"all_numbers = quiet(all_coefficients, ({', '.join(_numbers(signature))},))",
+        "own_mode = mode_of_updates()",
+        *(line.format(streams=streams) for line in walk),
+    ]
+    if signature.spec.keeps_mu_product:
+        lines.append("shown = all_numbers[-1] if problem == 0 else shown")
+    lines.append("return problem, shown")
     arguments = ", ".join((*_streams(signature), *_numbers(signature)))
     return f"@{decorator}\ndef {name}({arguments}):\n{indent(lines, 1)}\n"
 
@@ -142,12 +150,17 @@ def conditions(signature: Signature) -> list[tuple[str, str, str]]:
 
 
 def _first_problem(signature: Signature) -> str:
-    """Which of the conditions does not hold, counted from 1, or 0; and the value to show."""
-    lines = []
-    for number, (condition, _, value) in enumerate(conditions(signature), start=1):
-        lines += [f"if not {condition}:", f"    return {number}, float64({value})"]
+    """Which of the conditions does not hold, counted from 1, or 0; and the value to show.
+
+    Arrays are not seen in branches, or references to them would be counted.
+    """
+    lines, branches = [], ["problem, shown = 0, 0.0"]
+    for number, (condition, _, value) in reversed(list(enumerate(conditions(signature), start=1))):
+        lines += [f"holds_{number} = {condition}", f"value_{number} = float64({value})"]
+        branches += [f"if not holds_{number}:", f"    problem, shown = {number}, value_{number}"]
     arguments = ", ".join((*_streams(signature), "step", *signature.arguments))
-    return _INLINE.format(function="first_problem", arguments=arguments, body=indent([*lines, "return 0, 0.0"], 1))
+    body = indent([*lines, *branches, "return problem, shown"], 1)
+    return _INLINE.format(function="first_problem", arguments=arguments, body=body)
 
 
 def _call(signature: Signature, attempt: str) -> list[str]:
