@@ -107,6 +107,8 @@ jax.block_until_ready(params)
 
 THINC = "params, _ = thinc.optimizers.Adam(1e-3, use_averages=False, grad_clip=0.0)((0, 'params'), params, grads)"
 
+OWN = "OwnAdam(params, grads=grads).step()"
+
 NJIT = """
 @numba.njit
 def step(params, grads, mean, mean_square, lr, beta1, beta2, eps, steps):
@@ -120,7 +122,8 @@ step(params, grads, numpy.zeros_like(params), numpy.zeros_like(params), 1e-3, 0.
 
 COLD_STARTS = (
     ColdStart("fastopt", "fastopt", "import fastopt", FASTOPT.format(backend="auto")),
-    ColdStart("fastopt, numba", "fastopt", "import fastopt", FASTOPT.format(backend="numba")),
+    ColdStart("fastopt, numba", "fastopt", "import fastopt", FASTOPT.format(backend="numba"), "FASTOPT_CACHE_DIR"),
+    ColdStart("your own rule", "fastopt", "from fastopt.bench.own_rule import OwnAdam", OWN, "FASTOPT_CACHE_DIR"),
     ColdStart("numba njit", "numba", "import numba", NJIT),
     ColdStart("thinc", "thinc", "import thinc.optimizers", THINC),
     ColdStart("torch", "torch", "import torch", TORCH),

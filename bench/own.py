@@ -54,23 +54,29 @@ def _fastopt(
     made_within: Callable[[], AbstractContextManager[None]] = nullcontext,
     bound: bool = True,
     unavailable: Callable[[Problem], str | None] = lambda problem: None,
+    optimizer: Callable[[str], Any] = lambda name: getattr(fastopt, name),
     **options: Any,
 ) -> Peer:
     def start(problem: Problem) -> Runner:
         params, grads = memory(problem.params), memory(problem.grads)
         settings = {"n_threads": problem.n_threads, **problem.variant.hyperparameters, **options}
-        optimizer = getattr(fastopt, problem.variant.optimizer)
 
         def take_gradients() -> None:
             for mine, given in zip(grads, problem.grads, strict=True):
                 mine[...] = given
 
         with made_within():
-            made = optimizer(params, grads=grads if bound else None, **settings)
+            made = optimizer(problem.variant.optimizer)(params, grads=grads if bound else None, **settings)
         step = made.step if bound else lambda: made.step(grads)
         return Runner(step, lambda: params, take_gradients, LEARNING_STEPS)
 
     return Peer(name, start, unavailable)
+
+
+def _own_rule(name: str) -> Any:
+    from . import own_rule  # Numba, or what it has compiled, is loaded for it
+
+    return getattr(own_rule, f"Own{name}")
 
 
 FASTOPT = _fastopt("fastopt")
@@ -80,5 +86,6 @@ SERIAL = _fastopt("fastopt serial", n_threads=1)
 THREADED = _fastopt("fastopt all threads", made_within=all_threads, unavailable=_needs_compiled_module)
 PASSED = _fastopt("fastopt step(grads)", bound=False)
 UNALIGNED = _fastopt("fastopt unaligned", memory=_unaligned_copies)
+OWN_RULE = _fastopt("your own rule", optimizer=_own_rule)
 CLIP_STEP_ZERO = _fastopt("fastopt", max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
 CHECKED = _fastopt("fastopt nonfinite='skip'", nonfinite="skip")

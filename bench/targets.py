@@ -73,6 +73,7 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     *_ratios(FLAT, "SGD momentum", "torch fused", {MILLION: 1.25, HUNDRED_MILLION: 1.1}),
     Target(LISTS, "Adam, 500 tensors of 256", "torch fused", at_least=30),
     Target("Numba beside Cython", "*", "fastopt cython", at_least=0.85),
+    *_ratios("A rule of your own", "Adam", "fastopt numba", {10**5: 0.95, MILLION: 0.95, TEN_MILLION: 0.95}),
     Target("Threads", "*", BEST, at_least=1 / 1.1),
     *_ratios("Clip, step, zero", "AdamW betas", "torch fused", {MILLION: 2, HUNDRED_MILLION: 1.5}),
     *_ratios("Finite checks", "Adam", "fastopt", {HUNDRED_MILLION: 1 / 1.2}),
@@ -98,6 +99,8 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     *_torch("clip, step, zero", {("AdamW, *", "torch fused"): 1.7}),
     *(Target(f"{HALF_DEAD}: growth", "*", name, at_most=1.1) for name in ("fastopt", "fastopt numba")),
     Target("Cold start", "fastopt", "import and first step", at_most=60),
+    Target("Cold start", "your own rule", "import and first step", at_most=300),
+    Target("Cold start", "your own rule", "with empty caches", at_most=3000),
     Target("A million steps", "steps", "blocks kept per step", at_most=0),
     Target("A million steps", "steps", "memory growth", at_most=0),
 )

@@ -38,6 +38,11 @@ def test_large_numba_beside_cython(compare: Compare, workload: Workload) -> None
     compare("Numba beside Cython", ADAM, workload, subject=own.NUMBA, peers=(own.CYTHON,))
 
 
+@workloads(3, 5, 6, 7, 8)
+def test_own_rule(compare: Compare, workload: Workload) -> None:
+    compare("A rule of your own", ADAM, workload, subject=own.OWN_RULE, peers=(own.NUMBA, own.FASTOPT))
+
+
 @workloads(*range(9))
 def test_threads_of_adam(compare: Compare, workload: Workload) -> None:
     compare("Threads", ADAM, workload, peers=(own.SERIAL, own.THREADED))

@@ -20,7 +20,7 @@ def get_config() -> dict[str, Any]:
     import importlib.util
     import platform
 
-    from .kernels import floating_point
+    from .kernels import floating_point, object_cache
 
     config: dict[str, Any] = {
         "fastopt": __version__,
@@ -45,8 +45,16 @@ def get_config() -> dict[str, Any]:
         config |= {"compiled module": f"no: {error}", "can flush denormals": floating_point.can_flush_denormals()}
     config["backend auto"] = "cython" if error is None else "numba"
     config["numba"] = "installed" if importlib.util.find_spec("numba") else "not installed"
+    why_not = object_cache.why_not()
+    config["compiled rules in"] = str(object_cache.folder()) if why_not is None else f"none ({why_not})"
     config["threads"] = get_num_threads()
-    variables = ("OMP_NUM_THREADS", cpu.LEVEL_VARIABLE, cpu.PREFETCH_VARIABLE, cpu.ROOTS_VARIABLE)
+    variables = (
+        "OMP_NUM_THREADS",
+        object_cache.VARIABLE,
+        cpu.LEVEL_VARIABLE,
+        cpu.PREFETCH_VARIABLE,
+        cpu.ROOTS_VARIABLE,
+    )
     config["environment"] = {name: os.environ[name] for name in variables if name in os.environ}
     config["openmp runtimes"] = _openmp_runtimes()
     return config

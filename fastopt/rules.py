@@ -22,6 +22,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .checks import real_number
+from .groups import NOTES
 from .hyperparameters import HYPERPARAMETERS, Hyperparameter, between
 from .kernels import own_rules
 from .kernels.dialect import DialectError
@@ -30,6 +31,7 @@ from .kernels.plan import ENGINE_ARGUMENTS
 from .kernels.rule_costs import cost, squares
 from .kernels.vocabulary import clip, floor, maximum, select, sign, sqrt
 from .optimizer import Optimizer
+from .options import GROUP_OPTIONS, STEP_OPTIONS
 from .specs import Spec
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 COMMON: dict[str, Any] = {"weight_decay": 0.0, "decoupled_weight_decay": False, "maximize": False}
 """Hyperparameters that every rule has without taking them: they are seen to before it."""
+
+MISSING: Any = inspect.Parameter.empty
 
 GIVEN = ("step", "mu_product")
 """What a rule or its coefficients can take beside hyperparameters."""
@@ -73,7 +77,7 @@ class RuleOptimizer(Optimizer):
 
 def rule(
     state: Iterable[str] | Mapping[str, float | str],
-    hyper: Mapping[str, float | bool],
+    hyper: Mapping[str, float | bool] = MISSING,
     *,
     coefficients: Callable[..., Any] | None = None,
     domain: Mapping[str, str] | None = None,
@@ -123,9 +127,9 @@ def rule(
     comparison as a condition; and other functions written in it. Numbers are of the parameter's precision. All of it is
     exact in IEEE 754, so every backend and every number of threads gives the same bits.
 
-    The first step compiles: about a second, and then, from one process to the next, a few hundredths: compiled rules are
-    kept in `~/.cache/fastopt` (FASTOPT_CACHE_DIR names another folder; set to nothing, nothing is kept), by all that
-    they are made of, so that nothing there can be stale. The time of a step does not depend on it.
+    The first step compiles, which takes about a second; in the next process, a few hundredths. Compiled rules are kept
+    in `~/.cache/fastopt` (FASTOPT_CACHE_DIR names another folder; set to nothing, nothing is kept), by all that they
+    are made of, so that nothing there can be stale.
 
     A proximal step (`prox=` of one element) is not possible: what the rate of an element is, is not known.
 
@@ -189,10 +193,12 @@ def rule(
 def _read_hyper(hyper: Any) -> dict[str, Any]:
     """The defaults, those of all rules last."""
     if not isinstance(hyper, Mapping):
-        raise TypeError(f"hyper must be a dict of names and defaults, got {hyper!r}")
+        got = "nothing" if hyper is MISSING else repr(hyper)
+        raise TypeError(f"hyper must be a dict of names and defaults, got {got}")
     if "lr" not in hyper:
         raise ValueError(f"hyper must have 'lr', the rate (1.0 where there is none), got {dict(hyper)!r}")
-    taken = (*ENGINE_ARGUMENTS, "params", "options", *own_rules.RESERVED_STREAMS)
+    taken = (*ENGINE_ARGUMENTS, *STEP_OPTIONS, *GROUP_OPTIONS, *NOTES, "grads", "params", "options")
+    taken += own_rules.RESERVED_STREAMS
     defaults: dict[str, Any] = {}
     for name, value in hyper.items():
         if name not in COMMON and name != "lr":

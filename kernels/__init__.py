@@ -10,6 +10,8 @@
 `engine.pyx`           the native step: segment table, threads, floating-point mode
 `python_engine`        the same step in plain Python, for the reference
 `reference`, `numba_loops`, `cython_loops`   one rule -> one loop over flat memory
+`numba_compile`, `machine_code`, `object_cache`   what `numba_loops` compiles: to LLVM, to this processor, kept on disk
+`own_rules`, `rule_costs`   a user's rule: read from its source, registered with `formulas`; what it costs
 `backends`             the table of backends, by name
 `cpu`                  instruction sets, processors that this process may use
 =====================  ==================================================================

@@ -49,19 +49,10 @@ def _cython() -> Backend:
             f"backend 'cython': the compiled module cannot be loaded ({error}). In a checkout, build it with "
             "`python -m pip install -e .`; after a plain `pip install .`, start Python outside of the checkout's root"
         ) from error
-
-    def loop(name: str, dtype: Any) -> int:
-        if name in formulas.OWN_RULES:
-            raise ValueError(
-                "backend 'cython' has loops for fastopt's own rules only; a rule of yours is compiled by 'numba' "
-                "(which 'auto' chooses)"
-            )
-        return cython_loops.loop(name, dtype)
-
     return Backend(
         "cython",
         native.Engine,
-        loop,
+        cython_loops.loop,
         cython_loops.sum_over,
         native.coefficient_function,
         native.add_up_arrays,
@@ -135,12 +126,17 @@ def load(name: str, own: bool = False) -> Backend:
     Raises
     ------
     ValueError
-        There is no backend of that name.
+        There is no backend of that name, or it cannot run a rule of the user's own.
     ImportError
         There is, but what it needs is not installed.
     """
     if name == "auto":
         name = "cython" if compiled_module_error() is None and not own else "numba"
+    if own and name == "cython":
+        raise ValueError(
+            "backend='cython' has loops for fastopt's own rules only; a rule of yours is compiled by 'numba', which "
+            "'auto' chooses"
+        )
     if name not in BACKENDS:
         raise ValueError(f"unknown backend: {name!r} (expected one of 'auto', {', '.join(map(repr, BACKENDS))})")
     return BACKENDS[name]()

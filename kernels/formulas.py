@@ -206,12 +206,16 @@ def indent(lines: list[str], levels: int) -> str:
 
 
 def call_lines(loop: Loop, call: str) -> list[str]:
-    """One line for each call of a loop; `call` spells the name of a function."""
+    """One line for each call of a loop; `call` spells the name of a function.
+
+    Streams are called s_..., coefficients c_..., local names l_...: whatever a rule calls them, a loop's own variables
+    are others.
+    """
 
     def spelled(name: str) -> str:
         if name in loop.streams:
-            return f"{name}[i]"
-        return name if name in loop.local_names else f"c_{name}"
+            return f"s_{name}[i]"
+        return f"l_{name}" if name in loop.local_names else f"c_{name}"
 
     return [
         f"{', '.join(map(spelled, targets))} = {call.format(function.name)}({', '.join(map(spelled, arguments))})"

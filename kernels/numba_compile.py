@@ -102,27 +102,19 @@ define void @"{symbol}"({arguments}) {{
 """
 """In place of the wrapper that Numba makes, which would need Numba when it is loaded: nothing here can raise."""
 
-_LLVM_TYPES = {True: "ptr", False: "i64"}
-
 
 def llvm_text(source: str, name: str, real: str, kind: str, symbol: str) -> str:
     """Optimized LLVM of a function, called `symbol`; `kind` says what it takes."""
-    import llvmlite.binding as llvm
-
     arguments = _SIGNATURES[kind](types.float32 if real == "float32" else types.float64)
-    compiled = numba.cfunc(types.void(*arguments))(function_from(source, name, real))
-    library = compiled._library
+    compiled: Any = numba.cfunc(types.void(*arguments))(function_from(source, name, real))
     wrapper = compiled.native_name
-    module = llvm.parse_assembly(library.get_llvm_str())
-    native = next(
-        each.name for each in module.functions if not each.is_declaration and wrapper.endswith(each.name) and each.name != wrapper
-    )
     spelled = ", ".join(
-        f"{_LLVM_TYPES[isinstance(each, types.CPointer)]} %argument{index}" for index, each in enumerate(arguments)
+        f"{'ptr' if isinstance(each, types.CPointer) else 'i64'} %argument{index}"
+        for index, each in enumerate(arguments)
     )
-    return _without(library.get_llvm_str(), wrapper) + _CALLED_BY_ENGINE.format(
-        symbol=symbol, native=native, arguments=spelled
-    )
+    without_wrapper = _without(compiled._library.get_llvm_str(), wrapper)
+    native = wrapper.removeprefix("cfunc.")
+    return without_wrapper + _CALLED_BY_ENGINE.format(symbol=symbol, native=native, arguments=spelled)
 
 
 def _without(text: str, function: str) -> str:

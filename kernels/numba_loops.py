@@ -1,8 +1,8 @@
 """Loops compiled by Numba from the rules, when first used: native functions of the same form as the Cython ones.
 
 The engine calls them through their addresses, so threads, floating-point mode and segment table are the engine's, and
-Numba's own threading layers are not involved. What was compiled is kept on disk (see `object_cache`); where it is found,
-Numba is not even loaded.
+Numba's own threading layers are not involved. What was compiled is kept on disk (see `object_cache`); where it is
+found, Numba is not even loaded.
 """
 
 from __future__ import annotations
@@ -45,15 +45,23 @@ def _address(source: str, name: str, real: str, kind: str) -> int:
     return machine_code.load(data, _symbol(name))
 
 
+def _loop_parts(name: str, real: str) -> tuple[str, str, str, str]:
+    return numba_source(formulas.loop(name), real), f"{name}_loop", real, "loop"
+
+
+def _coefficients_parts(name: str) -> tuple[str, str, str, str]:
+    source = coefficients_source(formulas.functions_of_coefficients(name))
+    return source, f"{name}_coefficients", "float64", "coefficients"
+
+
 @functools.cache
 def _loop(name: str, real: str) -> int:
-    return _address(numba_source(formulas.loop(name), real), f"{name}_loop", real, "loop")
+    return _address(*_loop_parts(name, real))
 
 
 @functools.cache
 def _coefficient_function(name: str) -> int:
-    source = coefficients_source(formulas.functions_of_coefficients(name))
-    return _address(source, f"{name}_coefficients", "float64", "coefficients")
+    return _address(*_coefficients_parts(name))
 
 
 def loop(name: str, dtype: np.dtype) -> int:
@@ -68,6 +76,11 @@ def coefficient_function(name: str) -> int:
         return _coefficient_function(name)
 
 
-def loop_assembly(name: str, real: str) -> str:
-    """What a loop is compiled to, for reading."""
-    return machine_code.assembly(_text(numba_source(formulas.loop(name), real), f"{name}_loop", real, "loop"))
+def loop_text(name: str, real: str) -> str:
+    """A loop as LLVM's text, for reading."""
+    return _text(*_loop_parts(name, real))
+
+
+def coefficients_text(name: str) -> str:
+    """A coefficient function as LLVM's text, for reading."""
+    return _text(*_coefficients_parts(name))

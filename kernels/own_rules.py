@@ -7,6 +7,7 @@ ever be taken for another, however often a function is changed and made anew.
 from __future__ import annotations
 
 import ast
+import copy
 import hashlib
 import inspect
 import keyword
@@ -23,7 +24,10 @@ from .dialect import VOCABULARY, Function, Rule, error_at, read_function
 DIGEST_LENGTH = 16
 """Of the digest in names: 64 bits tell apart as many rules as anyone will write."""
 
-RESERVED_STREAMS = ("param", "grad", "prepared", "clipped", "grad_accumulator", "param_average", "step", "mu_product")
+RESERVED_STREAMS = (
+    *("param", "grad", "param_i", "grad_i", "prepared", "clipped", "grad_accumulator", "param_average"),
+    *("step", "mu_product"),
+)
 """What the arrays of a step, and the numbers kept beside them, are called already."""
 
 MAX_STATES, MAX_ARGUMENTS, MAX_RESULTS = 6, 16, 24
@@ -49,7 +53,7 @@ def register(
         A source cannot be read.
     """
     functions, node, path = read(update)
-    function = functions[-1]
+    function = functions[-1] = _with_named_results(functions[-1], ("param", *states))
     _check_states(function, states, node, path)
     wanted = function.arguments[2 + len(states) :]
     if coefficients is None:
@@ -84,7 +88,29 @@ def _digest(functions: Sequence[Function], states: Sequence[str]) -> str:
     return digest.hexdigest()[:DIGEST_LENGTH]
 
 
-# --- what a rule and its coefficients must be ---------------------------------------------------------------------------
+# --- what a rule and its coefficients must be -------------------------------------------------------------------------
+
+
+def _with_named_results(function: Function, names: Sequence[str]) -> Function:
+    """`return param - lr * grad, ...` as an assignment and `return param, ...`, where that means the same."""
+    if len(function.returns) != len(names):
+        return function
+    body, assigned = list(function.body), set[str]()
+    for name, value in zip(names, function.returns, strict=True):
+        if isinstance(value, ast.Name):
+            if value.id in assigned - {name}:
+                return function
+            continue
+        if assigned & {each.id for each in ast.walk(value) if isinstance(each, ast.Name)}:
+            return function
+        assignment = ast.Assign([ast.Name(name, ast.Store())], value)
+        body.append(ast.fix_missing_locations(ast.copy_location(assignment, value)))
+        assigned.add(name)
+    returns = [
+        value if isinstance(value, ast.Name) else ast.Name(name, ast.Load())
+        for name, value in zip(names, function.returns, strict=True)
+    ]
+    return replace(function, body=tuple(body), returns=tuple(returns))
 
 
 def _check_states(function: Function, states: Sequence[str], node: ast.FunctionDef, path: str) -> None:
@@ -143,7 +169,7 @@ def check_name(what: str, name: Any, taken: Sequence[str] = ()) -> str:
     return name
 
 
-# --- reading functions --------------------------------------------------------------------------------------------------
+# --- reading functions ------------------------------------------------------------------------------------------------
 
 
 def read(function: Callable[..., Any], powers: bool = False) -> tuple[list[Function], ast.FunctionDef, str]:
@@ -164,7 +190,8 @@ def _read(
 ) -> tuple[ast.FunctionDef, str]:
     node, path = syntax_of(function)
     names = _names_seen_by(function)
-    for each in (part for statement in node.body for part in ast.walk(statement)):
+    plain = [statement for statement in node.body if isinstance(statement, (ast.Assign, ast.Return))]
+    for each in (part for statement in plain for part in ast.walk(statement)):
         if not (isinstance(each, ast.Call) and isinstance(each.func, ast.Name)):
             continue
         name = each.func.id
@@ -188,6 +215,11 @@ def _read(
         raise error_at(path, node, f"{node.name} is what every rule calls first; choose another name")
     known = {name: each for name, (_, each) in found.items()}
     found[node.name] = function, read_function(node, path, known, powers)
+    if not _is_source_of(node, function):
+        raise SourceError(
+            f"what {path} has at line {node.lineno} is not the source of {node.name} as it runs: the file was changed "
+            "since it was loaded, start Python anew"
+        )
     return node, path
 
 
@@ -222,38 +254,31 @@ def syntax_of(function: Any) -> tuple[ast.FunctionDef, str]:
         ) from error
     node = tree.body[0]
     if not isinstance(node, ast.FunctionDef):
-        raise SourceError(f"a rule must be a function written with def, got {lines[0].strip()!r} (line {first} of {path})")
+        got = lines[0].strip()
+        raise SourceError(f"a rule must be a function written with def, got {got!r} (line {first} of {path})")
     ast.increment_lineno(node, first - 1)
     indentation = len(lines[0]) - len(lines[0].lstrip())
     for each in ast.walk(node):
         if isinstance(each, (ast.stmt, ast.expr, ast.arg)):
             each.col_offset += indentation
-    if not _is_source_of(node, function):
-        raise SourceError(
-            f"what {path} has at line {first} is not the source of {name} as it runs: the file was changed since it was "
-            "loaded, start Python anew"
-        )
+            if each.end_col_offset is not None:
+                each.end_col_offset += indentation
     return node, path
 
 
 def _is_source_of(node: ast.FunctionDef, function: types.FunctionType) -> bool:
     """Whether compiling this gives the function's own code."""
-    plain = ast.FunctionDef(**{**{field: getattr(node, field, None) for field in node._fields}, "decorator_list": []})
-    outer = ast.FunctionDef(
-        **{**{field: getattr(plain, field) for field in plain._fields}, "name": "outer", "body": [plain]},
-    )
-    outer.args = ast.arguments(
-        posonlyargs=[],
-        args=[ast.arg(name) for name in function.__code__.co_freevars],
-        kwonlyargs=[],
-        kw_defaults=[],
-        defaults=[],
-    )
-    outer.returns = None
-    module = ast.fix_missing_locations(ast.Module([ast.copy_location(outer, node)], []))
+    inner = copy.deepcopy(node)
+    inner.decorator_list = []
+    # What it closes over are an outer function's names.
+    module = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}): pass")
+    outer = module.body[0]
+    assert isinstance(outer, ast.FunctionDef)
+    outer.body = [inner]
     code: Any = compile(module, "<source>", "exec", dont_inherit=True)
     for name in ("outer", node.name):
-        code = next((each for each in code.co_consts if isinstance(each, types.CodeType) and each.co_name == name), None)
+        within = (each for each in code.co_consts if isinstance(each, types.CodeType))
+        code = next((each for each in within if each.co_name == name), None)
         if code is None:
             return False
     return _essence(code) == _essence(function.__code__)
@@ -262,4 +287,3 @@ def _is_source_of(node: ast.FunctionDef, function: types.FunctionType) -> bool:
 def _essence(code: types.CodeType) -> tuple[Any, ...]:
     constants = tuple(repr(each) for each in code.co_consts if not isinstance(each, types.CodeType))
     return (code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars, code.co_argcount)
-

@@ -157,11 +157,11 @@ def _cython_loop(loop: Loop, real: str) -> str:
         name=loop.name,
         real=real,
         c=c,
-        stream_arguments=", ".join(f"{real}_stream {name}" for name in loop.streams),
+        stream_arguments=", ".join(f"{real}_stream s_{name}" for name in loop.streams),
         streams=", ".join(f"<{real}_stream>streams[{index}]" for index in range(len(loop.streams))),
         locals=indent(declared, 1),
         per_line=CACHE_LINE // itemsize,
-        prefetches=indent([f"prefetch_for_update({name} + i)" for name in loop.streams], 4),
+        prefetches=indent([f"prefetch_for_update(s_{name} + i)" for name in loop.streams], 4),
         body_in_block=indent(body, 4),
         body=indent(body, 2),
     )
@@ -200,7 +200,7 @@ def _cython_sharing_loop(loop: Loop) -> str:
     return _CYTHON_SHARING_LOOP.format(
         name=loop.name,
         n_streams=len(loop.streams),
-        stream_arguments=", ".join(f"float32_stream {name}" for name in loop.streams),
+        stream_arguments=", ".join(f"float32_stream s_{name}" for name in loop.streams),
         streams=", ".join(f"<float32_stream>streams[{index}]" for index in range(len(loop.streams))),
         locals=indent(declared, 1),
         body_by_fma=indent(call_lines(loop, call="{}_" + BY_FMA), 3),

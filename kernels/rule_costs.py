@@ -9,13 +9,18 @@ from .dialect import Function, Rule
 from .formulas import Loop
 
 ELEMENT = (0.06, 0.10)
-"""Nanoseconds an element of float32 and of float64, one thread, everything in cache (AVX-512): reading and writing it."""
+"""Nanoseconds an element of float32 and of float64 takes to read and write: one thread, in cache (AVX-512)."""
 
 STATE = (0.04, 0.09)
 """The same for each state."""
 
-DIVISION = (0.06, 0.20)
-ROOT = (0.12, 0.45)
+DIVISION = (0.05, 0.15)
+ROOT = (0.10, 0.45)
+SELECT = (0.02, 0.04)
+"""Also of the words that are made of it."""
+
+_WORDS = {"sqrt": (1, 0), "select": (0, 1), "maximum": (0, 1), "clip": (0, 2), "sign": (0, 2)}
+"""How many roots and selections a word is."""
 
 
 def cost(loop: Loop) -> tuple[float, float]:
@@ -23,12 +28,10 @@ def cost(loop: Loop) -> tuple[float, float]:
     n_states = len(loop.streams) - 2
     nodes = [node for function in loop.functions for node in _walk(function)]
     divisions = sum(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) for node in nodes)
-    roots = sum(
-        isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sqrt" for node in nodes
-    )
-    single, double = (
-        ELEMENT[index] + n_states * STATE[index] + divisions * DIVISION[index] + roots * ROOT[index] for index in (0, 1)
-    )
+    words = [node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    roots, selections = (sum(_WORDS.get(word, (0, 0))[which] for word in words) for which in (0, 1))
+    counts = ((1, ELEMENT), (n_states, STATE), (divisions, DIVISION), (roots, ROOT), (selections, SELECT))
+    single, double = (sum(count * each[index] for count, each in counts) for index in (0, 1))
     return single, double
 
 
@@ -61,6 +64,10 @@ def _trace(function: Function, made_of_grad: set[str], known: Mapping[str, Funct
             inner, made = _trace(callee, given, known)
             squared = squared or inner
             return made
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            made_of = [visit(argument) for argument in node.args]
+            # A sign is of size 1, and what is chosen is not of the size of what it is chosen by.
+            return {"sign": False, "select": any(made_of[1:])}.get(node.func.id, any(made_of))
         children = [visit(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and all(children):
             squared = True

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,6 +18,9 @@ from fastopt.kernels import native
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Without it, Keras asks for TensorFlow.
 
+if "FASTOPT_CACHE_DIR" not in os.environ:  # Not the user's own; processes that are started from here share it.
+    os.environ["FASTOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="fastopt-cache-")
+    atexit.register(shutil.rmtree, os.environ["FASTOPT_CACHE_DIR"], ignore_errors=True)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)

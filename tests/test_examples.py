@@ -21,6 +21,7 @@ from fastopt.examples import (
     data,
     keras_decay,
     models,
+    own_rules,
     plateau_adam,
     projected_and_proximal,
     report,
@@ -39,6 +40,7 @@ ANSWERS = {
     "batch_size": f"After 6 epochs, .* at 256 the accuracy is {NUMBER} and {NUMBER}",
     "keras_decay": "It counts steps: as epoch 10 begins, decay=0.1 has divided the rate by 1 \\+ 0.1 \\* 306",
     "njit_training": f"After 1,076 updates of 610 parameters both loops have the same bits, .* reads {NUMBER} of",
+    "own_rules": f"All 4 learn: test accuracies of {NUMBER} to {NUMBER}",
     "plateau_adam": r"at 0.001 \(0.0 reductions\) accuracy is the same and test loss the same; at 0.1 ",
     "projected_and_proximal": f"The largest difference from scikit-learn's coefficients is {NUMBER}, and in 5 of 5",
     "rnn_epoch_decay": f"Per epoch: in the 4 epochs after the decay began, .* fell by {NUMBER} with 0.97 per epoch",
@@ -320,3 +322,9 @@ def test_a_stream_is_the_same_each_time_and_like_the_data() -> None:
     residuals = np.concatenate([target - each @ stream.true for each, target in chunks])
     assert residuals.std() == pytest.approx(stream.noise, rel=0.02)
     assert stream.error(stream.true) == 0
+
+
+def test_own_rules() -> None:
+    results = own_rules.run(quick=True)
+    assert results.keys() == own_rules.OPTIMIZERS.keys()
+    assert all(each.accuracy > 0.9 and each.loss < 0.5 for each in results.values())

@@ -15,7 +15,18 @@ import pytest
 
 from fastopt.conventions import conventions_of, spec_of
 from fastopt.hyperparameters import HYPERPARAMETERS
-from fastopt.kernels import _coefficients, coefficients, cpu, dialect, formulas, native, numba_loops, operations, rules
+from fastopt.kernels import (
+    _coefficients,
+    coefficients,
+    cpu,
+    dialect,
+    formulas,
+    machine_code,
+    native,
+    numba_loops,
+    operations,
+    rules,
+)
 from fastopt.specs import SPECS
 
 FLAGS = {name for name, each in HYPERPARAMETERS.items() if each.flag} | {"eps_outside"}
@@ -177,7 +188,7 @@ def test_every_sum_is_vectorised(level: str, real: str) -> None:
 @pytest.mark.parametrize("loop", formulas.loops().values(), ids=lambda loop: loop.name)
 @pytest.mark.parametrize("real", formulas.REALS)
 def test_every_numba_loop_is_vectorised(loop: formulas.Loop, real: str) -> None:
-    assembly = numba_loops.loop_assembly(loop.name, real)
+    assembly = machine_code.assembly(numba_loops.loop_text(loop.name, real))
     suffix = "ps" if real == "float32" else "pd"
     for operation in arithmetic_of(loop):
         assert re.search(rf"\bv?{operation}{suffix}\b", assembly), f"no packed {operation}"

@@ -51,9 +51,15 @@ class PlainRule(torch.optim.Optimizer):
                 state[name] = torch.full_like(param, value, memory_format=torch.preserve_format)
 
 
-@functools.cache
 def torch_class(rule: type[RuleOptimizer]) -> type[NativeOptimizer]:
-    """The class for PyTorch's parameters of a class that `fastopt.rule` made."""
+    """The class for PyTorch's parameters of a class that `fastopt.rule` made; the same one each time."""
+    key: Any = rule
+    made: type[NativeOptimizer] = _torch_class(key)
+    return made
+
+
+@functools.cache
+def _torch_class(rule: Any) -> type[NativeOptimizer]:
     shared = {"__module__": rule.__module__, "__qualname__": f"{rule.__qualname__}.torch"}
     parameters = [
         each for each in rule.__signature__.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD
