@@ -1,8 +1,8 @@
 """What does a whole training loop cost, when all of it is one compiled function?
 
 A network learns to read digits (scikit-learn's): batches, gradients, a decaying rate and Adam, all inside of one
-`@njit(cache=True)` function that calls `fastopt.jit.adam`. Beside it runs the loop that most people write: Python, which
-calls the same compiled gradient and `opt.step()`. Both end with the same bits.
+`@njit(cache=True)` function that calls `fastopt.jit.adam`. Beside it runs the loop that most people write: Python,
+which calls the same compiled gradient and `opt.step()`. Both end with the same bits.
 
 Run it with `python examples/njit_training.py`; it takes about ten seconds the first time (Numba compiles) and three
 then, and `--quick` less. It needs the packages of `pip install 'fastopt[cli]'`.

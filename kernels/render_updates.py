@@ -94,7 +94,9 @@ def _declaration(signature: Any, real: str) -> str:
 
 def _coefficients(signature: Any, functions: list[str]) -> str:
     """Calls the coefficient functions, and picks out what the loop takes, in its order; returns the next mu_product."""
-    declared, body, position = [], [], {}
+    declared: list[str] = []
+    body: list[str] = []
+    position: dict[str, str] = {}
     stages = signature.stages()
     for stage, (function, passed) in enumerate(stages):
         name = "regularize" if stage == 0 else signature.spec.coefficients

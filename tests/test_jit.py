@@ -349,7 +349,7 @@ def test_the_loop_is_vectorised_and_counts_no_references() -> None:
     own = re.search(r"\ndefine [^\n]*6update[^\n]*\{\n(.*?)\n\}", llvm, re.DOTALL)
     assert own is not None
     assert "pow" in own[1]  # the update itself, inlined
-    assert "NRT_" not in own[1]  # references would be counted atomically
+    assert "NRT_incref" not in own[1]  # references would be counted atomically
 
 
 SCRIPT = """

@@ -1,6 +1,7 @@
-import fastopt
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+
+import fastopt
 
 setup(
     ext_modules=cythonize(

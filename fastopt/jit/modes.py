@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import platform
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 ARM = platform.machine().lower() in ("aarch64", "arm64")
-_inline = njit(error_model="numpy", fastmath=False, boundscheck=False, forceinline=True)
+
+
+def _inline(function: Function) -> Function:
+    """Compiled, whatever the flags of the function that calls it."""
+    return cast(Function, njit(error_model="numpy", fastmath=False, boundscheck=False, forceinline=True)(function))
+
 
 FLUSH_BITS = 0x8040 if X86 else (1 << 24 if ARM else 0)
 """Of the control register: denormals are zero, on input and on output. As in kernels/machine.h; 0: not known how."""
@@ -63,13 +71,14 @@ def write_mode(typing_context: Any, mode: Any) -> Any:
     return types.void(types.uint64), generate
 
 
-_BITS = types.uint64(FLUSH_BITS)
+_uint64: Any = types.uint64
+_BITS: Any = _uint64(FLUSH_BITS)
 
 
 @_inline
 def set_mode(mode: int) -> int:
     """Set the bits for denormals as they are in `mode`; what the mode was before. A write is slow, so only at need."""
-    before = get_mode()
+    before: int = get_mode()  # type: ignore[call-arg]
     if (before ^ mode) & _BITS:
         write_mode((before & ~_BITS) | (mode & _BITS))
     return before
@@ -110,4 +119,4 @@ def flush_denormals() -> int:
 @_inline
 def restore_denormals(mode: int) -> None:
     """Take denormals as before `flush_denormals`, which returned `mode`. Other bits of the mode stay as they are."""
-    set_mode(types.uint64(mode))
+    set_mode(_uint64(mode))

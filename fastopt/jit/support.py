@@ -35,7 +35,7 @@ def _prefetch_elements() -> int:
 _PREFETCH_ELEMENTS = _prefetch_elements()
 
 
-_EXACT = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
+_EXACT: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
 """What is said to Numba for every function: what is not, it takes over from the function that calls it."""
 
 
@@ -99,12 +99,13 @@ def state_check(fields: tuple[str, ...]) -> Any:
 
     @overload(check_state, inline="always")
     def _check(state: Any) -> Any:
+        kept: Any = state
         if not isinstance(state, types.BaseNamedTuple):
             raise TypingError(f"state must be a NamedTuple with the fields {expected}, got {state}")
-        if not set(fields) <= set(state.fields):
-            raise TypingError(f"state must have the fields {expected}, got a NamedTuple with {', '.join(state.fields)}")
+        if not set(fields) <= set(kept.fields):
+            raise TypingError(f"state must have the fields {expected}, got a NamedTuple with {', '.join(kept.fields)}")
         for name, dtype in (("step", types.int64), ("mu_product", types.float64)):
-            found = state[state.fields.index(name)] if name in fields else None
+            found = kept[kept.fields.index(name)] if name in fields else None
             if found is not None and found != types.Array(dtype, 1, "C"):
                 raise TypingError(f"state.{name} must be an array of one {dtype}, got {found}")
 
@@ -170,7 +171,7 @@ def quiet(typing_context: Any, function: Any, arguments: Any) -> Any:
 
 @inline
 def power(base: float, exponent: float) -> float:
-    return opaque(base) ** opaque(exponent)
+    return opaque(base) ** opaque(exponent)  # type: ignore[call-arg]
 
 
 # --- how elements are walked over -------------------------------------------------------------------------------------
