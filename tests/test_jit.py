@@ -296,6 +296,13 @@ def test_what_functions_refuses() -> None:
         _ = jit.adamm
 
 
+def test_asking_again_compiles_nothing_again() -> None:
+    made = jit.functions(fastopt.Adam, betas=(0.5, 0.9))
+    assert jit.functions(fastopt.Adam, betas=(0.5, 0.9)) is made
+    assert jit.functions(fastopt.Adam, betas=(0.5, 0.8)) is not made
+    assert jit.functions(fastopt.AdamW, betas=(0.5, 0.9)) is not made
+
+
 def test_names() -> None:
     assert {"adam", "adam_state", "adam_update", "adamw_amsgrad", "sgd_nesterov_parallel", "functions"} <= set(dir(jit))
     for name in dir(jit):

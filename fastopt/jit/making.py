@@ -23,6 +23,9 @@ from .stamps import stamping
 
 _making = threading.RLock()
 
+_made: dict[Any, Functions] = {}
+"""What `functions` was asked for, so that asking again compiles nothing again."""
+
 _INTERNAL = ("all_numbers", "before", "first", "last", "own_mode", "part", "parts", "problem", "shown", "size", "state")
 """Variables of the rendered source that a user's hyperparameters and states cannot be called."""
 
@@ -204,5 +207,8 @@ def functions(
         raise TypeError(f"optimizer must be a class of fastopt or one that fastopt.rule made, got {optimizer!r}")
     spec = conventions.under(own, convention)
     conventions.hyperparameters(spec, hyperparameters)
+    key = (optimizer, convention, flush_denormals, repr(sorted(hyperparameters.items())))
     with _making:
-        return make(signature(spec, hyperparameters), flush_denormals)
+        if key not in _made:
+            _made[key] = make(signature(spec, hyperparameters), flush_denormals)
+        return _made[key]
