@@ -36,6 +36,22 @@ def _prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
     return types.void(pointer, types.intp), generate
 
 
+@intrinsic
+def opaque(typing_context: Any, number: Any) -> Any:
+    """The same float64, of which LLVM knows nothing.
+
+    Of powers whose exponent it knows, it makes products and roots, which can be other bits than the C library's.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        bits = builder.bitcast(arguments[0], word)
+        bits = builder.asm(ir.FunctionType(word, [word]), "", "=r,0", [bits], False)
+        return builder.bitcast(bits, ir.DoubleType())
+
+    return types.float64(types.float64), generate
+
+
 @functools.cache
 def vocabulary(real: str) -> dict[str, Any]:
     """The dialect's words for Numba, in one precision."""
@@ -61,7 +77,7 @@ def vocabulary(real: str) -> dict[str, Any]:
 
     @_inline
     def power(base, exponent):  # type: ignore[no-untyped-def]
-        return base**exponent
+        return opaque(base) ** opaque(exponent)
 
     return {
         "inline": _inline,

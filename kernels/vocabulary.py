@@ -1,7 +1,8 @@
 """What the functions in `rules` and `coefficients` may call, as NumPy (and plain Python) understands them.
 
-`render_cython` and `numba_compile` give each of them a C and a Numba meaning with the same bits. They are defined through
-comparisons, not through `min`/`max`, because those differ between libraries in what they do with NaN and signed zeros.
+`render_cython` and `numba_compile` give each of them a C and a Numba meaning with the same bits. They are defined
+through comparisons, not through `min`/`max`, because those differ between libraries in what they do with NaN and signed
+zeros.
 """
 
 from __future__ import annotations

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import ctypes
 import importlib.util
 import inspect
 import itertools
+import math
 import pickle
 import re
 import sys
@@ -21,7 +23,7 @@ import fastopt
 from fastopt import rules as own
 from fastopt.conventions import spec_of
 from fastopt.hyperparameters import HYPERPARAMETERS
-from fastopt.kernels import coefficients, formulas, rules
+from fastopt.kernels import coefficients, formulas, numba_loops, rules
 from fastopt.kernels.plan import ENGINE_ARGUMENTS
 from fastopt.rules import COMMON, clip, floor, maximum, select, sign, sqrt
 
@@ -269,6 +271,34 @@ def test_numbers_are_of_the_parameters_precision_in_every_backend() -> None:
         Shares(w, backend=backend).step(g)
         results.append(w)
     assert equal_bits(*results)
+
+
+def test_powers_are_the_c_librarys_whatever_the_exponent() -> None:
+    """LLVM would make products, roots and exp2 of some, which are other bits now and then."""
+
+    def separate(lr, x):  # type: ignore[no-untyped-def]
+        a = x**2
+        b = x**0.5
+        c = x**3
+        d = 2**x
+        e = x**-0.5
+        return a, b, c, d, e
+
+    @own.rule(state=(), hyper={"lr": 1.0, "x": 0.1}, coefficients=separate)
+    def Powers(param, grad, a, b, c, d, e):  # type: ignore[no-untyped-def]
+        return param - (a + b + c + d + e) * grad
+
+    compute = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(
+        numba_loops.coefficient_function(Powers.spec.coefficients)
+    )
+    xs = np.random.default_rng(8).uniform(0, 3, 20_000)
+    found = np.zeros((xs.size, 5))
+    arguments = np.ones((xs.size, 2))
+    arguments[:, 1] = xs
+    for given, results in zip(arguments, found, strict=True):
+        compute(given.ctypes.data, results.ctypes.data)
+    expected = [[math.pow(x, 2), math.pow(x, 0.5), math.pow(x, 3), math.pow(2, x), math.pow(x, -0.5)] for x in xs]
+    assert equal_bits(found, np.array(expected))
 
 
 # --- changed rules --------------------------------------------------------------------------------------------------
