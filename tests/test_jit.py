@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import re
 import subprocess
@@ -51,14 +52,16 @@ def gradients(shape: Any, dtype: Any) -> list[np.ndarray]:
     return [cases.random_gradient(random, shape, dtype) for _ in range(STEPS)]
 
 
-def compare(functions: Any, cls: Any, options: dict[str, Any], shape: Any, dtype: Any, step: str = "step") -> None:
+def compare(
+    functions: Any, cls: Any, options: dict[str, Any], shape: Any, dtype: Any, step: str = "step", **numbers: float
+) -> None:
     """Several steps of both: the same parameter and the same state, bit by bit."""
     param = np.random.default_rng(3).standard_normal(shape).astype(dtype)
     other = param.copy()
     optimizer = cls(other, **options)
     state = functions.state(param)
     for grad in gradients(shape, dtype):
-        getattr(functions, step)(param, grad, state)
+        getattr(functions, step)(param, grad, state, **numbers)
         optimizer.step(grad)
     assert cases.equal_bits(param, other)
     kept = optimizer.state[0]
@@ -93,6 +96,14 @@ def test_a_rule_of_ones_own() -> None:
     compare(functions, Own, {"beta": 0.8}, 1030, np.float32)
     with pytest.raises(ValueError, match="no other framework"):
         jit.functions(Own, convention="keras")
+
+
+@pytest.mark.parametrize("beta", [0.5544049551926724, 0.8])
+def test_powers_are_those_of_the_c_library(beta: float) -> None:
+    """The square of the first is another number by multiplication."""
+    assert (math.pow(beta, 2.0) == beta * beta) is (beta == 0.8)
+    for backend in ("reference", "numba"):
+        compare(jit.functions(Own), Own, {"beta": beta, "backend": backend}, 300, np.float64, beta=beta)
 
 
 def plain_functions(given: Signature, dtype: Any) -> dict[str, Any]:
