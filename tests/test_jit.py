@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 import platform
 import re
 import subprocess
@@ -14,12 +15,13 @@ import cases
 import numba
 import numpy as np
 import pytest
+from numba.core import serialize
 
 import fastopt
 from fastopt import jit
 from fastopt.conventions import spec_of
 from fastopt.hyperparameters import HYPERPARAMETERS
-from fastopt.jit import making, modes, render, stamps
+from fastopt.jit import making, modes, render, stamps, states
 from fastopt.kernels import formulas, reference
 from fastopt.rules import sqrt
 from fastopt.signatures import Signature, signature, signatures
@@ -408,6 +410,17 @@ def test_a_stamp_of_another_rule_is_refused() -> None:
     assert stamps.read_stamp(stamps.digest(), "adam").rule == "adam"
     with pytest.raises(OSError, match="another version of the update 'gone_1234'"):
         stamps.read_stamp(stamps.digest(), "gone_1234")
+
+
+def test_a_cached_state_of_a_rule_that_has_changed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = jit.functions(Own).state(np.ones(3))
+    name = type(state).__name__
+    pickled = serialize.dumps(numba.typeof(state))
+    assert pickle.loads(pickled) == numba.typeof(state)
+    monkeypatch.delattr(states, name)
+    assert pickle.loads(pickled) != numba.typeof(state)
+    with pytest.raises(AttributeError):
+        _ = states.other
 
 
 def test_numba_is_loaded_with_jit_only() -> None:
