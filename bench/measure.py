@@ -122,6 +122,7 @@ class Turn:
             step, end = self.runner.prepared_step, time.perf_counter() + WARM_SECONDS
             while time.perf_counter() < end:
                 step()
+                CLOCK.wait()
 
     def take(self) -> float:
         """The seconds of a step, from one block of them."""
@@ -266,17 +267,19 @@ def compare(
     relative: float = check.RELATIVE,
     only_moves: bool = True,
     n_threads: int | None = None,
+    roofline: Peer = ROOFLINE,
+    sides: Callable[[Variant, Workload], int] = sides_in_memory,
 ) -> Record:
     """Check a subject against its peers, then time them in turns; as many at once as there is memory for.
 
     `label` is added to the case's name; results may differ by `relative`. `only_moves`: a step reads and writes
-    parameters, gradients and states and nothing else, so bytes and the roofline are looked at. `n_threads`: other than
-    the settings'.
+    parameters, gradients and states and nothing else, so bytes and the `roofline` are looked at. `n_threads`: other
+    than the settings'. `sides`: how many optimizers there is memory for.
     """
     peers = settings.chosen(peers)
     if not peers:
         pytest.skip("none of the peers that were asked for")
-    room = sides_in_memory(variant, workload) - 2  # the subject, the roofline
+    room = sides(variant, workload) - 2  # the subject, the roofline
     if room < 1:
         pytest.skip(f"not enough memory: {available_memory() / 1e9:.1f} GB are available")
     problem = Problem.make(variant, workload, settings.n_threads if n_threads is None else n_threads)
@@ -289,7 +292,7 @@ def compare(
         if reason:
             results[peer.name] = {"unavailable": reason}
     there = tuple(peer for peer in peers if peer.name not in results)
-    beside = (ROOFLINE,) if only_moves and not ROOFLINE.unavailable(problem) else ()
+    beside = (roofline,) if only_moves and not roofline.unavailable(problem) else ()
     run = pytest_benchmark_run(benchmark)
     mine: list[float] = []
     firsts: list[float] = []
@@ -297,20 +300,20 @@ def compare(
     for batch in batches(there, room) or [()]:
         timed = measure_batch(run, settings, problem, subject, (*batch, *beside), relative)
         run = plain_run
-        roofline = timed.peers.pop(ROOFLINE.name, [])
+        bound = timed.peers.pop(roofline.name, [])
         for name, seconds in timed.peers.items():
             results[name] = {
                 "seconds": statistics.median(seconds),
                 "first_seconds": timed.first_seconds[name],
                 **quotients(seconds, timed.ours, "ratio"),
             }
-            if roofline:
-                results[name]["fraction"] = quotients(roofline, seconds, "fraction")["fraction"]
+            if bound:
+                results[name]["fraction"] = quotients(bound, seconds, "fraction")["fraction"]
         results |= {name: {"wrong": difference} for name, difference in timed.wrong.items()}
         for peer in batch:
             results[peer.name] |= marks(peer)
         firsts.append(timed.first_seconds[subject.name])
-        bounds += zip(roofline, timed.ours, strict=False)
+        bounds += zip(bound, timed.ours, strict=False)
         mine += timed.ours
     record: Record = {
         "section": section,
@@ -330,8 +333,8 @@ def compare(
         for each in (record, *timed_peers):
             each["bytes_per_second"] = variant.bytes_per_parameter * workload.size / each["seconds"]
     if bounds:
-        record["roofline"] = {"seconds": statistics.median(bound for bound, _ in bounds)}
-        record |= quotients([bound for bound, _ in bounds], [our for _, our in bounds], "fraction")
+        record["roofline"] = {"seconds": statistics.median(least for least, _ in bounds)}
+        record |= quotients([least for least, _ in bounds], [our for _, our in bounds], "fraction")
     return record
 
 

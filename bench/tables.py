@@ -46,6 +46,11 @@ SECTIONS = {
     "torch: the step in backward": "Whole training iterations with step_in_backward, beside backward and then a step.",
     "torch: memory of gradients": "The most bytes of gradients that parameters have at any time in a training "
     "iteration, counted tensor by tensor.",
+    "CUDA: flat tensors": "One tensor on a GPU, gradients bound; the roofline is a copy of as many bytes there. "
+    "Steps are launched one after the other, and waited for at the end of a turn.",
+    "CUDA: lists of tensors": "Separate tensors on a GPU; fastopt steps a list in one launch.",
+    "CUDA: replayed graphs": "A step that was captured into a CUDA graph, fastopt's and torch's with capturable=True.",
+    "CUDA: torch: steps": "fastopt.torch's class beside torch's, on torch's parameters on a GPU.",
     "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800. "
     "Everyone takes the same steps, and those from step 10, 1,000 and 3,000 on are timed in turns.",
     "Half-dead gradients: growth": "The time of a step there, divided by that of step 10.",

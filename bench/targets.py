@@ -104,10 +104,15 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     Target("A million steps", "steps", "blocks kept per step", at_most=0),
     Target("A million steps", "steps", "memory growth", at_most=0),
 )
+ON_CUDA = (
+    Target("CUDA: flat tensors", f"Adam, {HUNDRED_MILLION:,}", "torch fused", at_least=1),
+    Target("CUDA: flat tensors", f"Adam, {HUNDRED_MILLION:,}", ROOFLINE, at_least=0.9),
+)
 GROUPS = {
     "Beside the best library of each row": BESIDE_THE_BEST,
     "Of the roofline, where a step waits for memory": BESIDE_THE_ROOFLINE,
     "Beside one peer, or alone": BESIDE_ONE_PEER,
+    "On a GPU": ON_CUDA,
 }
 
 

@@ -23,7 +23,7 @@ PACKAGE = "fastopt.torch"
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def ours(prepare: Callable[[Tensors], None] | None = None, **options: object) -> Peer:
+def ours(prepare: Callable[[Tensors], None] | None = None, **options: Any) -> Peer:
     """fastopt.torch's class."""
     return torch_peer(PACKAGE, PACKAGE, prepare=prepare, learning_steps=LEARNING_STEPS, **options)
 

@@ -4,79 +4,80 @@ from __future__ import annotations
 
 import itertools
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, overload
 
 import numpy as np
 
-ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector register."""
+from .kernels import host_memory
+from .kernels.backends import Memory
+
+ALIGNMENT, empty_aligned = host_memory.ALIGNMENT, host_memory.zeros
 
 DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
 
 Name = TypeVar("Name")
 
 
-def empty_aligned(size: int, dtype: np.dtype[Any]) -> np.ndarray:
-    """A zeroed one-dimensional array that starts on a cache line."""
-    memory = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
-    offset = -memory.ctypes.data % ALIGNMENT
-    return memory[offset : offset + size * dtype.itemsize].view(dtype)
+def is_device_array(value: object) -> bool:
+    """Whether something says that it lies in the memory of a CUDA device; loads nothing."""
+    try:
+        # Numba's simulated arrays have the first alone; CPU tensors of torch have the second, but raise AttributeError.
+        return hasattr(value, "__cuda_ndarray__") or hasattr(value, "__cuda_array_interface__")
+    except RuntimeError:  # torch's word on parameters that require gradients, and nothing else's
+        return True
 
 
-def _is_masked(array: np.ndarray) -> bool:
-    """Whether it has a mask; does not load numpy.ma, which takes longer than all else in a first step."""
-    return isinstance(array, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
-
-
-def check_array(label: str, array: object, *, writable: bool) -> np.ndarray:
-    """Check that an array is something that a kernel can walk over in place.
+def check_array(label: str, array: object, *, writable: bool, memory: Memory = host_memory) -> Any:
+    """Check that an array is something that a kernel can walk over in place; returns it, as its memory has it.
 
     Raises
     ------
     TypeError
-        It is no NumPy array, or not of float32 or float64 in this machine's byte order.
+        It is no array in this memory, or not of float32 or float64 in this machine's byte order.
     ValueError
         It is not C-contiguous, not aligned, or read-only where it must be written.
     """
-    if not isinstance(array, np.ndarray) or _is_masked(array):
-        raise TypeError(f"{label} must be a numpy.ndarray, got {describe_type(array)}")
-    if not array.dtype.isnative:
-        raise TypeError(f"{label} must be in this machine's byte order, got dtype {array.dtype.str!r}")
-    if array.dtype not in DTYPES:
-        raise TypeError(f"{label} must be of dtype float32 or float64, got {array.dtype}")
-    if not array.flags.c_contiguous:
+    found = memory.as_array(array)
+    if found is None:
+        raise TypeError(f"{label} must be {memory.ARRAYS}, got {describe_type(array)}")
+    if not found.dtype.isnative:
+        raise TypeError(f"{label} must be in this machine's byte order, got dtype {found.dtype.str!r}")
+    if found.dtype not in DTYPES:
+        raise TypeError(f"{label} must be of dtype float32 or float64, got {found.dtype}")
+    if not memory.is_contiguous(found):
         raise ValueError(
-            f"{label} must be C-contiguous, got shape {array.shape} with strides {array.strides}; "
+            f"{label} must be C-contiguous, got shape {tuple(found.shape)} with strides {found.strides}; "
             "fastopt updates in place and makes no silent copy"
         )
-    if not array.flags.aligned:
-        raise ValueError(f"{label} must be aligned to its itemsize, got address {array.ctypes.data:#x}")
-    if writable and not array.flags.writeable:
+    if found.size and memory.address(found) % found.dtype.alignment:
+        raise ValueError(f"{label} must be aligned to its itemsize, got address {memory.address(found):#x}")
+    if writable and not memory.is_writable(found):
         raise ValueError(f"{label} must be writable, got a read-only array")
-    return array
+    return found
 
 
-def check_like(label: str, array: object, param: np.ndarray, *, writable: bool = False) -> np.ndarray:
-    """Check that an array can stand beside a parameter as its gradient: same dtype, same shape."""
-    checked = check_array(label, array, writable=writable)
+def check_like(label: str, array: object, param: Any, *, writable: bool = False, memory: Memory = host_memory) -> Any:
+    """Check that an array can stand beside a parameter as its gradient: same dtype, same shape, same place."""
+    checked = check_array(label, array, writable=writable, memory=memory)
     if checked.dtype != param.dtype:
         raise TypeError(f"{label} must be of its parameter's dtype {param.dtype}, got {checked.dtype}")
-    if checked.shape != param.shape:
-        raise ValueError(f"{label} must be of its parameter's shape {param.shape}, got {checked.shape}")
+    if tuple(checked.shape) != tuple(param.shape):
+        raise ValueError(f"{label} must be of its parameter's shape {tuple(param.shape)}, got {tuple(checked.shape)}")
+    if memory.place(checked) != memory.place(param):
+        raise ValueError(f"{label} must be where its parameter is, {memory.place(param)}, got {memory.place(checked)}")
     return checked
 
 
-def memory_span(array: np.ndarray) -> tuple[int, int]:
+def memory_span(array: Any, memory: Memory = host_memory) -> tuple[int, int]:
     """The addresses [begin, end) of a contiguous array."""
-    begin = array.__array_interface__["data"][0]
+    begin = memory.address(array)
     return begin, begin + array.nbytes
 
 
-def check_no_overlap(arrays: Sequence[tuple[str, np.ndarray]]) -> None:
+def check_no_overlap(arrays: Sequence[tuple[str, Any]], memory: Memory = host_memory) -> None:
     """Check that no two of these contiguous arrays share memory; O(n log n)."""
-    spans = sorted((*memory_span(array), label) for label, array in arrays if array.nbytes)
+    spans = sorted((*memory_span(array, memory), label) for label, array in arrays if array.nbytes)
     for (_, end, label), (begin, _, other) in itertools.pairwise(spans):
         if begin < end:
             raise ValueError(f"{label} and {other} share memory; every parameter needs its own")
@@ -85,7 +86,9 @@ def check_no_overlap(arrays: Sequence[tuple[str, np.ndarray]]) -> None:
 def describe_type(value: object) -> str:
     """What something is that should have been an array, with advice where there is some."""
     name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-    if name.split(".")[0] == "torch":
+    if is_device_array(value):
+        name += " in the memory of a CUDA device (backend='cuda' is for those, for all arrays of an optimizer)"
+    elif name.split(".")[0] == "torch":
         name += " (for a CPU tensor, tensor.detach().numpy() shares its memory)"
     return name
 

@@ -21,6 +21,7 @@ def get_config() -> dict[str, Any]:
     import platform
 
     from .kernels import floating_point, object_cache
+    from .kernels.cuda import availability
 
     config: dict[str, Any] = {
         "fastopt": __version__,
@@ -45,6 +46,7 @@ def get_config() -> dict[str, Any]:
         config |= {"compiled module": f"no: {error}", "can flush denormals": floating_point.can_flush_denormals()}
     config["backend auto"] = "cython" if error is None else "numba"
     config["numba"] = "installed" if importlib.util.find_spec("numba") else "not installed"
+    config["cuda"] = availability.describe()
     why_not = object_cache.why_not()
     config["compiled rules in"] = str(object_cache.folder()) if why_not is None else f"none ({why_not})"
     config["threads"] = get_num_threads()

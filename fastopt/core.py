@@ -23,6 +23,12 @@ from .specs import SPECS, Spec
 from .states import States, initial_states, initial_value
 
 
+def chosen_backend(name: str, groups: list[tuple[list[Any], dict[str, Any]]]) -> str:
+    """What "auto" is for the parameters of these groups: nothing but cuda can run those on a device."""
+    first = next((param for params, _ in groups for param in params), None)
+    return "cuda" if name == "auto" and arrays.is_device_array(first) else name
+
+
 class OptimizerCore:
     """The parts of an optimizer, and how they are put together; `Optimizer` is what users see of it."""
 
@@ -71,42 +77,55 @@ class OptimizerCore:
         gradients: list[Any] | None,
     ) -> None:
         self.spec = conventions.under(type(self).spec, options["convention"])
-        self._backend = backends.load(options["backend"], self.spec.own)
+        self._backend = backends.load(chosen_backend(options["backend"], groups), self.spec.own)
         self._options = options
         self._layout = layout
         group_options = {name: defaults[name] for name in GROUP_OPTIONS if name in defaults}
         self.defaults = {**self.spec.convert({**self.spec.defaults, **defaults}), **group_options}
         self._changes = Changes(options["max_grad_norm"])
         self._groups = [ParamGroup(self.spec, given, values, self._changes) for given, values in groups]
-        self._params = [param for group in self._groups for param in group["params"]]
         self._check_params()
-        self._states = [state for group in self._groups for state in self._new_states(group)]
+        self._states: list[States] = []
+        for group in self._groups:
+            self._states += self._new_states(group, len(self._states))
         self._steps = np.zeros(len(self._params), np.int64)
         self._settings = SegmentSettings.of(len(self._params))
         self._nonfinite = NonfiniteGradients(options["nonfinite"], options["max_consecutive_skips"])
         self._progress = Progress.new()
         self._build(gradients)
 
-    def _new_states(self, group: ParamGroup) -> list[States]:
-        return initial_states(self.spec, group, (*self.spec.states(group), *extra_states(self._options)))
+    def _new_states(self, group: ParamGroup, start: int, names: tuple[str, ...] | None = None) -> list[States]:
+        """For the parameters of a group, the first of which is at a position; by default those that it needs."""
+        params = self._params[start : start + len(group["params"])]
+        wanted = (*self.spec.states(group), *extra_states(self._options)) if names is None else names
+        return initial_states(self.spec, group, params, wanted, self._backend.memory)
 
     def _check_params(self) -> None:
-        if not self._params:
+        """Check the parameters of all groups; `_params` are these as their memory has them."""
+        given = [param for group in self._groups for param in group["params"]]
+        if not given:
             raise ValueError("optimizer got an empty parameter list: no group has any")
-        labels = self._layout.labels("params")
-        for label, param in zip(labels, self._params, strict=True):
-            arrays.check_array(label, param, writable=True)
-            if param.dtype != self._params[0].dtype:
+        memory, labels = self._backend.memory, self._layout.labels("params")
+        params: list[Any] = []
+        for label, each in zip(labels, given, strict=True):
+            params.append(param := arrays.check_array(label, each, writable=True, memory=memory))
+            if param.dtype != params[0].dtype:
                 raise TypeError(
-                    f"all parameters of an optimizer must be of one dtype: {labels[0]} is {self._params[0].dtype}, "
+                    f"all parameters of an optimizer must be of one dtype: {labels[0]} is {params[0].dtype}, "
                     f"{label} is {param.dtype}"
                 )
+            if memory.place(param) != memory.place(params[0]):
+                raise ValueError(
+                    f"all parameters of an optimizer must be in one place: {labels[0]} is on "
+                    f"{memory.place(params[0])}, {label} on {memory.place(param)}"
+                )
         seen: dict[int, str] = {}
-        for label, param in zip(labels, self._params, strict=True):
-            if id(param) in seen:
-                raise ValueError(f"{seen[id(param)]} and {label} are the same array: some parameters appear twice")
-            seen[id(param)] = label
-        arrays.check_no_overlap(list(zip(labels, self._params, strict=True)))
+        for label, each in zip(labels, given, strict=True):
+            if id(each) in seen:
+                raise ValueError(f"{seen[id(each)]} and {label} are the same array: some parameters appear twice")
+            seen[id(each)] = label
+        arrays.check_no_overlap(list(zip(labels, params, strict=True)), memory)
+        self._params = params
 
     # --- the engine -------------------------------------------------------------------------------------------------
 
@@ -118,7 +137,7 @@ class OptimizerCore:
         table: list[Segment] = []
         for index, group in enumerate(self._groups):
             names = self.spec.states(group)
-            for param in group["params"]:
+            for param in self._params[len(table) : len(table) + len(group["params"])]:
                 state = self._states[len(table)]
                 streams = [state[name] for name in (*names, *extra)]
                 table.append(Segment(index, param, streams, row_length(group, param)))
@@ -127,15 +146,18 @@ class OptimizerCore:
         self._nonfinite.sizes = [param.size for param in self._params]
         engine = self._backend.engine(
             self._params[0].dtype,
-            [planner.group_plan(group, rate_at(group, self.iterations)) for group in self._groups],
+            [planner.group_plan(group, rate_at(group, self._iterations)) for group in self._groups],
             table,
             self._steps,
             self._settings,
             self._progress,
             planner.step_plan(),
-            GradientChecker(self._layout, table, written=self._options["zero_grads"]),
+            GradientChecker(self._layout, table, self._backend.memory, written=self._options["zero_grads"]),
             self._nonfinite,
         )
+        stream = getattr(self.__dict__.get("_engine"), "stream", None)
+        if stream is not None:
+            engine.stream = stream
         if gradients is not None:
             engine.bind(gradients)
         self._gradients = gradients
@@ -169,6 +191,7 @@ class OptimizerCore:
                     group.restore(value, states)
                 raise
 
+        self._engine.fetch()
         self._engine.alone(change_or_restore)
 
     def _refresh(self) -> None:
@@ -180,16 +203,21 @@ class OptimizerCore:
         try:
             changes.pending = changes.rates = False  # first: another thread may assign meanwhile
             if self._structure != self._current_structure():
+                self._engine.fetch()
                 self._build(self._gradients)
+            if self.spec.initial:
+                self._engine.fetch()  # The steps that are looked at below.
             self._engine.set_scale(self._planner.step_plan())
             start = 0
             for index, group in enumerate(self._groups):
-                plan = self._planner.group_plan(group, rate_at(group, self.iterations))
+                plan = self._planner.group_plan(group, rate_at(group, self._iterations))
                 self._engine.set_hyperparameters(index, plan)
                 for position in range(start, start + len(group["params"])):
                     if self._steps[position] == 0:  # not stepped yet: starts with what its group says now
                         for name in self.spec.initial:
-                            self._states[position][name][...] = initial_value(self.spec, group, name)
+                            self._backend.memory.fill(
+                                self._states[position][name], initial_value(self.spec, group, name)
+                            )
                 start += len(group["params"])
             self._watch_schedules()
         except BaseException:
@@ -198,7 +226,7 @@ class OptimizerCore:
 
     def _set_rates(self) -> None:
         """Give the engine the rates of its next step; called by it, while no other thread can step."""
-        changes, iteration = self._changes, self.iterations
+        changes, iteration = self._changes, self._iterations
         try:
             changes.rates = False  # first: another thread may assign meanwhile
             rates = [rate_at(group, iteration) for group in self._groups]
@@ -210,12 +238,18 @@ class OptimizerCore:
             raise
 
     @property
+    def _iterations(self) -> int:
+        """`iterations`, as the engine has last written it here."""
+        return int(self._progress.iterations[0])
+
+    @property
     def iterations(self) -> int:
         """How many updates were done: what schedules are functions of.
 
         Calls that only accumulated gradients, and steps that were skipped, are none.
         """
-        return int(self._progress.iterations[0])
+        self._engine.fetch()
+        return self._iterations
 
     @property
     def current_lr(self) -> tuple[float, ...]:
@@ -224,11 +258,11 @@ class OptimizerCore:
         Where the parameters of a group have had different numbers of updates, `lr_decay` counts the largest. The
         `lr_scale` of single parameters comes on top; see `segments`.
         """
-        rates, start = [], 0
+        rates, start, iteration = [], 0, self.iterations
         for group in self._groups:
             stop = start + len(group["params"])
             step = 1 + int(max(self._steps[start:stop], default=0))
-            rates.append(current_rate(self.spec, group, self.iterations, step))
+            rates.append(current_rate(self.spec, group, iteration, step))
             start = stop
         return tuple(rates)
 

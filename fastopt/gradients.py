@@ -6,6 +6,7 @@ import bisect
 from collections.abc import Sequence
 
 from . import arrays
+from .kernels.backends import Memory
 from .kernels.plan import Segment
 from .layout import Layout
 
@@ -13,13 +14,15 @@ from .layout import Layout
 class GradientChecker:
     """Raises the error that says what is wrong with a gradient; engines call it, with the position of its parameter."""
 
-    def __init__(self, layout: Layout, segments: Sequence[Segment], written: bool = False) -> None:
+    def __init__(self, layout: Layout, segments: Sequence[Segment], memory: Memory, written: bool = False) -> None:
+        self.memory = memory
         self.zeroed = written
         self.labels = layout.labels("grads")
         self.params = [segment.param for segment in segments]
         spans = []
         for label, segment in zip(layout.labels("params"), segments, strict=True):
-            spans += [(*arrays.memory_span(each), label) for each in (segment.param, *segment.states) if each.nbytes]
+            kept = (each for each in (segment.param, *segment.states) if each.nbytes)
+            spans += [(*arrays.memory_span(each, memory), label) for each in kept]
         self.written = sorted(spans)
 
     def __call__(self, index: int, gradient: object) -> None:
@@ -31,8 +34,8 @@ class GradientChecker:
             It is no array of its parameter's dtype and shape, or shares memory with what a step writes.
         """
         label = self.labels[index]
-        checked = arrays.check_like(label, gradient, self.params[index], writable=self.zeroed)
-        begin, end = arrays.memory_span(checked)
+        checked = arrays.check_like(label, gradient, self.params[index], writable=self.zeroed, memory=self.memory)
+        begin, end = arrays.memory_span(checked, self.memory)
         if begin == end:
             return
         position = bisect.bisect_right(self.written, (end, 0, "")) - 1

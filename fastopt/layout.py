@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import describe_type
+from .arrays import describe_type, is_device_array
 
 Leaves = list[Any]
 
@@ -86,7 +86,7 @@ class Layout:
 
 def read_params(params: Any, root: str = "params") -> tuple[Layout, list[Any]]:
     """One group's parameters, as the user gave them, and their layout."""
-    if isinstance(params, np.ndarray):
+    if isinstance(params, np.ndarray) or is_device_array(params):
         return Layout("array", 1), [params]
     if isinstance(params, Mapping):
         return Layout("dict", len(params), keys=tuple(params)), list(params.values())

@@ -34,6 +34,13 @@ class NonfiniteGradients:
                 f"{consecutive} steps in a row were skipped (max_consecutive_skips={self.max_consecutive}): {message}"
             )
 
+    def fetched(self, skipped: int, consecutive: int, calls: int, counts: list[tuple[int, int]]) -> None:
+        """Take over what a device has counted by itself: how many steps were skipped, in all and in a row up to now,
+        and what was found in the last of them."""
+        if skipped != self.skipped:
+            self.counts = {self.labels[index]: count for index, count in counts}
+        self.skipped, self.consecutive, self.calls = skipped, consecutive, calls
+
     def consecutive_after(self, calls: int) -> int:
         """How many steps in a row were skipped up to now, when so many calls have gone well."""
         return self.consecutive if calls == self.calls else 0

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TextIO
 
 import numpy as np
 
+from .averages import AveragingOptimizer
 from .checks import above_zero
 from .groups import ParamGroup, check_key
 from .layout import Layout, read_group
-from .options import (
-    GROUP_OPTIONS,
-    positive_or_none,
-)
+from .options import GROUP_OPTIONS, positive_or_none
 from .rates import warn_without_effect
-from .saving import SavableOptimizer
 from .segments import ParamSettings, Select, check_values, describe_settings, select_params
 from .states import StateView
 
 
-class Optimizer(SavableOptimizer):
+class Optimizer(AveragingOptimizer):
     """What all optimizers share. Use one of its subclasses; their arguments beyond the hyperparameters are:
 
     Parameters
     ----------
     params: numpy.ndarray, list or dict of them, or list of groups
         C-contiguous float32 or float64 arrays (all of one dtype, none overlapping), updated in place. A group is a dict
-        with "params" (an array, a list or a dict) and hyperparameters of its own. The arrays are not copied.
+        with "params" (an array, a list or a dict) and hyperparameters of its own. The arrays are not copied. With
+        `backend="cuda"` or "auto" they can be on a CUDA device: anything with `__cuda_array_interface__`.
     maximize: bool
         Step up the gradient, not down.
     grads: as `params`, optional
@@ -65,8 +62,9 @@ class Optimizer(SavableOptimizer):
         Gradients are zeroed as they are read (and when a step is skipped, not when it raises).
     projection, prox: see `fastopt.constraints`, optional
         What parameters are held to after each update, in the same pass. Also options of a group.
-    backend: "auto", "cython", "numba" or "reference"
-        What runs the update; all give the same bits. "auto" is cython where it was built, else numba. "reference" is
+    backend: "auto", "cython", "numba", "reference" or "cuda"
+        What runs the update; those on the processor all give the same bits. "auto" is cython where it was built, else
+        numba; and cuda for parameters on a CUDA device, which nothing else can run: see docs/cuda.md. "reference" is
         plain NumPy, for checking.
     n_threads: int, optional
         At most so many threads; default `fastopt.get_num_threads()`. The bits do not depend on it.
@@ -166,65 +164,26 @@ class Optimizer(SavableOptimizer):
     def grad_norm(self) -> float:
         """The norm of all gradients, after division by `grad_scale`, in the last update; NaN before, and without
         `max_grad_norm`."""
+        self._engine.fetch()
         return float(self._progress.grad_norm[0])
 
     @property
     def skipped_steps(self) -> int:
         """How many steps were skipped because of gradients that are not finite, with `nonfinite="skip"`."""
+        self._engine.fetch()
         return self._nonfinite.skipped
 
     @property
     def consecutive_skips(self) -> int:
         """How many of them in a row up to now."""
+        self._engine.fetch()
         return self._nonfinite.consecutive_after(int(self._progress.calls[0]))
 
     @property
     def nonfinite_counts(self) -> dict[str, int]:
         """For the last step that was skipped or raised: which gradients had elements that cannot be used, how many."""
+        self._engine.fetch()
         return dict(self._nonfinite.counts)
-
-    # --- averages ---------------------------------------------------------------------------------------------------
-
-    def swap_averages(self) -> None:
-        """Exchange the parameters with their averages, in place; a second call changes them back.
-
-        In between, `step`, `state_dict` and the like raise a RuntimeError. See `averaged_params` for a `with` block.
-
-        Raises
-        ------
-        RuntimeError
-            There are no averages (no `ema_decay`).
-        """
-        if self._options["ema_decay"] is None:
-            raise RuntimeError("there are no averages to swap in; construct the optimizer with ema_decay=")
-        self._engine.swap()
-
-    @property
-    def averages_swapped_in(self) -> bool:
-        """Whether the parameters are their averages now."""
-        return bool(self._progress.swapped[0])
-
-    @contextlib.contextmanager
-    def averaged_params(self) -> Iterator[None]:
-        """Within, the parameters are their averages: for evaluation.
-
-        Examples
-        --------
-        >>> import numpy as np, fastopt
-        >>> p = np.zeros(1)
-        >>> opt = fastopt.SGD(p, lr=1.0, ema_decay=0.5)
-        >>> opt.step(np.array([-1.0])); opt.step(np.array([-2.0]))
-        >>> with opt.averaged_params():
-        ...     print(p)
-        [2.]
-        >>> p
-        array([3.])
-        """
-        self.swap_averages()
-        try:
-            yield
-        finally:
-            self.swap_averages()
 
     # --- single parameters ------------------------------------------------------------------------------------------
 
@@ -266,7 +225,8 @@ class Optimizer(SavableOptimizer):
         [None, 0.0]
         """
         changes = check_values(lr_scale, weight_decay, frozen)
-        positions = select_params(which, self._names(), self._params)
+        given = [param for group in self._groups for param in group["params"]]
+        positions = select_params(which, self._names(), given)
         if "weight_decay" in changes and "weight_decay" not in self.spec.defaults:
             raise ValueError(f"{self.spec.name} has no weight_decay")
         if "lr_scale" in changes and not self.spec.uses_lr:
@@ -297,12 +257,14 @@ class Optimizer(SavableOptimizer):
         """
         if self._gradients is None:
             raise RuntimeError("zero_grad() needs gradients bound with grads= at construction; there are none")
-        present = [(index, gradient) for index, gradient in enumerate(self._gradients) if gradient is not None]
+        found = map(self._backend.memory.as_array, self._gradients)
+        present = [(index, gradient) for index, gradient in enumerate(found) if gradient is not None]
+        memory = self._backend.memory
         for index, gradient in present:
-            if not gradient.flags.writeable:
+            if not memory.is_writable(gradient):
                 raise ValueError(f"{self._layout.labels('grads')[index]} is read-only; zero_grad() cannot fill it")
         for _, gradient in present:
-            gradient.fill(0)
+            memory.fill(gradient, 0)
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
@@ -315,7 +277,7 @@ class Optimizer(SavableOptimizer):
 
         The arrays are the memory that the kernels use. "step" is the number of steps that the parameter has had.
         """
-        return StateView(self.spec, self._states, self._steps, self._settings.mu_product)
+        return StateView(self.spec, self._states, self._steps, self._settings.mu_product, self._engine.fetch)
 
     @property
     def backend(self) -> str:
@@ -380,9 +342,8 @@ class Optimizer(SavableOptimizer):
         def change() -> None:
             self._layout = layout
             self._groups = [*self._groups, new]
-            self._params = [*self._params, *given]
             self._check_params()
-            self._states = [*self._states, *self._new_states(new)]
+            self._states = [*self._states, *self._new_states(new, len(self._states))]
             self._steps = np.concatenate([self._steps, np.zeros(len(given), np.int64)])
             self._settings = self._settings.extended(len(given))
             self._build(gradients)

@@ -117,6 +117,7 @@ class Planner:
             checks=options["nonfinite"] != "propagate",
             unusable=self.unusable,
             clears=options["zero_grads"],
+            waits=options["nonfinite"] == "raise" or options["max_consecutive_skips"] is not None,
         )
 
     def group_plan(self, group: Mapping[str, Any], lr: float) -> GroupPlan:

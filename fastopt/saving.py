@@ -11,7 +11,6 @@ import numpy as np
 from . import state_dicts
 from .core import OptimizerCore
 from .planning import extra_states
-from .states import initial_states
 
 
 class SavableOptimizer(OptimizerCore):
@@ -24,12 +23,21 @@ class SavableOptimizer(OptimizerCore):
         --------
         load_state_dict : takes this back, or a state dict of the torch.optim class of the same name.
         """
+        self._engine.fetch()
         saved: dict[str, Any] = self._engine.alone(self._saved)
         return saved
 
     def _saved(self) -> dict[str, Any]:
         self._check_not_swapped()
-        saved = state_dicts.save(self.spec, self._groups, self._states, self._steps, self._settings, self.iterations)
+        saved = state_dicts.save(
+            self.spec,
+            self._groups,
+            self._states,
+            self._steps,
+            self._settings,
+            int(self._progress.iterations[0]),
+            self._backend.memory,
+        )
         if self._options["accumulate_steps"] > 1:
             saved["accumulated"] = {
                 "calls": int(self._progress.accumulated[0]),
@@ -47,7 +55,9 @@ class SavableOptimizer(OptimizerCore):
         """
         self._check_not_swapped()
         extra = extra_states(self._options)
-        loaded = state_dicts.read(self.spec, self._groups, state_dict, extra, self._options["accumulate_steps"])
+        loaded = state_dicts.read(
+            self.spec, self._groups, self._params, state_dict, extra, self._options["accumulate_steps"]
+        )
 
         def change() -> None:
             self._states = []
@@ -56,10 +66,10 @@ class SavableOptimizer(OptimizerCore):
                 if callable(group["lr"]):  # A schedule belongs to construction, and goes on where it was.
                     del values["lr"]
                 group.update(values)
-                self._states += initial_states(self.spec, group, dict.fromkeys((*names, *extra)))
+                self._states += self._new_states(group, len(self._states), tuple(dict.fromkeys((*names, *extra))))
             for mine, theirs in zip(self._states, loaded.states, strict=True):
                 for name, value in theirs.items():
-                    mine[name][...] = value
+                    self._backend.memory.copy(mine[name], value)
             self._steps = np.array(loaded.steps, np.int64)
             self._settings = replace(
                 self._settings,
@@ -76,6 +86,12 @@ class SavableOptimizer(OptimizerCore):
         self._all_or_nothing(change)
 
     def __getstate__(self) -> dict[str, Any]:
+        if not self._backend.memory.PICKLES:
+            raise TypeError(
+                f"{type(self).__name__} with backend={self._backend.name!r} cannot be pickled or copied: its "
+                "parameters are in the memory of a device. Save state_dict(), which is in main memory, and the "
+                "parameters apart"
+            )
         return {
             "layout": self._layout,
             "groups": [(list(group["params"]), state_dicts.without_params(group)) for group in self._groups],

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .arrays import is_device_array
 from .checks import real_number, whole_number
 from .groups import NOTES, ParamGroup
+from .kernels.backends import Memory
 from .kernels.plan import SegmentSettings
 from .options import GROUP_OPTIONS
 from .planning import ACCUMULATOR, AVERAGE
@@ -19,6 +21,9 @@ from .states import States
 
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "param_names")
 """Keys of torch's groups that say how torch computes, and mean nothing here."""
+
+COPIES_TO_HOST = ("copy_to_host", "get", "cpu", "__array__")
+"""Methods of arrays on a device: Numba's, CuPy's, torch's; and what anything else may have."""
 
 OPTION_OF_STATE = {ACCUMULATOR: "accumulate_steps", AVERAGE: "ema_decay"}
 """Which option brings a state that rules do not keep."""
@@ -35,6 +40,7 @@ def save(
     steps: np.ndarray,
     settings: SegmentSettings,
     iterations: int,
+    memory: Memory,
 ) -> dict[str, Any]:
     """See `Optimizer.state_dict`. As in torch, a parameter that was never stepped has no entry."""
     saved_groups, start = [], 0
@@ -52,7 +58,7 @@ def save(
             counted: dict[str, Any] = {"step": int(steps[index])} if needs_count else {}
             if spec.keeps_mu_product:
                 counted["mu_product"] = float(settings.mu_product[index])
-            saved_states[index] = {**counted, **{name: array.copy() for name, array in state.items()}}
+            saved_states[index] = {**counted, **{name: memory.to_host(array) for name, array in state.items()}}
     return {"state": saved_states, "param_groups": saved_groups, "iterations": iterations}
 
 
@@ -73,11 +79,14 @@ class Loaded:
 def read(
     spec: Spec,
     groups: Sequence[ParamGroup],
+    params: Sequence[Any],
     state_dict: Mapping[str, Any],
     extra: Sequence[str] = (),
     accumulate_steps: int = 1,
 ) -> Loaded:
-    """Check a state dict against the groups that it is for, and read it; `extra` are states that options bring.
+    """Check a state dict against the groups that it is for, and read it.
+
+    `params` are the groups' parameters as their memory has them, `extra` states that options bring.
 
     Raises
     ------
@@ -108,7 +117,8 @@ def read(
             )
         values = _read_group(spec, saved, index)
         loaded.groups.append(values)
-        for param, key in zip(group["params"], saved["params"], strict=True):
+        own_params = params[len(loaded.pending) : len(loaded.pending) + len(group["params"])]
+        for param, key in zip(own_params, saved["params"], strict=True):
             states, step = _read_state(spec, values, param, state_dict["state"].get(key), f"state[{key!r}]", extra)
             if len(loaded.pending) in pending and ACCUMULATOR not in states:
                 raise ValueError(f"state[{key!r}] has no {ACCUMULATOR!r}, though 'accumulated' lists its parameter")
@@ -159,7 +169,7 @@ def _read_accumulated(state_dict: Mapping[str, Any], n_params: int, accumulate_s
 def _read_state(
     spec: Spec,
     values: Mapping[str, Any],
-    param: np.ndarray,
+    param: Any,
     saved: Mapping[str, Any] | None,
     label: str,
     extra: Sequence[str],
@@ -179,13 +189,22 @@ def _read_state(
     for name in (*names, *(name for name in kept if name not in names and saved.get(name) is not None)):
         if saved.get(name) is None:
             raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, saved))})")
-        array = np.asarray(saved[name])
+        array = _on_host(saved[name])
         if array.dtype != param.dtype:
             raise TypeError(f"{label}[{name!r}] must be of its parameter's dtype {param.dtype}, got {array.dtype}")
-        if array.shape != param.shape:
-            raise ValueError(f"{label}[{name!r}] must be of its parameter's shape {param.shape}, got {array.shape}")
+        if array.shape != tuple(param.shape):
+            raise ValueError(
+                f"{label}[{name!r}] must be of its parameter's shape {tuple(param.shape)}, got {array.shape}"
+            )
         states[name] = array.copy()
     return states, _read_step(spec, saved, label)
+
+
+def _on_host(value: Any) -> np.ndarray:
+    """An array, or a copy of one that is on a device."""
+    if is_device_array(value):
+        value = next(getattr(value, name)() for name in COPIES_TO_HOST if hasattr(value, name))
+    return np.asarray(value)
 
 
 def _read_mu_product(spec: Spec, saved: Mapping[str, Any] | None, step: int, label: str) -> float:

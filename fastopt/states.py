@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from .arrays import ALIGNMENT, empty_aligned
+from .kernels.backends import Memory
 from .planning import AVERAGE
 from .rates import rate_at
 from .specs import Spec
 
-States = dict[str, np.ndarray]
+States = dict[str, Any]
+"""The states of a parameter by name, arrays of its shape in its memory."""
 
 
-def initial_states(spec: Spec, group: Mapping[str, Any], names: Iterable[str]) -> list[States]:
-    """New states for each parameter of a group: one buffer a state, in which each parameter's part is aligned.
+def initial_states(
+    spec: Spec, group: Mapping[str, Any], params: Sequence[Any], names: Iterable[str], memory: Memory
+) -> list[States]:
+    """New states for each of a group's parameters, as their memory has them: one buffer a state, in which each
+    parameter's part is aligned.
 
     An average starts as a copy of its parameter.
     """
-    params = group["params"]
     states: list[States] = [{} for _ in params]
     for name in names:
         dtype = params[0].dtype if params else np.dtype(np.float32)
-        step = ALIGNMENT // dtype.itemsize
+        step = memory.ALIGNMENT // dtype.itemsize
         padded = [-(-param.size // step) * step for param in params]
-        buffer = empty_aligned(sum(padded), dtype)
+        buffer = memory.zeros(sum(padded), dtype)
         if name in spec.initial:
-            buffer.fill(initial_value(spec, group, name))
+            memory.fill(buffer, initial_value(spec, group, name))
         start = 0
         for param, size, own in zip(params, padded, states, strict=True):
             own[name] = buffer[start : start + param.size].reshape(param.shape)
             if name == AVERAGE:
-                own[name][...] = param
+                memory.copy(own[name], param)
             start += size
     return states
 
@@ -50,15 +53,24 @@ def initial_value(spec: Spec, group: Mapping[str, Any], name: str) -> float:
 class StateView(Mapping[int, Mapping[str, Any]]):
     """`opt.state`: position of a parameter -> its states by name. Its arrays can be written to, not replaced."""
 
-    def __init__(self, spec: Spec, states: list[States], steps: np.ndarray, mu_product: np.ndarray) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        states: list[States],
+        steps: np.ndarray,
+        mu_product: np.ndarray,
+        fetch: Callable[[], None],
+    ) -> None:
         self._spec = spec
         self._states = states
         self._steps = steps
         self._mu_product = mu_product
+        self._fetch = fetch
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         if not 0 <= index < len(self._states):
             raise KeyError(f"there is no parameter {index!r} (expected 0 to {len(self._states) - 1})")
+        self._fetch()
         carried = {"mu_product": float(self._mu_product[index])} if self._spec.keeps_mu_product else {}
         return MappingProxyType({"step": int(self._steps[index]), **carried, **self._states[index]})
 

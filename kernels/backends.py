@@ -5,9 +5,48 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from . import formulas
+import numpy as np
+
+from . import formulas, host_memory
+
+
+class Memory(Protocol):
+    """Where a backend's arrays are: a module, `host_memory` or `cuda.memory`.
+
+    Its arrays have dtype, shape, strides, size, ndim, nbytes, and can be sliced and reshaped where `zeros` made them.
+    """
+
+    ARRAYS: str
+    """What messages call an array there."""
+    ALIGNMENT: int
+    """Bytes at which the part of each parameter in a buffer of states begins."""
+    PICKLES: bool
+    """Whether optimizers over such arrays can be pickled and deep-copied."""
+
+    def as_array(self, value: object, /) -> Any:
+        """The array that something is or stands for, without a copy; None for anything else."""
+
+    def zeros(self, size: int, dtype: np.dtype[Any], /) -> Any:
+        """A one-dimensional array, zeroed and aligned."""
+
+    def fill(self, array: Any, value: float, /) -> None: ...
+
+    def copy(self, target: Any, source: Any, /) -> None:
+        """Write an array of the same shape, of this memory or NumPy's, over one of this memory."""
+
+    def to_host(self, array: Any, /) -> np.ndarray:
+        """A copy in main memory."""
+
+    def address(self, array: Any, /) -> int: ...
+
+    def is_contiguous(self, array: Any, /) -> bool: ...
+
+    def is_writable(self, array: Any, /) -> bool: ...
+
+    def place(self, array: Any, /) -> str:
+        """Where an array is; arrays of one optimizer are all in one place."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +62,8 @@ class Backend:
     """The sum over all elements of arrays, given a sum from `sum_over` and at most so many threads (0: the default)."""
     change_arrays: Callable[[list[Any], Any, tuple[float, ...], int], None]
     """Calls a loop of one stream on each of these arrays, given its coefficients and at most so many threads."""
+    memory: Memory = host_memory
+    """Where its arrays are."""
 
 
 @functools.cache
@@ -116,7 +157,32 @@ def _reference() -> Backend:
     )
 
 
-BACKENDS: dict[str, Callable[[], Backend]] = {"cython": _cython, "numba": _numba, "reference": _reference}
+def _cuda() -> Backend:
+    from .cuda.availability import require_cuda
+
+    require_cuda()
+    from . import formulas
+    from .cuda import arrays, memory
+    from .cuda.engine import CudaEngine
+
+    return Backend(
+        "cuda",
+        CudaEngine,
+        lambda name, dtype: formulas.loop(name),
+        lambda name, dtype: formulas.functions_of_sum(name),
+        formulas.functions_of_coefficients,
+        arrays.add_up_arrays,
+        arrays.change_arrays,
+        memory,
+    )
+
+
+BACKENDS: dict[str, Callable[[], Backend]] = {
+    "cython": _cython,
+    "numba": _numba,
+    "reference": _reference,
+    "cuda": _cuda,
+}
 
 
 @functools.cache

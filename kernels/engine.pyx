@@ -291,6 +291,12 @@ cdef class Engine:
         finally:
             self.busy = False
 
+    def fetch(self):
+        """Have what the engine counts in the arrays that it was given: it always is."""
+
+    def upload(self):
+        """Take what was changed to where steps are done: it always is."""
+
     def swap(self):
         """Exchange every parameter with its average."""
         self.claim()

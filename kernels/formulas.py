@@ -146,6 +146,12 @@ def functions_of_coefficients(name: str) -> tuple[Function, ...]:
     return (*called_functions(known[name], known), known[name])
 
 
+def functions_of_sum(name: str) -> tuple[Function, ...]:
+    """The term of a sum, last, and before it what it calls, callees first."""
+    known = sum_functions()
+    return (*called_functions(known[name], known), known[name])
+
+
 @functools.cache
 def counts() -> frozenset[str]:
     """The sums that only count."""

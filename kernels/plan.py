@@ -98,6 +98,7 @@ class StepPlan:
     checks: bool = False  # whether gradients that cannot be used stop the step
     unusable: Any = None  # the sum that counts them
     clears: bool = False  # whether a step zeroes the gradients
+    waits: bool = True  # whether a step that is stopped is reported at once, also where that means to wait for a device
 
 
 @dataclass(eq=False, repr=False)

@@ -159,6 +159,12 @@ class PythonEngine:
         with np.errstate(all="ignore"):
             with_denormals(self.plan.flush_denormals, lambda: self.advance(gradients))
 
+    def fetch(self) -> None:
+        """Have what the engine counts in the arrays that it was given: it always is."""
+
+    def upload(self) -> None:
+        """Take what was changed to where steps are done: it always is."""
+
     def swap(self) -> None:
         """Exchange every parameter with its average."""
         self.alone(self.swap_alone)

@@ -46,18 +46,20 @@ class Tensors:
     grads: list[Any]
 
     @classmethod
-    def of(cls, problem: Problem) -> Tensors:
+    def of(cls, problem: Problem, device: str = "cpu") -> Tensors:
         import torch
 
         torch.set_num_threads(problem.n_threads)
-        params = [torch.nn.Parameter(torch.tensor(param)) for param in problem.params]
-        grads = [torch.tensor(grad) for grad in problem.grads]  # foreach SGD with Nesterov momentum writes to them
+        params = [torch.nn.Parameter(torch.tensor(param, device=device)) for param in problem.params]
+        grads = [
+            torch.tensor(grad, device=device) for grad in problem.grads
+        ]  # foreach SGD with Nesterov momentum writes to them
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
         return cls(problem, params, grads)
 
     def results(self) -> list[np.ndarray]:
-        return [param.detach().numpy() for param in self.params]
+        return [param.detach().cpu().numpy() for param in self.params]
 
     def take_gradients(self) -> None:
         import torch
@@ -84,12 +86,13 @@ def torch_peer(
     *,
     prepare: Callable[[Tensors], None] | None = None,
     learning_steps: int = 0,
+    device: str = "cpu",
     **options: object,
 ) -> Peer:
-    """An optimizer over torch's parameters; `prepare` is called before each step, untimed."""
+    """An optimizer over torch's parameters on a device; `prepare` is called before each step, untimed."""
 
     def start(problem: Problem) -> Runner:
-        tensors = Tensors.of(problem)
+        tensors = Tensors.of(problem, device)
         step = tensors.optimizer(package, **options).step
         before = None if prepare is None else functools.partial(prepare, tensors)
         return Runner(step, tensors.results, tensors.take_gradients, learning_steps, before)
@@ -131,7 +134,7 @@ def quieten_compiler() -> None:
     importlib.import_module("torch._logging").set_logs(dynamo=logging.ERROR)
 
 
-def start_compiled(problem: Problem) -> Runner:
+def start_compiled(problem: Problem, device: str = "cpu") -> Runner:
     """torch.compile of the step of the foreach optimizer, as torch's tutorial on compiled optimizers has it.
 
     It is compiled by the first step; with a momentum, whose first step is another, by the second as well. Rates are
@@ -141,7 +144,7 @@ def start_compiled(problem: Problem) -> Runner:
 
     quieten_compiler()
     torch._dynamo.reset()  # what earlier cases compiled counts against a limit
-    tensors = Tensors.of(problem)
+    tensors = Tensors.of(problem, device)
     step = torch.compile(tensors.optimizer("torch.optim", **TORCH["torch foreach"]).step)
     return Runner(step, tensors.results, tensors.take_gradients)
 

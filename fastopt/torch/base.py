@@ -16,13 +16,13 @@ from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..checks import flag
-from ..kernels import backends
 from ..kernels.plan import BUSY, Progress
 from ..nonfinite import NonfiniteGradients
 from ..options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from ..specs import SPECS, Spec
 from ..threads import get_num_threads
-from . import flattening, hyperparameters, states, tensors, updates
+from . import devices, flattening, hyperparameters, states, tensors, updates
+from .device_rounds import DeviceRound
 from .rounds import READY, REREAD
 
 OPTIONS: dict[str, Any] = {
@@ -122,6 +122,9 @@ class NativeOptimizer(torch.optim.Optimizer):
     _step_supports_amp_scaling = True
     in_backward = False
     state_was_read = True
+    counts_on_device = False
+    on_device = False
+    scaler: tuple[Any, Any] = (None, None)
     _handles: list[RemovableHandle]  # of hooks in the backward pass
     _hooked: list[Tensor]
 
@@ -137,12 +140,20 @@ class NativeOptimizer(torch.optim.Optimizer):
         they are other tensors.
         """
         self.state_was_read = True
+        if self.counts_on_device:
+            self.write_counts()
         state: defaultdict[Tensor, Any] = self.__dict__["state"]
         return state
 
     @state.setter
     def state(self, value: defaultdict[Tensor, Any]) -> None:
         self.__dict__["state"] = value
+
+    @property
+    def known_states(self) -> defaultdict[Tensor, Any]:
+        """The same without a look at it; counts of steps on a device may be behind."""
+        states: defaultdict[Tensor, Any] = self.__dict__["state"]
+        return states
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -160,16 +171,30 @@ class NativeOptimizer(torch.optim.Optimizer):
             **check_group_options(given, given.get("max_grad_norm")),
             "flatten": flag("flatten", given.get("flatten", False)),
         }
-        backends.load(self.options["backend"], self.spec.own)  # so that it is known to be there
+        self._check_devices()
         self.nonfinite = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self.progress = Progress.new()
         self.fresh: set[int] = set()  # ids of parameters whose states were made, but are not in an update yet
         self._given = given
         self._settling = threading.Lock()
         self._update: updates.Update | None = None
+        self.counts_on_device = False
         self.buffers: list[flattening.Buffer] = []
         self._handles, self._hooked = [], []
         self._flatten()
+
+    def _check_devices(self) -> None:
+        """Check that the options suit the devices that parameters are on, and load what steps them there."""
+        params = [param for group in self.param_groups for param in group["params"]]
+        for label, param in zip(tensors.labels(self.param_groups), params, strict=True):
+            devices.check_backend(self.name, label, param, self.options["backend"])
+            if self.options["flatten"] and devices.kind(param) != "cpu":
+                raise ValueError(
+                    f"{self.name}: flatten=True is for parameters in main memory, {label} is on {param.device}, where "
+                    "a step launches as many kernels for many parameters as for one"
+                )
+        devices.load_backends(params, self.options["backend"], self.spec.own)
+        self.on_device = all(devices.kind(param) == "cuda" for param in params)
 
     def _flatten(self) -> None:
         if self.options["flatten"]:
@@ -198,6 +223,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             return
         try:
             self._check_groups(self.param_groups)
+            self._check_devices()
             self._flatten()
             if self.in_backward:
                 self._hook(self.param_groups[-1:])
@@ -284,12 +310,25 @@ class NativeOptimizer(torch.optim.Optimizer):
     def _advance(self) -> None:
         if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__ or self.options["grad_scale"] != 1:
             # A torch.amp.GradScaler sets these attributes for the time of a step; either can be None.
+            if self.on_device:
+                self._advance_scaled()
+                return
             if getattr(self, "found_inf", None):
                 return
             scale = getattr(self, "grad_scale", None)
             self._take_scale(1.0 if scale is None else float(scale))
         if not self._step_natively(-1):
             self._settle()
+        self.state_was_read = self.in_backward
+
+    def _advance_scaled(self) -> None:
+        """A step with a GradScaler's numbers, which are on the device and stay there."""
+        self.scaler = (getattr(self, "found_inf", None), getattr(self, "grad_scale", None))
+        try:
+            if not self._step_natively(-1):
+                self._settle()
+        finally:
+            self.scaler = (None, None)
         self.state_was_read = self.in_backward
 
     def _step_natively(self, only: int) -> bool:
@@ -303,6 +342,12 @@ class NativeOptimizer(torch.optim.Optimizer):
         if found == REREAD and self._update is update and update.reread():
             found = native.step(groups, states, self._threads(), read, None, True, only)
         return bool(found == READY)
+
+    def write_counts(self) -> None:
+        """Bring what a device has counted, steps above all, to torch's states; waits for the device."""
+        for each in () if self._update is None else self._update.rounds:
+            if isinstance(each, DeviceRound):
+                each.write_numbers()
 
     def _threads(self) -> int:
         mine: int | None = self.options["n_threads"]
@@ -321,16 +366,26 @@ class NativeOptimizer(torch.optim.Optimizer):
         try:
             update = self._update
             if update is None or not update.is_native or not update.reread():
-                update = self._update = updates.Update(self)
+                update = self._make_update()
             ways = update.look(only)
             if ways is None:
-                update = self._update = updates.Update(self)
+                update = self._make_update()
                 ways = update.look(only)
                 assert ways is not None, "an update that was just made is up to date"
             with torch.no_grad():
                 update.step(ways, only)
         finally:
             self._settling.release()
+
+    def _make_update(self) -> updates.Update:
+        if self.counts_on_device:
+            self.write_counts()
+        self.counts_on_device = False  # Nothing is counted while an update is made.
+        try:
+            update = self._update = updates.Update(self)
+        finally:
+            self.counts_on_device = self._update is not None and any(each.on_device for each in self._update.rounds)
+        return update
 
     # --- in the backward pass ---------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checks import real_number
 from ..kernels import backends
 from ..threads import get_num_threads
-from . import tensors
+from . import devices, tensors
 
 
 def clip_grad_norm_(
@@ -29,6 +29,8 @@ def clip_grad_norm_(
 
     grad = grad * min(1, max_norm / (norm + 1e-6)). Squares are added up in float64 in a fixed order, so the result has
     the same bits with any number of threads. Gradients whose norm is small enough are not written to.
+
+    Gradients on a CUDA device are torch's own function's to clip.
 
     The optimizers' `max_grad_norm=` does the same without writing to the gradients at all.
 
@@ -72,6 +74,8 @@ def clip_grad_norm_(
     if float(norm_type) != 2:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
     gradients = Gradients("fastopt.torch.clip_grad_norm_", parameters)
+    if gradients.on_device:
+        return torch.nn.utils.clip_grad_norm_(parameters, max_norm, 2.0, error_if_nonfinite, foreach)
     sum_of_squares = gradients.add_up("square")
     norm = torch.tensor(math.sqrt(sum_of_squares), dtype=gradients.dtype)
     if error_if_nonfinite and not math.isfinite(sum_of_squares):
@@ -89,7 +93,8 @@ def clip_grad_norm_(
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     """Limit each element of the gradients to [-clip_value, clip_value], in place; as torch.nn.utils.clip_grad_value_.
 
-    NaN stays NaN. The optimizers' `clip_value=` does the same without writing to the gradients.
+    NaN stays NaN. Gradients on a CUDA device are torch's own function's to clip. The optimizers' `clip_value=` does the
+    same without writing to the gradients.
 
     Parameters
     ----------
@@ -117,9 +122,12 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     tensor([ 1.0000, -0.5000])
     """
     clip_value = _limit("clip_value", clip_value)
-    Gradients("fastopt.torch.clip_grad_value_", _listed(parameters, warns=False)).change(
-        "box", (-clip_value, clip_value)
-    )
+    listed = _listed(parameters, warns=False)
+    gradients = Gradients("fastopt.torch.clip_grad_value_", listed)
+    if gradients.on_device:
+        torch.nn.utils.clip_grad_value_(listed, clip_value, foreach)
+    else:
+        gradients.change("box", (-clip_value, clip_value))
 
 
 def _limit(name: str, value: Any) -> float:
@@ -152,6 +160,7 @@ class Gradients:
                     tensors.check_gradient(owner, f"parameters[{index}]", param, gradient)
         self.dtype = torch.float64 if torch.float64 in by_dtype else torch.float32
         self.parts = [Part(owner, parameters, dtype, gradients) for dtype, gradients in by_dtype.items()]
+        self.on_device = any(part.on_device for part in self.parts)
 
     def add_up(self, name: str) -> float:
         return math.fsum(part.add_up(name) for part in self.parts)
@@ -162,7 +171,8 @@ class Gradients:
 
 
 class Part:
-    """Those of one dtype. `others` do not lie contiguously: they are read and written through copies that do."""
+    """Those of one dtype; some can be `on_device`, and then nothing is done here. `others` do not lie contiguously:
+    they are read and written through copies that do."""
 
     def __init__(self, owner: str, parameters: list[Tensor], dtype: torch.dtype, gradients: list[Tensor]) -> None:
         self.gradients = gradients
@@ -170,7 +180,8 @@ class Part:
         self.dtype = tensors.DTYPES[dtype]
         self.backend = backends.load("auto")
         self.pieces, self.others = _pieces(gradients, self.dtype.itemsize)
-        for gradient in self.others:
+        self.on_device = any(devices.kind(gradient) == "cuda" for gradient in self.others)
+        for gradient in () if self.on_device else self.others:
             index = next(index for index, param in enumerate(parameters) if param.grad is gradient)
             tensors.check_gradient(owner, f"parameters[{index}]", parameters[index], gradient)
             if any(size > 1 and stride == 0 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
@@ -178,7 +189,8 @@ class Part:
                     f"{owner}: the gradient of parameters[{index}] is expanded: several of its elements are at one "
                     "place in memory, and cannot be written to; clone() it first"
                 )
-        self.copies = [gradient.detach().clone(memory_format=torch.contiguous_format) for gradient in self.others]
+        copied = () if self.on_device else self.others
+        self.copies = [gradient.detach().clone(memory_format=torch.contiguous_format) for gradient in copied]
         self.arrays = [tensors.flat_array(copy) for copy in self.copies]
 
     def add_up(self, name: str) -> float:

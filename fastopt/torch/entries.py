@@ -44,7 +44,8 @@ class Entry:
 
 
 def assign_rounds(entries: Sequence[Entry]) -> int:
-    """Number the entries so that those of one round are of one dtype and share no memory, and sharers keep their order.
+    """Number the entries so that those of one round are of one dtype and on one device, and share no memory, and
+    sharers keep their order.
 
     Returns how many rounds there are, at least one; O(n log n) where nothing is shared.
     """
@@ -68,8 +69,9 @@ def assign_rounds(entries: Sequence[Entry]) -> int:
         depths[id(entries[index])] = 1 + max(overlapped, default=-1)
         seen.append((entries[index], own))
     rounds: dict[Any, int] = {}
-    for key in sorted({(depths.get(id(entry), 0), str(entry.param.dtype)) for entry in entries}):
+    keys = [(depths.get(id(entry), 0), str(entry.param.dtype), str(entry.param.device)) for entry in entries]
+    for key in sorted(set(keys)):
         rounds[key] = len(rounds)
-    for entry in entries:
-        entry.round = rounds[depths.get(id(entry), 0), str(entry.param.dtype)]
+    for entry, key in zip(entries, keys, strict=True):
+        entry.round = rounds[key]
     return max(len(rounds), 1)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor  # noqa: F401
 
 from ..hyperparameters import Hyperparameter
+from . import devices
 
 if TYPE_CHECKING:
     from .base import NativeOptimizer
 
 Hyperparameters = dict[str, Any]
 
-UNSUPPORTED = ("differentiable", "capturable")
-"""Flags of torch's groups that ask for what a native step cannot give."""
+UNSUPPORTED = {"differentiable": (), "capturable": ("cuda",)}
+"""Flags of torch's groups that ask for what a native step cannot give, but for parameters on these devices."""
 
 NOT_VALUES = ("params", "param_names")
 
@@ -28,9 +29,10 @@ def check_flags(owner: str, group: dict[str, Any]) -> None:
     ValueError
         Something is.
     """
-    for name in UNSUPPORTED:
-        if group.get(name):
-            raise ValueError(f"{owner} does not support {name}=True: its step is native; use torch.optim for it")
+    for name, able in UNSUPPORTED.items():
+        if group.get(name) and not (able and all(devices.kind(param) in able for param in group["params"])):
+            where = f" for parameters that are not on a device ({', '.join(able)})" if able else ""
+            raise ValueError(f"{owner} does not support {name}=True{where}: its step is native; use torch.optim for it")
 
 
 def _number(hyperparameter: Hyperparameter, value: Any) -> Any:

@@ -15,7 +15,7 @@ from ..kernels import backends
 from ..kernels.plan import Segment, SegmentSettings
 from ..options import check_group_options
 from ..planning import Planner
-from . import tensors
+from . import devices, tensors
 from .entries import Entry
 from .flattening import Buffer
 from .hyperparameters import Hyperparameters, known_values
@@ -34,33 +34,49 @@ WITHOUT_GRADIENT, ELSEWHERE = -1, -2
 
 
 class Round:
-    """An engine for some of the parameters: all of one dtype, none of which shares memory with another."""
+    """An engine for some of the parameters: all of one dtype and device, none of which shares memory with another."""
+
+    on_device = False
+    """Whether the device counts steps, and the numbers in torch's state have to be fetched."""
 
     def __init__(
         self, update: Update, entries: Sequence[Entry | None], number: int, steps_before: dict[int, int]
     ) -> None:
         owner = update.owner
         self.owner = owner
+        self.update = update
         self.entries = [entry for entry in entries if entry is not None and entry.round == number]
+        self.backend = self.load_backend()
         self.dtype = tensors.DTYPES[self.entries[0].param.dtype] if self.entries else np.dtype(np.float32)
-        self.planner = Planner(owner.spec, update.backend, self.dtype, owner.options)
+        self.planner = Planner(owner.spec, self.backend, self.dtype, owner.options)
         self.group_options = check_group_options(owner.options, owner.options["max_grad_norm"])
-        self.step_counts = [self.number(entry, "step") for entry in self.entries]
-        self.mu_products = [self.number(entry, "mu_product") for entry in self.entries]
         self.table = [
-            Segment(entry.group, tensors.flat_array(entry.memory), [tensors.flat_array(each) for each in entry.states])
+            Segment(entry.group, self.array(entry.memory), [self.array(each) for each in entry.states])
             for entry in self.entries
         ]
         self.steps = np.array([steps_before.get(id(entry.param), 1) for entry in self.entries], np.int64)
         self.settings = SegmentSettings.of(len(self.table))
+        self.read_numbers()
         self.engine = self.make_engine(update, self.table, self.steps, self.settings)
         self.engines = [self.engine]
         self.native = self.make_native(entries, number)
         if self.native is not None and self.is_flat():
             self.make_flat(update)
 
+    def load_backend(self) -> Any:
+        return devices.backend_for("cpu", self.owner.options["backend"], self.owner.spec.own)
+
+    def array(self, tensor: Tensor) -> Any:
+        """The memory of a dense tensor, as engines take it."""
+        return tensors.flat_array(tensor)
+
+    def read_numbers(self) -> None:
+        """Find the numbers in torch's state."""
+        self.step_counts = [self.number_array(entry, "step") for entry in self.entries]
+        self.mu_products = [self.number_array(entry, "mu_product") for entry in self.entries]
+
     def make_engine(self, update: Update, table: list[Segment], steps: np.ndarray, settings: SegmentSettings) -> Any:
-        return update.backend.engine(
+        return self.backend.engine(
             self.dtype,
             [
                 self.planner.group_plan({**values, **self.group_options}, values["lr"])
@@ -100,17 +116,29 @@ class Round:
         addresses = [address for buffer in buffers for address in buffer.addresses]
         self.native.set_flat(flat, [len(buffer.params) for buffer in buffers], addresses)
 
-    def number(self, entry: Entry, name: str) -> np.ndarray | None:
-        """The memory of a number in torch's state, where the optimizer has it."""
+    def number(self, entry: Entry, name: str) -> Tensor | None:
+        """A number in torch's state, where the optimizer has it."""
         if name not in self.numbers:
             return None
-        value = self.owner.state[entry.param].get(name)
+        value = self.owner.known_states[entry.param].get(name)
         label = f"{name!r} in the state of {entry.label}"
         if not isinstance(value, Tensor) or value.numel() != 1 or value.dtype not in tensors.DTYPES:
             raise TypeError(
                 f"{self.owner.name}: {label} must be a float32 or float64 tensor of one element, got {value!r}"
             )
         tensors.check_param(self.owner.name, label, value)
+        return value
+
+    def number_array(self, entry: Entry, name: str) -> np.ndarray | None:
+        """The memory of such a number."""
+        value = self.number(entry, name)
+        if value is None:
+            return None
+        if devices.kind(value) != "cpu":
+            raise ValueError(
+                f"{self.owner.name}: {name!r} in the state of {entry.label} is on {value.device}; it must be in main "
+                "memory, as its parameter is"
+            )
         return tensors.flat_array(value)
 
     @property
@@ -121,7 +149,7 @@ class Round:
 
     def kept(self, entry: Entry) -> list[Tensor]:
         """The tensors beside the parameter that the engine knows the memory of."""
-        return [*entry.states, *(self.owner.state[entry.param][name] for name in self.numbers)]
+        return [*entry.states, *(self.owner.known_states[entry.param][name] for name in self.numbers)]
 
     def make_native(self, entries: Sequence[Entry | None], number: int) -> Any:
         """What finds gradients without Python; None for engines that are Python themselves."""
@@ -131,24 +159,27 @@ class Round:
 
         if not isinstance(self.engine, native.Engine):
             return None
-        positions = itertools.count()
-        segments = [
-            WITHOUT_GRADIENT if entry is None else next(positions) if entry.round == number else ELSEWHERE
-            for entry in entries
-        ]
         return native.Tensors(
             Tensor,
             inspect.getattr_static(Tensor, "grad"),
             self.engine,
             [(group, *known_values(group)) for group in self.owner.param_groups],
-            segments,
+            self.segments(entries, number),
             [entry.memory for entry in self.entries],
             self.step_counts,
             self.mu_products,
             [self.kept(entry) for entry in self.entries],
-            self.owner.state,
+            self.owner.known_states,
             torch.autograd.graph.increment_version,
         )
+
+    def segments(self, entries: Sequence[Entry | None], number: int) -> list[int]:
+        """For each parameter of all groups its segment here, or what stands for it."""
+        positions = itertools.count()
+        return [
+            WITHOUT_GRADIENT if entry is None else next(positions) if entry.round == number else ELSEWHERE
+            for entry in entries
+        ]
 
     def set_hyperparameters(self, index: int, values: Hyperparameters, only_lr: bool) -> None:
         if only_lr and self.native is not None:
@@ -172,7 +203,9 @@ class Round:
             self.step_in_python(only)
         else:
             owner = self.owner
-            found = self.native.step(owner.param_groups, owner.state, owner._threads(), False, replacements, True, only)
+            found = self.native.step(
+                owner.param_groups, owner.known_states, owner._threads(), False, replacements, True, only
+            )
             if found != READY:
                 raise RuntimeError(f"{owner.name}: parameters, gradients or states were changed during a step")
         for entry in gapped:

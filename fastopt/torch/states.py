@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def has_state(owner: NativeOptimizer, param: Tensor) -> bool:
-    return any(value is not None for value in owner.state.get(param, {}).values())
+    return any(value is not None for value in owner.known_states.get(param, {}).values())
 
 
 def make_states(owner: NativeOptimizer, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -27,7 +27,7 @@ def make_states(owner: NativeOptimizer, group: dict[str, Any], params: list[Tens
         if not owner.spec.counts_steps:  # torch makes them in the midst of a step
             names = owner.spec.states(read_hyperparameters(owner, group))
             for param in params if names else ():
-                owner.state[param].update({name: torch.zeros_like(param) for name in names})
+                owner.known_states[param].update({name: torch.zeros_like(param) for name in names})
                 owner.fresh.add(id(param))
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from . import devices
+
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 
 
@@ -63,9 +65,10 @@ def _check(owner: str, label: str, tensor: Tensor) -> None:
         )
     if tensor.dtype not in DTYPES:
         raise TypeError(f"{owner} updates float32 and float64: {label} is {tensor.dtype}; use torch.optim for it")
-    if tensor.device.type != "cpu":
+    if devices.kind(tensor) not in devices.BACKENDS:
         raise ValueError(
-            f"{owner} updates tensors in main memory: {label} is on {tensor.device}; use torch.optim for it"
+            f"{owner} updates tensors in main memory and on CUDA devices: {label} is on {tensor.device}; use "
+            "torch.optim for it"
         )
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise TypeError(f"{owner} updates plain tensors: {label} is a {type(tensor).__name__}; use torch.optim for it")

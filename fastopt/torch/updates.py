@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..kernels import backends
-from . import tensors
+from . import devices, tensors
+from .device_rounds import DeviceRound
 from .entries import Entry, assign_rounds
 from .hyperparameters import read_hyperparameters
 from .rounds import READY, REBUILD, REPLACE, Replacements, Round
@@ -28,7 +28,6 @@ class Update:
     def __init__(self, owner: NativeOptimizer) -> None:
         self.owner = owner
         self.hyperparameters = [read_hyperparameters(owner, group) for group in owner.param_groups]
-        self.backend = backends.load(owner.options["backend"], owner.spec.own)
         self.check_states_are_dicts()
         labels = tensors.labels(owner.param_groups)
         entries: list[Entry | None] = []
@@ -53,7 +52,11 @@ class Update:
             n_rounds = assign_rounds(active)
             self.check_rounds(active, n_rounds)
             steps = steps_before(owner)
-            self.rounds = [Round(self, entries, number, steps) for number in range(n_rounds)]
+            on_device = {entry.round for entry in active if devices.kind(entry.param) == "cuda"}
+            self.rounds = [
+                (DeviceRound if number in on_device else Round)(self, entries, number, steps)
+                for number in range(n_rounds)
+            ]
         except BaseException:
             self.drop_made_states()
             raise
@@ -65,7 +68,7 @@ class Update:
         self.single = natives[0] if len(natives) == 1 and all(entry.in_place for entry in active) else None
 
     def check_states_are_dicts(self) -> None:
-        for state in self.owner.state.values():
+        for state in self.owner.known_states.values():
             if not isinstance(state, dict):
                 raise TypeError(f"{self.owner.name}: a parameter's state must be a dict, got {state!r}")
 
@@ -91,7 +94,7 @@ class Update:
     def drop_made_states(self) -> None:
         """Leave the states as they were: a step that is not done makes none."""
         for param in self.made:
-            self.owner.state.pop(param, None)
+            self.owner.known_states.pop(param, None)
 
     def find_states(self, entry: Entry) -> None:
         """The states of an entry, where they must be.
@@ -101,7 +104,7 @@ class Update:
         TypeError, ValueError
             One is missing, or is no tensor like the parameter.
         """
-        owner, state = self.owner, self.owner.state.get(entry.param, {})
+        owner, state = self.owner, self.owner.known_states.get(entry.param, {})
         hyperparameters = self.hyperparameters[entry.group]
         for name in owner.spec.states(hyperparameters):
             value = state.get(name)
@@ -118,6 +121,10 @@ class Update:
                     f"{owner.name}: {label} must be of its parameter's dtype and shape, {entry.param.dtype} "
                     f"{tuple(entry.param.shape)}, got {value.dtype} {tuple(value.shape)}"
                 )
+            if value.device != entry.param.device:
+                raise ValueError(
+                    f"{owner.name}: {label} must be on its parameter's device {entry.param.device}, got {value.device}"
+                )
             if not tensors.is_dense(value) or not tensors.lies_like(value, entry.memory):
                 value = state[name] = tensors.laid_out_like(value, entry.memory)
             entry.states.append(value)
@@ -131,7 +138,7 @@ class Update:
                 names = self.owner.spec.states(self.hyperparameters[own[0].group])
                 buffer.take_states(self.owner, names)
                 for entry in own:
-                    entry.states = [self.owner.state[entry.param][name] for name in names]
+                    entry.states = [self.owner.known_states[entry.param][name] for name in names]
                     entry.buffer = buffer
 
     def check_rounds(self, entries: Sequence[Entry], n_rounds: int) -> None:
@@ -142,8 +149,9 @@ class Update:
         if n_rounds > 1 and wanted:
             other = next(entry for entry in entries if entry.round)
             raise ValueError(
-                f"{self.owner.name}: {wanted[0]} needs all parameters to be of one dtype and none to share memory; "
-                f"{other.label} is {other.param.dtype}, or shares memory with another"
+                f"{self.owner.name}: {wanted[0]} needs all parameters to be of one dtype, on one device, and none to "
+                f"share memory; {other.label} is {other.param.dtype} on {other.param.device}, or shares memory with "
+                "another"
             )
 
     def reread(self) -> bool:
@@ -179,7 +187,7 @@ class Update:
                 found = (
                     READY
                     if each.native is None
-                    else each.native.look(owner.param_groups, owner.state, None, True, only)
+                    else each.native.look(owner.param_groups, owner.known_states, None, True, only)
                 )
                 if found == REBUILD:
                     return None

@@ -1,0 +1,64 @@
+"""Whether CUDA can be used here, and why not."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+
+@functools.cache
+def unavailable() -> Exception | None:
+    """Why backend='cuda' cannot be used, as the exception that says so; None when it can.
+
+    In Numba's simulator (NUMBA_ENABLE_CUDASIM=1 in the environment before Numba is imported) it always can.
+    """
+    if importlib.util.find_spec("numba_cuda") is None:
+        return ImportError("backend 'cuda' needs the package numba-cuda: `pip install 'fastopt[cuda]'`")
+    try:
+        from numba import cuda
+
+        if cuda.is_available():
+            return None
+        reason = cuda.cuda_error() or "no device, or no NVVM (`pip install 'fastopt[cuda]'` brings it)"
+    except ImportError as error:
+        return ImportError(f"backend 'cuda': numba.cuda cannot be loaded ({error}); `pip install 'fastopt[cuda]'`")
+    except Exception as error:  # whatever the driver raises
+        reason = str(error)
+    return RuntimeError(f"backend 'cuda': no CUDA device can be used here: {' '.join(str(reason).split())}")
+
+
+def require_cuda() -> None:
+    """Raise the error that says why CUDA cannot be used here, if it cannot.
+
+    Raises
+    ------
+    ImportError
+        The package numba-cuda is not installed.
+    RuntimeError
+        There is no device or driver; the message is what CUDA reports.
+    """
+    error = unavailable()
+    if error is not None:
+        raise error.with_traceback(None)
+
+
+def is_simulated() -> bool:
+    """Whether Numba runs kernels in its simulator, on the CPU."""
+    from numba.cuda.core import config
+
+    return bool(config.ENABLE_CUDASIM)
+
+
+def describe() -> str:
+    """One line for people: on what CUDA runs, or why it cannot."""
+    error = unavailable()
+    if error is not None:
+        return "no: " + str(error).removeprefix("backend 'cuda'").removeprefix(":").strip()
+    if is_simulated():
+        return "Numba's simulator, on the processor"
+    from numba import cuda
+
+    device = cuda.get_current_device()
+    name = device.name.decode() if isinstance(device.name, bytes) else device.name
+    major, minor = device.compute_capability
+    return f"{name}, compute capability {major}.{minor}"

@@ -1,0 +1,375 @@
+"""The step on a CUDA device: two launches, and one or two more where gradients are added up first; nothing waits."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from ..plan import (
+    BUSY,
+    SHARED,
+    SWAPPED,
+    GroupPlan,
+    Progress,
+    Reject,
+    Report,
+    Segment,
+    SegmentSettings,
+    StepPlan,
+)
+from . import memory
+from .availability import is_simulated, require_cuda
+from .kernels import kernel
+from .launches import LAUNCH_SHAPE
+from .layout import COUNTERS, NUMBERS
+from .render_prepare import prepare_source
+from .render_sums import sums_source
+from .render_update import update_source
+from .structures import STEP, Structure
+from .tables import Tables
+from .words import machine
+
+Result = TypeVar("Result")
+
+Launch = Callable[[int], None]
+
+
+EMPTY = 16
+"""Stands for the address of a gradient without elements, which has none."""
+
+
+class CudaEngine:
+    """Takes what `engine.Engine` takes, with device arrays; loops, sums and coefficient functions are formulas.
+
+    Parameters
+    ----------
+    dtype, plans, segments, steps, settings, progress, plan, reject, report: see `python_engine.PythonEngine`
+        Parameters and states are contiguous device arrays (`memory.as_array`, `memory.empty`); `steps`, `settings` and
+        `progress` are NumPy arrays.
+
+    Attributes
+    ----------
+    stream: int, a stream of Numba, CuPy, torch or cuda.core
+        On which everything is launched; 0, the default, is the legacy default stream.
+    skipped, consecutive: int
+        How many steps were skipped because of gradients that cannot be used, in all and in a row up to now; as of the
+        last `fetch()`.
+
+    Notes
+    -----
+    Step counts, `mu_product`, pending gradients and the counts of `progress` live on the device. What the host has of
+    them is right after `fetch()`; of `progress` the host also counts by itself, as if no step was skipped and no CUDA
+    graph replayed. An engine starts from what the host has: fetch before another engine is made of the same arrays.
+
+    A step launches: the sums over gradients (where something is clipped by a norm or checked), one block that decides
+    and computes every coefficient, with `nonfinite="skip"` the count of what cannot be used (which returns at once
+    when all can), and the update of everything. None of them waits, and with bound gradients and unchanged
+    hyperparameters nothing is copied, so a step can be captured into a CUDA graph. Where `plan.waits`, a step waits
+    after the second, to report gradients that cannot be used before anything is written.
+    """
+
+    def __init__(
+        self,
+        dtype: np.dtype,
+        plans: list[GroupPlan],
+        segments: list[Segment],
+        steps: np.ndarray,
+        settings: SegmentSettings,
+        progress: Progress,
+        plan: StepPlan,
+        reject: Reject,
+        report: Report,
+    ) -> None:
+        require_cuda()
+        if any(each.rows for each in plans):
+            raise ValueError(
+                "backend='cuda' has no constraints on rows or whole parameters (L2Ball, L1Ball, Simplex, GroupLasso); "
+                "use another backend, or those on single elements (Box, NonNegative, L1, L2, ElasticNet)"
+            )
+        self.dtype = np.dtype(dtype)
+        self.plans = list(plans)
+        self.segments = segments
+        self.steps = steps
+        self.settings = settings
+        self.progress = progress
+        self.plan = plan
+        self.reject = reject
+        self.report = report
+        self.n_threads = plan.n_threads
+        self.bound = False
+        counting: Any = report  # where it counts skips, so that a new engine goes on
+        self.skipped = getattr(counting, "skipped", 0)
+        self.consecutive = counting.consecutive_after(int(progress.calls[0])) if self.skipped else 0
+        self.lock = threading.Lock()
+        self.gradients: list[Any] = [None] * len(segments)
+        self.addresses = [0] * len(segments)
+        self.expected = [(tuple(segment.param.shape), self.dtype.str) for segment in segments]
+        self.written = sorted(
+            (memory.address(array), memory.address(array) + memory.nbytes(array))
+            for segment in segments
+            for array in (segment.param, *segment.states)
+            if array.size
+        )
+        structures: dict[Structure, int] = {}
+        structure_of = [structures.setdefault(Structure.of(each), len(structures)) for each in plans]
+        self.structures = list(structures)
+        self.adds = any(each.sum for each in self.structures)
+        self.shape = LAUNCH_SHAPE
+        total = sum(int(segment.param.size) for segment in segments)
+        self.chunk = self.shape.chunk_for(total)
+        self.tables = Tables(self.dtype, self.structures, structure_of, segments, settings, plan, self.chunk)
+        for index, each in enumerate(plans):
+            self.tables.set_group(index, each)
+        self.changed = {"values"}
+        self.kernels = self.make_kernels()
+        self.launches: dict[int, dict[str, Launch]] = {}
+        self.stream = 0
+        self.send()
+
+    # --- kernels ----------------------------------------------------------------------------------------------------
+
+    def make_kernels(self) -> dict[str, tuple[Any, int]]:
+        """Each kernel that a step launches, and with how many blocks."""
+        real, structures, shape = self.dtype.name, self.structures, self.shape
+        many = machine.multiprocessors() * shape.blocks_per_multiprocessor
+        reading = max(1, min(many, -(-self.tables.n_sum_blocks // max(1, shape.threads // 32))))
+        updating = max(1, min(self.tables.n_chunks, many if is_simulated() else shape.most_blocks))
+        found = {
+            "prepare": (kernel(prepare_source(structures, real, self.plan.clipping), "prepare", real), 1),
+            "update": (kernel(update_source(structures, real, STEP, self.chunk), "update", real), updating),
+        }
+        if self.adds:
+            found["sums"] = (kernel(sums_source(structures, real, shape.threads), "sums", real), reading)
+        if self.plan.checks:
+            counting = sums_source(structures, real, shape.threads, self.plan.unusable)
+            found["counts"] = (kernel(counting, "sums", real), reading)
+        return found
+
+    @property
+    def stream(self) -> Any:
+        return self._given_stream
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        known = machine.as_stream(stream)
+        handle = machine.handle_of(known)
+        if handle not in self.launches:
+            self.launches[handle] = {
+                name: machine.configured(each, blocks, self.shape.threads, known)
+                for name, (each, blocks) in self.kernels.items()
+            }
+        self._given_stream, self._stream, self._launch = stream, known, self.launches[handle]
+
+    # --- what the host changes --------------------------------------------------------------------------------------
+
+    def alone(self, function: Callable[[], Result]) -> Result:
+        """The result of `function()`, with other threads' steps kept out; an error when one is under way."""
+        if self.lock.locked():
+            raise RuntimeError(BUSY)
+        with self.lock:
+            return function()
+
+    def set_hyperparameters(self, index: int, plan: GroupPlan) -> None:
+        """Take new values of a group's hyperparameters; they count from the next step."""
+        self.plans[index] = plan
+        self.tables.set_group(index, plan)
+        self.changed.add("values")
+
+    def set_lr(self, index: int, lr: float) -> None:
+        """Take a new rate of a group; it counts from the next step."""
+        self.plans[index] = replace(self.plans[index], lr=lr)
+        self.tables.set_lr(index, lr)
+        self.changed.add("values")
+
+    def set_scale(self, plan: StepPlan) -> None:
+        """Take a new divisor and largest norm; they count from the next step."""
+        self.plan = plan
+        self.tables.set_step_plan(plan)
+        self.changed.add("plan")
+
+    def set_scaler(self, found_inf: int, scale: int) -> None:
+        """Take the addresses of two float32 numbers on the device, 0 for none; they count from the next step.
+
+        Where `found_inf` is not 0 then, the step is left out: nothing is written, and nothing counted. By `scale`,
+        gradients are divided, beside the divisor of the plan.
+        """
+        known = self.tables.scaler.tolist()
+        if known != [found_inf, scale]:
+            self.tables.scaler[:] = found_inf, scale
+            self.changed.add("scaler")
+
+    def upload(self) -> None:
+        """Take what was changed to the device, in the order of the stream, without waiting.
+
+        A step does it by itself; a replayed CUDA graph does not, so call this before the replay.
+        """
+        while self.changed:
+            name = self.changed.pop()
+            machine.upload(self.tables.alive[name], self.tables.host[name].reshape(-1), self._stream)
+
+    def send(self) -> None:
+        """Take the host's step counts and progress to the device; waits."""
+        progress, n = self.progress, len(self.segments)
+        known = {"accumulated": progress.accumulated[0], "calls": progress.calls[0]}
+        known |= {"iterations": progress.iterations[0], "skipped": self.skipped, "consecutive": self.consecutive}
+        counters = np.array([known.get(name, 0) for name in COUNTERS], np.int64)
+        numbers = np.concatenate([progress.grad_norm, self.settings.mu_product])
+        memory.copy(
+            self.tables.counters, np.concatenate([counters, self.steps, self.settings.pending]).astype(np.int64)
+        )
+        memory.copy(self.tables.numbers, numbers.astype(np.float64))
+        assert self.tables.counters.size == len(COUNTERS) + 2 * n
+
+    def fetch(self) -> None:
+        """Bring step counts, progress and what else is counted on the device to the host; waits for the device."""
+        n, first = len(self.segments), len(COUNTERS)
+        words, numbers = memory.to_host(self.tables.counters), memory.to_host(self.tables.numbers)
+        known = dict(zip(COUNTERS, words[:first].tolist(), strict=True))
+        self.steps[...] = words[first : first + n]
+        self.settings.pending[...] = words[first + n :] != 0
+        self.settings.mu_product[...] = numbers[len(NUMBERS) :]
+        for name in ("accumulated", "calls", "iterations"):
+            getattr(self.progress, name)[0] = known[name]
+        self.progress.grad_norm[0] = numbers[NUMBERS.index("grad_norm")]
+        skipped, self.skipped, self.consecutive = self.skipped, known["skipped"], known["consecutive"]
+        if hasattr(self.report, "fetched") and self.skipped != skipped:
+            self.report.fetched(self.skipped, self.consecutive, known["calls"], self.unusable())
+        elif hasattr(self.report, "fetched"):
+            self.report.fetched(self.skipped, self.consecutive, known["calls"], [])
+
+    def unusable(self) -> list[tuple[int, int]]:
+        """(segment, elements of its gradient that cannot be used) of the last step that was skipped; waits."""
+        counts = memory.to_host(self.tables.alive["unusable"])[: self.tables.n_sum_blocks]
+        bounds = self.tables.first_sum_block
+        sums = [int(counts[begin:end].sum()) for begin, end in itertools.pairwise(bounds)]
+        return [(index, count) for index, count in enumerate(sums) if count]
+
+    # --- gradients --------------------------------------------------------------------------------------------------
+
+    def address_of(self, index: int, gradient: Any) -> int:
+        """Where a gradient is, after a look at it."""
+        interface = memory.interface_of(gradient)
+        shape, typestr = self.expected[index]
+        if (
+            interface is None
+            or (tuple(interface["shape"]), interface["typestr"]) != (shape, typestr)
+            or not memory.is_contiguous_interface(interface)
+            or (self.plan.clears and interface["data"][1])
+            or interface.get("mask") is not None
+        ):
+            self.reject(index, gradient)
+            raise TypeError(
+                f"gradient {index} must be a {'writable ' if self.plan.clears else ''}contiguous array of {self.dtype} "
+                f"on the device, of shape {shape}, got {type(gradient).__name__}"
+            )
+        begin = int(interface["data"][0])
+        if begin % self.dtype.itemsize:
+            self.reject(index, gradient)
+            raise ValueError(f"gradient {index} must be aligned to {self.dtype.itemsize} bytes, got {begin:#x}")
+        end = begin + self.segments[index].param.size * self.dtype.itemsize
+        position = bisect.bisect_left(self.written, (end,)) - 1
+        if begin < end and position >= 0 and self.written[position][1] > begin:
+            self.reject(index, gradient)
+            raise ValueError(f"gradient {index} shares memory with a parameter or state, which the step writes")
+        return begin or EMPTY
+
+    def accept(self, gradients: Sequence[Any]) -> None:
+        """Check gradients and take their addresses; nothing is changed when one will not do."""
+        addresses = [
+            0 if gradient is None else self.address_of(index, gradient) for index, gradient in enumerate(gradients)
+        ]
+        if self.plan.clears:
+            sizes = [segment.param.size * self.dtype.itemsize for segment in self.segments]
+            spans = sorted((begin, size) for begin, size in zip(addresses, sizes, strict=True) if begin and size)
+            for (begin, size), (other, _) in itertools.pairwise(spans):
+                if other < begin + size:
+                    raise ValueError(SHARED)
+        self.gradients = list(gradients)
+        self.set_addresses(addresses)
+
+    def set_addresses(self, addresses: list[int]) -> None:
+        """Take gradients by their addresses, 0 for none, without looking at them."""
+        if addresses != self.addresses:
+            self.addresses = addresses
+            self.tables.gradients[:] = self.addresses
+            self.changed.add("gradients")
+
+    def bind(self, gradients: list[Any]) -> None:
+        """Check gradients once and use them in every step that is not given others."""
+        self.accept(gradients)
+        self.bound = True
+
+    # --- a step -----------------------------------------------------------------------------------------------------
+
+    def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
+        """One step of every segment that has a gradient. Errors come before the first write."""
+        self.alone(lambda: self.step_alone(gradients, prepare))
+
+    def step_at(self, addresses: Sequence[int | None]) -> None:
+        """`step` with gradients by their addresses, None where there is none: for callers who have looked at them."""
+        known = [0 if each is None else each or EMPTY for each in addresses]
+        self.alone(lambda: self.launch_step(known))
+
+    def step_alone(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
+        if self.progress.swapped[0]:
+            raise RuntimeError(SWAPPED)
+        if prepare is not None:
+            if self.plan.checks:  # Only the device knows which steps were skipped.
+                self.fetch()
+            prepare()
+        if gradients is not None:
+            self.accept(gradients)
+        self.launch_step(self.addresses)
+
+    def launch_step(self, addresses: list[int]) -> None:
+        """Launch everything, with gradients at these addresses."""
+        self.set_addresses(addresses)
+        if self.changed:
+            self.upload()
+        launch, header = self._launch, self.tables.header
+        if self.adds:
+            launch["sums"](header)
+        launch["prepare"](header)
+        declined = False
+        if self.plan.checks:
+            launch["counts"](header)
+            declined = self.plan.waits and self.is_declined()
+        launch["update"](header)
+        if not declined:
+            self.count()
+
+    def count(self) -> None:
+        """What the host can count by itself."""
+        progress = self.progress
+        accumulated = int(progress.accumulated[0]) + 1
+        final = accumulated >= self.plan.accumulate_steps
+        progress.calls[0] += 1
+        progress.iterations[0] += final
+        progress.accumulated[0] = 0 if final else accumulated
+
+    def is_declined(self) -> bool:
+        """Whether this step is skipped; waits, and reports what cannot be used, which may raise."""
+        machine.synchronize(self._stream)
+        if not memory.to_host(self.tables.counters[: len(COUNTERS)])[COUNTERS.index("declined")]:
+            return False
+        self.report(self.unusable(), int(self.progress.calls[0]))
+        return True
+
+    def swap(self) -> None:
+        """Exchange every parameter with its average."""
+        self.alone(self.swap_alone)
+
+    def swap_alone(self) -> None:
+        if "swap" not in self.kernels:
+            source = update_source(self.structures, self.dtype.name, ("swap",), self.chunk)
+            self.kernels["swap"] = (kernel(source, "update", self.dtype.name), self.kernels["update"][1])
+        if "swap" not in self._launch:
+            self._launch["swap"] = machine.configured(*self.kernels["swap"], self.shape.threads, self._stream)
+        self._launch["swap"](self.tables.header)
+        self.progress.swapped[0] = not self.progress.swapped[0]

@@ -1,0 +1,239 @@
+"""What needs a GPU, and has its stand-in in `simulated`: memory, streams, and instructions that Numba lacks."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import cuda
+from numba.cuda import cgutils, libdevice, types
+from numba.cuda.core.errors import NumbaPerformanceWarning
+from numba.cuda.cudadrv import driver
+from numba.cuda.cudadrv.driver import Stream
+from numba.cuda.extending import intrinsic
+
+from .streams import stream_handle
+
+VECTOR_BYTES = 16
+"""Of a load or store of several elements at once: 128 bits."""
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def allocate(size: int, dtype: np.dtype, alignment: int) -> Any:
+    """A one-dimensional device array; CUDA's allocator aligns to 256 bytes."""
+    return cuda.device_array(size, dtype)
+
+
+def array_address(array: Any) -> int:
+    """Where an array's memory starts."""
+    return int(array.device_ctypes_pointer.value or 0)
+
+
+def clear(array: Any) -> None:
+    """Zero all bytes of a contiguous array."""
+    driver.device_memset(array, 0, array.nbytes)
+
+
+def device_of(array: Any) -> int:
+    """The number of the device that an array is on; of one without elements, that of the current one."""
+    if not array.size:
+        return int(cuda.get_current_device().id)
+    attribute = driver.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(driver.driver.cuPointerGetAttribute(attribute, driver.binding.CUdeviceptr(array_address(array))))
+
+
+def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:
+    """The device array of what `owner.__cuda_array_interface__` describes; nothing waits for its stream."""
+    return cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
+
+
+def upload(target: Any, source: np.ndarray, stream: Any) -> None:
+    """Copy a small host array into a device array of the same form, in the order of a stream.
+
+    The driver takes a copy of at most 64 KiB of pageable memory at once and waits for nothing, so longer arrays go in
+    pieces.
+    """
+    if source.nbytes <= UPLOAD_BYTES:
+        target.copy_to_device(source, stream=stream)
+        return
+    elements = UPLOAD_BYTES // target.dtype.itemsize
+    for start in range(0, target.size, elements):
+        target[start : start + elements].copy_to_device(source[start : start + elements], stream=stream)
+
+
+UPLOAD_BYTES = 1 << 16
+
+
+# --- streams and launches ---------------------------------------------------------------------------------------------
+
+
+def as_stream(stream: Any) -> Any:
+    """Numba's stream for a handle, an object with `__cuda_stream__`, or a Numba stream."""
+    if isinstance(stream, Stream):
+        return stream
+    handle = stream_handle(stream)
+    return cuda.external_stream(handle) if handle else cuda.default_stream()
+
+
+def handle_of(stream: Any) -> int:
+    """CUDA's handle of one of Numba's streams."""
+    return stream_handle(stream)
+
+
+def synchronize(stream: Any) -> None:
+    """Wait for all work that was given to a stream."""
+    stream.synchronize()
+
+
+def multiprocessors() -> int:
+    """How many the current device has."""
+    return int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
+
+
+def compiled_kernel(function: Any) -> Any:
+    """The kernel of a Python function of one int64, compiled for the current device."""
+    # Without optimization at link time what runs is the PTX that tests look at.
+    return cuda.jit("void(int64)", lto=False)(function)
+
+
+def configured(kernel: Any, blocks: int, threads: int, stream: Any) -> Callable[[int], None]:
+    """A kernel with its launch configuration: a call launches it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # that few blocks are few
+        launch: Callable[[int], None] = kernel[blocks, threads, stream]
+    return launch
+
+
+def device_function(function: Any) -> Any:
+    """A Python function as one that kernels can call."""
+    return cuda.jit(device=True)(function)
+
+
+# --- instructions -----------------------------------------------------------------------------------------------------
+
+_IR = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int64: ir.IntType(64)}
+_GLOBAL = 1
+"""The address space of global memory, so that loads and stores are `ld.global` and `st.global`."""
+
+
+def _pointer(builder: Any, arguments: Any, element: Any, nbytes: int) -> Any:
+    """LLVM's pointer to element `index` behind `address`, which are the first two arguments of an intrinsic."""
+    address, index = arguments[:2]
+    offset = builder.mul(index, ir.Constant(ir.IntType(64), nbytes))
+    return builder.inttoptr(builder.add(address, offset), element.as_pointer(_GLOBAL))
+
+
+def _load_of(element: Any) -> Any:
+    """The intrinsic `load(address, index)`."""
+
+    @intrinsic
+    def load(typing_context, address, index):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            nbytes = element.bitwidth // 8
+            return builder.load(_pointer(builder, arguments, _IR[element], nbytes), align=nbytes)
+
+        return element(types.int64, types.int64), generate
+
+    return load
+
+
+def _store_of(element: Any) -> Any:
+    """The intrinsic `store(address, index, value)`."""
+
+    @intrinsic
+    def store(typing_context, address, index, value):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            nbytes = element.bitwidth // 8
+            builder.store(arguments[2], _pointer(builder, arguments, _IR[element], nbytes), align=nbytes)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, element), generate
+
+    return store
+
+
+def _load_vector_of(element: Any) -> Any:
+    """The intrinsic `load_vector(address, index)`: as many elements as 16 bytes hold, which must start at a multiple
+    of 16 bytes; `index` counts vectors."""
+    lanes = VECTOR_BYTES * 8 // element.bitwidth
+
+    @intrinsic
+    def load_vector(typing_context, address, index):  # type: ignore[no-untyped-def]
+        result = types.UniTuple(element, lanes)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            vector = ir.VectorType(_IR[element], lanes)
+            value = builder.load(_pointer(builder, arguments, vector, VECTOR_BYTES), align=VECTOR_BYTES)
+            parts = [builder.extract_element(value, ir.Constant(ir.IntType(32), lane)) for lane in range(lanes)]
+            return context.make_tuple(builder, result, parts)
+
+        return result(types.int64, types.int64), generate
+
+    return load_vector
+
+
+def _store_vector_of(element: Any) -> Any:
+    """The intrinsic `store_vector(address, index, values)`."""
+    lanes = VECTOR_BYTES * 8 // element.bitwidth
+
+    @intrinsic
+    def store_vector(typing_context, address, index, values):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            vector = ir.VectorType(_IR[element], lanes)
+            value = ir.Constant(vector, ir.Undefined)
+            for lane in range(lanes):
+                part = builder.extract_value(arguments[2], lane)
+                value = builder.insert_element(value, part, ir.Constant(ir.IntType(32), lane))
+            pointer = _pointer(builder, arguments, vector, VECTOR_BYTES)
+            builder.store(value, pointer, align=VECTOR_BYTES)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.UniTuple(element, lanes)), generate
+
+    return store_vector
+
+
+@intrinsic
+def multiply(typing_context, left, right):  # type: ignore[no-untyped-def]
+    """A product that is rounded by itself: the compiler does not contract it with a sum after it."""
+    if left not in _IR or right != left:
+        raise TypeError(f"multiply takes two numbers of one precision, got {left} and {right}")
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        real = _IR[left]
+        name = "llvm.nvvm.mul.rn.f" if left == types.float32 else "llvm.nvvm.mul.rn.d"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(real, [real, real]), name)
+        return builder.call(function, arguments)
+
+    return left(left, right), generate
+
+
+@device_function
+def square_root(x):  # type: ignore[no-untyped-def]
+    return math.sqrt(x)
+
+
+@device_function
+def floor(x):  # type: ignore[no-untyped-def]
+    return libdevice.floor(x)
+
+
+@device_function
+def power(base, exponent):  # type: ignore[no-untyped-def]
+    return base**exponent
+
+
+@device_function
+def is_finite(x):  # type: ignore[no-untyped-def]
+    return math.isfinite(x)
+
+
+LOADS = {each.name: _load_of(each) for each in _IR}
+STORES = {each.name: _store_of(each) for each in _IR}
+VECTOR_LOADS = {each.name: _load_vector_of(each) for each in (types.float32, types.float64)}
+VECTOR_STORES = {each.name: _store_vector_of(each) for each in (types.float32, types.float64)}

@@ -1,0 +1,160 @@
+"""Writes the kernel that adds up gradients, in an order that depends on nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..dialect import Function
+from ..formulas import LANES
+from .layout import COUNTERS, GROUP, PLAN, SEGMENT, SUM_BLOCK, VALUES
+from .source import ACTIVE, FINAL, SCALE, device, function_source, functions_source, kernel_source, row_of, walk
+from .structures import Structure, first_divisor, value_width
+
+ROWS_IN_FLIGHT = 4
+"""Vectors of a gradient that a thread loads before it adds them up."""
+
+
+def lane_source(index: int, structure: Structure, counting: tuple[Function, ...], real: str) -> str:
+    """What a thread adds up of a block of a gradient, or of what it comes to with those of calls before: as many lanes,
+    from `first` on, as a vector has elements, each in the order of its elements."""
+    itemsize = 4 if real == "float32" else 8
+    width = 16 // itemsize
+    term = (counting or structure.sum)[-1]
+    limit = "float64(limit)" if term.name == "square" else "limit"
+    number = "float64({})" if term.name == "square" else "{}"
+    lines = [f"limit = real(load_float64(values, {VALUES.index('limit')}))", "addresses = gradient"]
+    gathers = structure.accumulator >= 0
+    call = ""
+    if gathers:
+        loop, _, picks = structure.program("update")[0]  # it gathers
+        stage, position = picks[0]
+        functions, _, n_arguments = structure.stages[stage]
+        offset = VALUES.index("arguments") + sum(each[2] for each in structure.stages[:stage])
+        divided = functions[-1].arguments.index(first_divisor(structure))
+        given = [f"load_float64(values, {offset + k})" for k in range(n_arguments)]
+        given[divided] = f"multiply({given[divided]}, scale)"
+        arguments = ", ".join(given)
+        names = ", ".join(f"result_{k}" for k in range(len(functions[-1].returns)))
+        call = loop.calls[0][0].name
+        lines += [
+            f"gathered = load_int64(row, {SEGMENT.index('streams') + structure.accumulator})",
+            "addresses = gradient | gathered",
+            f"{names} = coefficient_{functions[-1].name}({arguments})",
+            f"factor = real(result_{position})",
+        ]
+
+    def loaded(name: str, load: str, place: str) -> list[str]:
+        """Elements as they are added up: of the gradient, or of what was gathered before and the gradient."""
+        if not gathers:
+            return [f"{name} = {load}(gradient + {place}, 0)"]
+        return [
+            f"{name} = {load}(gathered + {place}, 0)",
+            f"{name}_more = {name}",
+            "if gradient != 0:",
+            f"    {name}_more = {load}(gradient + {place}, 0)",
+        ]
+
+    def added(lane: int, element: str, more: str) -> list[str]:
+        value = [f"element = {element}"]
+        if gathers:
+            value += ["if gradient != 0:", f"    element = element_{call}(element, {more}, factor)"]
+        total = f"total_{lane}"
+        return [*value, f"{total} = {total} + float64(term_{term.name}({number.format('element')}, {limit}))"]
+
+    def rows(count: int) -> list[str]:
+        body = [
+            line
+            for turn in range(count)
+            for line in loaded(f"vector_{turn}", "load_vector", f"(i + {turn * LANES}) * {itemsize}")
+        ]
+        for turn in range(count):
+            for lane in range(width):
+                body += added(lane, f"vector_{turn}[{lane}]", f"vector_{turn}_more[{lane}]")
+        return [*body, f"i += {count * LANES}"]
+
+    single = []
+    for lane in range(width):
+        one = [*loaded("single", "load_real", f"(i + {lane}) * {itemsize}"), *added(lane, "single", "single_more")]
+        single += [f"if i + {lane} < stop:", *(f"    {line}" for line in one)]
+    lines += [
+        *(f"total_{lane} = float64(0.0)" for lane in range(width)),
+        "i = start + first",
+        "if addresses & 15 == 0:",
+        f"    while i + {(ROWS_IN_FLIGHT - 1) * LANES + width} <= stop:",
+        *(f"        {line}" for line in rows(ROWS_IN_FLIGHT)),
+        f"    while i + {width} <= stop:",
+        *(f"        {line}" for line in rows(1)),
+        "while i < stop:",
+        *(f"    {line}" for line in [*single, f"i += {LANES}"]),
+        "return " + ", ".join(f"total_{lane}" for lane in range(width)),
+    ]
+    return device(f"lanes_{index}", ("row", "values", "gradient", "start", "stop", "first", "scale"), lines)
+
+
+def sums_source(structures: Sequence[Structure], real: str, threads: int, counting: tuple[Function, ...] = ()) -> str:
+    """The kernel that adds up gradients, a partial sum for each block of them; with `counting`, that term instead, and
+    only after a call that was declined."""
+    width = 16 // (4 if real == "float32" else 8)
+    team = min(LANES // width, threads)
+    teams = threads // team
+    parts = []
+    summed = [(index, each) for index, each in enumerate(structures) if each.sum or counting]
+    for _, each in summed:
+        if each.accumulator >= 0:
+            loop, _, picks = each.program("update")[0]
+            parts += functions_source(loop.functions, "element", "real")
+            parts += functions_source(each.stages[picks[0][0]][0], "coefficient", "float64")
+        for function in counting or each.sum:
+            parts.append(function_source(function, "term", "float64" if function.name == "square" else "real"))
+    parts = list(dict.fromkeys(parts))
+    for index, each in summed:
+        parts.append(lane_source(index, each, counting, real))
+    calls: list[str] = []
+    for index, _ in summed:
+        calls.append(f"{'if' if not calls else 'elif'} structure == {index}:")
+        calls.append(f"    totals = lanes_{index}(row, group_values, gradient, start, stop, first, scale)")
+    declined = f"load_int64(counters, {COUNTERS.index('declined')}) == 0"
+    early = declined if counting else f"not final and load_float64(plan, {PLAN.index('checks')}) == 0.0"
+    target = "unusable" if counting else "partials"
+    zeros = ", ".join(["float64(0.0)"] * width)
+    body = [
+        f"lanes = cuda.shared.array({LANES * teams}, dtype=float64)",
+        *FINAL,
+        *SCALE,
+        f"if {early}:",
+        "    return",
+        f"team = cuda.threadIdx.x // {team}",
+        f"member = cuda.threadIdx.x - team * {team}",
+    ]
+    each_block = [
+        "block = base + team",
+        "if block < n_sum_blocks:",
+        "    segment = load_int64(sum_blocks, 2 * block)",
+        "    start = load_int64(sum_blocks, 2 * block + 1)",
+        "    row = segments + segment * row_bytes",
+        f"    group = load_int64(row, {SEGMENT.index('group')})",
+        f"    group_values = {row_of('values', 'group', value_width(structures))}",
+        f"    structure = load_int64({row_of('groups', 'group', len(GROUP))}, {GROUP.index('structure')})",
+        f"    stop = min(start + {SUM_BLOCK}, load_int64(row, {SEGMENT.index('size')}))",
+        *(f"    {line}" for line in ACTIVE),
+        f"    for first in range(member * {width}, {LANES}, {team * width}):",
+        f"        totals = ({zeros})",
+        "        if active:",
+        *(f"            {line}" for line in calls),
+        *(f"        lanes[team * {LANES} + first + {lane}] = totals[{lane}]" for lane in range(width)),
+        "cuda.syncthreads()",
+        f"half = {LANES // 2}",
+        "while half > 0:",
+        f"    for lane in range(member, half, {team}):",
+        f"        place = team * {LANES} + lane",
+        "        lanes[place] = lanes[place] + lanes[place + half]",
+        "    cuda.syncthreads()",
+        "    half = half // 2",
+        "if member == 0 and block < n_sum_blocks:",
+        f"    store_float64({target}, block, lanes[team * {LANES}])",
+        "cuda.syncthreads()",
+    ]
+    body += walk("base", f"int(cuda.blockIdx.x) * {teams}", "n_sum_blocks", f"cuda.gridDim.x * {teams}", each_block)
+    used = ["segments", "gradients", "groups", "values", "plan", "counters", "pending", "scaler", "sum_blocks", target]
+    parts.append(kernel_source("sums", structures, [*used, "n_sum_blocks"], body))
+    return "\n\n".join(parts)

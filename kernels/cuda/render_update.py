@@ -1,0 +1,162 @@
+"""Writes the kernel that updates: all operations of a program are done to an element while it is in registers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..dialect import Function
+from ..plan import CLIPPED, GRAD, PREPARED
+from .layout import GROUP, SEGMENT
+from .source import device, functions_source, kernel_source, row_of, walk
+from .structures import PROGRAM_COLUMNS, Structure, coefficient_width, numbered_variants
+
+VECTORS_IN_FLIGHT = 6
+"""Vectors that a thread loads before it computes: of a rule with few streams, several of each."""
+
+OWN_STREAMS = {PREPARED: "prepared", CLIPPED: "clipped"}
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A program on one element: what is loaded, what is called, what is stored."""
+
+    loads: tuple[int, ...]
+    stores: tuple[int, ...]
+    coefficients: tuple[int, ...]
+    lines: tuple[str, ...]
+    functions: tuple[Function, ...]
+
+
+def variant(structure: Structure, program: str, with_gradient: bool = True) -> Variant:
+    """A program of a structure; without a gradient, what was gathered before is all of it."""
+    positions = {pick: index for index, pick in enumerate(structure.picks)}
+    loads: dict[int, None] = {}
+    stores: dict[int, None] = {}
+    taken: dict[int, None] = {}
+    functions: dict[Function, None] = {}
+    lines: list[str] = []
+    if not with_gradient:
+        loads[structure.accumulator] = None
+        lines.append(f"prepared = stream_{structure.accumulator}")
+    for number, (loop, streams, picks) in enumerate(structure.program(program)):
+        if not with_gradient and GRAD in streams:
+            continue
+        stands_for = dict(zip(loop.streams, streams, strict=True))
+        coefficients = {name: positions[pick] for name, pick in zip(loop.coefficients, picks, strict=True)}
+
+        def spelled(name: str, stands_for: dict[str, int] = stands_for, number: int = number, **more: Any) -> str:
+            if name in stands_for:
+                return OWN_STREAMS.get(stands_for[name], f"stream_{stands_for[name]}")
+            return f"{name}_{number}" if name in more["local"] else f"c_{more['coefficients'][name]}"
+
+        for function, arguments, targets in loop.calls:
+            more = {"local": loop.local_names, "coefficients": coefficients}
+            for name in arguments:
+                stream = stands_for.get(name, -1)
+                if stream >= 0 and stream not in stores:
+                    loads[stream] = None
+                if name in coefficients:
+                    taken[coefficients[name]] = None
+            given = ", ".join(spelled(name, **more) for name in arguments)
+            lines.append(f"{', '.join(spelled(name, **more) for name in targets)} = element_{function.name}({given})")
+            stores |= dict.fromkeys(stands_for[name] for name in targets if stands_for.get(name, -1) >= 0)
+        functions |= dict.fromkeys(loop.functions)
+    return Variant(tuple(sorted(loads)), tuple(sorted(stores)), tuple(sorted(taken)), tuple(lines), tuple(functions))
+
+
+def update_source(structures: Sequence[Structure], real: str, columns: Sequence[str], chunk: int) -> str:
+    """The kernel that walks over chunks, each in the variant that its segment has in this step."""
+    numbers = numbered_variants(structures, columns)
+    variants = {number: variant(structures[index], *PROGRAM_COLUMNS[name]) for (index, name), number in numbers.items()}
+    functions = [function for each in variants.values() for function in each.functions]
+    width = coefficient_width(structures)
+    parts = functions_source(functions, "element", "real")
+    for number, each in variants.items():
+        parts += variant_source(number, each, real)
+    calls: list[str] = []
+    for number in variants:
+        calls.append(f"{'if' if not calls else 'elif'} variant == {number}:")
+        calls.append(f"    variant_{number}(row, gradient, taken, start, stop)")
+    chosen = ["variant = load_int64(variants, segment)"]
+    if columns == ("swap",):
+        chosen = [
+            f"group = load_int64(row, {SEGMENT.index('group')})",
+            f"variant = load_int64({row_of('groups', 'group', len(GROUP))}, {GROUP.index('swap')})",
+        ]
+    each_chunk = [
+        "segment = load_int64(chunks, 2 * chunk)",
+        "start = load_int64(chunks, 2 * chunk + 1)",
+        "row = segments + segment * row_bytes",
+        *chosen,
+        f"stop = min(start + {chunk}, load_int64(row, {SEGMENT.index('size')}))",
+        "gradient = load_int64(gradients, segment)",
+        f"taken = coefficients + segment * {width * (4 if real == 'float32' else 8)}",
+        *calls,
+    ]
+    body = walk("chunk", "int(cuda.blockIdx.x)", "n_chunks", "cuda.gridDim.x", each_chunk)
+    used = ("segments", "gradients", "groups", "variants", "coefficients", "chunks", "n_chunks")
+    parts.append(kernel_source("update", structures, used, body))
+    return "\n\n".join(parts)
+
+
+def variant_source(number: int, each: Variant, real: str) -> list[str]:
+    """A variant on one element, and on what a block has of a segment: in vectors where all streams allow it."""
+    itemsize = 4 if real == "float32" else 8
+    lanes = 16 // itemsize
+    streams = sorted({*each.loads, *each.stores})
+    taken = [f"c_{index}" for index in each.coefficients]
+    loaded = [f"stream_{index}" for index in each.loads]
+    stored = [f"stream_{index}" for index in each.stores]
+    element = device(f"element_of_{number}", [*loaded, *taken], [*each.lines, "return " + ", ".join(stored)])
+
+    def call(values: Sequence[str], results: Sequence[str]) -> str:
+        return f"{', '.join(results)} = element_of_{number}({', '.join([*values, *taken])})"
+
+    def vectors(count: int) -> list[str]:
+        """So many vectors, a block's width apart: everything is loaded before anything is computed or stored."""
+        places = [f"i + {turn} * width" if turn else "i" for turn in range(count)]
+        pairs = [(turn, lane) for turn in range(count) for lane in range(lanes)]
+        body = [
+            f"vector_{k}_{turn} = load_vector(address_{k}, {place})"
+            for turn, place in enumerate(places)
+            for k in each.loads
+        ]
+        body += [
+            call([f"vector_{k}_{turn}[{lane}]" for k in each.loads], [f"new_{k}_{turn}_{lane}" for k in each.stores])
+            for turn, lane in pairs
+        ]
+        for turn, place in enumerate(places):
+            for k in each.stores:
+                values = ", ".join(f"new_{k}_{turn}_{lane}" for lane in range(lanes))
+                body.append(f"store_vector(address_{k}, {place}, ({values}))")
+        return body
+
+    together = max(1, VECTORS_IN_FLIGHT // max(1, len(each.loads)))
+    single = [f"old_{index} = load_real(address_{index}, i)" for index in each.loads]
+    single.append(call([f"old_{index}" for index in each.loads], [f"new_{index}" for index in each.stores]))
+    single += [f"store_real(address_{index}, i, new_{index})" for index in each.stores]
+    first = SEGMENT.index("streams")
+    lines = [
+        *(
+            f"address_{index} = "
+            + ("gradient" if index == GRAD else f"load_int64(row, {first + index})")
+            + f" + start * {itemsize}"
+            for index in streams
+        ),
+        *(f"c_{index} = load_real(taken, {index})" for index in each.coefficients),
+        "size = stop - start",
+        "width = int(cuda.blockDim.x)",
+        "done = size * 0",
+        f"if ({' | '.join(f'address_{index}' for index in streams)}) & 15 == 0:",
+        f"    vectors = size // {lanes}",
+        "    i = int(cuda.threadIdx.x)",
+        *([f"    while i + {together - 1} * width < vectors:"] if together > 1 else []),
+        *([f"        {line}" for line in [*vectors(together), f"i += {together} * width"]] if together > 1 else []),
+        "    while i < vectors:",
+        *(f"        {line}" for line in [*vectors(1), "i += width"]),
+        f"    done = vectors * {lanes}",
+        *walk("i", "done + cuda.threadIdx.x", "size", "width", single),
+    ]
+    return [element, device(f"variant_{number}", ("row", "gradient", "taken", "start", "stop"), lines)]

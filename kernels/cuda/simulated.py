@@ -1,0 +1,193 @@
+"""The stand-in of `hardware` for Numba's simulator, where device memory is the host's."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numba import cuda
+from numba.cuda.cudadrv.devicearray import FakeCUDAArray
+from numba.cuda.simulator.api import stream as SimulatedStream
+
+from .streams import stream_handle
+
+VECTOR_BYTES = 16
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+def allocate(size: int, dtype: np.dtype, alignment: int) -> Any:
+    """A one-dimensional array that is aligned as on a device."""
+    memory = np.empty(size * dtype.itemsize + alignment, np.uint8)
+    offset = -memory.ctypes.data % alignment
+    return FakeCUDAArray(memory[offset : offset + size * dtype.itemsize].view(dtype))
+
+
+def array_address(array: Any) -> int:
+    """Where an array's memory starts."""
+    return int(array._ary.ctypes.data) if array.size else 0
+
+
+def clear(array: Any) -> None:
+    """Zero all bytes of a contiguous array."""
+    array._ary[...] = 0
+
+
+def device_of(array: Any) -> int:
+    """The number of the device that an array is on: there is one."""
+    return 0
+
+
+def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:
+    """The array of what `owner.__cuda_array_interface__` describes."""
+    dtype, shape, strides = np.dtype(interface["typestr"]), tuple(interface["shape"]), interface.get("strides")
+    if not math.prod(shape):
+        return FakeCUDAArray(np.empty(shape, dtype))
+    if strides is None:
+        strides = tuple(dtype.itemsize * math.prod(shape[axis + 1 :]) for axis in range(len(shape)))
+    reach = sum((length - 1) * stride for length, stride in zip(shape, strides, strict=True)) + dtype.itemsize
+    memory = (ctypes.c_char * reach).from_address(interface["data"][0])
+    memory.owner = owner  # views of the array keep it alive
+    return FakeCUDAArray(np.ndarray(shape, dtype, memory, strides=strides))
+
+
+def upload(target: Any, source: np.ndarray, stream: Any) -> None:
+    """Copy a host array into an array of the same form."""
+    target._ary[...] = source
+
+
+# --- streams and launches ---------------------------------------------------------------------------------------------
+
+
+def as_stream(stream: Any) -> Any:
+    """The stream itself, checked: everything is done in order here."""
+    if not isinstance(stream, SimulatedStream):
+        stream_handle(stream)
+    return stream
+
+
+def handle_of(stream: Any) -> int:
+    """All streams are one."""
+    return 0
+
+
+def synchronize(stream: Any) -> None:
+    """Everything is done already."""
+
+
+def multiprocessors() -> int:
+    """Few, so that blocks walk over several chunks."""
+    return 2
+
+
+_GUARDED = """\
+def guarded(header):
+    with errstate(all="ignore"):
+        kernel(header)
+"""
+
+
+def compiled_kernel(function: Any) -> Any:
+    """The kernel of a Python function of one integer."""
+    # The guard's globals must be the function's, in which the simulator replaces the module `cuda`; NumPy's error
+    # state is each thread's own.
+    namespace = function.__globals__
+    namespace |= {"errstate": np.errstate, "kernel": function}
+    exec(_GUARDED, namespace)
+    return cuda.jit(namespace["guarded"])
+
+
+def configured(kernel: Any, blocks: int, threads: int, stream: Any) -> Callable[[int], None]:
+    """A kernel with its launch configuration: a call runs it."""
+
+    def launch(header: int) -> None:
+        kernel[blocks, threads](header)
+
+    return launch
+
+
+def device_function(function: Any) -> Any:
+    """The function itself."""
+    return function
+
+
+# --- instructions -----------------------------------------------------------------------------------------------------
+
+_C_TYPES: dict[str, Any] = {"float32": ctypes.c_float, "float64": ctypes.c_double, "int64": ctypes.c_int64}
+_NUMBERS: dict[str, Any] = {"float32": np.float32, "float64": np.float64, "int64": int}
+
+
+def _load_of(name: str) -> Any:
+    element, number = _C_TYPES[name], _NUMBERS[name]
+    nbytes = ctypes.sizeof(element)
+
+    def load(address: int, index: int) -> Any:
+        return number(element.from_address(address + index * nbytes).value)
+
+    return load
+
+
+def _store_of(name: str) -> Any:
+    element, number = _C_TYPES[name], _NUMBERS[name]
+    nbytes = ctypes.sizeof(element)
+
+    def store(address: int, index: int, value: Any) -> None:
+        if number is not int and type(value) is not number:
+            raise TypeError(f"stored {type(value)} as {name}")
+        element.from_address(address + index * nbytes).value = value
+
+    return store
+
+
+def _load_vector_of(name: str) -> Any:
+    load, lanes = LOADS[name], VECTOR_BYTES // ctypes.sizeof(_C_TYPES[name])
+
+    def load_vector(address: int, index: int) -> tuple[Any, ...]:
+        if address % VECTOR_BYTES:
+            raise ValueError(f"misaligned address {address:#x}")  # a fault on a device
+        return tuple(load(address, index * lanes + lane) for lane in range(lanes))
+
+    return load_vector
+
+
+def _store_vector_of(name: str) -> Any:
+    store, lanes = STORES[name], VECTOR_BYTES // ctypes.sizeof(_C_TYPES[name])
+
+    def store_vector(address: int, index: int, values: tuple[Any, ...]) -> None:
+        if address % VECTOR_BYTES:
+            raise ValueError(f"misaligned address {address:#x}")
+        for lane, value in enumerate(values):
+            store(address, index * lanes + lane, value)
+
+    return store_vector
+
+
+def multiply(left: Any, right: Any) -> Any:
+    if type(left) is not type(right):
+        raise TypeError(f"multiply takes two numbers of one precision, got {type(left)} and {type(right)}")
+    return left * right
+
+
+def square_root(x: Any) -> Any:
+    return np.sqrt(x)
+
+
+def floor(x: Any) -> Any:
+    return np.floor(x)
+
+
+def power(base: Any, exponent: Any) -> Any:
+    return base**exponent
+
+
+def is_finite(x: Any) -> bool:
+    return bool(np.isfinite(x))
+
+
+LOADS = {name: _load_of(name) for name in _C_TYPES}
+STORES = {name: _store_of(name) for name in _C_TYPES}
+VECTOR_LOADS = {name: _load_vector_of(name) for name in ("float32", "float64")}
+VECTOR_STORES = {name: _store_vector_of(name) for name in ("float32", "float64")}

@@ -1,0 +1,89 @@
+"""Pieces of kernels' source: formulas as functions, loops, rows of tables, and what several kernels begin with."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Sequence
+
+from ..dialect import Function
+from ..formulas import indent, statements
+from .layout import COUNTERS, HEADER, PLAN, SCALER, SEGMENT
+from .structures import Structure, segment_bytes
+
+
+class _Products(ast.NodeTransformer):
+    """Spells products as calls, which the compiler does not contract with a sum."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Mult):
+            return ast.Call(ast.Name("multiply", ast.Load()), [node.left, node.right], [])
+        return node
+
+
+def uncontracted(line: str) -> str:
+    return ast.unparse(_Products().visit(ast.parse(line)))
+
+
+def function_source(function: Function, prefix: str, number: str) -> str:
+    """One function of the dialect; those that it calls have the same prefix."""
+    body, returns = statements(function, call=prefix + "_{}", number=number)
+    lines = [*body, "return " + ", ".join(returns)]
+    return device(f"{prefix}_{function.name}", function.arguments, [uncontracted(line) for line in lines])
+
+
+def device(name: str, arguments: Iterable[str], lines: Sequence[str]) -> str:
+    return f"@device_function\ndef {name}({', '.join(arguments)}):\n{indent(list(lines), 1)}\n"
+
+
+def functions_source(functions: Iterable[Function], prefix: str, number: str) -> list[str]:
+    return [function_source(each, prefix, number) for each in dict.fromkeys(functions)]
+
+
+def at(table: str, columns: Sequence[str], column: str) -> str:
+    """The arguments that load or store a column of a row."""
+    return f"{table}, {columns.index(column)}"
+
+
+def walk(index: str, first: str, stop: str, step: str, lines: Sequence[str]) -> list[str]:
+    """A loop as `range` would make it, without the division with which Numba counts the turns of that."""
+    return [
+        f"{index} = {first}",
+        f"while {index} < {stop}:",
+        *(f"    {line}" for line in lines),
+        f"    {index} += {step}",
+    ]
+
+
+def row_of(table: str, index: str, n_columns: int) -> str:
+    return f"{table} + {index} * {n_columns * 8}"
+
+
+def kernel_source(name: str, structures: Sequence[Structure], used: Sequence[str], body: Sequence[str]) -> str:
+    lines = [f"{each} = load_int64(header, {HEADER.index(each)})" for each in used]
+    lines.append(f"row_bytes = {segment_bytes(structures)}")
+    return f"def {name}(header):\n{indent([*lines, *body], 1)}\n"
+
+
+ACTIVE = (
+    "frozen = load_int64(row, {frozen})".format(frozen=SEGMENT.index("frozen")),
+    "gradient = load_int64(gradients, segment)",
+    "waiting = load_int64(pending, segment)",
+    "active = frozen == 0 and (gradient != 0 or (final and waiting != 0))",
+)
+"""Whether a segment has a part in this call."""
+
+FINAL = (
+    f"accumulated = load_int64(counters, {COUNTERS.index('accumulated')})",
+    f"accumulate_steps = load_float64(plan, {PLAN.index('accumulate_steps')})",
+    "final = accumulated + 1 >= accumulate_steps",
+)
+"""Whether this call updates."""
+
+SCALE = (
+    f"scale_address = load_int64(scaler, {SCALER.index('scale')})",
+    "scale = float64(1.0)",
+    "if scale_address != 0:",
+    "    scale = float64(load_float32(scale_address, 0))",
+)
+"""What gradients are divided by beside the divisors on the host."""

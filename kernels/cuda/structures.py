@@ -1,0 +1,121 @@
+"""What kernels know of groups: a structure is what groups have in common whose plans differ in numbers only; each
+program of a structure is a variant of the update kernel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..dialect import Function
+from ..formulas import Loop
+from ..plan import GRAD, GroupPlan
+from .layout import COUNTS, NO_SUM, SEGMENT, SQUARES, VALUES
+
+Pick = tuple[int, int]
+"""(stage, which of its results)"""
+
+
+@dataclass(frozen=True)
+class Structure:
+    """What the kernels know of a group."""
+
+    stages: tuple[tuple[tuple[Function, ...], tuple[int, ...], int], ...]
+    """For each: the coefficient function with what it calls, `Stage.positions`, and how many arguments it takes."""
+    programs: tuple[tuple[str, tuple[tuple[Loop, tuple[int, ...], tuple[Pick, ...]], ...]], ...]
+    sum: tuple[Function, ...]
+    sum_of_squares: bool
+    accumulator: int
+    mu_product: Pick
+
+    @staticmethod
+    def of(plan: GroupPlan) -> Structure:
+        return Structure(
+            tuple((stage.function, stage.positions, len(stage.arguments)) for stage in plan.stages),
+            tuple(
+                (name, tuple((each.loop, each.streams, each.pick) for each in operations))
+                for name, operations in sorted(plan.programs.items())
+            ),
+            plan.sum or (),
+            plan.sum_of_squares,
+            plan.accumulator,
+            plan.mu_product,
+        )
+
+    @property
+    def picks(self) -> tuple[Pick, ...]:
+        """The coefficients that its operations take, in the order in which they are in its row."""
+        return tuple(
+            dict.fromkeys(pick for _, operations in self.programs for _, _, picks in operations for pick in picks)
+        )
+
+    @property
+    def sum_kind(self) -> int:
+        return NO_SUM if not self.sum else SQUARES if self.sum_of_squares else COUNTS
+
+    def program(self, name: str) -> tuple[Any, ...]:
+        return dict(self.programs).get(name, ())
+
+
+def is_variant(structure: Structure, program: str, with_gradient: bool = True) -> bool:
+    return bool(structure.program(program)) and (with_gradient or structure.accumulator >= 0)
+
+
+PROGRAM_COLUMNS = {
+    "update": ("update", True),
+    "without_gradient": ("update", False),
+    "gather": ("gather", True),
+    "clear": ("clear", True),
+    "swap": ("swap", True),
+}
+"""Columns of `layout.GROUP`: the program, and whether there is a gradient."""
+
+STEP = ("update", "without_gradient", "gather", "clear")
+
+
+def numbered_variants(structures: Sequence[Structure], columns: Sequence[str]) -> dict[tuple[int, str], int]:
+    """The numbers of the variants that structures have, from 1."""
+    found = [
+        (index, column)
+        for index, structure in enumerate(structures)
+        for column in columns
+        if is_variant(structure, *PROGRAM_COLUMNS[column])
+    ]
+    return {each: number for number, each in enumerate(found, start=1)}
+
+
+def coefficient_width(structures: Sequence[Structure]) -> int:
+    """Coefficients in a row of their table."""
+    return max(1, *(len(each.picks) for each in structures))
+
+
+def n_streams(structures: Sequence[Structure]) -> int:
+    """Addresses in a row of the table of segments."""
+    indices = [
+        index
+        for each in structures
+        for _, operations in each.programs
+        for _, streams, _ in operations
+        for index in streams
+    ]
+    return 1 + max([GRAD, *indices])
+
+
+def segment_bytes(structures: Sequence[Structure]) -> int:
+    return 8 * (len(SEGMENT) - 1 + n_streams(structures))
+
+
+def value_width(structures: Sequence[Structure]) -> int:
+    """Numbers in a row of the table of values."""
+    return len(VALUES) - 1 + max(1, *(sum(stage[2] for stage in each.stages) for each in structures))
+
+
+def first_divisor(structure: Structure) -> str:
+    """Which argument of coefficient functions divides a gradient where it is first read; as `planning.Planner.numbers`
+    has it."""
+    names = {loop.name for name, operations in structure.programs if name == "update" for loop, _, _ in operations}
+    return next((name for loop, name in DIVISORS.items() if loop in names), "update_divisor")
+
+
+DIVISORS = {"gather": "gather_divisor", "clip_values": "value_divisor"}
+"""For operations that read a gradient before the rule does."""

@@ -1,0 +1,142 @@
+"""What an engine keeps on the device: where everything is, what is to be done, and how far it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..plan import GroupPlan, Segment, SegmentSettings, StepPlan
+from . import memory
+from .layout import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMENT, SETTINGS, SUM_BLOCK, VALUES
+from .structures import (
+    STEP,
+    Structure,
+    coefficient_width,
+    n_streams,
+    numbered_variants,
+    value_width,
+)
+
+
+class Tables:
+    """The tables on the device, and of those that change between steps a copy on the host.
+
+    `header` is the address that kernels are given; `host` has the tables that `engine` uploads when they change, as
+    (device array, host array) by name.
+    """
+
+    def __init__(
+        self,
+        dtype: np.dtype,
+        structures: Sequence[Structure],
+        structure_of: Sequence[int],
+        segments: Sequence[Segment],
+        settings: SegmentSettings,
+        plan: StepPlan,
+        chunk: int,
+    ) -> None:
+        self.structures = structures
+        self.structure_of = structure_of
+        self.n_segments = len(segments)
+        self.alive: dict[str, Any] = {}
+        sizes = [int(segment.param.size) for segment in segments]
+        chunks, sum_blocks = pieces(sizes, chunk), pieces(sizes, SUM_BLOCK)
+        self.n_chunks, self.n_sum_blocks = len(chunks), len(sum_blocks)
+        self.first_sum_block = np.searchsorted(sum_blocks[:, 0], np.arange(len(sizes) + 1))
+        counters = len(COUNTERS)
+        self.counters = memory.empty(counters + 2 * self.n_segments, np.int64)
+        self.numbers = memory.empty(len(NUMBERS) + self.n_segments, np.float64)
+        addresses = {
+            "counters": memory.address(self.counters),
+            "steps": memory.address(self.counters) + 8 * counters,
+            "pending": memory.address(self.counters) + 8 * (counters + self.n_segments),
+            "numbers": memory.address(self.numbers),
+            "mu_products": memory.address(self.numbers) + 8 * len(NUMBERS),
+        }
+        self.gradients = np.zeros(self.n_segments, np.int64)
+        self.values = np.zeros((len(structure_of), value_width(structures)))
+        self.plan = np.zeros(len(PLAN))
+        self.scaler = np.zeros(len(SCALER), np.int64)
+        self.set_step_plan(plan)
+        self.host = {"gradients": self.gradients, "values": self.values, "plan": self.plan, "scaler": self.scaler}
+        tables = {
+            **self.host,
+            "segments": self.segment_rows(segments, settings),
+            "settings": np.stack([settings.lr_scale, settings.weight_decay], axis=1),
+            "groups": self.group_rows(),
+            "chunks": chunks,
+            "sum_blocks": sum_blocks,
+            "variants": np.zeros(self.n_segments, np.int64),
+            "coefficients": np.zeros(self.n_segments * coefficient_width(structures), dtype),
+            "partials": np.zeros(self.n_sum_blocks),
+            "unusable": np.zeros(self.n_sum_blocks),
+            "totals": np.zeros(self.n_segments),
+        }
+        for name, table in tables.items():
+            self.alive[name] = memory.empty(max(table.size, 1), table.dtype)
+            memory.copy(self.alive[name][: table.size], table.reshape(-1))
+            addresses[name] = memory.address(self.alive[name])
+        numbers = {"n_segments": self.n_segments, "n_chunks": self.n_chunks, "n_sum_blocks": self.n_sum_blocks}
+        header = np.array([{**addresses, **numbers}[name] for name in HEADER], np.int64)
+        self.alive["header"] = memory.empty(header.size, np.int64)
+        memory.copy(self.alive["header"], header)
+        self.header = memory.address(self.alive["header"])
+
+    def segment_rows(self, segments: Sequence[Segment], settings: SegmentSettings) -> np.ndarray:
+        width = n_streams(self.structures)
+        rows = np.zeros((self.n_segments, len(SEGMENT) - 1 + width), np.int64)
+        for index, (row, segment) in enumerate(zip(rows, segments, strict=True)):
+            first = int(self.first_sum_block[index])
+            addresses = [memory.address(segment.param), 0, *map(memory.address, segment.states)]
+            known = {
+                "group": segment.group,
+                "size": int(segment.param.size),
+                "first_sum_block": first,
+                "n_sum_blocks": int(self.first_sum_block[index + 1]) - first,
+                "frozen": int(settings.frozen[index]),
+            }
+            row[: len(known)] = [known[name] for name in SEGMENT[:-1]]
+            row[len(known) : len(known) + len(addresses)] = addresses[:width]
+        return rows
+
+    def group_rows(self) -> np.ndarray:
+        rows = np.zeros((len(self.structure_of), len(GROUP)), np.int64)
+        numbers = {**numbered_variants(self.structures, STEP), **numbered_variants(self.structures, ("swap",))}
+        for row, index in zip(rows, self.structure_of, strict=True):
+            known = {"structure": index, "sum_kind": self.structures[index].sum_kind}
+            row[:] = [known[name] if name in known else numbers.get((index, name), 0) for name in GROUP]
+        return rows
+
+    # --- what changes between steps, on the host; `engine` uploads it -----------------------------------------------
+
+    def set_step_plan(self, plan: StepPlan) -> None:
+        known = {
+            "max_grad_norm": plan.max_grad_norm,
+            "divisor": plan.divisor,
+            "accumulate_steps": plan.accumulate_steps,
+            "checks": plan.checks,
+        }
+        self.plan[:] = [float(known[name]) for name in PLAN]
+
+    def set_group(self, index: int, plan: GroupPlan) -> None:
+        known = {"lr": plan.lr, "clip_norm": plan.clip_norm, "limit": plan.limit}
+        arguments = [value for stage in plan.stages for value in stage.arguments]
+        row = [*(known[name] for name in VALUES[:-1]), *arguments]
+        self.values[index, : len(row)] = row
+
+    def set_lr(self, index: int, lr: float) -> None:
+        self.values[index, VALUES.index("lr")] = lr
+
+
+def pieces(sizes: Sequence[int], length: int) -> np.ndarray:
+    """(segment, start) of the pieces of at most so many elements that segments are made of, in order."""
+    counts = np.array([-(-size // length) for size in sizes], np.int64)
+    segments = np.repeat(np.arange(len(sizes), dtype=np.int64), counts)
+    firsts = np.repeat(np.cumsum(counts) - counts, counts)
+    starts = (np.arange(len(segments), dtype=np.int64) - firsts) * length
+    return np.stack([segments, starts], axis=1)
+
+
+assert SETTINGS == ("lr_scale", "weight_decay"), "written in this order above"

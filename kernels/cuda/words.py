@@ -1,0 +1,78 @@
+"""What the formulas may call (`dialect.VOCABULARY`), and what kernels are made of beside, as names in their source."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from typing import Any
+
+import numpy as np
+from numba import cuda
+
+from .availability import is_simulated
+
+machine: Any = importlib.import_module(".simulated" if is_simulated() else ".hardware", __package__)
+"""What differs between a GPU and the simulator."""
+
+
+@machine.device_function
+def select(condition, if_true, if_false):  # type: ignore[no-untyped-def]
+    return if_true if condition else if_false
+
+
+@machine.device_function
+def maximum(a, b):  # type: ignore[no-untyped-def]
+    return b if a < b else a
+
+
+@machine.device_function
+def clip(x, low, high):  # type: ignore[no-untyped-def]
+    y = low if x < low else x
+    return high if y > high else y
+
+
+@functools.cache
+def _sign(real: str) -> Any:
+    zero, one = np.dtype(real).type(0), np.dtype(real).type(1)
+
+    @machine.device_function
+    def sign(x):  # type: ignore[no-untyped-def]
+        return (one if x > zero else zero) - (one if x < zero else zero)
+
+    return sign
+
+
+def words(real: str) -> dict[str, Any]:
+    """The globals of a kernel's source whose elements are of this precision.
+
+    `element_...` are the dialect's words in it, `coefficient_...` in float64.
+    """
+    found = {
+        "cuda": cuda,
+        "device_function": machine.device_function,
+        "real": np.dtype(real).type,
+        "float64": np.float64,
+        "is_finite": machine.is_finite,
+        "load_int64": machine.LOADS["int64"],
+        "load_float32": machine.LOADS["float32"],
+        "load_float64": machine.LOADS["float64"],
+        "load_real": machine.LOADS[real],
+        "load_vector": machine.VECTOR_LOADS[real],
+        "store_int64": machine.STORES["int64"],
+        "store_float64": machine.STORES["float64"],
+        "store_real": machine.STORES[real],
+        "store_vector": machine.VECTOR_STORES[real],
+        "multiply": machine.multiply,
+    }
+    for prefix, precision in (("element", real), ("coefficient", "float64"), ("term", real)):
+        spelled = {
+            "sqrt": machine.square_root,
+            "floor": machine.floor,
+            "power": machine.power,
+            "select": select,
+            "maximum": maximum,
+            "clip": clip,
+            "sign": _sign(precision),
+        }
+        found |= {f"{prefix}_{word}": function for word, function in spelled.items()}
+    return found

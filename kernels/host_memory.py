@@ -1,0 +1,66 @@
+"""Main memory: the arrays are NumPy's. `cuda.memory` has the same names for the memory of a CUDA device."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import numpy as np
+
+ARRAYS = "a numpy.ndarray"
+"""What messages call an array here."""
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest vector register."""
+
+PICKLES = True
+"""Whether optimizers over such arrays can be pickled and deep-copied."""
+
+
+def is_masked(array: np.ndarray) -> bool:
+    """Whether it has a mask; does not load numpy.ma, which takes longer than all else in a first step."""
+    return isinstance(array, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
+
+
+def as_array(value: object) -> np.ndarray | None:
+    """The array that something is, without a copy; None for anything else."""
+    return value if isinstance(value, np.ndarray) and not is_masked(value) else None
+
+
+def zeros(size: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """A one-dimensional array, zeroed, that starts on a cache line."""
+    memory = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
+    offset = -memory.ctypes.data % ALIGNMENT
+    return memory[offset : offset + size * dtype.itemsize].view(dtype)
+
+
+def fill(array: np.ndarray, value: float) -> None:
+    array.fill(value)
+
+
+def copy(target: np.ndarray, source: Any) -> None:
+    """Write an array of the same shape over another."""
+    target[...] = source
+
+
+def to_host(array: np.ndarray) -> np.ndarray:
+    """A copy, in C order, in main memory."""
+    return array.copy()
+
+
+def address(array: np.ndarray) -> int:
+    begin: int = array.__array_interface__["data"][0]
+    return begin
+
+
+def is_contiguous(array: np.ndarray) -> bool:
+    return array.flags.c_contiguous
+
+
+def is_writable(array: np.ndarray) -> bool:
+    return array.flags.writeable
+
+
+def place(array: np.ndarray) -> str:
+    """Where an array is; arrays of one optimizer are all in one place."""
+    return "main memory"

@@ -1,0 +1,191 @@
+"""The kernels for CUDA are compiled to PTX, which needs no device, and looked at.
+
+FASTOPT_TEST_PTX=all compiles every rule in both precisions, else a sample is. Where the CUDA toolkit's `ptxas` is
+found, it also says what registers they take.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import DTYPES, VARIANTS, Case
+
+import fastopt
+from fastopt.kernels import formulas
+from fastopt.kernels.backends import Backend
+from fastopt.planning import Planner
+from fastopt.rates import rate_at
+from fastopt.rules import maximum, select
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+from numba import config, cuda
+
+if config.ENABLE_CUDASIM:
+    pytest.skip("the simulator compiles nothing", allow_module_level=True)
+
+from fastopt.kernels.cuda import kernels
+from fastopt.kernels.cuda.render_prepare import prepare_source
+from fastopt.kernels.cuda.render_sums import sums_source
+from fastopt.kernels.cuda.render_update import VECTORS_IN_FLIGHT, update_source
+from fastopt.kernels.cuda.structures import STEP, Structure
+
+HOPPER = (9, 0)
+EVERYTHING = os.environ.get("FASTOPT_TEST_PTX") == "all"
+PTXAS = shutil.which("ptxas") or shutil.which("ptxas", path="/usr/local/cuda/bin")
+
+SAMPLE = [*((case, np.float32) for case in VARIANTS), (Case("Adam", {}), np.float64), (Case("Rprop", {}), np.float64)]
+ROWS = [(case, dtype) for case in VARIANTS for dtype in DTYPES] if EVERYTHING else SAMPLE
+AROUND = {"max_grad_norm": 0.5, "nonfinite": "skip", "accumulate_steps": 2, "ema_decay": 0.5, "zero_grads": True}
+THREADS = 256
+
+
+@pytest.fixture(autouse=True)
+def _hopper(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Device functions are compiled for the current device; here that is one that is not there."""
+    import numba.cuda.dispatcher as dispatcher
+
+    monkeypatch.setattr(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=HOPPER))
+
+
+def sources(case: Case, dtype: Any, **more: Any) -> dict[str, str]:
+    """The kernels that an engine would have compiled."""
+    return sources_of(case.make([np.zeros(5, dtype)], backend="reference", **more), dtype)
+
+
+def sources_of(opt: Any, dtype: Any) -> dict[str, str]:
+    backend = Backend(
+        "cuda",
+        None,  # type: ignore[arg-type]
+        lambda name, dtype: formulas.loop(name),
+        lambda name, dtype: formulas.functions_of_sum(name),
+        formulas.functions_of_coefficients,
+        None,  # type: ignore[arg-type]
+        None,  # type: ignore[arg-type]
+    )
+    planner = Planner(opt.spec, backend, np.dtype(dtype), opt._options)
+    plan, real = planner.step_plan(), np.dtype(dtype).name
+    structures = [Structure.of(planner.group_plan(opt._groups[0], rate_at(opt._groups[0], 0)))]
+    found = {
+        "update": update_source(structures, real, STEP, 8192),
+        "prepare": prepare_source(structures, real, plan.clipping),
+    }
+    if structures[0].sum:
+        found["sums"] = sums_source(structures, real, THREADS)
+        found["counts"] = sums_source(structures, real, THREADS, plan.unusable)
+    if structures[0].program("swap"):
+        found["swap"] = update_source(structures, real, ("swap",), 8192)
+    return found
+
+
+def ptx(source: str, name: str, dtype: Any) -> str:
+    function = kernels.python_function(
+        source, {"counts": "sums", "swap": "update"}.get(name, name), np.dtype(dtype).name
+    )
+    code, _ = cuda.compile(function, "void(int64)", device=False, abi="numba", cc=HOPPER)
+    return str(code)
+
+
+def instructions(code: str) -> Counter[str]:
+    return Counter(re.findall(r"^\s*(?:@!?%p\d+\s+)?([a-z]\w*(?:\.\w+)*)\s", code, re.MULTILINE))
+
+
+def check_registers(code: str, folder: Path, most: int) -> None:
+    """That the kernel assembles, keeps everything in registers, and leaves enough of them for other threads."""
+    if PTXAS is None:
+        return
+    release = subprocess.run([PTXAS, "--version"], capture_output=True, text=True, check=True).stdout
+    major, minor = re.findall(r"release (\d+)\.(\d+)", release)[0]
+    version = {"12": "8", "13": "9"}.get(major, "8") + "." + minor
+    path = folder / "kernel.ptx"
+    # A toolkit that is older than the package that compiled can assemble it, as nothing new is used.
+    path.write_text(re.sub(r"^\.version .*$", f".version {version}", code, flags=re.MULTILINE))
+    command = [PTXAS, "-v", "-arch=sm_90", str(path), "-o", str(folder / "kernel.cubin")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert set(re.findall(r"(\d+) bytes spill", done.stderr)) <= {"0"}, done.stderr
+    assert max(map(int, re.findall(r"Used (\d+) registers", done.stderr))) <= most, done.stderr
+
+
+@pytest.mark.parametrize(("case", "dtype"), ROWS, ids=lambda each: getattr(each, "__name__", str(each)))
+def test_updates_are_what_they_should_be(case: Case, dtype: Any, tmp_path: Path) -> None:
+    source = sources(case, dtype)["update"]
+    code = ptx(source, "update", dtype)
+    found = instructions(code)
+    bits, vector = ("f32", "v4.f32") if dtype == np.float32 else ("f64", "v2.f64")
+    opt: Any = case.make([np.zeros(5, dtype)], backend="reference")
+    states = len(opt.spec.states(opt._groups[0]))
+    loads, together = 2 + states, max(1, VECTORS_IN_FLIGHT // (2 + states))
+    expected = loads * (together + (together > 1))
+    # The compiler makes several loops of one where a coefficient decides.
+    assert found[f"ld.global.{vector}"] % expected == 0 < found[f"ld.global.{vector}"], found
+    assert found[f"st.global.{vector}"] >= 1 + states, found
+    assert found[f"mul.rn.{bits}"], found
+    for name in found:
+        assert not re.match(r"fma|mad\.\w+\.f|mul\.f|.*approx|.*ftz|.*\.local|call", name), (name, found)
+        assert not re.match(r"(div|sqrt)\.(?!rn|[su]\d)", name), (name, found)
+        assert dtype != np.float32 or not re.match(r"(add|sub|mul|div|sqrt|neg|setp|selp|cvt|ld|st)\S*f64", name), name
+        assert not re.match(r"(div|rem)\.[su]\d", name), (name, found)
+    check_registers(code, tmp_path, 64 if dtype == np.float32 else 128)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("more", [{}, AROUND], ids=["plain", "everything around"])
+def test_all_kernels_of_a_step_compile(more: dict[str, Any], dtype: Any, tmp_path: Path) -> None:
+    for name, source in sources(Case("NAdam", {}), dtype, **more).items():
+        code = ptx(source, name, dtype)
+        found = instructions(code)
+        if name != "prepare":  # powers are made of such
+            assert not any(re.match(r"fma|mul\.f|.*approx|.*ftz|.*\.local", each) for each in found), (name, found)
+        if name in ("sums", "counts"):
+            assert found["bar.sync"] or found["barrier.sync"], found
+        check_registers(code, tmp_path, 128)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+def test_a_rule_of_ones_own_compiles(dtype: Any, tmp_path: Path) -> None:
+    def corrections(step, lr, beta, eps):  # type: ignore[no-untyped-def]
+        lr = lr / (1 - beta**step)
+        return lr, beta, eps
+
+    def update(param, grad, exp_avg, largest, lr, beta, eps):  # type: ignore[no-untyped-def]
+        exp_avg = beta * exp_avg + (1 - beta) * grad
+        largest = maximum(largest, select(grad < 0, -grad, grad))
+        return param - lr * exp_avg / (largest + eps), exp_avg, largest
+
+    hyper = {"lr": 1e-2, "beta": 0.9, "eps": 1e-8}
+    own = fastopt.rule(state=("exp_avg", "largest"), hyper=hyper, coefficients=corrections)(update)
+    opt = own([np.zeros(5, dtype)], backend="reference")
+    for name, source in sources_of(opt, dtype).items():
+        code = ptx(source, name, dtype)
+        vector = "v4.f32" if dtype == np.float32 else "v2.f64"
+        assert name != "update" or instructions(code)[f"ld.global.{vector}"] == 4
+        check_registers(code, tmp_path, 128)
+
+
+def test_a_product_is_not_contracted_with_a_sum() -> None:
+    """What the words of the kernels are for: as Numba spells them, the compiler makes one instruction of two."""
+    from fastopt.kernels.cuda.words import words
+
+    known = words("float32")
+
+    def contracted(header):  # type: ignore[no-untyped-def]
+        x = known_load(header, 0)
+        known_store(header, 1, x * x + x)
+
+    def separate(header):  # type: ignore[no-untyped-def]
+        x = known_load(header, 0)
+        known_store(header, 1, known_multiply(x, x) + x)
+
+    known_load, known_store, known_multiply = known["load_real"], known["store_real"], known["multiply"]
+    for function, expected in ((contracted, True), (separate, False)):
+        code, _ = cuda.compile(function, "void(int64)", device=False, abi="numba", cc=HOPPER)
+        assert any(name.startswith("fma") for name in instructions(code)) == expected
