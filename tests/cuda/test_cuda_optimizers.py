@@ -444,6 +444,23 @@ def test_bad_gradients_change_nothing(bad: tuple[Callable[[Any], Any], Any, str]
     assert optimizer.iterations == 1
 
 
+@pytest.mark.skipif(not _simulated(), reason="needs two devices, or the simulator")
+def test_everything_is_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulator has one device: here, each array says on which it is."""
+    from fastopt.kernels.cuda import memory
+    from fastopt.kernels.cuda.words import machine
+
+    first, second = to_device([A, A])
+    there = memory.address(second)
+    monkeypatch.setattr(machine, "device_at", lambda address: int(address == there))
+    with pytest.raises(ValueError, match=r"must be in one place: params\[0\] is on cuda:0, params\[1\] on cuda:1"):
+        fastopt.Adam([first, second])
+    optimizer = fastopt.Adam(first)
+    with pytest.raises(ValueError, match="grads must be where its parameter is, cuda:0, got cuda:1"):
+        optimizer.step(second)
+    assert optimizer.iterations == 0
+
+
 def test_every_class_has_a_backend_for_devices() -> None:
     """That the table above is of all of them."""
     assert {case.optimizer for case in VARIANTS} == set(SPECS)
