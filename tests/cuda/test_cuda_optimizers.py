@@ -371,6 +371,14 @@ def test_copies_are_refused(copied: Callable[[Any], Any]) -> None:
 
 A = np.ones((2, 3), np.float32)
 
+
+@pytest.mark.parametrize("use", [fastopt.global_norm, fastopt.DivergenceGuard], ids=["global_norm", "DivergenceGuard"])
+def test_what_is_for_main_memory_says_so(use: Callable[[Any], Any]) -> None:
+    array = to_device(A)
+    with pytest.raises(TypeError, match="on a device|memory of a CUDA device"):
+        use(fastopt.Adam(array) if use is fastopt.DivergenceGuard else array)
+
+
 BAD_PARAMS: dict[str, tuple[Callable[[], Any], str, Any, str]] = {
     "NumPy's": (lambda: A, "cuda", TypeError, "params must be in the memory of a CUDA device .*, got numpy.ndarray"),
     "NumPy's, the second": (
@@ -380,8 +388,18 @@ BAD_PARAMS: dict[str, tuple[Callable[[], Any], str, Any, str]] = {
         r"params\[1\] must be in the memory of a CUDA",
     ),
     "NumPy's, the first": (lambda: [A, to_device(A)], "auto", TypeError, r"params\[1\] must be a numpy.ndarray, got"),
-    "for cython": (lambda: to_device(A), "cython", TypeError, "in the memory of a CUDA device .backend='cuda'"),
-    "for numba": (lambda: Interface(A), "numba", TypeError, "in the memory of a CUDA device .backend='cuda'"),
+    "for cython": (
+        lambda: to_device(A),
+        "cython",
+        TypeError,
+        "in the memory of a CUDA device .for optimizers with backend='cuda'",
+    ),
+    "for numba": (
+        lambda: Interface(A),
+        "numba",
+        TypeError,
+        "in the memory of a CUDA device .for optimizers with backend='cuda'",
+    ),
     "integers": (lambda: Interface(np.ones(3, np.int32)), "cuda", TypeError, "float32 or float64, got int32"),
     "half": (lambda: Interface(np.ones(3, np.float16)), "cuda", TypeError, "float32 or float64, got float16"),
     "two dtypes": (lambda: to_device([A, A.astype(float)]), "cuda", TypeError, "must be of one dtype"),
