@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from .. import arrays
-from ..kernels import host_memory
 from ..norms import norm_of
-from ..optimizer import Optimizer
+from ..optimizer import Optimizer, check_in_main_memory
 
 Leaves = Sequence[Any]
 """The gradient of each parameter, or None."""
@@ -107,11 +106,7 @@ class ArrayTarget(Target):
     """One of fastopt's optimizers over NumPy arrays."""
 
     def __init__(self, optimizer: Optimizer) -> None:
-        if optimizer._backend.memory is not host_memory:
-            raise TypeError(
-                f"DivergenceGuard reads gradients and parameters in main memory; those of this optimizer with "
-                f"backend={optimizer.backend!r} are on a device"
-            )
+        check_in_main_memory("DivergenceGuard", optimizer)
         self.optimizer = optimizer
         self._chosen: list[tuple[int, int]] = []
         self._size = -1

@@ -375,7 +375,7 @@ A = np.ones((2, 3), np.float32)
 @pytest.mark.parametrize("use", [fastopt.global_norm, fastopt.DivergenceGuard], ids=["global_norm", "DivergenceGuard"])
 def test_what_is_for_main_memory_says_so(use: Callable[[Any], Any]) -> None:
     array = to_device(A)
-    with pytest.raises(TypeError, match="on a device|memory of a CUDA device"):
+    with pytest.raises(TypeError, match=r"on a device|memory of a CUDA device"):
         use(fastopt.Adam(array) if use is fastopt.DivergenceGuard else array)
 
 
