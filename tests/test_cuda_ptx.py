@@ -132,8 +132,9 @@ def test_updates_are_what_they_should_be(case: Case, dtype: Any) -> None:
         assert not re.match(r"(div|rem)\.[su]\d", name), (name, found)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-@pytest.mark.parametrize("more", [{}, AROUND], ids=["plain", "everything around"])
+@pytest.mark.parametrize(
+    ("more", "dtype"), [({}, np.float64), (AROUND, np.float32)], ids=["plain", "everything around"]
+)
 def test_all_kernels_of_a_step_compile(more: dict[str, Any], dtype: Any) -> None:
     for name, source in sources(Case("NAdam", {}), dtype, **more).items():
         code = ptx(source, name, dtype)
