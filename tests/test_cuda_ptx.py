@@ -132,7 +132,10 @@ def test_updates_are_what_they_should_be(case: Case, dtype: Any) -> None:
         assert not re.match(r"(div|rem)\.[su]\d", name), (name, found)
 
 
-@pytest.mark.parametrize(
+AROUND_ROWS = [({}, np.float64), (AROUND, np.float32)]
+
+
+@pytest.mark.parametrize(("more", "dtype"), AROUND_ROWS, ids=["plain", "everything around"])
     ("more", "dtype"), [({}, np.float64), (AROUND, np.float32)], ids=["plain", "everything around"]
 )
 def test_all_kernels_of_a_step_compile(more: dict[str, Any], dtype: Any) -> None:
