@@ -7,22 +7,28 @@ FASTOPT_BUILD_OPENMP=0      compile without OpenMP: the result works on one thre
 FASTOPT_BUILD_EXTENSION=0   compile nothing: only the numba and reference backends.
 """
 
+import importlib
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-from kernels import cpu, render_cython  # noqa: E402  (they import nothing that is not in the standard library)
+import kernels  # noqa: E402
+from kernels import cpu, render_cython, render_updates  # noqa: E402  (they import nothing that is not in the standard library)
 
 ENGINE_PARTS = ("dlpack", "memory", "pieces", "plans", "table", "tensors", "threads")
 GENERATED = HERE / "build" / "generated"
+UPDATES = HERE / "fastopt"
+"""Where Cython and C find the declarations of `fastopt.updates`: in the package."""
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)
 
@@ -53,6 +59,20 @@ def enabled(variable: str) -> bool:
     return value == "1"
 
 
+def write(path: Path, text: str) -> None:
+    """Write a file, unless it is so already."""
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        path.write_text(text, encoding="utf-8")
+
+
+def signatures() -> list:
+    """The table of `fastopt.signatures`; `fastopt` itself cannot be imported before its kernels are installed."""
+    bare = ModuleType("fastopt")
+    bare.__path__ = [str(HERE / "fastopt")]
+    sys.modules |= {"fastopt": bare, "fastopt.kernels": kernels}
+    return list(importlib.import_module("fastopt.signatures").signatures().values())
+
+
 def extensions() -> list[Extension]:
     if not enabled("FASTOPT_BUILD_EXTENSION"):
         return []
@@ -62,15 +82,16 @@ def extensions() -> list[Extension]:
     GENERATED.mkdir(parents=True, exist_ok=True)
     sources = {"_coefficients": render_cython.coefficients_source()}
     sources |= {cpu.module_name(level): render_cython.loops_source(level) for level in LEVELS}
+    table = signatures()
+    sources |= {"updates": render_updates.updates_source(table)}
+    write(UPDATES / "updates.pxd", render_updates.updates_pxd(table))
     for name, text in sources.items():
-        path = GENERATED / f"{name}.pyx"
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            path.write_text(text, encoding="utf-8")
+        write(GENERATED / f"{name}.pyx", text)
 
     def extension(name: str, source: Path, flags: list[str]) -> Extension:
         relative = os.path.relpath(source, HERE)
         return Extension(
-            f"fastopt.kernels.{name}",
+            name,
             [relative],
             include_dirs=[np.get_include(), "kernels"],
             depends=["kernels/machine.h", "kernels/square_root.h", *(f"kernels/{name}.pxi" for name in ENGINE_PARTS)],
@@ -79,14 +100,23 @@ def extensions() -> list[Extension]:
         )
 
     modules = [
-        extension("engine", HERE / "kernels" / "engine.pyx", []),
-        extension("_coefficients", GENERATED / "_coefficients.pyx", []),
+        extension("fastopt.kernels.engine", HERE / "kernels" / "engine.pyx", []),
+        extension("fastopt.kernels._coefficients", GENERATED / "_coefficients.pyx", []),
+        extension("fastopt.updates", GENERATED / "updates.pyx", []),
     ]
     for level in LEVELS:
         march = [f"-march={level}"] if IS_X86 else []
         name = cpu.module_name(level)
-        modules.append(extension(name, GENERATED / f"{name}.pyx", [*march, *VECTORS[level]]))
-    return cythonize(modules, build_dir=os.path.relpath(GENERATED, HERE), language_level=3, quiet=True)
+        modules.append(extension(f"fastopt.kernels.{name}", GENERATED / f"{name}.pyx", [*march, *VECTORS[level]]))
+    compiled = cythonize(
+        modules,
+        build_dir=os.path.relpath(GENERATED, HERE),
+        include_path=[str(HERE)],
+        language_level=3,
+        quiet=True,
+    )
+    shutil.copy(next(GENERATED.rglob("updates_api.h")), UPDATES)
+    return compiled
 
 
 class BuildExtensions(build_ext):

@@ -21,7 +21,7 @@ except ModuleNotFoundError as error:
     ) from error
 from ._version import __version__
 from .arrays import pack
-from .config import show_config
+from .config import get_include, show_config
 from .norms import global_norm
 from .optimizer import Optimizer
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
@@ -32,6 +32,7 @@ LAZY = {
     "ReduceOnPlateau": "plateau",
     "constraints": "constraints",
     "guard": "guard",
+    "jit": "jit",
     "rule": "rules",
     "rules": "rules",
     "schedules": "schedules",
@@ -70,9 +71,11 @@ __all__ = [
     "Rprop",
     "__version__",
     "constraints",
+    "get_include",
     "get_num_threads",
     "global_norm",
     "guard",
+    "jit",
     "pack",
     "rule",
     "rules",

@@ -72,6 +72,21 @@ def _openmp_runtimes() -> list[str]:
     return sorted(path for path in paths if any(name in Path(path).name for name in ("libgomp", "libomp", "libiomp")))
 
 
+def get_include() -> str:
+    """The folder in which Cython finds `fastopt/updates.pxd`, and a C compiler `fastopt/updates_api.h`.
+
+    For `cythonize(..., include_path=[fastopt.get_include()])` and `Extension(..., include_dirs=[...])`; see
+    docs/your-loop.md.
+
+    Examples
+    --------
+    >>> import os, fastopt
+    >>> os.path.isdir(os.path.join(fastopt.get_include(), "fastopt"))
+    True
+    """
+    return str(Path(__file__).resolve().parent.parent)
+
+
 def show_config() -> None:
     """Print versions, backends, instruction set, threads and OpenMP runtimes: what a bug report needs."""
     for key, value in get_config().items():

@@ -90,6 +90,38 @@ fastopt.show_config()
 """
 
 
+LOGISTIC = """
+import os, numpy as np, fastopt, logistic
+assert os.path.isfile(os.path.join(fastopt.get_include(), "fastopt", "updates_api.h"))
+random = np.random.default_rng(0)
+inputs = random.standard_normal((103, 7)).astype(np.float32)
+targets = (inputs @ np.arange(-3, 4) > 0.5).astype(np.float32)
+weights, others, grad = np.zeros((3, 8), np.float32)
+assert logistic.train(inputs, targets, weights, 9, 10, 0.05) == 9 * 11
+optimizer = fastopt.Adam(others, lr=0.05, grads=grad)
+for _ in range(9):
+    for first in range(0, 103, 10):
+        last = min(first + 10, 103)
+        logistic.gradient_of(inputs, targets, others, first, last, grad)
+        optimizer.grad_scale = last - first
+        optimizer.step()
+assert weights.tobytes() == others.tobytes()
+assert np.mean((inputs @ weights[:7] + weights[7] > 0) == targets) > 0.9
+print(logistic.__file__)
+"""
+
+
+def check_the_cython_package(python: Path, folder: Path) -> None:
+    """examples/cython_package is built against an installed fastopt, and trains with its bits."""
+    shutil.copytree(ROOT / "examples" / "cython_package", folder)
+    command = [str(python), "setup.py", "build_ext", "--inplace"]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert built.returncode == 0, built.stdout + built.stderr
+    result = run(python, LOGISTIC, folder)
+    assert result.returncode == 0, result.stderr
+    assert str(folder) in result.stdout
+
+
 def test_a_wheel_works_outside_of_the_checkout(checkout: Path, tmp_path: Path) -> None:
     built = build_wheel(checkout)
     assert built.returncode == 0, built.stderr
@@ -98,6 +130,7 @@ def test_a_wheel_works_outside_of_the_checkout(checkout: Path, tmp_path: Path) -
     assert result.returncode == 0, result.stderr
     assert str(tmp_path / "venv") in result.stdout
     assert "cython" in result.stdout.splitlines()[0]
+    check_the_cython_package(python, tmp_path / "package")
     in_root = run(python, "import fastopt", checkout)
     assert in_root.returncode != 0
     assert "start Python outside of the checkout's root" in in_root.stderr

@@ -39,6 +39,7 @@ NUMBER = r"[\d.,]+(e[-+]\d+)?%?"
 ANSWERS = {
     "batch_size": f"After 6 epochs, .* at 256 the accuracy is {NUMBER} and {NUMBER}",
     "keras_decay": "It counts steps: as epoch 10 begins, decay=0.1 has divided the rate by 1 \\+ 0.1 \\* 306",
+    "njit_training": f"After 1,076 updates of 610 parameters both loops have the same bits, .* reads {NUMBER} of",
     "own_rules": f"All 4 learn: test accuracies of {NUMBER} to {NUMBER}",
     "plateau_adam": r"at 0.001 \(0.0 reductions\) accuracy is the same and test loss the same; at 0.1 ",
     "projected_and_proximal": f"The largest difference from scikit-learn's coefficients is {NUMBER}, and in 5 of 5",

@@ -68,6 +68,35 @@ def test_proximal_steps(case: Case, rng: np.random.Generator) -> None:
     pair.check()
 
 
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("more", [{}, {"max_grad_norm": 1.0}, {"clip_value": 1.0}], ids=str)
+def test_what_is_not_finite_is_handed_on(case: Case, more: dict[str, Any], rng: np.random.Generator) -> None:
+    pair = Pair(case, random_arrays(rng, np.float32), **more)
+    gradients = random_arrays(rng, np.float32)
+    gradients[0][:4] = np.nan, np.inf, -np.inf, 3e38
+    for _ in range(2):
+        pair.step(gradients)
+    pair.check()
+
+
+@pytest.mark.parametrize("more", [{}, {"max_grad_norm": 1.0, "nonfinite": "skip"}, {"ema_decay": 0.5}], ids=str)
+def test_nothing_to_update(more: dict[str, Any]) -> None:
+    pair = Pair(ADAM, [np.zeros((0, 3), np.float32)], **more)
+    pair.step([np.zeros((0, 3), np.float32)])
+    pair.step([None])
+    pair.check()
+    some = Pair(ADAM, [np.zeros(3, np.float32)], **more)
+    some.step([None])
+    some.check()
+
+
+def test_many_parameters(rng: np.random.Generator) -> None:
+    arrays = [rng.standard_normal(1 + index % 3).astype(np.float32) for index in range(70)]
+    pair = Pair(ADAM, arrays, max_grad_norm=0.5)
+    pair.step([None if index % 5 == 4 else each for index, each in enumerate(arrays)])
+    pair.check()
+
+
 def test_groups_with_updates_of_their_own(rng: np.random.Generator) -> None:
     arrays = random_arrays(rng, np.float32)
     groups = [

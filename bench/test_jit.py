@@ -1,0 +1,27 @@
+"""A loop of updates compiled by Numba, with `fastopt.jit`, beside the same loop of Python's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from . import jit_loops
+from .cases import MAIN, Variant, Workload, flat, identifier
+
+Compare = Callable[..., None]
+SIZES = [flat(size) for size in (16, 1000, 10_000, 1_000_000)]
+
+
+@pytest.mark.parametrize("workload", SIZES, ids=identifier)
+@pytest.mark.parametrize("variant", MAIN, ids=identifier)
+def test_loops(compare: Compare, variant: Variant, workload: Workload) -> None:
+    large = workload.size > 100_000
+    compare(
+        "Loops of 100 updates",
+        variant,
+        workload,
+        subject=jit_loops.PARALLEL if large else jit_loops.IN_NJIT,
+        peers=(jit_loops.FROM_PYTHON,),
+        only_moves=False,
+    )

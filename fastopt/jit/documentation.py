@@ -1,0 +1,68 @@
+"""The docstrings of rendered functions."""
+
+from __future__ import annotations
+
+from ..signatures import GRAD_SCALE, Signature
+
+_ARRAYS = """\
+param: C-contiguous array of float32 or float64
+        Changed in place; any shape.
+    grad: array of the same shape and dtype
+        Only read."""
+
+_STATE = "state: NamedTuple\n        What `{state}(param)` returns; changed in place, its `step` counted up."
+
+_SINGLE = """\
+{arrays}: array of the same shape and dtype
+        Changed in place.
+    step: int
+        Which update it is, from 1.{carried}"""
+
+_CARRIED = """
+    mu_product: float
+        1.0 at first, then what the call before returned."""
+
+_NUMBERS = """
+    {names}: float
+        As of `fastopt.{optimizer}`: {expected}.
+    {scale}: float
+        The gradient is divided by it."""
+
+_WHAT = {
+    "step": "One update of `{optimizer}` ({convention}), in place.",
+    "parallel": "`{step}` on Numba's threads, for large arrays outside of a parallel region; the same bits.",
+    "update": "One update of `{optimizer}` ({convention}), in place, given the arrays themselves.",
+    "update_parallel": "The same on Numba's threads, for large arrays outside of a parallel region; the same bits.",
+    "state": "The state that an update of `{optimizer}` needs, new, for `param`.",
+}
+
+
+def documentation(signature: Signature, function: str) -> str:
+    """The docstring of a function of a signature."""
+    what = _WHAT[function].format(
+        optimizer=signature.spec.name, convention=signature.spec.convention, step=signature.name
+    )
+    parts = [what, "", "    Parameters", "    ----------"]
+    if function == "state":
+        parts.append("    param: C-contiguous array of float32 or float64")
+        parts += [f"    {name}: float, at least 0" for name in signature.initial_arguments]
+        return "\n".join([*parts, "    "])
+    parts.append("    " + _ARRAYS)
+    if function in ("step", "parallel"):
+        parts.append("    " + _STATE.format(state=signature.name + "_state"))
+    else:
+        carried = _CARRIED if signature.spec.keeps_mu_product else ""
+        single = _SINGLE.format(arrays=", ".join(signature.states), carried=carried)
+        parts.append("    " + (single if signature.states else single.partition("\n")[2].partition("\n")[2].strip()))
+    bounds = [bound for name in signature.hyperparameters if (bound := signature.bound(name)) is not None]
+    numbers = _NUMBERS.format(
+        names=", ".join(signature.hyperparameters),
+        optimizer=signature.spec.name,
+        expected=", ".join(bounds) or "its checks",
+        scale=GRAD_SCALE,
+    )
+    parts.append(numbers.removeprefix("\n"))
+    parts += ["", "    Raises", "    ------", "    ValueError"]
+    parts.append("        Shapes differ or a number is out of range; nothing was changed.")
+    parts += ["    numba.TypingError", "        An array is of another dtype, not C-contiguous or read-only.", "    "]
+    return "\n".join(parts)

@@ -1,0 +1,214 @@
+"""The functions of a signature, compiled by Numba when they are first called."""
+
+from __future__ import annotations
+
+import functools
+import linecache
+import threading
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from .. import conventions
+from ..kernels import formulas
+from ..kernels.numba_compile import vocabulary
+from ..kernels.render_numba import functions_source, numba_source
+from ..signatures import Signature, signature, signatures
+from ..specs import Spec
+from . import modes, support
+from .render import conditions, python_source, stages_called, state_fields
+from .stamps import stamping
+
+_making = threading.RLock()
+
+_made: dict[Any, Functions] = {}
+"""What `functions` was asked for, so that asking again compiles nothing again."""
+
+_INTERNAL = ("all_numbers", "before", "first", "last", "own_mode", "part", "parts", "problem", "shown", "size", "state")
+"""Variables of the rendered source that a user's hyperparameters and states cannot be called."""
+
+
+class Functions(ModuleType):
+    """The functions of one optimizer, for an `@njit` function to call as attributes of this.
+
+    It is a module, because Numba finds functions in a module's attributes.
+
+    Attributes
+    ----------
+    State: the NamedTuple class of its state.
+    state(param): a new state.
+    step(param, grad, state, ...): one update, in place.
+    parallel(param, grad, state, ...): the same on Numba's threads.
+    update(param, grad, *states, step, ...): one update of the arrays themselves.
+    update_parallel(...): the same on Numba's threads.
+    """
+
+    State: Any
+    state: Any
+    step: Any
+    parallel: Any
+    update: Any
+    update_parallel: Any
+
+
+@functools.cache
+def state_class(rule: str, fields: tuple[str, ...]) -> Any:
+    """The NamedTuple class of a state; one that Numba's cache finds by its name."""
+    from . import states
+
+    words = "".join(word[:1].upper() + word[1:] for word in rule.split("_"))
+    usual = {state_fields(each) for each in signatures().values() if each.rule == rule}
+    name = f"{words}State" if not usual or fields in usual else f"{words}StateOf" + str(len(fields))
+    made: Any = NamedTuple(name, [(field, np.ndarray) for field in fields])  # type: ignore[misc]
+    made.__module__, made.__qualname__ = states.__name__, name
+    made.__doc__ = f"What the update {rule!r} keeps: arrays, and `step`, how many updates were done, as one int64."
+    setattr(states, name, made)
+    return made
+
+
+@functools.cache
+def _loop(rule: str) -> Any:
+    """The rule's loop, over pointers, as a function for each dtype."""
+
+    def compiled(real: str) -> Any:
+        namespace = dict(vocabulary(real))
+        namespace["__name__"] = __package__
+        exec(_compile(numba_source(formulas.loop(rule), real), f"{rule} {real}"), namespace)
+        return support.apart(namespace[f"{rule}_loop"])
+
+    single, double = compiled("float32"), compiled("float64")
+
+    def loop(streams: Any, size: Any, coefficients: Any, prefetch: Any) -> None:
+        """Chooses by dtype."""
+
+    @numba.extending.overload(loop, inline="always")
+    def _choose(streams: Any, size: Any, coefficients: Any, prefetch: Any) -> Any:
+        chosen = single if streams[0].dtype == numba.float32 else double
+
+        def run(streams: Any, size: Any, coefficients: Any, prefetch: Any) -> Any:
+            chosen(streams, size, coefficients, prefetch)
+
+        return run
+
+    return loop
+
+
+@functools.cache
+def _coefficients(name: str) -> Any:
+    """A coefficient function."""
+    namespace = {**vocabulary("float64"), "inline": support.inline, "power": support.power, "__name__": __package__}
+    functions = formulas.functions_of_coefficients(name)
+    exec(_compile("\n\n".join(functions_source(functions)), name), namespace)
+    return namespace[functions[-1].name]
+
+
+def _compile(source: str, name: str) -> Any:
+    filename = f"<fastopt.jit {name}>"
+    # Lets Numba and tracebacks show the lines.
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    return compile(source, filename, "exec")
+
+
+def make(given: Signature, flush_denormals: bool = True) -> Functions:
+    """The functions of a signature."""
+    fields = state_fields(given)
+    mode = modes.FLUSH_BITS if flush_denormals else None
+    result = Functions(f"{__package__}.{given.name}", f"The updates of {given.spec.name}, rule {given.rule!r}.")
+    # The names that Numba looks up when it compiles; `__name__` where its cache looks for them.
+    namespace: dict[str, Any] = {
+        "__name__": __package__,
+        "State": state_class(given.rule, fields),
+        "check_arrays": support.array_check(("param", "grad", *given.states)),
+        "check_state": support.state_check(fields),
+        "nanoseconds": given.spec.costs[given.rule][0],
+        "loop": _loop(given.rule),
+        "messages": tuple(message for _, message, _ in conditions(given)),
+        "stamp": stamping(given.rule),
+        "float64": np.float64,
+        "int64": np.int64,
+        "prange": numba.prange,
+        "np": np,
+        "set_mode": modes.set_mode,
+        "mode_of_updates": modes.get_mode if mode is None else _flushing,
+        **{name: value for name, value in vars(support).items() if not name.startswith("_")},
+    }
+    for name in stages_called(given):
+        namespace[f"coefficients_{name}"] = _coefficients(name)
+    code = _compile(python_source(given), f"{given.name} {given.spec.convention}")
+    taken = sorted({*given.states, *given.arguments} & {*namespace, *_INTERNAL})
+    if taken:
+        raise ValueError(f"fastopt.jit: {given.spec.name} cannot have a name that is used inside: {', '.join(taken)}")
+    exec(code, namespace)
+    for name in Functions.__annotations__:
+        setattr(result, name, namespace[name])
+    return result
+
+
+@support.inline
+def _flushing() -> Any:
+    return modes._BITS
+
+
+@functools.cache
+def built_in(name: str) -> Functions:
+    """The functions of a variant of `signatures()`."""
+    with _making:
+        return make(signatures()[name])
+
+
+def functions(
+    optimizer: Any, convention: str = "torch", flush_denormals: bool = True, **hyperparameters: Any
+) -> Functions:
+    """The updates of an optimizer, under any convention or of a rule of your own, for an `@njit` function to call.
+
+    Parameters
+    ----------
+    optimizer: class
+        `fastopt.Adam` and so on, or what `fastopt.rule` made.
+    convention: str
+        As of the class.
+    flush_denormals: bool
+        Whether updates take denormals as zero. If not, they do what the code around them does.
+    **hyperparameters
+        Those of the class. Flags, and whether `momentum` is 0, choose the variant; numbers are the defaults of the
+        functions' arguments.
+
+    Returns
+    -------
+    Functions
+        With the attributes `State`, `state`, `step`, `parallel`, `update`, `update_parallel`; see `fastopt.jit`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The optimizer has no such hyperparameter or convention, or it cannot have this value.
+
+    Examples
+    --------
+    >>> import fastopt, numba, numpy as np
+    >>> from fastopt import jit
+    >>> adam = jit.functions(fastopt.Adam, convention="keras", amsgrad=True)
+    >>> @numba.njit
+    ... def descend(w, steps):
+    ...     state = adam.state(w)
+    ...     for _ in range(steps):
+    ...         adam.step(w, 2 * w, state, lr=0.1)
+    ...     return state.step[0]
+    >>> w = np.ones(3)
+    >>> descend(w, 100)
+    100
+    >>> bool(abs(w).max() < 0.1)
+    True
+    """
+    own = getattr(optimizer, "spec", None)
+    if not isinstance(optimizer, type) or not isinstance(own, Spec):
+        raise TypeError(f"optimizer must be a class of fastopt or one that fastopt.rule made, got {optimizer!r}")
+    spec = conventions.under(own, convention)
+    conventions.hyperparameters(spec, hyperparameters)
+    key = (optimizer, convention, flush_denormals, repr(sorted(hyperparameters.items())))
+    with _making:
+        if key not in _made:
+            _made[key] = make(signature(spec, hyperparameters), flush_denormals)
+        return _made[key]

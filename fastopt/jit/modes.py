@@ -1,0 +1,122 @@
+"""The floating-point mode of a thread, for code that Numba compiles: whether denormals are zero."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+
+
+def _inline(function: Function) -> Function:
+    """Compiled, whatever the flags of the function that calls it."""
+    return cast(Function, njit(error_model="numpy", fastmath=False, boundscheck=False, forceinline=True)(function))
+
+
+FLUSH_BITS = 0x8040 if X86 else (1 << 24 if ARM else 0)
+"""Of the control register: denormals are zero, on input and on output. As in kernels/machine.h; 0: not known how."""
+
+_BYTES = ir.IntType(8).as_pointer()
+
+
+def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
+    function_type = ir.FunctionType(result, [each.type for each in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function_type, name), arguments)
+
+
+def _nothing_moves_past(builder: Any) -> None:
+    """No load or store is moved from before this to after it, or back."""
+    builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
+
+
+@intrinsic
+def get_mode(typing_context: Any) -> Any:
+    """The control register."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        result = ir.IntType(64)
+        if X86:
+            word = cgutils.alloca_once(builder, ir.IntType(32))
+            _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [builder.bitcast(word, _BYTES)])
+            return builder.zext(builder.load(word), result)
+        return _call(builder, "llvm.aarch64.get.fpcr", result, []) if ARM else result(0)
+
+    return types.uint64(), generate
+
+
+@intrinsic
+def write_mode(typing_context: Any, mode: Any) -> Any:
+    """Make this the control register."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _nothing_moves_past(builder)
+        if X86:
+            word = cgutils.alloca_once(builder, ir.IntType(32))
+            builder.store(builder.trunc(arguments[0], ir.IntType(32)), word)
+            _call(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [builder.bitcast(word, _BYTES)])
+        elif ARM:
+            _call(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [arguments[0]])
+        _nothing_moves_past(builder)
+        return context.get_dummy_value()
+
+    return types.void(types.uint64), generate
+
+
+_uint64: Any = types.uint64
+_BITS: Any = _uint64(FLUSH_BITS)
+
+
+@_inline
+def set_mode(mode: int) -> int:
+    """Set the bits for denormals as they are in `mode`; what the mode was before. A write is slow, so only at need."""
+    before: int = get_mode()  # type: ignore[call-arg]
+    if (before ^ mode) & _BITS:
+        write_mode((before & ~_BITS) | (mode & _BITS))
+    return before
+
+
+@_inline
+def flush_denormals() -> int:
+    """From here on this thread takes denormals as zero, in all its arithmetic; returns the mode that it had.
+
+    Denormals are numbers closer to zero than 1.2e-38 (float32) or 2.2e-308 (float64). Arithmetic with them takes up to
+    a hundred times as long. The updates of `fastopt.jit` flush them by themselves; this is for the rest of a loop. To
+    be called from Python or inside of an `@njit` function. Where it is not known how (neither x86-64 nor AArch64), it
+    does nothing.
+
+    Returns
+    -------
+    int
+        For `restore_denormals`.
+
+    Examples
+    --------
+    >>> import numba, numpy as np
+    >>> from fastopt import jit
+    >>> @numba.njit
+    ... def halve(array):
+    ...     mode = jit.flush_denormals()
+    ...     for i in range(array.size):
+    ...         array[i] *= 0.5
+    ...     jit.restore_denormals(mode)
+    >>> numbers = np.array([1.0, 3e-308])
+    >>> halve(numbers)
+    >>> numbers
+    array([0.5, 0. ])
+    """
+    return set_mode(_BITS)
+
+
+@_inline
+def restore_denormals(mode: int) -> None:
+    """Take denormals as before `flush_denormals`, which returned `mode`. Other bits of the mode stay as they are."""
+    set_mode(_uint64(mode))

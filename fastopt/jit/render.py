@@ -1,0 +1,248 @@
+"""Writes the functions of one signature as Python source, which Numba compiles when they are first called."""
+
+from __future__ import annotations
+
+from ..kernels import formulas
+from ..kernels.formulas import indent
+from ..signatures import GRAD_SCALE, Signature
+from .documentation import documentation
+
+_FUNCTION = '''\
+@{decorator}
+def {name}({arguments}):
+    """{documentation}"""
+{body}
+'''
+
+_INLINE = """\
+@inline
+def {function}({arguments}):
+{body}
+"""
+
+
+def python_source(signature: Signature) -> str:
+    """All functions of a signature.
+
+    It expects in its globals the coefficient functions as `coefficients_...`, the rule's loop as `loop`, its `State`,
+    and what else `making` puts there.
+    """
+    return "\n\n".join(
+        [
+            _coefficients(signature),
+            _first_problem(signature),
+            _elements(signature),
+            _attempt(signature, "attempt", "inline", ["quiet(elements, ({streams}, 0, size, all_numbers, own_mode))"]),
+            _attempt(signature, "attempt_parallel", "parallel", _IN_PARTS),
+            _update(signature, "update", "attempt"),
+            _update(signature, "update_parallel", "attempt_parallel"),
+            _step(signature, "step", "attempt"),
+            _step(signature, "parallel", "attempt_parallel"),
+            _state(signature),
+        ]
+    )
+
+
+def parameters(signature: Signature) -> str:
+    """The numbers that a function takes, with their defaults, as the end of its list of parameters."""
+    return "".join(
+        f", {name}" if default is None else f", {name}={_literal(signature, name, default)}"
+        for name, default in signature.arguments.items()
+    )
+
+
+def _literal(signature: Signature, name: str, value: float) -> str:
+    return repr(bool(value)) if signature.is_flag(name) else repr(float(value))
+
+
+def stages_called(signature: Signature) -> tuple[str, ...]:
+    """The coefficient functions that are called, by name."""
+    return ("regularize", signature.spec.coefficients, *(["decayed_rate"] if _decays(signature) else []))
+
+
+def _decays(signature: Signature) -> bool:
+    return "decay" in signature.arguments
+
+
+def _coefficients(signature: Signature) -> str:
+    """All coefficients in float64, in the loop's order; then what `mu_product` is next."""
+    lines = ["step = float64(step)"]
+    if _decays(signature):
+        lines.append("lr = coefficients_decayed_rate(step, lr, decay)")
+    for (function, passed), name in zip(signature.stages(), stages_called(signature), strict=False):
+        results = [f"c_{name}" for name in function.returned_names]
+        call = f"coefficients_{name}({', '.join(passed.values())})"
+        lines.append(f"{', '.join(results)} = {call}")
+    results = [f"c_{name}" for name in formulas.loop(signature.rule).coefficients]
+    results += ["c_mu_product"] if signature.spec.keeps_mu_product else []
+    lines.append(f"return ({', '.join(results)},)")
+    return _INLINE.format(function="all_coefficients", arguments=", ".join(_numbers(signature)), body=indent(lines, 1))
+
+
+def _numbers(signature: Signature) -> list[str]:
+    carried = ["mu_product"] if signature.spec.keeps_mu_product else []
+    return ["step", *carried, *signature.arguments]
+
+
+def _streams(signature: Signature) -> tuple[str, ...]:
+    return ("param", "grad", *signature.states)
+
+
+def _elements(signature: Signature) -> str:
+    """Updates elements [start, stop) with denormals as `mode` has them; coefficients are rounded here."""
+    streams = _streams(signature)
+    count = len(formulas.loop(signature.rule).coefficients)
+    pointers = ", ".join(f"pointer({name}, first)" for name in streams)
+    rounded = ", ".join(f"number_like(param, all_numbers[{index}])" for index in range(count))
+    lines = [
+        "before = set_mode(own_mode)",
+        f"loop(({pointers},), last - first, ({rounded},), prefetch_distance(param, {len(streams)}))",
+        "set_mode(before)",
+    ]
+    arguments = ", ".join((*streams, "first", "last", "all_numbers", "own_mode"))
+    return _INLINE.format(function="elements", arguments=arguments, body=indent(lines, 1))
+
+
+_IN_PARTS = [
+    "parts = number_of_parts(size, nanoseconds)",
+    "if parts <= 1:",
+    "    elements({streams}, 0, size, all_numbers, own_mode)",
+    "else:",
+    "    for part in prange(parts):",
+    "        elements({streams}, first_of_part(part, parts, size),",
+    "                 first_of_part(part + 1, parts, size), all_numbers, own_mode)",
+]
+
+
+def _attempt(signature: Signature, name: str, decorator: str, walk: list[str]) -> str:
+    """The update; 0 and the next `mu_product`, or what `first_problem` found, and then no element was updated.
+
+    It never raises (see `support.quiet`) and does not branch: with either, Numba would count references to arrays.
+    """
+    streams = ", ".join(_streams(signature))
+    checked = ", ".join((*_streams(signature), "step", *signature.arguments))
+    lines = [
+        f"problem, shown = quiet(first_problem, ({checked},))",
+        "size = param.size * (problem == 0)",
+        f"all_numbers = quiet(all_coefficients, ({', '.join(_numbers(signature))},))",
+        "own_mode = mode_of_updates()",
+        *(line.format(streams=streams) for line in walk),
+    ]
+    if signature.spec.keeps_mu_product:
+        lines.append("shown = all_numbers[-1] if problem == 0 else shown")
+    lines.append("return problem, shown")
+    arguments = ", ".join((*_streams(signature), *_numbers(signature)))
+    return f"@{decorator}\ndef {name}({arguments}):\n{indent(lines, 1)}\n"
+
+
+def conditions(signature: Signature) -> list[tuple[str, str, str]]:
+    """What must hold of arguments; where it does not, the error's message, and the value that it shows."""
+    found = [
+        (f"{name}.shape == param.shape", f"{name} must have the shape of param; its size is", f"{name}.size")
+        for name in _streams(signature)[1:]
+    ]
+    for name in ("step", *signature.arguments):
+        bound = signature.bound(name)
+        if bound is not None:
+            expected = "a number" if bound == f"{name} == {name}" else bound
+            found.append((bound, f"invalid {name}, expected {expected}, got", name))
+    return found
+
+
+def _first_problem(signature: Signature) -> str:
+    """Which of the conditions does not hold, counted from 1, or 0; and the value to show.
+
+    Arrays are not seen in branches, or references to them would be counted.
+    """
+    lines, branches = [], ["problem, shown = 0, 0.0"]
+    for number, (condition, _, value) in reversed(list(enumerate(conditions(signature), start=1))):
+        lines += [f"holds_{number} = {condition}", f"value_{number} = float64({value})"]
+        branches += [f"if not holds_{number}:", f"    problem, shown = {number}, value_{number}"]
+    arguments = ", ".join((*_streams(signature), "step", *signature.arguments))
+    body = indent([*lines, *branches, "return problem, shown"], 1)
+    return _INLINE.format(function="first_problem", arguments=arguments, body=body)
+
+
+def _call(signature: Signature, attempt: str) -> list[str]:
+    numbers = [f"{name} = float64({name})" for name in signature.arguments]
+    passed = ", ".join((*_streams(signature), *_numbers(signature)))
+    return [
+        *numbers,
+        f"problem, shown = quiet({attempt}, ({passed},))",
+        "if problem:",
+        "    raise ValueError(messages[problem - 1], shown)",
+    ]
+
+
+def _update(signature: Signature, name: str, attempt: str) -> str:
+    streams = _streams(signature)
+    lines = ["stamp()", f"check_arrays(({', '.join(streams)},))", "step = int64(step)"]
+    if signature.spec.keeps_mu_product:
+        lines.append("mu_product = float64(mu_product)")
+    lines += _call(signature, attempt)
+    if signature.spec.keeps_mu_product:
+        lines.append("return shown")
+    return _FUNCTION.format(
+        decorator="inline",
+        name=name,
+        arguments=", ".join((*streams, *_numbers(signature)[: -len(signature.arguments)])) + parameters(signature),
+        documentation=documentation(signature, name),
+        body=indent(lines, 1),
+    )
+
+
+def _step(signature: Signature, name: str, attempt: str) -> str:
+    lines = ["stamp()", "check_state(state)"]
+    lines += [f"{each} = state.{each}" for each in signature.states]
+    lines += [f"check_arrays(({', '.join(_streams(signature))},))", "step = state.step[0] + 1"]
+    if signature.spec.keeps_mu_product:
+        lines.append("mu_product = state.mu_product[0]")
+    lines += _call(signature, attempt)
+    if signature.spec.keeps_mu_product:
+        lines.append("state.mu_product[0] = shown")
+    lines.append("state.step[0] = step")
+    return _FUNCTION.format(
+        decorator="inline",
+        name=name,
+        arguments="param, grad, state" + parameters(signature),
+        documentation=documentation(signature, name),
+        body=indent(lines, 1),
+    )
+
+
+def _state(signature: Signature) -> str:
+    arguments = "".join(f", {name}={value!r}" for name, value in signature.initial_arguments.items())
+    values = ["np.zeros(1, np.int64)"]
+    if signature.spec.keeps_mu_product:
+        values.append("np.ones(1, np.float64)")
+    for name in signature.states:
+        start = signature.initial.get(name)
+        values.append("np.zeros_like(param)" if start is None else f"np.full_like(param, {start})")
+    lines = [
+        "check_arrays((param,))",
+        *(
+            line
+            for name in signature.initial_arguments
+            for line in (
+                f"if not {name} >= 0:",
+                f'    raise ValueError("invalid {name}, expected {name} >= 0, got", {name})',
+            )
+        ),
+        f"return State({', '.join(values)})",
+    ]
+    return _FUNCTION.format(
+        decorator="inline",
+        name="state",
+        arguments="param" + arguments,
+        documentation=documentation(signature, "state"),
+        body=indent(lines, 1),
+    )
+
+
+def state_fields(signature: Signature) -> tuple[str, ...]:
+    """The fields of its State."""
+    carried = ("mu_product",) if signature.spec.keeps_mu_product else ()
+    return ("step", *carried, *signature.states)
+
+
+assert GRAD_SCALE == "grad_scale", "the name is spelled in documentation.py"

@@ -1,0 +1,211 @@
+"""What the rendered functions call beside formulas: checks, addresses, the way powers are taken, parts for threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.core.errors import TypingError
+from numba.extending import intrinsic, overload
+from numba.np import arrayobj
+
+from ..kernels import backends
+
+PREFETCH_BYTES = 64 << 20
+"""Only what cannot be in a cache is worth a prefetch; as in engine.pyx."""
+
+NANOSECONDS_A_PART = 20_000.0
+"""A part of an update that is worth a thread."""
+
+CACHE_LINE = 64
+
+
+def _prefetch_elements() -> int:
+    if backends.compiled_module_error() is not None:
+        return 0
+    from ..kernels import native
+
+    return native.PREFETCH_DISTANCE
+
+
+_PREFETCH_ELEMENTS = _prefetch_elements()
+
+
+_EXACT: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
+"""What is said to Numba for every function: what is not, it takes over from the function that calls it."""
+
+
+def inline(function: Callable[..., Any]) -> Any:
+    """`numba.njit`, with divisions as NumPy does them, and inlined by LLVM: calls with many arrays are slow."""
+    return numba.njit(forceinline=True, **_EXACT)(function)
+
+
+def apart(function: Callable[..., Any]) -> Any:
+    """The same, not inlined."""
+    return numba.njit(forceinline=False, **_EXACT)(function)
+
+
+def parallel(function: Callable[..., Any]) -> Any:
+    return numba.njit(parallel=True, forceinline=False, **_EXACT)(function)
+
+
+# --- checks of types: they cost nothing at run time -------------------------------------------------------------------
+
+
+def array_check(names: tuple[str, ...]) -> Any:
+    """A function of a tuple of arrays of these names that does nothing, but does not compile where they will not do.
+
+    The first is the parameter, the second its gradient.
+    """
+
+    def check_arrays(arrays: Any) -> None:
+        """Raises TypingError."""
+
+    @overload(check_arrays, inline="always")
+    def _check(arrays: Any) -> Any:
+        param = arrays[0]
+        for name, array in zip(names, arrays, strict=False):
+            if not isinstance(array, types.Array):
+                raise TypingError(f"{name} must be an array, got {array}")
+            if array.dtype not in (types.float32, types.float64):
+                raise TypingError(f"{name} must be an array of float32 or float64, got dtype {array.dtype}")
+            if array.layout != "C":
+                raise TypingError(f"{name} must be a C-contiguous array, got {array} (numba.typeof shows this)")
+            if array.dtype != param.dtype:
+                raise TypingError(f"{name} must have the dtype of param, {param.dtype}, got {array.dtype}")
+            if array.ndim != param.ndim:
+                raise TypingError(f"{name} must have the shape of param, of {param.ndim} axes, got {array.ndim}")
+            if not array.mutable and name != "grad":
+                raise TypingError(f"{name} must be writable, got a read-only array")
+
+        def nothing(arrays: Any) -> None:
+            pass
+
+        return nothing
+
+    return check_arrays
+
+
+def state_check(fields: tuple[str, ...]) -> Any:
+    """The same of a NamedTuple that must have these fields."""
+    expected = ", ".join(fields)
+
+    def check_state(state: Any) -> None:
+        """Raises TypingError."""
+
+    @overload(check_state, inline="always")
+    def _check(state: Any) -> Any:
+        kept: Any = state
+        if not isinstance(state, types.BaseNamedTuple):
+            raise TypingError(f"state must be a NamedTuple with the fields {expected}, got {state}")
+        if not set(fields) <= set(kept.fields):
+            raise TypingError(f"state must have the fields {expected}, got a NamedTuple with {', '.join(kept.fields)}")
+        for name, dtype in (("step", types.int64), ("mu_product", types.float64)):
+            found = kept[kept.fields.index(name)] if name in fields else None
+            if found is not None and found != types.Array(dtype, 1, "C"):
+                raise TypingError(f"state.{name} must be an array of one {dtype}, got {found}")
+
+        def nothing(state: Any) -> None:
+            pass
+
+        return nothing
+
+    return check_state
+
+
+# --- what only LLVM can say -------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def pointer(typing_context: Any, array: Any, index: Any) -> Any:
+    """The address of an element of a C-contiguous array, counted from its first."""
+    if not isinstance(array, types.Array):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = arrayobj.make_array(array)(context, builder, arguments[0]).data
+        return builder.gep(data, [arguments[1]])
+
+    return types.CPointer(array.dtype)(array, types.intp), generate
+
+
+@intrinsic
+def opaque(typing_context: Any, number: Any) -> Any:
+    """The same float64, of which LLVM knows nothing.
+
+    Of powers whose exponent it knows, it makes products and roots, which can be other bits than the C library's.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word = ir.IntType(64)
+        bits = builder.bitcast(arguments[0], word)
+        bits = builder.asm(ir.FunctionType(word, [word]), "", "=r,0", [bits], False)
+        return builder.bitcast(bits, ir.DoubleType())
+
+    return types.float64(types.float64), generate
+
+
+@intrinsic
+def quiet(typing_context: Any, function: Any, arguments: Any) -> Any:
+    """`function(*arguments)` of a compiled function that raises nothing.
+
+    Numba would look after each call whether it did, and for that path count references to all arrays, atomically: for
+    small arrays that is a fifth of an update.
+    """
+    dispatcher, given = function.dispatcher, tuple(arguments)
+    dispatcher.get_call_template(given, {})  # compiles it
+    compiled = dispatcher.overloads[given]
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        context.active_code_library.add_linking_library(compiled.library)
+        unpacked = cgutils.unpack_tuple(builder, values[1])
+        _, returned = context.call_internal_no_propagate(builder, compiled.fndesc, compiled.signature, unpacked)
+        return returned
+
+    return compiled.signature.return_type(function, arguments), generate
+
+
+@inline
+def power(base: float, exponent: float) -> float:
+    return opaque(base) ** opaque(exponent)  # type: ignore[call-arg]
+
+
+# --- how elements are walked over -------------------------------------------------------------------------------------
+
+
+def number_like(array: Any, value: Any) -> Any:
+    """The value in the dtype of the array."""
+
+
+@overload(number_like, inline="always")
+def _number_like(array: Any, value: Any) -> Any:
+    if not isinstance(array, types.Array):
+        return None
+    number = array.dtype
+
+    def rounded(array: Any, value: Any) -> Any:
+        return number(value)
+
+    return rounded
+
+
+@inline
+def prefetch_distance(param: Any, streams: int) -> int:
+    """How many elements ahead are prefetched."""
+    return _PREFETCH_ELEMENTS if param.nbytes * streams > PREFETCH_BYTES else 0
+
+
+@inline
+def number_of_parts(size: int, cost: float) -> int:
+    """How many threads an update of so many elements pays for, at so many nanoseconds each."""
+    return min(numba.get_num_threads(), int(size * cost / NANOSECONDS_A_PART))
+
+
+@inline
+def first_of_part(part: int, parts: int, size: int) -> int:
+    """Where a part begins: parts meet at cache lines."""
+    return size if part == parts else size * part // parts // CACHE_LINE * CACHE_LINE
