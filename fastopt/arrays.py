@@ -87,7 +87,7 @@ def describe_type(value: object) -> str:
     """What something is that should have been an array, with advice where there is some."""
     name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     if is_device_array(value):
-        name += " in the memory of a CUDA device (backend='cuda' is for those, for all arrays of an optimizer)"
+        name += " in the memory of a CUDA device (for optimizers with backend='cuda', all of whose arrays are on one)"
     elif name.split(".")[0] == "torch":
         name += " (for a CPU tensor, tensor.detach().numpy() shares its memory)"
     return name

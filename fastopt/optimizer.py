@@ -11,6 +11,7 @@ import numpy as np
 from .averages import AveragingOptimizer
 from .checks import above_zero
 from .groups import ParamGroup, check_key
+from .kernels import host_memory
 from .layout import Layout, read_group
 from .options import GROUP_OPTIONS, positive_or_none
 from .rates import warn_without_effect
@@ -358,3 +359,9 @@ class Optimizer(AveragingOptimizer):
             shown = [key for key in sorted(group) if key not in ("params", *GROUP_OPTIONS) or group[key] is not None]
             lines += [f"    {key}: {group[key]}" for key in shown if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+def check_in_main_memory(owner: str, optimizer: Optimizer) -> None:
+    """Raise a TypeError where parameters and states are on a device, for what reads them itself."""
+    if optimizer._backend.memory is not host_memory:
+        raise TypeError(f"{owner} is for arrays in main memory; those of backend={optimizer.backend!r} are on a device")

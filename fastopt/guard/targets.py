@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import arrays
 from ..norms import norm_of
-from ..optimizer import Optimizer
+from ..optimizer import Optimizer, check_in_main_memory
 
 Leaves = Sequence[Any]
 """The gradient of each parameter, or None."""
@@ -106,6 +106,7 @@ class ArrayTarget(Target):
     """One of fastopt's optimizers over NumPy arrays."""
 
     def __init__(self, optimizer: Optimizer) -> None:
+        check_in_main_memory("DivergenceGuard", optimizer)
         self.optimizer = optimizer
         self._chosen: list[tuple[int, int]] = []
         self._size = -1

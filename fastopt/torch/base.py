@@ -81,8 +81,9 @@ class NativeOptimizer(torch.optim.Optimizer):
         With `nonfinite="skip"`: a FloatingPointError when more steps in a row are skipped.
     zero_grads: bool, default False
         Gradients are zeroed in the pass that reads them, as zero_grad(set_to_none=False) would after the step.
-    backend: "auto", "cython", "numba" or "reference"
-        What runs the update; all give the same bits.
+    backend: "auto", "cython", "numba", "reference" or "cuda"
+        What runs the update; those on the processor all give the same bits. "auto" is cuda for parameters on a CUDA
+        device, which nothing else can step.
     n_threads: int, optional
         At most so many threads; default: the least of `torch.get_num_threads()` and `fastopt.get_num_threads()`.
     flatten: bool, default False
@@ -104,7 +105,11 @@ class NativeOptimizer(torch.optim.Optimizer):
     With a torch.amp.GradScaler, gradients are divided by its scale in the update, and steps with infinities are left
     out; the gradients themselves stay scaled, unless the scaler's `unscale_` was called.
 
-    Dense float32 and float64 parameters in main memory, of any strides, are updated, each in its own precision.
+    Parameters on a CUDA device are stepped there, on torch's current stream, without waiting for it, a GradScaler's
+    verdict included; `step` in their states is brought up to date when `state` or `state_dict()` is read, which waits.
+    See docs/cuda.md: it has not yet run on a GPU.
+
+    Dense float32 and float64 parameters of any strides are updated, each in its own precision.
     Parameters with gaps between their elements, and gradients that lie in memory differently from their parameters, are
     copied for each step, as torch copies them where it needs to.
 
@@ -112,8 +117,9 @@ class NativeOptimizer(torch.optim.Optimizer):
     ------
     TypeError, ValueError, RuntimeError
         What torch's class raises; and, at construction or at the step where it first appears, what kernels cannot do:
-        parameters or gradients on another device, of another dtype, complex or sparse, `differentiable=True`,
-        `capturable=True`. The message names the parameter, nothing has been changed.
+        parameters or gradients on devices other than CUDA's, of another dtype, complex or sparse,
+        `differentiable=True`, `capturable=True` for parameters in main memory. The message names the parameter, nothing
+        has been changed.
     """
 
     spec: ClassVar[Spec]
@@ -137,7 +143,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         """Each parameter's states by name, as torch has them.
 
         After it was read, the next step looks whether the states have other memory. Before every step it looks whether
-        they are other tensors.
+        they are other tensors. Steps that were counted on a device are fetched, which waits for it.
         """
         self.state_was_read = True
         if self.counts_on_device:

@@ -67,7 +67,7 @@ def _check(owner: str, label: str, tensor: Tensor) -> None:
         raise TypeError(f"{owner} updates float32 and float64: {label} is {tensor.dtype}; use torch.optim for it")
     if devices.kind(tensor) not in devices.BACKENDS:
         raise ValueError(
-            f"{owner} updates tensors in main memory and on CUDA devices: {label} is on {tensor.device}; use "
+            f"{owner} updates tensors on CUDA devices and in main memory: {label} is on {tensor.device}; use "
             "torch.optim for it"
         )
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..optimizer import Optimizer
+from ..optimizer import Optimizer, check_in_main_memory
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Snapshot:
     @classmethod
     def of(cls, optimizer: Optimizer) -> Snapshot:
         """Copy an optimizer. The copies are as large as its parameters and states."""
+        check_in_main_memory("fastopt.tuning", optimizer)
         arrays: list[np.ndarray] = [*optimizer._params, optimizer._steps]
         arrays += [array for state in optimizer._states for array in state.values()]
         arrays += [gradient for gradient in optimizer._gradients or () if gradient is not None]

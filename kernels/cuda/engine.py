@@ -109,6 +109,8 @@ class CudaEngine:
         self.lock = threading.Lock()
         self.gradients: list[Any] = [None] * len(segments)
         self.addresses = [0] * len(segments)
+        params = [segment.param for segment in segments if segment.param.size]
+        self.device = machine.device_of(params[0]) if params else 0
         self.expected = [(tuple(segment.param.shape), self.dtype.str) for segment in segments]
         self.written = sorted(
             (memory.address(array), memory.address(array) + memory.nbytes(array))
@@ -272,6 +274,9 @@ class CudaEngine:
         if begin % self.dtype.itemsize:
             self.reject(index, gradient)
             raise ValueError(f"gradient {index} must be aligned to {self.dtype.itemsize} bytes, got {begin:#x}")
+        if begin and begin != self.addresses[index] and machine.device_at(begin) != self.device:
+            self.reject(index, gradient)
+            raise ValueError(f"gradient {index} must be on cuda:{self.device}, got cuda:{machine.device_at(begin)}")
         end = begin + self.segments[index].param.size * self.dtype.itemsize
         position = bisect.bisect_left(self.written, (end,)) - 1
         if begin < end and position >= 0 and self.written[position][1] > begin:

@@ -41,10 +41,13 @@ def clear(array: Any) -> None:
 
 def device_of(array: Any) -> int:
     """The number of the device that an array is on; of one without elements, that of the current one."""
-    if not array.size:
-        return int(cuda.get_current_device().id)
+    return device_at(array_address(array)) if array.size else int(cuda.get_current_device().id)
+
+
+def device_at(address: int) -> int:
+    """The number of the device that an address is on."""
     attribute = driver.binding.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    return int(driver.driver.cuPointerGetAttribute(attribute, driver.binding.CUdeviceptr(array_address(array))))
+    return int(driver.driver.cuPointerGetAttribute(attribute, driver.binding.CUdeviceptr(address)))
 
 
 def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:
@@ -97,8 +100,8 @@ def multiprocessors() -> int:
 
 def compiled_kernel(function: Any) -> Any:
     """The kernel of a Python function of one int64, compiled for the current device."""
-    # Without optimization at link time what runs is the PTX that tests look at.
-    return cuda.jit("void(int64)", lto=False)(function)
+    # Numba optimizes at link time; without that, divisions would be calls that cost twice the registers.
+    return cuda.jit("void(int64)")(function)
 
 
 def configured(kernel: Any, blocks: int, threads: int, stream: Any) -> Callable[[int], None]:

@@ -39,6 +39,7 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
         lines += [
             f"gathered = load_int64(row, {SEGMENT.index('streams') + structure.accumulator})",
             "addresses = gradient | gathered",
+            "given = gathered if gradient == 0 else gradient",
             f"{names} = coefficient_{functions[-1].name}({arguments})",
             f"factor = real(result_{position})",
         ]
@@ -47,17 +48,12 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
         """Elements as they are added up: of the gradient, or of what was gathered before and the gradient."""
         if not gathers:
             return [f"{name} = {load}(gradient + {place}, 0)"]
-        return [
-            f"{name} = {load}(gathered + {place}, 0)",
-            f"{name}_more = {name}",
-            "if gradient != 0:",
-            f"    {name}_more = {load}(gradient + {place}, 0)",
-        ]
+        return [f"{name} = {load}(gathered + {place}, 0)", f"{name}_more = {load}(given + {place}, 0)"]
 
     def added(lane: int, element: str, more: str) -> list[str]:
         value = [f"element = {element}"]
         if gathers:
-            value += ["if gradient != 0:", f"    element = element_{call}(element, {more}, factor)"]
+            value.append(f"element = element_select(gradient != 0, element_{call}(element, {more}, factor), element)")
         total = f"total_{lane}"
         return [*value, f"{total} = {total} + float64(term_{term.name}({number.format('element')}, {limit}))"]
 

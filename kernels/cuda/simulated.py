@@ -38,6 +38,11 @@ def clear(array: Any) -> None:
 
 def device_of(array: Any) -> int:
     """The number of the device that an array is on: there is one."""
+    return device_at(array_address(array))
+
+
+def device_at(address: int) -> int:
+    """The number of the device that an address is on."""
     return 0
 
 

@@ -371,6 +371,14 @@ def test_copies_are_refused(copied: Callable[[Any], Any]) -> None:
 
 A = np.ones((2, 3), np.float32)
 
+
+@pytest.mark.parametrize("use", [fastopt.global_norm, fastopt.DivergenceGuard], ids=["global_norm", "DivergenceGuard"])
+def test_what_is_for_main_memory_says_so(use: Callable[[Any], Any]) -> None:
+    array = to_device(A)
+    with pytest.raises(TypeError, match=r"on a device|memory of a CUDA device"):
+        use(fastopt.Adam(array) if use is fastopt.DivergenceGuard else array)
+
+
 BAD_PARAMS: dict[str, tuple[Callable[[], Any], str, Any, str]] = {
     "NumPy's": (lambda: A, "cuda", TypeError, "params must be in the memory of a CUDA device .*, got numpy.ndarray"),
     "NumPy's, the second": (
@@ -380,8 +388,18 @@ BAD_PARAMS: dict[str, tuple[Callable[[], Any], str, Any, str]] = {
         r"params\[1\] must be in the memory of a CUDA",
     ),
     "NumPy's, the first": (lambda: [A, to_device(A)], "auto", TypeError, r"params\[1\] must be a numpy.ndarray, got"),
-    "for cython": (lambda: to_device(A), "cython", TypeError, "in the memory of a CUDA device .backend='cuda'"),
-    "for numba": (lambda: Interface(A), "numba", TypeError, "in the memory of a CUDA device .backend='cuda'"),
+    "for cython": (
+        lambda: to_device(A),
+        "cython",
+        TypeError,
+        "in the memory of a CUDA device .for optimizers with backend='cuda'",
+    ),
+    "for numba": (
+        lambda: Interface(A),
+        "numba",
+        TypeError,
+        "in the memory of a CUDA device .for optimizers with backend='cuda'",
+    ),
     "integers": (lambda: Interface(np.ones(3, np.int32)), "cuda", TypeError, "float32 or float64, got int32"),
     "half": (lambda: Interface(np.ones(3, np.float16)), "cuda", TypeError, "float32 or float64, got float16"),
     "two dtypes": (lambda: to_device([A, A.astype(float)]), "cuda", TypeError, "must be of one dtype"),
@@ -442,6 +460,23 @@ def test_bad_gradients_change_nothing(bad: tuple[Callable[[Any], Any], Any, str]
     assert all(equal_bits(to_host(param), A) for param in params)
     optimizer.step(to_device([A, A]))
     assert optimizer.iterations == 1
+
+
+@pytest.mark.skipif(not _simulated(), reason="needs two devices, or the simulator")
+def test_everything_is_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulator has one device: here, each array says on which it is."""
+    from fastopt.kernels.cuda import memory
+    from fastopt.kernels.cuda.words import machine
+
+    first, second = to_device([A, A])
+    there = memory.address(second)
+    monkeypatch.setattr(machine, "device_at", lambda address: int(address == there))
+    with pytest.raises(ValueError, match=r"must be in one place: params\[0\] is on cuda:0, params\[1\] on cuda:1"):
+        fastopt.Adam([first, second])
+    optimizer = fastopt.Adam(first)
+    with pytest.raises(ValueError, match="grads must be where its parameter is, cuda:0, got cuda:1"):
+        optimizer.step(second)
+    assert optimizer.iterations == 0
 
 
 def test_every_class_has_a_backend_for_devices() -> None:
