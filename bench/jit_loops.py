@@ -10,19 +10,24 @@ import numpy as np
 import fastopt
 
 from .cases import Problem, copies
+from .own import own_rule
 from .runner import Peer, Runner
 
 UPDATES = 100
 """In each loop; a "step" of these peers is a whole loop."""
 
 
-def _in_njit(parallel: bool) -> Callable[[Problem], Runner]:
+def _built_in(name: str) -> Any:
+    return getattr(fastopt, name)
+
+
+def _in_njit(parallel: bool, optimizer: Callable[[str], Any] = _built_in) -> Callable[[Problem], Runner]:
     def start(problem: Problem) -> Runner:
         import numba
 
         from fastopt import jit
 
-        functions = jit.functions(getattr(fastopt, problem.variant.optimizer), **problem.variant.hyperparameters)
+        functions = jit.functions(optimizer(problem.variant.optimizer), **problem.variant.hyperparameters)
         update = functions.parallel if parallel else functions.step
         (param,), (grad,) = copies(problem.params), copies(problem.grads)
         state = functions.state(param)
@@ -62,4 +67,5 @@ def _from_python(problem: Problem) -> Runner:
 
 IN_NJIT = Peer("in an njit loop", _in_njit(parallel=False))
 PARALLEL = Peer("in an njit loop, parallel", _in_njit(parallel=True))
+OWN_RULE = Peer("your own rule in an njit loop", _in_njit(parallel=False, optimizer=own_rule))
 FROM_PYTHON = Peer("step() from Python", _from_python)

@@ -73,10 +73,11 @@ def _fastopt(
     return Peer(name, start, unavailable)
 
 
-def _own_rule(name: str) -> Any:
-    from . import own_rule  # Numba, or what it has compiled, is loaded for it
+def own_rule(name: str) -> Any:
+    """The optimizer of this name, as a user's own rule."""
+    from . import own_rules
 
-    return getattr(own_rule, f"Own{name}")
+    return getattr(own_rules, f"Own{name}")
 
 
 FASTOPT = _fastopt("fastopt")
@@ -86,6 +87,6 @@ SERIAL = _fastopt("fastopt serial", n_threads=1)
 THREADED = _fastopt("fastopt all threads", made_within=all_threads, unavailable=_needs_compiled_module)
 PASSED = _fastopt("fastopt step(grads)", bound=False)
 UNALIGNED = _fastopt("fastopt unaligned", memory=_unaligned_copies)
-OWN_RULE = _fastopt("your own rule", optimizer=_own_rule)
+OWN_RULE = _fastopt("your own rule", optimizer=own_rule)
 CLIP_STEP_ZERO = _fastopt("fastopt", max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
 CHECKED = _fastopt("fastopt nonfinite='skip'", nonfinite="skip")

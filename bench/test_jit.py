@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from . import jit_loops
-from .cases import MAIN, Variant, Workload, flat, identifier
+from .cases import ADAM, MAIN, Variant, Workload, flat, identifier
 
 Compare = Callable[..., None]
 SIZES = [flat(size) for size in (16, 1000, 10_000, 1_000_000)]
@@ -22,6 +22,17 @@ def test_loops(compare: Compare, variant: Variant, workload: Workload) -> None:
         variant,
         workload,
         subject=jit_loops.PARALLEL if large else jit_loops.IN_NJIT,
+        peers=(jit_loops.FROM_PYTHON,),
+        only_moves=False,
+    )
+
+
+def test_loops_of_an_own_rule(compare: Compare) -> None:
+    compare(
+        "Loops of 100 updates",
+        ADAM,
+        flat(1000),
+        subject=jit_loops.OWN_RULE,
         peers=(jit_loops.FROM_PYTHON,),
         only_moves=False,
     )
