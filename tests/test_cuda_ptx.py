@@ -136,8 +136,6 @@ AROUND_ROWS = [({}, np.float64), (AROUND, np.float32)]
 
 
 @pytest.mark.parametrize(("more", "dtype"), AROUND_ROWS, ids=["plain", "everything around"])
-    ("more", "dtype"), [({}, np.float64), (AROUND, np.float32)], ids=["plain", "everything around"]
-)
 def test_all_kernels_of_a_step_compile(more: dict[str, Any], dtype: Any) -> None:
     for name, source in sources(Case("NAdam", {}), dtype, **more).items():
         code = ptx(source, name, dtype)
