@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import pickle
 import platform
 import re
 import subprocess
@@ -13,12 +15,13 @@ import cases
 import numba
 import numpy as np
 import pytest
+from numba.core import serialize
 
 import fastopt
 from fastopt import jit
 from fastopt.conventions import spec_of
 from fastopt.hyperparameters import HYPERPARAMETERS
-from fastopt.jit import making, modes, render, stamps
+from fastopt.jit import making, modes, render, stamps, states
 from fastopt.kernels import formulas, reference
 from fastopt.rules import sqrt
 from fastopt.signatures import Signature, signature, signatures
@@ -51,14 +54,16 @@ def gradients(shape: Any, dtype: Any) -> list[np.ndarray]:
     return [cases.random_gradient(random, shape, dtype) for _ in range(STEPS)]
 
 
-def compare(functions: Any, cls: Any, options: dict[str, Any], shape: Any, dtype: Any, step: str = "step") -> None:
+def compare(
+    functions: Any, cls: Any, options: dict[str, Any], shape: Any, dtype: Any, step: str = "step", **numbers: float
+) -> None:
     """Several steps of both: the same parameter and the same state, bit by bit."""
     param = np.random.default_rng(3).standard_normal(shape).astype(dtype)
     other = param.copy()
     optimizer = cls(other, **options)
     state = functions.state(param)
     for grad in gradients(shape, dtype):
-        getattr(functions, step)(param, grad, state)
+        getattr(functions, step)(param, grad, state, **numbers)
         optimizer.step(grad)
     assert cases.equal_bits(param, other)
     kept = optimizer.state[0]
@@ -93,6 +98,14 @@ def test_a_rule_of_ones_own() -> None:
     compare(functions, Own, {"beta": 0.8}, 1030, np.float32)
     with pytest.raises(ValueError, match="no other framework"):
         jit.functions(Own, convention="keras")
+
+
+@pytest.mark.parametrize("beta", [0.5544049551926724, 0.8])
+def test_powers_are_those_of_the_c_library(beta: float) -> None:
+    """The square of the first is another number by multiplication."""
+    assert (math.pow(beta, 2.0) == beta * beta) is (beta == 0.8)
+    for backend in ("reference", "numba"):
+        compare(jit.functions(Own), Own, {"beta": beta, "backend": backend}, 300, np.float64, beta=beta)
 
 
 def plain_functions(given: Signature, dtype: Any) -> dict[str, Any]:
@@ -344,7 +357,7 @@ def test_denormals_are_flushed_and_restored() -> None:
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="looks for x86-64 instructions")
 def test_the_loop_is_vectorised_and_counts_no_references() -> None:
-    functions = jit.functions(fastopt.Adam)
+    functions = making.make(signatures()["adam"])  # which nothing else has compiled
     param = np.ones(4, np.float32)
     functions.step(param, param.copy(), functions.state(param))
     functions.update(param, param.copy(), param.copy(), param.copy(), 1)
@@ -397,6 +410,17 @@ def test_a_stamp_of_another_rule_is_refused() -> None:
     assert stamps.read_stamp(stamps.digest(), "adam").rule == "adam"
     with pytest.raises(OSError, match="another version of the update 'gone_1234'"):
         stamps.read_stamp(stamps.digest(), "gone_1234")
+
+
+def test_a_cached_state_of_a_rule_that_has_changed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = jit.functions(Own).state(np.ones(3))
+    name = type(state).__name__
+    pickled = serialize.dumps(numba.typeof(state))
+    assert pickle.loads(pickled) == numba.typeof(state)
+    monkeypatch.delattr(states, name)
+    assert pickle.loads(pickled) != numba.typeof(state)
+    with pytest.raises(AttributeError):
+        _ = states.other
 
 
 def test_numba_is_loaded_with_jit_only() -> None:

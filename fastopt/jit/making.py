@@ -98,7 +98,7 @@ def _loop(rule: str) -> Any:
 @functools.cache
 def _coefficients(name: str) -> Any:
     """A coefficient function."""
-    namespace = {**vocabulary("float64"), "inline": support.inline, "power": support.power, "__name__": __package__}
+    namespace = {**vocabulary("float64"), "inline": support.inline, "__name__": __package__}
     functions = formulas.functions_of_coefficients(name)
     exec(_compile("\n\n".join(functions_source(functions)), name), namespace)
     return namespace[functions[-1].name]

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numba
-from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.errors import TypingError
@@ -134,22 +133,6 @@ def pointer(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
-def opaque(typing_context: Any, number: Any) -> Any:
-    """The same float64, of which LLVM knows nothing.
-
-    Of powers whose exponent it knows, it makes products and roots, which can be other bits than the C library's.
-    """
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        word = ir.IntType(64)
-        bits = builder.bitcast(arguments[0], word)
-        bits = builder.asm(ir.FunctionType(word, [word]), "", "=r,0", [bits], False)
-        return builder.bitcast(bits, ir.DoubleType())
-
-    return types.float64(types.float64), generate
-
-
-@intrinsic
 def quiet(typing_context: Any, function: Any, arguments: Any) -> Any:
     """`function(*arguments)` of a compiled function that raises nothing.
 
@@ -167,11 +150,6 @@ def quiet(typing_context: Any, function: Any, arguments: Any) -> Any:
         return returned
 
     return compiled.signature.return_type(function, arguments), generate
-
-
-@inline
-def power(base: float, exponent: float) -> float:
-    return opaque(base) ** opaque(exponent)  # type: ignore[call-arg]
 
 
 # --- how elements are walked over -------------------------------------------------------------------------------------
