@@ -161,7 +161,6 @@ def _cuda() -> Backend:
     from .cuda.availability import require_cuda
 
     require_cuda()
-    from . import formulas
     from .cuda import arrays, memory
     from .cuda.engine import CudaEngine
 
