@@ -55,6 +55,20 @@ class _ForTorch:
         return torch_class(owner)
 
 
+def bound_arguments(name: str, signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by name.
+
+    Raises
+    ------
+    TypeError
+        They do not fit; the message is Python's.
+    """
+    try:
+        return dict(signature.bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise TypeError(f"{name}(): {error}") from None
+
+
 class RuleOptimizer(Optimizer):
     """What the classes that `rule` makes share; their arguments beyond those of the rule are `fastopt.Optimizer`'s."""
 
@@ -64,12 +78,7 @@ class RuleOptimizer(Optimizer):
     """The same optimizer as a torch.optim one, for PyTorch's parameters, as `fastopt.torch`'s are."""
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        cls = type(self)
-        try:
-            bound = cls.__signature__.bind(params, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{cls.__name__}(): {error}") from None
-        given = dict(bound.arguments)
+        given = bound_arguments(type(self).__name__, self.__signature__, params, *args, **kwargs)
         options = given.pop("options", {})
         del given["params"]
         super().__init__(params, given, options)

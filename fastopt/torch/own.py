@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..rules import RuleOptimizer
+from ..rules import RuleOptimizer, bound_arguments
 from ..specs import Spec
 from .base import NativeOptimizer
 
@@ -23,12 +23,8 @@ class PlainRule(torch.optim.Optimizer):
 
     def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
-        try:
-            bound = self.plain_signature.bind(params, *args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{cls.__qualname__}(): {error}") from None
-        bound.apply_defaults()
-        values = {name: value for name, value in bound.arguments.items() if name != "params"}
+        given = bound_arguments(cls.__qualname__, self.plain_signature, params, *args, **kwargs)
+        values = {**self.spec.defaults, **{name: value for name, value in given.items() if name != "params"}}
         for name, value in values.items():
             self.spec.hyperparameters[name].convert(value.item() if isinstance(value, Tensor) else value)
         if callable(values["lr"]):

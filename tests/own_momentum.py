@@ -1,0 +1,12 @@
+"""A rule of one's own that tests share."""
+
+from fastopt import rules as own
+from fastopt.rules import select
+
+
+@own.rule(state=("exp_avg",), hyper={"lr": 1e-2, "beta": 0.9, "nesterov": False}, domain={"beta": "[0, 1)"})
+def Momentum(param, grad, exp_avg, lr, beta, nesterov):  # type: ignore[no-untyped-def]
+    """Heavy ball."""
+    exp_avg = beta * exp_avg + grad
+    param = param - lr * select(nesterov != 0, beta * exp_avg + grad, exp_avg)
+    return param, exp_avg
