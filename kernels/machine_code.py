@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 
 @functools.cache
 def target_machine() -> Any:
-    """This processor, as LLVM sees it; NUMBA_CPU_NAME and NUMBA_CPU_FEATURES count here as they do in Numba."""
+    """This processor, as LLVM sees it; NUMBA_CPU_NAME and the like count here as they do in Numba."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     cpu, features = processor()
@@ -24,12 +24,10 @@ def target_machine() -> Any:
 @functools.cache
 def processor() -> tuple[str, str]:
     """Its name and its features."""
-    wanted = os.environ.get("NUMBA_CPU_NAME")
-    if wanted and wanted != "host":
-        features = os.environ.get("NUMBA_CPU_FEATURES", "")
-    else:
-        features = os.environ.get("NUMBA_CPU_FEATURES") or llvm.get_host_cpu_features().flatten()
-    return (wanted if wanted and wanted != "host" else llvm.get_host_cpu_name()), features
+    name, features = os.environ.get("NUMBA_CPU_NAME", "host"), os.environ.get("NUMBA_CPU_FEATURES", "")
+    if name in ("", "host"):
+        name, features = llvm.get_host_cpu_name(), features or llvm.get_host_cpu_features().flatten()
+    return name, features.replace("+avx", "-avx") if os.environ.get("NUMBA_ENABLE_AVX") == "0" else features
 
 
 @functools.cache

@@ -78,7 +78,8 @@ def test_another_processor_has_its_own_entries(program: Path, tmp_path: Path) ->
     plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
     assert run(program, tmp_path / "cache", **plain) == (found[0], True)
     assert run(program, tmp_path / "cache", **plain) == (found[0], False)
-    assert len(list((tmp_path / "cache").iterdir())) == 4
+    assert run(program, tmp_path / "cache", NUMBA_ENABLE_AVX="0") == (found[0], True)
+    assert len(list((tmp_path / "cache").iterdir())) == 6
 
 
 @pytest.mark.parametrize("damage", ["cut short", "other content", "empty", "writable by others", "a folder"])
