@@ -25,8 +25,11 @@ from .states import States, initial_states, initial_value
 
 def chosen_backend(name: str, groups: list[tuple[list[Any], dict[str, Any]]]) -> str:
     """What "auto" is for the parameters of these groups: nothing but cuda can run those on a device."""
-    first = next((param for params, _ in groups for param in params), None)
-    return "cuda" if name == "auto" and arrays.is_device_array(first) else name
+    if name == "auto":
+        for params, _ in groups:
+            if params:
+                return "cuda" if arrays.is_device_array(params[0]) else name
+    return name
 
 
 class OptimizerCore:
