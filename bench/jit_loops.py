@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 import fastopt
 
 from .cases import Problem, copies
@@ -45,27 +43,28 @@ def _in_njit(parallel: bool, optimizer: Callable[[str], Any] = _built_in) -> Cal
     return start
 
 
-def _from_python(problem: Problem) -> Runner:
-    (param,), (grad,) = copies(problem.params), copies(problem.grads)
-    optimizer: Any = getattr(fastopt, problem.variant.optimizer)(
-        param, grads=grad, n_threads=problem.n_threads, **problem.variant.hyperparameters
-    )
+def _from_python(optimizer: Callable[[str], Any] = _built_in) -> Callable[[Problem], Runner]:
+    def start(problem: Problem) -> Runner:
+        (param,), (grad,) = copies(problem.params), copies(problem.grads)
+        made = optimizer(problem.variant.optimizer)(
+            param, grads=grad, n_threads=problem.n_threads, **problem.variant.hyperparameters
+        )
 
-    def loop() -> None:
-        step = optimizer.step
-        for _ in range(UPDATES):
-            step()
+        def loop() -> None:
+            step = made.step
+            for _ in range(UPDATES):
+                step()
 
-    def take_gradients() -> None:
-        grad[...] = problem.grads[0]
+        def take_gradients() -> None:
+            grad[...] = problem.grads[0]
 
-    def results() -> list[np.ndarray]:
-        return [param]
+        return Runner(loop, lambda: [param], take_gradients, learning_steps=1)
 
-    return Runner(loop, results, take_gradients, learning_steps=1)
+    return start
 
 
 IN_NJIT = Peer("in an njit loop", _in_njit(parallel=False))
 PARALLEL = Peer("in an njit loop, parallel", _in_njit(parallel=True))
 OWN_RULE = Peer("your own rule in an njit loop", _in_njit(parallel=False, optimizer=own_rule))
-FROM_PYTHON = Peer("step() from Python", _from_python)
+FROM_PYTHON = Peer("step() from Python", _from_python())
+OWN_FROM_PYTHON = Peer("its step() from Python", _from_python(own_rule))

@@ -75,6 +75,7 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     Target("Numba beside Cython", "*", "fastopt cython", at_least=0.85),
     *_ratios("A rule of your own", "Adam", "fastopt numba", {10**5: 0.95, MILLION: 0.95, TEN_MILLION: 0.95}),
     Target("Loops of 100 updates", "Adam, 1,000", "step() from Python", at_least=1.0),
+    Target("Loops of a rule of your own", "Adam, 1,000", "its step() from Python", at_least=1.0),
     Target("Threads", "*", BEST, at_least=1 / 1.1),
     *_ratios("Clip, step, zero", "AdamW betas", "torch fused", {MILLION: 2, HUNDRED_MILLION: 1.5}),
     *_ratios("Finite checks", "Adam", "fastopt", {HUNDRED_MILLION: 1 / 1.2}),

@@ -29,10 +29,10 @@ def test_loops(compare: Compare, variant: Variant, workload: Workload) -> None:
 
 def test_loops_of_an_own_rule(compare: Compare) -> None:
     compare(
-        "Loops of 100 updates",
+        "Loops of a rule of your own",
         ADAM,
         flat(1000),
         subject=jit_loops.OWN_RULE,
-        peers=(jit_loops.FROM_PYTHON,),
+        peers=(jit_loops.OWN_FROM_PYTHON,),
         only_moves=False,
     )
