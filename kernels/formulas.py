@@ -81,16 +81,23 @@ class Loop:
     """What it calls for an element, callees first."""
 
 
-@functools.cache
 def loops() -> dict[str, Loop]:
     """The loop of every rule (`regularize`, then the rule) and of every operation, by its name."""
-    known = {**rule_functions(), **operation_functions()}
-    found = {rule.name: rule_loop(rule, known) for rule in rules().values()}
-    for operation in operations().values():
-        call = (operation.function, operation.function.arguments, operation.writes)
-        functions = (*called_functions(operation.function, known), operation.function)
-        found[operation.name] = Loop(operation.name, operation.streams, operation.coefficients, (call,), (), functions)
-    return found
+    return {name: _built_in_loop(name) for name in (*rules(), *operations())}
+
+
+@functools.cache
+def _built_in_loop(name: str) -> Loop:
+    """One of them: a first step needs few, and the files of few."""
+    if name in rules():
+        return rule_loop(rules()[name], rule_functions())
+    operation = operations()[name]
+    call = (operation.function, operation.function.arguments, operation.writes)
+    functions = (
+        *called_functions(operation.function, {**rule_functions(), **operation_functions()}),
+        operation.function,
+    )
+    return Loop(operation.name, operation.streams, operation.coefficients, (call,), (), functions)
 
 
 def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
@@ -130,7 +137,7 @@ def rule(name: str) -> Rule:
 
 def loop(name: str) -> Loop:
     """The loop of a rule, built in or a user's own, or of an operation."""
-    return OWN_RULES[name].loop if name in OWN_RULES else loops()[name]
+    return OWN_RULES[name].loop if name in OWN_RULES else _built_in_loop(name)
 
 
 def coefficient_function(name: str) -> Function:
