@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import threading
-import weakref
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,7 +19,7 @@ from ..nonfinite import NonfiniteGradients
 from ..options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from ..specs import SPECS, Spec
 from ..threads import get_num_threads
-from . import devices, flattening, hyperparameters, states, tensors, updates
+from . import devices, flattening, gradient_hooks, hyperparameters, states, tensors, updates
 from .device_rounds import DeviceRound
 from .rounds import READY, REREAD
 
@@ -42,19 +40,6 @@ OPTIONS: dict[str, Any] = {
     )
 } | {"flatten": False}
 """What the classes take beside torch's own arguments, and the defaults."""
-
-
-HOLDER = "_stepped_in_backward_by"
-
-
-class Holder:
-    """Keeps an optimizer alive as an attribute of its parameters; it is not pickled with them."""
-
-    def __init__(self, optimizer: NativeOptimizer) -> None:
-        self.optimizer = optimizer
-
-    def __reduce__(self) -> Any:
-        return OrderedDict, ()  # which torch.load(weights_only=True) knows
 
 
 class NativeOptimizer(torch.optim.Optimizer):
@@ -232,7 +217,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             self._check_devices()
             self._flatten()
             if self.in_backward:
-                self._hook(self.param_groups[-1:])
+                gradient_hooks.put_on(self, self.param_groups[-1:])
         except BaseException:
             self.param_groups.pop()
             raise
@@ -273,7 +258,7 @@ class NativeOptimizer(torch.optim.Optimizer):
         if "options" not in self.__dict__:  # unpickled
             self._set_up(self._given)
             if self.in_backward:  # So is a copy, with its own parameters.
-                self._hook(self.param_groups)
+                gradient_hooks.put_on(self, self.param_groups)
         else:
             self.fresh.clear()  # States that were loaded are from steps that were done.
         self._update = None
@@ -397,37 +382,13 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def step_in_backward(self) -> None:
         """See `fastopt.torch.step_in_backward`, which makes an optimizer for this."""
-        self._hook(self.param_groups)
+        gradient_hooks.put_on(self, self.param_groups)
         self.in_backward = True
 
     def step_after_backward(self) -> None:
         """End what `step_in_backward` began: gradients stay, and `step()` steps them."""
         self.in_backward = False
-        for handle in self._handles:
-            handle.remove()
-        for param in self._hooked:
-            param.__dict__.pop(HOLDER, None)
-        self._handles, self._hooked = [], []
-
-    def _hook(self, groups: list[dict[str, Any]]) -> None:
-        """Step the parameters of these groups whenever their gradients are complete.
-
-        Raises
-        ------
-        ValueError
-            One has no gradients. None is hooked.
-        """
-        params = [param for group in groups for param in group["params"]]
-        for label, param in zip(tensors.labels(groups), params, strict=True):
-            if not param.requires_grad:
-                raise ValueError(f"{self.name}: {label} does not require gradients, so no backward pass can step it")
-        states.make_states_early(self)
-        for param in params:
-            hook = functools.partial(_step_one, weakref.ref(self))
-            self._handles.append(param.register_post_accumulate_grad_hook(hook))
-            self._hooked.append(param)
-            # The parameters keep the optimizer, not the hooks: those are torch's, where no garbage collector looks.
-            setattr(param, HOLDER, Holder(self))
+        gradient_hooks.take_off(self)
 
     def _position(self, param: Tensor) -> int | None:
         """Where a parameter is among all groups'; None if it was taken out of them."""
@@ -462,21 +423,6 @@ def _step(self: NativeOptimizer, closure: Callable[[], float] | None = None) -> 
             loss = closure()
     self._advance()
     return loss
-
-
-def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:
-    """Step a parameter whose gradient is complete, and free the gradient."""
-    optimizer = reference()
-    if optimizer is None or param.grad is None:
-        return
-    update = optimizer._update
-    position = None if update is None else update.positions.get(id(param))
-    if position is None or not optimizer._step_natively(position):
-        position = optimizer._position(param)  # It can be in another place by now, or in none.
-        if position is None:
-            return
-        optimizer._settle(position)
-    param.grad = None
 
 
 _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
