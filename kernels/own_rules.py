@@ -203,10 +203,12 @@ def _read(
         elif callee is None:
             instead = f"; write {INSTEAD[name]}" if name in INSTEAD else ""
             raise error_at(path, each, f"{name}() is not in the vocabulary ({_words()}){instead}")
-        elif callee in (function, *callers):
-            raise error_at(path, each, f"{name}() calls itself")
         elif not isinstance(callee, types.FunctionType):
             raise error_at(path, each, f"{name}() is {callee!r}, no plain function, nor in the vocabulary ({_words()})")
+        elif callee in (function, *callers):
+            raise error_at(path, each, f"{name}() calls itself")
+        elif callee.__name__ != name:
+            raise error_at(path, each, f"{name}() is another name of {callee.__name__}(); call it by its own")
         elif name not in found:
             _read(callee, powers, found, (function, *callers))
         elif found[name][0] is not callee:

@@ -133,6 +133,14 @@ OUTSIDE: list[tuple[str, str, dict[str, str], int, str]] = [
         {"before": "def helper(x):\n    return x, x\n"}, 9, "returns 2 values",
     ),
     (
+        "alias", "param = other(param)" + R,
+        {"before": "def helper(x):\n    return x\nother = helper\n"}, 10, r"other\(\) is another name of helper\(\)",
+    ),
+    (
+        "array", "param = table(param)" + R,
+        {"before": "import numpy\ntable = numpy.zeros(3)\n"}, 9, r"table\(\) is array\(.*no plain function",
+    ),
+    (
         "recursion", "param = helper(param)" + R,
         {"before": "def helper(x):\n    return helper(x)\n"}, 5, "calls itself",
     ),
