@@ -16,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_inline = numba.njit(error_model="numpy")
+_inline = numba.njit(error_model="numpy", fastmath=False, boundscheck=False)  # whatever a caller has
 
 
 @intrinsic

@@ -14,6 +14,7 @@ import pytest
 from cases import repr_without_addresses
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from processes import in_a_fresh_process
 
 import fastopt
 from fastopt import schedules
@@ -410,6 +411,26 @@ def test_powers_and_cosines_in_a_loop_of_numba(schedule: Schedule) -> None:
     """LLVM may compute 2**x with exp2 and the like: some units in the last place, of the largest rate at a zero."""
     expected = [schedule(step) for step in range(100)]
     np.testing.assert_allclose(rates_in_numba(schedule, 100), expected, rtol=1e-14, atol=1e-16)
+
+
+def test_a_callers_fastmath_changes_nothing() -> None:
+    """Numba hands a caller's flags on to what it calls, and keeps what was compiled then for every other caller."""
+    found = in_a_fresh_process("""if True:
+        import numba, numpy as np
+        from fastopt.schedules import PolynomialDecay
+        schedule = PolynomialDecay(0.3, 20, end_learning_rate=0.01)
+        rate = schedule.jit
+
+        def loop(steps):
+            rates = np.empty(steps)
+            for step in range(steps):
+                rates[step] = rate(step)
+            return rates
+
+        for flags in ({"fastmath": True, "error_model": "numpy"}, {}):
+            print(np.array_equal(numba.njit(**flags)(loop)(100), [schedule(step) for step in range(100)]))
+    """)
+    assert found.split() == ["True", "True"]
 
 
 def test_a_users_own_compiled_function() -> None:

@@ -27,11 +27,14 @@ def plain(function: F) -> F:
     return function
 
 
-@functools.lru_cache(maxsize=32)
-def _compiled_once(function: Any) -> Any:
+def _compiled(function: Any) -> Any:
+    """Compiled as it is written: what is not said here, Numba takes over from the first function that calls it."""
     import numba
 
-    return numba.njit(function)
+    return numba.njit(fastmath=False, error_model="python", boundscheck=False)(function)
+
+
+_compiled_once = functools.lru_cache(maxsize=32)(_compiled)
 
 
 def njit(function: F) -> F:
@@ -40,9 +43,7 @@ def njit(function: F) -> F:
         return function
     if getattr(function, "__closure__", None) is None:
         return cast(F, _compiled_once(function))
-    import numba
-
-    return cast(F, numba.njit(function))
+    return cast(F, _compiled(function))
 
 
 # --- checks: (name, value) -> the value as it is kept --------------------------------------------------------------
