@@ -35,7 +35,7 @@ def environment() -> str:
     """All that an object depends on beside its source: versions, the processor, and what Numba is told."""
     variables = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
     triple = llvm.get_default_triple()
-    return repr((_numba_version(), llvm.__name__, _llvmlite_version(), triple, processor(), variables))
+    return repr((_numba_version(), _llvmlite_version(), triple, processor(), variables))
 
 
 def _numba_version() -> str:
