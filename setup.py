@@ -23,9 +23,10 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import kernels  # noqa: E402
-from kernels import cpu, render_cython, render_updates  # noqa: E402  (they import nothing that is not in the standard library)
+from kernels import cpu  # noqa: E402  (these import the standard library alone)
+from kernels.render import cython_source, updates_source  # noqa: E402
 
-ENGINE_PARTS = ("dlpack", "memory", "pieces", "plans", "table", "tensors", "threads")
+NATIVE = HERE / "kernels" / "native"
 GENERATED = HERE / "build" / "generated"
 UPDATES = HERE / "fastopt"
 """Where Cython and C find the declarations of `fastopt.updates`: in the package."""
@@ -66,11 +67,11 @@ def write(path: Path, text: str) -> None:
 
 
 def signatures() -> list:
-    """The table of `fastopt.signatures`; `fastopt` itself cannot be imported before its kernels are installed."""
+    """The table of `fastopt.definitions.signatures`; `fastopt` itself needs installed kernels to be imported."""
     bare = ModuleType("fastopt")
     bare.__path__ = [str(HERE / "fastopt")]
     sys.modules |= {"fastopt": bare, "fastopt.kernels": kernels}
-    return list(importlib.import_module("fastopt.signatures").signatures().values())
+    return list(importlib.import_module("fastopt.definitions.signatures").signatures().values())
 
 
 def extensions() -> list[Extension]:
@@ -80,11 +81,11 @@ def extensions() -> list[Extension]:
     from Cython.Build import cythonize
 
     GENERATED.mkdir(parents=True, exist_ok=True)
-    sources = {"_coefficients": render_cython.coefficients_source()}
-    sources |= {cpu.module_name(level): render_cython.loops_source(level) for level in LEVELS}
+    sources = {"_coefficients": cython_source.coefficients_source()}
+    sources |= {cpu.module_name(level): cython_source.loops_source(level) for level in LEVELS}
     table = signatures()
-    sources |= {"updates": render_updates.updates_source(table)}
-    write(UPDATES / "updates.pxd", render_updates.updates_pxd(table))
+    sources |= {"updates": updates_source.updates_source(table)}
+    write(UPDATES / "updates.pxd", updates_source.updates_pxd(table))
     for name, text in sources.items():
         write(GENERATED / f"{name}.pyx", text)
 
@@ -93,21 +94,25 @@ def extensions() -> list[Extension]:
         return Extension(
             name,
             [relative],
-            include_dirs=[np.get_include(), "kernels"],
-            depends=["kernels/machine.h", "kernels/square_root.h", *(f"kernels/{name}.pxi" for name in ENGINE_PARTS)],
+            include_dirs=[np.get_include(), "kernels/native"],
+            depends=[
+                str(path.relative_to(HERE)) for path in sorted(NATIVE.glob("*.[ph]*")) if path.suffix in (".pxi", ".h")
+            ],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=[*COMPILE, *flags],
         )
 
     modules = [
-        extension("fastopt.kernels.engine", HERE / "kernels" / "engine.pyx", []),
-        extension("fastopt.kernels._coefficients", GENERATED / "_coefficients.pyx", []),
+        extension("fastopt.kernels.native.engine", NATIVE / "engine.pyx", []),
+        extension("fastopt.kernels.native._coefficients", GENERATED / "_coefficients.pyx", []),
         extension("fastopt.updates", GENERATED / "updates.pyx", []),
     ]
     for level in LEVELS:
         march = [f"-march={level}"] if IS_X86 else []
         name = cpu.module_name(level)
-        modules.append(extension(f"fastopt.kernels.{name}", GENERATED / f"{name}.pyx", [*march, *VECTORS[level]]))
+        modules.append(
+            extension(f"fastopt.kernels.native.{name}", GENERATED / f"{name}.pyx", [*march, *VECTORS[level]])
+        )
     compiled = cythonize(
         modules,
         build_dir=os.path.relpath(GENERATED, HERE),

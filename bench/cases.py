@@ -1,4 +1,4 @@
-"""What is measured: every variant of every optimizer in `fastopt.specs.SPECS`, on flat arrays and lists of tensors."""
+"""What is measured: every variant of every optimizer in `SPECS`, on flat arrays and lists of tensors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from fastopt.arrays import empty_aligned
-from fastopt.hyperparameters import HYPERPARAMETERS
-from fastopt.kernels import formulas
-from fastopt.specs import SPECS, Spec
+from fastopt.definitions.hyperparameters import HYPERPARAMETERS
+from fastopt.definitions.specs import SPECS, Spec
+from fastopt.kernels.formulas import registry
+from fastopt.state.arrays import empty_aligned
 
 FLOAT32 = np.dtype(np.float32)
 SMALLEST_GRADIENT = 0.01
@@ -33,7 +33,7 @@ class Variant:
 
     @property
     def states(self) -> tuple[str, ...]:
-        states: tuple[str, ...] = formulas.rule(self.rule).states
+        states: tuple[str, ...] = registry.rule(self.rule).states
         return states
 
     @property

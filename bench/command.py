@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastopt.cli import CommandError, UsageError, positive_integer, writable
+from fastopt.command.main import CommandError, UsageError, positive_integer, writable
 
 from . import listing, suite
 from .results import Results

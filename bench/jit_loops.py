@@ -8,7 +8,7 @@ from typing import Any
 import fastopt
 
 from .cases import Problem, copies
-from .own import own_rule
+from .custom_loops import own_rule
 from .runner import Peer, Runner
 
 UPDATES = 100

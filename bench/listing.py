@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from . import own
+from . import custom_loops as own
 from .cases import VARIANTS, Problem, flat
 from .measure import fits
 from .peers import PEERS

@@ -33,7 +33,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 from . import check
 from .cases import FLOAT32, Problem, Variant, Workload
 from .clock import CLOCK
-from .own import FASTOPT
+from .custom_loops import FASTOPT
 from .peers import PEERS
 from .roofline import ROOFLINE
 from .runner import Peer, Runner

@@ -87,7 +87,7 @@ def _start(peer: Peer, problem: Problem) -> Runner:
 
 
 def measure_by_name(variant: Variant, workload: Workload, peer: str, n_threads: int) -> Memory | str:
-    from . import own
+    from . import custom_loops as own
     from .peers import PEERS
 
     peers = {each.name: each for each in (own.FASTOPT, *PEERS)}

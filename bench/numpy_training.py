@@ -14,7 +14,7 @@ from fastopt.examples.models import MLP
 from fastopt.examples.textbook import Adam as TextbookAdam
 
 from .cases import Problem, Variant, Workload
-from .own import LEARNING_STEPS
+from .custom_loops import LEARNING_STEPS
 from .peers import TORCH, textbook, thinc, unavailable_in
 from .runner import Peer, Runner
 

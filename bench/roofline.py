@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from fastopt.kernels import backends
-from fastopt.kernels.plan import GroupPlan, Operation, Progress, Segment, SegmentSettings, StepPlan
+from fastopt.kernels.engine.plan import GroupPlan, Operation, Progress, Segment, SegmentSettings, StepPlan
 
 from .cases import FLOAT32, Problem, copies
-from .own import all_threads
+from .custom_loops import all_threads
 from .runner import Peer, Runner
 
 MOST_STATES = 3
@@ -29,7 +29,8 @@ def _never(*arguments: object) -> None:
 
 def start(problem: Problem) -> Runner:
     """Moves the bytes of the problem's optimizer with every step; there is no result to compare."""
-    from fastopt.kernels import cython_loops, native
+    from fastopt.kernels import native
+    from fastopt.kernels.native import loops as cython_loops
 
     n_states = len(problem.variant.states)
     segments = []

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from . import own
+from . import custom_loops as own
 from .cases import VARIANTS, flat, identifier
 from .half_dead import MILESTONES, History
 from .measure import Record, Settings

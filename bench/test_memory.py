@@ -12,7 +12,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import fastopt
 
-from . import memory, own
+from . import custom_loops as own
+from . import memory
 from .cases import FLOAT32, VARIANTS, Variant, Workload, flat, identifier
 from .measure import Record, Settings
 from .peers import PEERS

@@ -13,7 +13,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import fastopt
 
-from . import clipping, own
+from . import clipping
+from . import custom_loops as own
 from .cases import ADAM, MANY, Problem, Variant, Workload, flat, identifier
 from .measure import Record, Settings
 

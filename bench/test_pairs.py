@@ -10,7 +10,7 @@ import pytest
 
 from . import check
 from .cases import ADAM, SMALL, VARIANTS, Problem, Variant, Workload, flat, identifier
-from .own import FASTOPT
+from .custom_loops import FASTOPT
 from .peers import PEERS
 from .peers.libraries import import_failure, settings
 from .peers.textbook import NUMPY

@@ -14,7 +14,7 @@ import numpy as np
 
 from .cases import FLOAT32, Problem, Variant, Workload
 from .clipping import MAX_GRAD_NORM
-from .own import LEARNING_STEPS
+from .custom_loops import LEARNING_STEPS
 from .peers import TORCH, Tensors, torch_peer, unavailable_in
 from .runner import Peer, Runner
 

@@ -20,16 +20,16 @@ except ModuleNotFoundError as error:
         "checkout's root, or install the checkout with `python -m pip install -e .`"
     ) from error
 from ._version import __version__
-from .arrays import pack
 from .config import get_include, show_config
 from .norms import global_norm
-from .optimizer import Optimizer
 from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
+from .optimizers.base import Optimizer
+from .state.arrays import pack
 from .threads import get_num_threads, set_num_threads
 
 LAZY = {
     "DivergenceGuard": "guard",
-    "ReduceOnPlateau": "plateau",
+    "ReduceOnPlateau": "schedules.plateau",
     "constraints": "constraints",
     "guard": "guard",
     "jit": "jit",

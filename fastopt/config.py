@@ -20,8 +20,9 @@ def get_config() -> dict[str, Any]:
     import importlib.util
     import platform
 
-    from .kernels import floating_point, object_cache
+    from .kernels import floating_point
     from .kernels.cuda import availability
+    from .kernels.numba import object_cache
 
     config: dict[str, Any] = {
         "fastopt": __version__,
@@ -32,7 +33,8 @@ def get_config() -> dict[str, Any]:
     }
     error = backends.compiled_module_error()
     if error is None:
-        from .kernels import cython_loops, native
+        from .kernels import native
+        from .kernels.native import loops as cython_loops
 
         config |= {
             "compiled module": "yes",

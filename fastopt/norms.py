@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import check_array, describe_type
 from .kernels import backends
+from .state.arrays import check_array, describe_type
 from .threads import check_n_threads
 
 

@@ -22,17 +22,17 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .checks import real_number
-from .groups import NOTES
-from .hyperparameters import HYPERPARAMETERS, Hyperparameter, between
-from .kernels import own_rules
-from .kernels.dialect import DialectError
-from .kernels.own_rules import SourceError
-from .kernels.plan import ENGINE_ARGUMENTS
-from .kernels.rule_costs import cost, squares
-from .kernels.vocabulary import clip, floor, maximum, select, sign, sqrt
-from .optimizer import Optimizer
-from .options import GROUP_OPTIONS, STEP_OPTIONS
-from .specs import Spec
+from .definitions.hyperparameters import HYPERPARAMETERS, Hyperparameter, between
+from .definitions.specs import Spec
+from .kernels.engine.plan import ENGINE_ARGUMENTS
+from .kernels.formulas import custom_rules
+from .kernels.formulas.costs import cost, squares
+from .kernels.formulas.custom_rules import SourceError
+from .kernels.formulas.dialect import DialectError
+from .kernels.formulas.vocabulary import clip, floor, maximum, select, sign, sqrt
+from .optimizers.base import Optimizer
+from .state.groups import NOTES
+from .step.options import GROUP_OPTIONS, STEP_OPTIONS
 
 if TYPE_CHECKING:
     from .torch.base import NativeOptimizer
@@ -50,7 +50,7 @@ class _ForTorch:
     """The class of the same rule for PyTorch's parameters, made when it is first asked for."""
 
     def __get__(self, instance: Any, owner: type[RuleOptimizer]) -> type[NativeOptimizer]:
-        from .torch.own import torch_class
+        from .torch.custom import torch_class
 
         return torch_class(owner)
 
@@ -173,7 +173,7 @@ def rule(
 
     def decorate(function: Callable[..., Any]) -> type[RuleOptimizer]:
         inputs = (*(name for name in defaults if name not in COMMON), *GIVEN)
-        own = own_rules.register(function, tuple(initial), inputs, coefficients)
+        own = custom_rules.register(function, tuple(initial), inputs, coefficients)
         starts = {name: value for name, value in initial.items() if value != 0}
         spec = Spec(
             function.__name__,
@@ -207,11 +207,11 @@ def _read_hyper(hyper: Any) -> dict[str, Any]:
     if "lr" not in hyper:
         raise ValueError(f"hyper must have 'lr', the rate (1.0 where there is none), got {dict(hyper)!r}")
     taken = (*ENGINE_ARGUMENTS, *STEP_OPTIONS, *GROUP_OPTIONS, *NOTES, "grads", "params", "options")
-    taken += own_rules.RESERVED_STREAMS
+    taken += custom_rules.RESERVED_STREAMS
     defaults: dict[str, Any] = {}
     for name, value in hyper.items():
         if name not in COMMON and name != "lr":
-            own_rules.check_name("hyper", name, taken)
+            custom_rules.check_name("hyper", name, taken)
         kind = bool if isinstance(COMMON.get(name, value), bool) else float
         if kind is bool and not isinstance(value, bool):
             raise TypeError(f"hyper[{name!r}] must be True or False, got {value!r}")
@@ -250,10 +250,10 @@ def _read_state(state: Any, defaults: Mapping[str, Any]) -> dict[str, float | st
     starts = dict(state) if isinstance(state, Mapping) else dict.fromkeys(state, 0.0)
     if not isinstance(state, Mapping) and len(starts) != len(tuple(state)):
         raise ValueError(f"state has a name twice: {tuple(state)!r}")
-    if len(starts) > own_rules.MAX_STATES:
-        raise ValueError(f"state can be at most {own_rules.MAX_STATES} arrays, got {len(starts)}")
+    if len(starts) > custom_rules.MAX_STATES:
+        raise ValueError(f"state can be at most {custom_rules.MAX_STATES} arrays, got {len(starts)}")
     for name, start in starts.items():
-        own_rules.check_name("state", name, (*own_rules.RESERVED_STREAMS, *defaults, "params"))
+        custom_rules.check_name("state", name, (*custom_rules.RESERVED_STREAMS, *defaults, "params"))
         if isinstance(start, str):
             if start not in defaults or isinstance(defaults[start], bool):
                 raise ValueError(f"state[{name!r}] starts with {start!r}, which is no number in hyper")

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from . import formulas, host_memory
+from .engine import host_memory
+from .formulas import registry
 
 
 class Memory(Protocol):
@@ -76,7 +77,8 @@ def compiled_module_error() -> str | None:
         FASTOPT_CPU or FASTOPT_PREFETCH asks for what is not possible.
     """
     try:
-        from . import cython_loops, native  # noqa: F401
+        from . import native  # noqa: F401
+        from .native import loops as cython_loops  # noqa: F401
     except ImportError as error:
         return str(error)
     return None
@@ -84,7 +86,8 @@ def compiled_module_error() -> str | None:
 
 def _cython() -> Backend:
     try:
-        from . import cython_loops, native
+        from . import native
+        from .native import loops as cython_loops
     except ImportError as error:
         raise ImportError(
             f"backend 'cython': the compiled module cannot be loaded ({error}). In a checkout, build it with "
@@ -103,16 +106,18 @@ def _cython() -> Backend:
 
 def _numba() -> Backend:
     try:
-        from . import machine_code, numba_loops
+        from .numba import loops as numba_loops
+        from .numba import machine_code
 
         machine_code.environment()  # Numba itself is loaded when there is something to compile.
     except ImportError as error:
         raise ImportError(f"backend 'numba': Numba cannot be loaded ({error}); `pip install numba`") from error
     if compiled_module_error() is None:
-        from . import cython_loops, native
+        from . import native
+        from .native import loops as cython_loops
 
         def coefficient_function(name: str) -> int:
-            own = name in formulas.OWN_RULES
+            own = name in registry.OWN_RULES
             return numba_loops.coefficient_function(name) if own else native.coefficient_function(name)
 
         # Sums are the engine's own, for every kind of loop.
@@ -125,8 +130,8 @@ def _numba() -> Backend:
             native.add_up_arrays,
             native.change_arrays,
         )
-    from . import reference
-    from .python_engine import ThreadedPythonEngine, callable_loop
+    from .python import reference
+    from .python.engine import ThreadedPythonEngine, callable_loop
 
     def loop(name: str, dtype: Any) -> Any:
         return callable_loop(numba_loops.loop(name, dtype))
@@ -143,8 +148,8 @@ def _numba() -> Backend:
 
 
 def _reference() -> Backend:
-    from . import reference
-    from .python_engine import PythonEngine
+    from .python import reference
+    from .python.engine import PythonEngine
 
     return Backend(
         "reference",
@@ -167,9 +172,9 @@ def _cuda() -> Backend:
     return Backend(
         "cuda",
         CudaEngine,
-        lambda name, dtype: formulas.loop(name),
-        lambda name, dtype: formulas.functions_of_sum(name),
-        formulas.functions_of_coefficients,
+        lambda name, dtype: registry.loop(name),
+        lambda name, dtype: registry.functions_of_sum(name),
+        registry.functions_of_coefficients,
         arrays.add_up_arrays,
         arrays.change_arrays,
         memory,

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 import fastopt
-from fastopt.conventions import conventions_of, spec_of
-from fastopt.specs import SPECS, Spec
+from fastopt.definitions.conventions import conventions_of, spec_of
+from fastopt.definitions.specs import SPECS, Spec
 
 DTYPES = (np.float32, np.float64)
 BACKENDS = ("cython", "numba", "reference")

@@ -10,7 +10,7 @@ import numpy as np
 from cases import Case
 
 from fastopt import schedules
-from fastopt.conventions import DIFFERENCES
+from fastopt.definitions.conventions import DIFFERENCES
 
 ARGUMENTS: dict[str, dict[str, str | tuple[str, ...]]] = {
     "keras": {

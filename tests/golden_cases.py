@@ -71,7 +71,7 @@ def optimizer_cases(name: str) -> list[dict[str, Any]]:
 
 def class_name(case: dict[str, Any]) -> str:
     found = OPTIMIZERS.get(case["optimizer"], (None, {}))[0]
-    return found or {each.lower(): each for each in fastopt.specs.SPECS}[case["optimizer"].lower()]
+    return found or {each.lower(): each for each in fastopt.definitions.specs.SPECS}[case["optimizer"].lower()]
 
 
 def arguments(case: dict[str, Any], file: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from torch_peers import TORCH, torch_options
 
 import fastopt.torch
-from fastopt.specs import SPECS
+from fastopt.definitions.specs import SPECS
 
 # Relative to the largest element: see test_torch_agreement.py.
 TOLERANCE = {torch.float32: 4e-6, torch.float64: 1e-12}

@@ -15,7 +15,7 @@ from torch.testing._internal.common_optimizers import (
     optim_inputs_func_adamax,
 )
 
-from fastopt.specs import SPECS
+from fastopt.definitions.specs import SPECS
 from fastopt.torch import lion
 
 TORCH = SimpleNamespace(**{name: getattr(lion if name == "Lion" else torch.optim, name) for name in SPECS})

@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastopt.specs import SPECS
+from fastopt.definitions.specs import SPECS
 
 from ..cases import Problem, Variant
 
 Key = tuple[str, str]
-"""An optimizer and its rule, as in `fastopt.specs`."""
+"""An optimizer and its rule, as in `fastopt.definitions.specs`."""
 
 Reasons = Mapping[str | Key, str]
 """By optimizer, or by optimizer and rule."""

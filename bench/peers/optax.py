@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastopt.conventions import WHY_NOT
+from fastopt.definitions.conventions import WHY_NOT
 
 from ..cases import Problem
 from ..runner import Peer, Runner

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from ..checks import whole_number
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
 from .arguments import between, check_like, choice, read_loss
 from .detector import Detector, Diagnosis, Thresholds
 from .findings import DIVERGENCES, Circumstances, DivergenceError, DivergenceWarning, Finding, advice

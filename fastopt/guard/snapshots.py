@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import real_number
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import arrays
 from ..norms import norm_of
-from ..optimizer import Optimizer, check_in_main_memory
+from ..optimizers.base import Optimizer, check_in_main_memory
+from ..state import arrays
 
 Leaves = Sequence[Any]
 """The gradient of each parameter, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..signatures import signatures
+from ..definitions.signatures import signatures
 from . import states
 from .making import Functions, built_in, functions
 from .modes import flush_denormals, restore_denormals

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..signatures import GRAD_SCALE, Signature
+from ..definitions.signatures import GRAD_SCALE, Signature
 
 _ARRAYS = """\
 param: C-contiguous array of float32 or float64

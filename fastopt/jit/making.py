@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
-from .. import conventions
-from ..kernels import formulas
-from ..kernels.numba_compile import vocabulary
-from ..kernels.render_numba import functions_source, numba_source
-from ..signatures import Signature, signature, signatures
-from ..specs import Spec
+from ..definitions import conventions
+from ..definitions.signatures import Signature, signature, signatures
+from ..definitions.specs import Spec
+from ..kernels.formulas import registry
+from ..kernels.numba.compile import vocabulary
+from ..kernels.render.numba_source import functions_source, numba_source
 from . import modes, support
 from .render import conditions, python_source, stages_called, state_fields
 from .stamps import stamping
@@ -75,7 +75,7 @@ def _loop(rule: str) -> Any:
     def compiled(real: str) -> Any:
         namespace = dict(vocabulary(real))
         namespace["__name__"] = __package__
-        exec(_compile(numba_source(formulas.loop(rule), real), f"{rule} {real}"), namespace)
+        exec(_compile(numba_source(registry.loop(rule), real), f"{rule} {real}"), namespace)
         return support.apart(namespace[f"{rule}_loop"])
 
     single, double = compiled("float32"), compiled("float64")
@@ -99,7 +99,7 @@ def _loop(rule: str) -> Any:
 def _coefficients(name: str) -> Any:
     """A coefficient function."""
     namespace = {**vocabulary("float64"), "inline": support.inline, "__name__": __package__}
-    functions = formulas.functions_of_coefficients(name)
+    functions = registry.functions_of_coefficients(name)
     exec(_compile("\n\n".join(functions_source(functions)), name), namespace)
     return namespace[functions[-1].name]
 

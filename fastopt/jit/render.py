@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..kernels import formulas
-from ..kernels.formulas import indent
-from ..signatures import GRAD_SCALE, Signature
+from ..definitions.signatures import GRAD_SCALE, Signature
+from ..kernels.formulas import registry
+from ..kernels.render.spelling import indent
 from .documentation import documentation
 
 _FUNCTION = '''\
@@ -73,7 +73,7 @@ def _coefficients(signature: Signature) -> str:
         results = [f"c_{name}" for name in function.returned_names]
         call = f"coefficients_{name}({', '.join(passed.values())})"
         lines.append(f"{', '.join(results)} = {call}")
-    results = [f"c_{name}" for name in formulas.loop(signature.rule).coefficients]
+    results = [f"c_{name}" for name in registry.loop(signature.rule).coefficients]
     results += ["c_mu_product"] if signature.spec.keeps_mu_product else []
     lines.append(f"return ({', '.join(results)},)")
     return _INLINE.format(function="all_coefficients", arguments=", ".join(_numbers(signature)), body=indent(lines, 1))
@@ -91,7 +91,7 @@ def _streams(signature: Signature) -> tuple[str, ...]:
 def _elements(signature: Signature) -> str:
     """Updates elements [start, stop) with denormals as `mode` has them; coefficients are rounded here."""
     streams = _streams(signature)
-    count = len(formulas.loop(signature.rule).coefficients)
+    count = len(registry.loop(signature.rule).coefficients)
     pointers = ", ".join(f"pointer({name}, first)" for name in streams)
     rounded = ", ".join(f"number_like(param, all_numbers[{index}])" for index in range(count))
     lines = [

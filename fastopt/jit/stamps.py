@@ -17,15 +17,15 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._version import __version__
-from ..kernels import formulas
+from ..kernels.formulas import registry
 
 
 @functools.cache
 def digest() -> str:
     """Of everything that compiled updates come from, but for a user's own rules."""
-    text = hashlib.sha256(f"{__version__} {formulas.digest()}".encode())
+    text = hashlib.sha256(f"{__version__} {registry.digest()}".encode())
     folder = Path(__file__).parent
-    for path in (*sorted(folder.glob("*.py")), folder.parent / "signatures.py"):
+    for path in (*sorted(folder.glob("*.py")), folder.parent / "definitions" / "signatures.py"):
         text.update(path.read_bytes())
     return text.hexdigest()
 
@@ -50,7 +50,7 @@ def read_stamp(found: str, rule: str) -> Stamp:
     OSError
         It is of another version.
     """
-    if found != digest() or not (rule in formulas.rules() or rule in formulas.OWN_RULES):
+    if found != digest() or not (rule in registry.rules() or rule in registry.OWN_RULES):
         raise OSError(f"compiled from another version of the update {rule!r}")
     return Stamp(found, rule)
 

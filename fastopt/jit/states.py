@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 def find(name: str) -> Any:
     """The class of a built-in update's state, by its name; or None."""
-    from ..signatures import signatures
+    from ..definitions.signatures import signatures
     from .making import state_class
     from .render import state_fields
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..defaults import default
-from ..optimizer import Optimizer
-from ..options import NesterovOptions
-from ..rates import LearningRate
+from ..definitions.defaults import default
+from ..step.options import NesterovOptions
+from ..step.rates import LearningRate
 from .adam import Adam
+from .base import Optimizer
 
 if TYPE_CHECKING:  # typing has it from Python 3.11 only
     from typing_extensions import Unpack

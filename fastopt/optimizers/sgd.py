@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..defaults import default
-from ..optimizer import Optimizer
-from ..options import Options
-from ..rates import LearningRate
+from ..definitions.defaults import default
+from ..step.options import Options
+from ..step.rates import LearningRate
+from .base import Optimizer
 
 if TYPE_CHECKING:  # typing has it from Python 3.11 only
     from typing_extensions import Unpack

@@ -14,10 +14,10 @@ from torch.optim import optimizer as torch_optimizer
 from torch.utils.hooks import RemovableHandle
 
 from ..checks import flag
-from ..kernels.plan import BUSY, Progress
-from ..nonfinite import NonfiniteGradients
-from ..options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
-from ..specs import SPECS, Spec
+from ..definitions.specs import SPECS, Spec
+from ..kernels.engine.plan import BUSY, Progress
+from ..step.nonfinite import NonfiniteGradients
+from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from ..threads import get_num_threads
 from . import devices, flattening, gradient_hooks, hyperparameters, states, tensors, updates
 from .device_rounds import DeviceRound

@@ -228,7 +228,7 @@ def _clipping() -> Callable[[float, float, float], float]:
     """The optimizers' own formula, as a function of floats."""
     import numpy as np
 
-    from ..kernels import reference
+    from ..kernels.python import reference
 
     formula = reference.coefficient_function("clipping_torch")
 

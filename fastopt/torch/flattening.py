@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..arrays import ALIGNMENT
+from ..state.arrays import ALIGNMENT
 from . import tensors
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor  # noqa: F401
 
-from ..hyperparameters import Hyperparameter
+from ..definitions.hyperparameters import Hyperparameter
 from . import devices
 
 if TYPE_CHECKING:

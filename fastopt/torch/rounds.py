@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from ..kernels import backends
-from ..kernels.plan import Segment, SegmentSettings
-from ..options import check_group_options
-from ..planning import Planner
+from ..kernels.engine.plan import Segment, SegmentSettings
+from ..step.options import check_group_options
+from ..step.planning import Planner
 from . import devices, tensors
 from .entries import Entry
 from .flattening import Buffer

@@ -11,8 +11,8 @@ import numpy as np
 
 from .. import optimizers
 from ..checks import above_zero, text, whole_number
-from ..optimizer import Optimizer
-from ..specs import SPECS
+from ..definitions.specs import SPECS
+from ..optimizers.base import Optimizer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..checks import real_number, whole_number
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
 from .choices import choose_optimizer, logarithmic_grid
 from .histories import read_number
 from .snapshots import Snapshot

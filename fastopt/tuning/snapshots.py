@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..optimizer import Optimizer, check_in_main_memory
+from ..optimizers.base import Optimizer, check_in_main_memory
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..checks import whole_number
-from ..optimizer import Optimizer
+from ..optimizers.base import Optimizer
 from .choices import OptimizerChoice
 from .histories import History, is_finite, read_epochs, read_metrics, read_number
 

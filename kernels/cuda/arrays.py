@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..formulas import Loop
-from ..plan import Segment, SegmentSettings, StepPlan
+from ..engine.plan import Segment, SegmentSettings, StepPlan
+from ..formulas.registry import Loop
 from . import memory
 from .kernels import kernel
 from .launches import LAUNCH_SHAPE

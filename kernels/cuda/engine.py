@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..plan import (
+from ..engine.plan import (
     BUSY,
     SHARED,
     SWAPPED,
@@ -27,11 +27,11 @@ from . import memory
 from .availability import is_simulated, require_cuda
 from .kernels import kernel
 from .launches import LAUNCH_SHAPE
-from .layout import COUNTERS, NUMBERS
 from .render_prepare import prepare_source
 from .render_sums import sums_source
 from .render_update import update_source
 from .structures import STEP, Structure
+from .table_format import COUNTERS, NUMBERS
 from .tables import Tables
 from .words import machine
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..dialect import Function
-from ..plan import ENGINE_ARGUMENTS
-from .layout import (
+from ..engine.plan import ENGINE_ARGUMENTS
+from ..formulas.dialect import Function
+from .source import ACTIVE, FINAL, SCALE, device, functions_source, kernel_source, row_of
+from .structures import Structure, coefficient_width, first_divisor, value_width
+from .table_format import (
     COUNTERS,
     COUNTS,
     GROUP,
@@ -21,8 +23,6 @@ from .layout import (
     TREE,
     VALUES,
 )
-from .source import ACTIVE, FINAL, SCALE, device, functions_source, kernel_source, row_of
-from .structures import Structure, coefficient_width, first_divisor, value_width
 
 
 def coefficients_source(index: int, structure: Structure) -> str:

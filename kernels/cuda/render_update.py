@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..dialect import Function
-from ..plan import CLIPPED, GRAD, PREPARED
-from .layout import GROUP, SEGMENT
+from ..engine.plan import CLIPPED, GRAD, PREPARED
+from ..formulas.dialect import Function
 from .source import device, functions_source, kernel_source, row_of, walk
 from .structures import PROGRAM_COLUMNS, Structure, coefficient_width, numbered_variants
+from .table_format import GROUP, SEGMENT
 
 VECTORS_IN_FLIGHT = 6
 """Vectors that a thread loads before it computes: of a rule with few streams, several of each."""

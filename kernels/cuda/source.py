@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable, Sequence
 
-from ..dialect import Function
-from ..formulas import indent, statements
-from .layout import COUNTERS, HEADER, PLAN, SCALER, SEGMENT
+from ..formulas.dialect import Function
+from ..render.spelling import indent, statements
 from .structures import Structure, segment_bytes
+from .table_format import COUNTERS, HEADER, PLAN, SCALER, SEGMENT
 
 
 class _Products(ast.NodeTransformer):

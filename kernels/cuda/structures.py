@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..dialect import Function
-from ..formulas import Loop
-from ..plan import GRAD, GroupPlan
-from .layout import COUNTS, NO_SUM, SEGMENT, SQUARES, VALUES
+from ..engine.plan import GRAD, GroupPlan
+from ..formulas.dialect import Function
+from ..formulas.registry import Loop
+from .table_format import COUNTS, NO_SUM, SEGMENT, SQUARES, VALUES
 
 Pick = tuple[int, int]
 """(stage, which of its results)"""

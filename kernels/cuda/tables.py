@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..plan import GroupPlan, Segment, SegmentSettings, StepPlan
+from ..engine.plan import GroupPlan, Segment, SegmentSettings, StepPlan
 from . import memory
-from .layout import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMENT, SETTINGS, SUM_BLOCK, VALUES
 from .structures import (
     STEP,
     Structure,
@@ -18,6 +17,7 @@ from .structures import (
     numbered_variants,
     value_width,
 )
+from .table_format import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMENT, SETTINGS, SUM_BLOCK, VALUES
 
 
 class Tables:

@@ -1,0 +1,92 @@
+"""fastopt itself, in the ways that are measured against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+
+import fastopt
+from fastopt.kernels import backends
+from fastopt.state.arrays import empty_aligned
+
+from .cases import Problem, copies
+from .clipping import MAX_GRAD_NORM
+from .runner import Peer, Runner
+
+LEARNING_STEPS = 4
+"""So many steps first: the third and fourth are on one thread, to learn what that takes."""
+
+
+@contextmanager
+def all_threads() -> Iterator[None]:
+    """What is made within uses all its threads in each step, however small that is and however long it takes."""
+    from fastopt.kernels import native
+
+    before = native.set_thread_policy(1e-6, False)
+    try:
+        yield
+    finally:
+        native.set_thread_policy(*before)
+
+
+def _unaligned_copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Each array 16 bytes after the start of a cache line: all that NumPy promises of its own memory."""
+    made = []
+    for array in arrays:
+        skipped = 16 // array.itemsize
+        memory = empty_aligned(array.size + skipped, array.dtype)[skipped:].reshape(array.shape)
+        memory[...] = array
+        made.append(memory)
+    return made
+
+
+def _needs_compiled_module(problem: Problem) -> str | None:
+    return backends.compiled_module_error()
+
+
+def _fastopt(
+    name: str,
+    *,
+    memory: Callable[[list[np.ndarray]], list[np.ndarray]] = copies,
+    made_within: Callable[[], AbstractContextManager[None]] = nullcontext,
+    bound: bool = True,
+    unavailable: Callable[[Problem], str | None] = lambda problem: None,
+    optimizer: Callable[[str], Any] = lambda name: getattr(fastopt, name),
+    **options: Any,
+) -> Peer:
+    def start(problem: Problem) -> Runner:
+        params, grads = memory(problem.params), memory(problem.grads)
+        settings = {"n_threads": problem.n_threads, **problem.variant.hyperparameters, **options}
+
+        def take_gradients() -> None:
+            for mine, given in zip(grads, problem.grads, strict=True):
+                mine[...] = given
+
+        with made_within():
+            made = optimizer(problem.variant.optimizer)(params, grads=grads if bound else None, **settings)
+        step = made.step if bound else lambda: made.step(grads)
+        return Runner(step, lambda: params, take_gradients, LEARNING_STEPS)
+
+    return Peer(name, start, unavailable)
+
+
+def own_rule(name: str) -> Any:
+    """The optimizer of this name, as a user's own rule."""
+    from . import custom_rules
+
+    return getattr(custom_rules, f"Own{name}")
+
+
+FASTOPT = _fastopt("fastopt")
+CYTHON = _fastopt("fastopt cython", backend="cython", unavailable=_needs_compiled_module)
+NUMBA = _fastopt("fastopt numba", backend="numba")
+SERIAL = _fastopt("fastopt serial", n_threads=1)
+THREADED = _fastopt("fastopt all threads", made_within=all_threads, unavailable=_needs_compiled_module)
+PASSED = _fastopt("fastopt step(grads)", bound=False)
+UNALIGNED = _fastopt("fastopt unaligned", memory=_unaligned_copies)
+OWN_RULE = _fastopt("your own rule", optimizer=own_rule)
+CLIP_STEP_ZERO = _fastopt("fastopt", max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
+CHECKED = _fastopt("fastopt nonfinite='skip'", nonfinite="skip")

@@ -1,0 +1,54 @@
+"""fastopt beside itself: its backends, its threads, the ways to call it, and the least that it could cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from . import custom_loops as own
+from .cases import ADAM, VARIANTS, Variant, Workload, flat, identifier
+
+Compare = Callable[..., None]
+
+
+def workloads(*powers: int) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("workload", [flat(10**power) for power in powers], ids=identifier)
+
+
+every_variant = pytest.mark.parametrize("variant", VARIANTS.values(), ids=identifier)
+other_variants = pytest.mark.parametrize(
+    "variant", [each for each in VARIANTS.values() if each is not ADAM], ids=identifier
+)
+
+
+@workloads(3, 5, 6)
+def test_ways_to_call(compare: Compare, workload: Workload) -> None:
+    compare("Ways to call", ADAM, workload, peers=(own.PASSED, own.UNALIGNED))
+
+
+@every_variant
+@workloads(5, 6)
+def test_numba_beside_cython(compare: Compare, variant: Variant, workload: Workload) -> None:
+    compare("Numba beside Cython", variant, workload, subject=own.NUMBA, peers=(own.CYTHON,))
+
+
+@workloads(7, 8)
+def test_large_numba_beside_cython(compare: Compare, workload: Workload) -> None:
+    compare("Numba beside Cython", ADAM, workload, subject=own.NUMBA, peers=(own.CYTHON,))
+
+
+@workloads(3, 5, 6, 7, 8)
+def test_own_rule(compare: Compare, workload: Workload) -> None:
+    compare("A rule of your own", ADAM, workload, subject=own.OWN_RULE, peers=(own.NUMBA, own.FASTOPT))
+
+
+@workloads(*range(9))
+def test_threads_of_adam(compare: Compare, workload: Workload) -> None:
+    compare("Threads", ADAM, workload, peers=(own.SERIAL, own.THREADED))
+
+
+@other_variants
+@workloads(4, 5)
+def test_threads(compare: Compare, variant: Variant, workload: Workload) -> None:
+    compare("Threads", variant, workload, peers=(own.SERIAL, own.THREADED))

@@ -1,0 +1,276 @@
+"""`fastopt demo`: train a character-level network with every optimizer, and compare their steps with others'.
+
+It needs the extra `cli`. The network and its training are in `examples/char_rnn.py`; this file is what is seen of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+from rich import box
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+from .. import optimizers
+from ..definitions.specs import SPECS
+from ..examples import char_rnn, textbook
+from ..examples.char_rnn import SETTINGS, Corpus, Training, bits
+from ..optimizers.base import Optimizer
+from ..threads import get_num_threads
+from .comparison import IMPLEMENTATIONS, Comparison, Timing, compare
+
+MAIN = "RMSprop"
+"""The optimizer that trains longest, and writes the sample."""
+
+COMPARED_STEPS = 4
+SAMPLE_LENGTH = 500
+
+LOSS_COLUMNS = ("loss", "bits per\ncharacter", "held-out\nloss", "held-out bits\nper character")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much to do."""
+
+    n_hidden: int
+    max_characters: int
+    training: Training
+    comparison_epochs: int
+    timing: Timing
+
+
+FULL = Preset(96, 600_000, Training(epochs=6), 1, timing=Timing(repeats=9, seconds=2e-3))
+QUICK = Preset(48, 40_000, Training(2, sequence=16), 1, timing=Timing(repeats=3, seconds=3e-4))
+
+
+@dataclass
+class Run:
+    """One training: the loss of each step, and the held-out loss after each epoch."""
+
+    name: str
+    network: char_rnn.CharacterNetwork
+    optimizer: Optimizer
+    losses: list[float] = field(default_factory=list)
+    held_out_losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.losses) // len(self.held_out_losses)
+
+    def table_cells(self, epoch: int) -> list[str]:
+        """Loss and bits per character of an epoch, in training and held out."""
+        trained = self.losses[epoch * self.steps_per_epoch : (epoch + 1) * self.steps_per_epoch]
+        losses = (statistics.fmean(trained), self.held_out_losses[epoch])
+        return [f"{each:.3f}" for loss in losses for each in (loss, bits(loss))]
+
+
+# --- what is printed --------------------------------------------------------------------------------------------------
+
+
+def new_table(title: str, *columns: str) -> Table:
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for number, column in enumerate(columns):
+        made.add_column(column, justify="right" if number else "left")
+    return made
+
+
+def new_progress_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[state]}", style="cyan"),
+        TimeRemainingColumn(),
+    )
+
+
+@contextlib.contextmanager
+def shown(console: Console, *renderables: Table | Progress) -> Iterator[None]:
+    """Keep what is shown up to date while it changes; where the output is no terminal, print it at the end."""
+    with Live(Group(*renderables), console=console):
+        yield
+    if not console.is_terminal:
+        console.line()
+
+
+def print_introduction(console: Console, text_name: str, corpus: Corpus, preset: Preset, run: Run) -> None:
+    grid = Table.grid(padding=(0, 2))
+    counts = f"{len(corpus.training):,} characters to train on, {len(corpus.held_out):,} held out"
+    grid.add_row("Text", f"{escape(text_name)}: {counts}, {len(corpus.characters):,} different ones")
+    network = f"long short-term memory, {preset.n_hidden} cells, {run.network.flat.size:,} parameters"
+    grid.add_row("Network", f"{network}; a step reads {preset.training.batch} x {preset.training.sequence} characters")
+    baseline = f"{bits(corpus.unigram_loss()):.3f} bits per held-out character"
+    grid.add_row("To beat", f"{baseline}, by knowing the frequency of each character and no more")
+    console.print(grid, "", highlight=False)
+
+
+def print_sample(console: Console, run: Run, corpus: Corpus, seed: int) -> None:
+    written = run.network.generate(SAMPLE_LENGTH, int(corpus.training[0]), seed)
+    text = "".join(corpus.characters[number] for number in written)
+    printable = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+    console.print(Panel(Text(printable), title=f"What the network writes after {run.name}", title_align="left"), "")
+
+
+def plot_losses(path: Path, runs: Mapping[str, Run], unigram_loss: float, text_name: str) -> None:
+    """Training losses as lines, each point the mean of the steps around it, and held-out losses as dots."""
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="training step", ylabel="bits per character")
+    axes.set_title(f"A character-level network learns {text_name}", loc="left", parse_math=False)
+    axes.set_prop_cycle(color=[*matplotlib.color_sequences["tab10"], "black"])
+    axes.axhline(bits(unigram_loss), color="gray", linestyle="--", label="character frequencies alone")
+    lowest = unigram_loss
+    for name, run in runs.items():
+        width = max(1, run.steps_per_epoch // 20)
+        smooth = np.convolve(run.losses, np.full(width, 1 / width), mode="valid")
+        lowest = min(lowest, *smooth, *run.held_out_losses)
+        label = f"{name}: {bits(run.held_out_losses[-1]):.2f} held out, epoch {len(run.held_out_losses)}"
+        steps = np.arange(smooth.size) + (width + 1) / 2
+        (line,) = axes.plot(steps, bits(1) * smooth, linewidth=2.2 if name == MAIN else 1.2, label=label)
+        epoch_ends = run.steps_per_epoch * np.arange(1, len(run.held_out_losses) + 1)
+        axes.plot(epoch_ends, [bits(loss) for loss in run.held_out_losses], "o", color=line.get_color())
+    axes.set_ylim(bits(lowest) - 0.2, bits(unigram_loss) + 1)
+    axes.grid(alpha=0.3)
+    axes.legend(title="lines: in training, dots: held out")
+    figure.savefig(path, dpi=150)
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def start_run(name: str, corpus: Corpus, preset: Preset, seed: int) -> Run:
+    """A new network, the same for every optimizer, and an optimizer over it."""
+    network = char_rnn.CharacterNetwork(len(corpus.characters), preset.n_hidden, seed)
+    create = getattr(optimizers, name)
+    optimizer = create(network.flat, grads=network.flat_gradients, **SETTINGS.get(name, {}))
+    return Run(name, network, optimizer)
+
+
+def train(run: Run, corpus: Corpus, training: Training, bar: Progress) -> Iterator[char_rnn.Progress]:
+    """Train with a progress bar, keep the losses in `run`, and hand on what is reported at the end of an epoch."""
+    n_steps = len(char_rnn.batches(corpus.training, training.batch, training.sequence)) * training.epochs
+    task = bar.add_task(run.name, total=n_steps, state="")
+    start = time.perf_counter()
+    for progress in char_rnn.train(run.network, run.optimizer, corpus, training):
+        run.losses.append(progress.loss)
+        run.seconds = time.perf_counter() - start
+        bar.update(task, advance=1, state=f"{bits(statistics.fmean(run.losses[-50:])):.2f} bits per character")
+        if progress.held_out_loss is not None:
+            run.held_out_losses.append(progress.held_out_loss)
+            yield progress
+    bar.remove_task(task)
+
+
+def train_main(console: Console, run: Run, corpus: Corpus, training: Training) -> None:
+    """The main job, with a rate that decays from epoch to epoch."""
+    title = f"{run.name}, its rate times {training.decay_rate:g} after each epoch"
+    table, bar = new_table(title, "epoch", "rate", *LOSS_COLUMNS), new_progress_bar()
+    with shown(console, table, bar):
+        for progress in train(run, corpus, training, bar):
+            table.add_row(str(progress.epoch + 1), f"{progress.learning_rate:.3g}", *run.table_cells(progress.epoch))
+
+
+def train_others(console: Console, main: Run, corpus: Corpus, preset: Preset, seed: int) -> dict[str, Run]:
+    """The other optimizers, from the same weights; the main one is in the table after as many epochs."""
+    runs = {main.name: main}
+    training = replace(preset.training, epochs=preset.comparison_epochs)
+    epochs = min(training.epochs, preset.training.epochs)
+    title = f"All optimizers, from the same weights, in epoch {epochs}"
+    table, bar = new_table(title, "optimizer", "rate", *LOSS_COLUMNS), new_progress_bar()
+    with shown(console, table, bar):
+        for name in SPECS:
+            if name not in runs:
+                runs[name] = start_run(name, corpus, preset, seed)
+                for _ in train(runs[name], corpus, training, bar):
+                    pass
+            table.add_row(name, f"{runs[name].optimizer.defaults['lr']:g}", *runs[name].table_cells(epochs - 1))
+    return runs
+
+
+def compare_all(console: Console, run: Run, corpus: Corpus, preset: Preset, n_threads: int) -> dict[str, Comparison]:
+    """Compare the implementations of every optimizer on the parameters of a network and some of its gradients."""
+    network, training, gradients = run.network, preset.training, []
+    for inputs, targets in char_rnn.batches(corpus.training, training.batch, training.sequence)[:COMPARED_STEPS]:
+        network.loss_and_gradients(inputs, targets, network.initial_state(training.batch))
+        gradients.append(network.flat_gradients.copy())
+    title = f"Microseconds a step, {network.flat.size:,} parameters, {n_threads} thread{'s'[: n_threads - 1]}"
+    table = new_table(title, "optimizer", *IMPLEMENTATIONS, "results")
+    comparisons: dict[str, Comparison] = {}
+    with shown(console, table):
+        for name in SPECS:
+            found = comparisons[name] = compare(name, network.flat, gradients, n_threads, preset.timing)
+            table.add_row(name, *map(found.cell, IMPLEMENTATIONS), found.verdict)
+    return comparisons
+
+
+def print_notes(console: Console, run: Run, comparison: Comparison, preset: Preset) -> None:
+    """How to read the tables of times, and what the times are beside the work of the network itself."""
+    seconds = run.seconds / len(run.losses)
+    shares = ", ".join(f"{each / seconds:.1%} with {name}" for name, each in comparison.seconds.items())
+    notes = [
+        f"Medians of {preset.timing.repeats} interleaved repeats, in cache. 2.0x: twice fastopt's time. ?: other "
+        f"programs interfered. equal: after {COMPARED_STEPS} steps each element is where the textbook's update leads "
+        f"in float64, to {textbook.TOLERANCE:g} of the way there and roundings.",
+        f"Of one training step, {seconds * 1e3:.1f} ms, {run.name}'s update is {shares}.",
+    ]
+    if "PyTorch" not in comparison.seconds.keys() | comparison.wrong:
+        notes.append("PyTorch is not installed: `pip install 'fastopt[torch]'` adds it to the comparison.")
+    console.print(*notes, "", sep="\n", style="dim", highlight=False, markup=False)
+
+
+# --- all of it --------------------------------------------------------------------------------------------------------
+
+
+def run_demo(
+    text: tuple[str, str] | None,
+    plot: Path,
+    *,
+    seed: int = 0,
+    epochs: int | None = None,
+    comparison_epochs: int | None = None,
+    quick: bool = False,
+) -> bool:
+    """Train, write, compare and plot; whether no result was wrong.
+
+    `text` is a name and the text itself, `plot` where the plot of the losses goes. Raises
+    `char_rnn.TextTooShortError`, before anything else, if the text does not fill one batch.
+    """
+    start, console = time.perf_counter(), Console()
+    preset = QUICK if quick else FULL
+    preset = replace(
+        preset,
+        training=replace(preset.training, epochs=epochs or preset.training.epochs),
+        comparison_epochs=comparison_epochs or preset.comparison_epochs,
+    )
+    name, content = text or ("Python's documentation", char_rnn.python_documentation())
+    if len(content) > preset.max_characters:
+        name, content = f"{name}, its beginning", content[: preset.max_characters]
+    corpus = Corpus.from_text(content)
+    for part in (corpus.training, corpus.held_out):  # is it long enough?
+        char_rnn.batches(part, preset.training.batch, preset.training.sequence)
+    with threadpool_limits(1, "blas"):  # the matrices are small: more threads in NumPy's products only get in the way
+        main = start_run(MAIN, corpus, preset, seed)
+        print_introduction(console, name, corpus, preset, main)
+        train_main(console, main, corpus, preset.training)
+        print_sample(console, main, corpus, seed)
+        runs = train_others(console, main, corpus, preset, seed)
+        comparisons = [compare_all(console, main, corpus, preset, n) for n in sorted({1, get_num_threads()})]
+    print_notes(console, main, comparisons[0][MAIN], preset)
+    plot_losses(plot, runs, corpus.unigram_loss(), name)
+    seconds = time.perf_counter() - start
+    console.print(f"Losses plotted in {escape(str(plot))}; {seconds:.0f} seconds in all.", highlight=False)
+    return not any(each.wrong for found in comparisons for each in found.values())

@@ -1,0 +1,1 @@
+"""Which formula an optimizer runs and with which numbers: specs, conventions, hyperparameters, descriptions."""

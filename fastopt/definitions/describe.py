@@ -1,0 +1,375 @@
+"""What an optimizer does, in maths: read from the rules and coefficient functions that it runs, with its numbers.
+
+There is no second copy of a formula here. A formula's text is simplified as in exact arithmetic: what is added as 0 or
+multiplied as 1, choices that are settled, and the handing on of NaN, are left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..kernels.formulas import registry
+from ..kernels.formulas.dialect import Function
+from . import conventions
+from .specs import SPECS, Spec
+
+if TYPE_CHECKING:
+    from ..optimizers.base import Optimizer
+
+Lines = list[tuple[str, ast.expr]]
+"""Assignments: (name, expression)."""
+
+AROUND: dict[str, str] = {
+    "grad_scale": "grad is divided by {value:g}",
+    "accumulate_steps": "grad is the mean over {value} calls of step()",
+    "max_grad_norm": "grad is scaled so that all gradients together have a norm of at most {value:g}",
+    "clip_norm": "grad is scaled so that it has a norm of at most {value:g}",
+    "clip_value": "grad is limited to [-{value:g}, {value:g}]",
+}
+"""What is done before the update, by option."""
+
+AFTER: dict[str, str] = {
+    "ema_decay": "param_average = {value:g} * param_average + {rest:g} * param, and = param in the first step",
+    "ema_overwrite_frequency": "param = param_average in every step that {value} divides",
+    "prox": "proximal step: {value!r}",
+    "projection": "projection: {value!r}",
+}
+"""And after it."""
+
+
+def description(optimizer: Optimizer) -> str:
+    """See `Optimizer.describe`."""
+    spec, options = optimizer.spec, optimizer._options
+    lines = [_title(spec)]
+    for index, group in enumerate(optimizer.param_groups):
+        if len(optimizer.param_groups) > 1:
+            lines.append(f"\nGroup {index}:")
+        values = {name: group[name] for name in spec.defaults}
+        lines.append("  " + ", ".join(f"{name}={value!r}" for name, value in values.items()))
+        lines += _group_lines(spec, values, {**options, **group})
+    torchs = spec.defaults if spec.own else SPECS[spec.name].defaults
+    differing = {name: value for name, value in spec.defaults.items() if name in torchs and value != torchs[name]}
+    if differing:
+        shown = (f"{name} {value!r} ({torchs[name]!r})" for name, value in differing.items())
+        lines.append("Defaults that differ from PyTorch's (in brackets): " + ", ".join(shown))
+    return "\n".join(lines)
+
+
+def _title(spec: Spec) -> str:
+    if spec.own:
+        return f"{spec.name}, a rule of your own"
+    if spec.convention == "torch":
+        return f"{spec.name}, the arithmetic of PyTorch"
+    called = conventions.DIFFERENCES[spec.convention][spec.name].called
+    return f"{spec.name}, the arithmetic of {conventions.FRAMEWORKS[spec.convention]}: {called}"
+
+
+def _group_lines(spec: Spec, values: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+    starts = [f"{name} = {_start(spec, values, name)}" for name in _states(spec, values)]
+    lines = ["Before the first step: " + ", ".join(starts)] if starts else []
+    lines.append("Step t = 1, 2, 3, ...:")
+    lines += [f"    {each}" for each in _around(AROUND, options)]
+    lines += [f"    {each}" for each in update_lines(spec, values)]
+    lines += [f"    {each}" for each in _around(AFTER, options)]
+    return lines + _torch_lines(spec, values)
+
+
+def _torch_lines(spec: Spec, values: Mapping[str, Any]) -> list[str]:
+    """How PyTorch's update with the same hyperparameters differs."""
+    if spec.convention == "torch":
+        return []
+    torch_spec = SPECS[spec.name]
+    same = {**torch_spec.defaults, **{name: value for name, value in values.items() if name in torch_spec.defaults}}
+    starts = [
+        f"{name} starts with {_start(torch_spec, same, name)}"
+        for name in _states(torch_spec, same)
+        if name in _states(spec, values) and _start(torch_spec, same, name) != _start(spec, values, name)
+    ]
+    own, theirs = (_by_target(*each) for each in ((spec, values), (torch_spec, same)))
+    differing = {name for name in theirs if own.get(name) != theirs[name]}
+    if "lr" in own:
+        differing.add("param")
+    known = {*update_lines(spec, values)}
+    unchanged = set(theirs) - differing
+    shown = [
+        text
+        for name, text in _texts(torch_spec, same, differing)
+        if name not in unchanged and (text not in known or name in differing)
+    ]
+    if not starts and not shown:
+        return ["PyTorch, with the same hyperparameters, does the same."]
+    return [
+        "PyTorch, with the same hyperparameters, does instead:",
+        *(f"    {each}" for each in (*starts, *shown)),
+    ]
+
+
+def _by_target(spec: Spec, values: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What the parameter and each state become, with everything else put in."""
+    found: dict[str, list[str]] = {}
+    for name, expression in _assignments(spec, values, name_all=False):
+        found.setdefault(name, []).append(_text(expression))
+    return found
+
+
+def _states(spec: Spec, values: Mapping[str, Any]) -> tuple[str, ...]:
+    return (("mu_product",) if spec.keeps_mu_product else ()) + spec.states(values)
+
+
+def _start(spec: Spec, values: Mapping[str, Any], name: str) -> str:
+    if name == "mu_product":
+        return "1"
+    source = spec.initial.get(name, 0.0)
+    value = values[source] if isinstance(source, str) else source
+    return repr(value) if callable(value) else _text(ast.Constant(value))
+
+
+def _around(table: Mapping[str, str], options: Mapping[str, Any]) -> Iterable[str]:
+    for name, text in table.items():
+        value = options.get(name)
+        if value is not None and not (name in ("grad_scale", "accumulate_steps") and value == 1):
+            yield text.format(value=value, rest=1 - value if isinstance(value, float) else 0)
+
+
+def update_lines(spec: Spec, values: Mapping[str, Any]) -> list[str]:
+    """The assignments of one update, in order, with these hyperparameters put in."""
+    texts = [text for _, text in _texts(spec, values, {"param", *_states(spec, values)})]
+    if callable(values["lr"]):
+        texts.insert(0, f"lr = {values['lr']!r} of t - 1" + (", then:" if values.get("decay") else ""))
+    return texts
+
+
+def _texts(spec: Spec, values: Mapping[str, Any], wanted: set[str]) -> list[tuple[str, str]]:
+    lines = _needed(_assignments(spec, values), wanted)
+    return [(name, f"{name} = {_text(expression)}") for name, expression in lines]
+
+
+def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -> Lines:
+    """All assignments of one update, in order; unless `name_all`, those to the parameter and the states only."""
+    functions = dict(registry.coefficient_functions())
+    functions |= {each.name: each for each in registry.functions_of_coefficients(spec.coefficients)}
+    loop = registry.loop(spec.rule(values))
+    kept = None if name_all else {"param", *_states(spec, values)}
+    environment: dict[str, ast.expr] = {name: ast.Constant(0) for name in functions[spec.coefficients].arguments}
+    environment |= {name: ast.Constant(value) for name, value in spec.numbers(values).items()}
+    environment |= {
+        "step": ast.Name("t"),
+        "mu_product": ast.Name("mu_product"),
+        "clip_coefficient": ast.Constant(1),  # said in words
+        "update_divisor": ast.Constant(1),
+    }
+    lines: Lines = []
+    lr: ast.expr = ast.Name("lr") if callable(values["lr"]) else ast.Constant(values["lr"])
+    if values.get("decay"):
+        given = {"step": ast.Name("t"), "lr": lr, "decay": ast.Constant(values["decay"])}
+        lines.append(("lr", _simplified(_call(functions["decayed_rate"], given, functions))))
+        lr = ast.Name("lr")
+    environment["lr"] = lr
+    for name in ("regularize", spec.coefficients):
+        lines += _run(functions[name], environment, functions, kept)
+    rules = {each.name: each for each in loop.functions}
+    grad: ast.expr = ast.Name("grad")
+    for function, arguments, _ in loop.calls:
+        inner = {
+            own: environment.get(given.removesuffix("_i"), ast.Name(given.removesuffix("_i")))
+            for own, given in zip(function.arguments, arguments, strict=True)
+        }
+        streams = {name.removesuffix("_i") for name in (*loop.streams, *loop.local_names)}
+        inner |= {
+            own: grad if given.startswith("grad") and own == "grad" else ast.Name(given.removesuffix("_i"))
+            for own, given in zip(function.arguments, arguments, strict=True)
+            if given.removesuffix("_i") in streams
+        }
+        lines += _run(function, inner, rules, kept)
+        grad = inner.get("grad", grad)
+    return lines
+
+
+def _run(
+    function: Function,
+    environment: dict[str, ast.expr],
+    functions: Mapping[str, Function],
+    kept: set[str] | None = None,
+) -> Lines:
+    """The assignments of a function that are left when `environment` is put in; it then also has their names.
+
+    Names that are not `kept`, where that is given, are not assigned: what they stand for is put in.
+    """
+    lines: Lines = []
+    for statement in function.body:
+        (target,) = (node.id for node in statement.targets if isinstance(node, ast.Name))
+        value = _simplified(_substituted(statement.value, environment, functions))
+        plain = isinstance(value, ast.Constant) or (isinstance(value, ast.Name) and value.id != target)
+        if plain or (kept is not None and target not in kept):
+            environment[target] = value
+        else:
+            environment[target] = ast.Name(target)
+            if not isinstance(value, ast.Name):
+                lines.append((target, value))
+    return lines
+
+
+def _needed(lines: Lines, wanted: set[str]) -> Lines:
+    """Those that lead to what is wanted."""
+    kept: Lines = []
+    needed = set(wanted)
+    for name, expression in reversed(lines):
+        if name in needed:
+            kept.append((name, expression))
+            if name not in wanted and name != "grad":
+                needed.discard(name)
+            needed |= {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
+    return kept[::-1]
+
+
+# --- expressions ------------------------------------------------------------------------------------------------------
+
+
+class _Substitution(ast.NodeTransformer):
+    """Puts in what names stand for, and the bodies of called functions."""
+
+    def __init__(self, environment: Mapping[str, ast.expr], functions: Mapping[str, Function]) -> None:
+        self.environment = environment
+        self.functions = functions
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        return copy.deepcopy(self.environment.get(node.id, node))
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        assert isinstance(node.func, ast.Name)
+        arguments = [self.visit(each) for each in node.args]
+        function = self.functions.get(node.func.id)
+        if function is None:
+            return ast.Call(node.func, arguments, [])
+        return _call(function, dict(zip(function.arguments, arguments, strict=True)), self.functions)
+
+
+def _substituted(node: ast.expr, environment: Mapping[str, ast.expr], functions: Mapping[str, Function]) -> ast.expr:
+    result: ast.expr = _Substitution(environment, functions).visit(copy.deepcopy(node))
+    return result
+
+
+def _call(function: Function, arguments: Mapping[str, ast.expr], functions: Mapping[str, Function]) -> ast.expr:
+    """What a function that is a single expression returns."""
+    environment = dict(arguments)
+    for statement in function.body:
+        (target,) = (node.id for node in statement.targets if isinstance(node, ast.Name))
+        environment[target] = _substituted(statement.value, environment, functions)
+    return _substituted(function.returns[0], environment, functions)
+
+
+_ARITHMETIC: dict[type[ast.operator], Callable[[float, float], float]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: operator.pow,
+}
+_COMPARISONS: dict[type[ast.cmpop], Callable[[float, float], bool]] = {
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+}
+
+
+def _number(node: ast.AST) -> float | None:
+    if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant):
+        return -float(node.operand.value)  # type: ignore[arg-type]
+    return float(node.value) if isinstance(node, ast.Constant) else None  # type: ignore[arg-type]
+
+
+def _same(one: ast.AST, other: ast.AST) -> bool:
+    return ast.dump(one) == ast.dump(other)
+
+
+class _Simplification(ast.NodeTransformer):
+    """What is left of an expression in exact arithmetic."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        left, right = _number(node.left), _number(node.right)
+        kind = type(node.op)
+        if left is not None and right is not None and not (kind is ast.Div and right == 0):
+            return ast.Constant(_ARITHMETIC[kind](left, right))
+        if kind is ast.Mult and 0 in (left, right):
+            return ast.Constant(0)
+        if kind is ast.Div and left == 0:
+            return ast.Constant(0)
+        if right == {ast.Add: 0, ast.Sub: 0, ast.Mult: 1, ast.Div: 1, ast.Pow: 1}[kind]:
+            return node.left
+        if (kind, left) in ((ast.Add, 0), (ast.Mult, 1)):
+            return node.right
+        if (kind, left) in ((ast.Sub, 0), (ast.Mult, -1)):
+            return ast.UnaryOp(ast.USub(), node.right)
+        return self.square(node) if kind is ast.Mult else node
+
+    def square(self, node: ast.BinOp) -> ast.AST:
+        """x * x, and y * x * x."""
+        if _same(node.left, node.right):
+            return ast.BinOp(node.left, ast.Pow(), ast.Constant(2))
+        inner = node.left
+        if isinstance(inner, ast.BinOp) and isinstance(inner.op, ast.Mult) and _same(inner.right, node.right):
+            return ast.BinOp(inner.left, ast.Mult(), ast.BinOp(node.right, ast.Pow(), ast.Constant(2)))
+        return node
+
+    def visit_Compare(self, node: ast.Compare) -> ast.AST:
+        self.generic_visit(node)
+        left, right = _number(node.left), _number(node.comparators[0])
+        if isinstance(node.ops[0], ast.Eq) and _same(node.left, node.comparators[0]):
+            return ast.Constant(True)  # false for a NaN only
+        if left is None or right is None:
+            return node
+        return ast.Constant(_COMPARISONS[type(node.ops[0])](left, right))
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        assert isinstance(node.func, ast.Name)
+        arguments = node.args
+        numbers = [_number(each) for each in arguments]
+        match node.func.id:
+            case "select":
+                return self.select(*arguments)
+            case "sqrt" if numbers[0] is not None and numbers[0] >= 0:
+                return ast.Constant(math.sqrt(numbers[0]))
+            case "maximum":
+                if isinstance(arguments[1], ast.UnaryOp) and _same(arguments[0], arguments[1].operand):
+                    return ast.Call(ast.Name("abs"), arguments[:1], [])
+                return ast.Call(ast.Name("max"), arguments, [])
+        return node
+
+    def select(self, condition: ast.expr, if_true: ast.expr, if_false: ast.expr) -> ast.AST:
+        if _same(if_true, if_false):
+            return if_true
+        if isinstance(condition, ast.Constant):
+            return if_true if condition.value else if_false
+        if isinstance(condition, ast.Compare) and isinstance(condition.ops[0], ast.Gt):
+            pair = [condition.left, condition.comparators[0]]
+            if _same(pair[0], if_true) and _same(pair[1], if_false):
+                return ast.Call(ast.Name("max"), pair, [])
+        return ast.IfExp(condition, if_true, if_false)
+
+
+def _simplified(node: ast.expr) -> ast.expr:
+    result: ast.expr = _Simplification().visit(node)
+    return result
+
+
+class _Rounding(ast.NodeTransformer):
+    """Numbers as they are read: 0.1, not 0.09999999999999998."""
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        value = float(f"{float(node.value):.10g}")  # type: ignore[arg-type]
+        return ast.Constant(int(value) if value.is_integer() and abs(value) < 1e15 else value)
+
+
+def _text(node: ast.expr) -> str:
+    rounded = ast.fix_missing_locations(_Rounding().visit(copy.deepcopy(node)))
+    return ast.unparse(rounded).replace(" ** ", "^").replace("**", "^").replace(" == ", " = ")

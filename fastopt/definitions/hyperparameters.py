@@ -1,0 +1,160 @@
+"""Hyperparameters: what values each can take."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..checks import flag, real_number
+
+Hyperparameters = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """What values one hyperparameter can take.
+
+    `length` is 0 for a number, 2 for a pair; `spread` names the numbers that coefficient functions see; `function` is
+    whether it can be a function of the iteration instead.
+    """
+
+    name: str
+    check: Callable[[Any], str | None]
+    length: int = 0
+    spread: tuple[str, ...] = ()
+    flag: bool = False
+    function: bool = False
+
+    def convert(self, value: Any) -> Any:
+        """The value as plain Python float, bool or tuple of floats.
+
+        Raises
+        ------
+        TypeError
+            It is not of the right kind.
+        ValueError
+            It is out of range; the message is torch's.
+        """
+        converted: Any
+        if self.function and callable(value):
+            if isinstance(value, type):
+                raise TypeError(f"{self.name} must be a number or a function of the step, got the class {value!r}")
+            return value
+        if self.flag:
+            converted = flag(self.name, value)
+        elif self.length:
+            if not isinstance(value, (tuple, list)) or len(value) != self.length:
+                raise TypeError(f"{self.name} must be a tuple of {self.length} numbers, got {value!r}")
+            converted = tuple(real_number(f"{self.name}[{index}]", each) for index, each in enumerate(value))
+        else:
+            converted = real_number(self.name, value)
+        message = self.check(converted)
+        if message is not None:
+            raise ValueError(message)
+        return converted
+
+    def numbers(self, value: Any) -> dict[str, float]:
+        """What coefficient functions see of a converted value."""
+        if self.length:
+            return dict(zip(self.spread, value, strict=True))
+        return {self.name: float(value)}
+
+
+def _at_least_zero(name: str, words: str) -> Hyperparameter:
+    return Hyperparameter(
+        name, lambda value: None if value >= 0 else f"Invalid {words}: {value:g} (expected {name} >= 0)"
+    )
+
+
+_INTERVAL = re.compile(r"\s*([\[(])\s*([^,\s]+)\s*,\s*([^,\s]+)\s*([\])])\s*")
+
+
+def between(name: str, interval: str) -> Hyperparameter:
+    """A number in an interval, written as "[0, 1)" or "(0, inf)".
+
+    Raises
+    ------
+    ValueError
+        It is no interval.
+    """
+    match = _INTERVAL.fullmatch(interval) if isinstance(interval, str) else None
+    try:
+        low, high = (float(match[group]) for group in (2, 3)) if match else (math.nan, math.nan)
+    except ValueError:
+        low = high = math.nan
+    if match is None or not low < high:
+        raise ValueError(f'domain[{name!r}] must be an interval as "[0, 1)" or "(0, inf)", got {interval!r}')
+    with_low, with_high = match[1] == "[", match[4] == "]"
+
+    def check(value: float) -> str | None:
+        good = (low <= value if with_low else low < value) and (value <= high if with_high else value < high)
+        expected = "a finite number" if math.inf == high == -low else f"{name} in {interval.strip()}"
+        return None if good else f"Invalid {name} value: {value:g} (expected {expected})"
+
+    return Hyperparameter(name, check)
+
+
+def _flag(name: str) -> Hyperparameter:
+    return Hyperparameter(name, lambda value: None, flag=True)
+
+
+def _check_betas(betas: tuple[float, ...]) -> str | None:
+    for index, beta in enumerate(betas):
+        if not 0 <= beta < 1:
+            return f"Invalid beta parameter at index {index}: {beta} (expected 0 <= betas[{index}] < 1)"
+    return None
+
+
+def _check_etas(etas: tuple[float, ...]) -> str | None:
+    if 0 < etas[0] < 1 < etas[1]:
+        return None
+    return f"Invalid eta values: {etas[0]}, {etas[1]} (expected 0 < etas[0] < 1 < etas[1])"
+
+
+def _check_step_sizes(sizes: tuple[float, ...]) -> str | None:
+    if 0 <= sizes[0] <= sizes[1]:
+        return None
+    return f"Invalid step_sizes values: {sizes[0]}, {sizes[1]} (expected 0 <= step_sizes[0] <= step_sizes[1])"
+
+
+def _check_rho(rho: float) -> str | None:
+    return None if 0 <= rho <= 1 else f"Invalid rho value: {rho} (expected 0 <= rho <= 1)"
+
+
+def _check_dampening(dampening: float) -> str | None:
+    return f"Invalid dampening value: {dampening} (expected a number)" if math.isnan(dampening) else None
+
+
+HYPERPARAMETERS: dict[str, Hyperparameter] = {
+    each.name: each
+    for each in (
+        replace(_at_least_zero("lr", "learning rate"), function=True),
+        _at_least_zero("momentum", "momentum value"),
+        Hyperparameter("dampening", _check_dampening),
+        _at_least_zero("weight_decay", "weight_decay value"),
+        _flag("nesterov"),
+        Hyperparameter("betas", _check_betas, length=2, spread=("beta1", "beta2")),
+        _at_least_zero("eps", "epsilon value"),
+        _flag("amsgrad"),
+        _at_least_zero("alpha", "alpha value"),
+        _flag("centered"),
+        _at_least_zero("lr_decay", "lr_decay value"),
+        _at_least_zero("initial_accumulator_value", "initial_accumulator_value value"),
+        Hyperparameter("etas", _check_etas, length=2, spread=("etaminus", "etaplus")),
+        Hyperparameter("step_sizes", _check_step_sizes, length=2, spread=("step_size_min", "step_size_max")),
+        _flag("maximize"),
+        _flag("decoupled_weight_decay"),
+        Hyperparameter("rho", _check_rho),
+        _at_least_zero("momentum_decay", "momentum_decay value"),
+        _at_least_zero("decay", "decay"),
+        _at_least_zero("eps_root", "eps_root value"),
+        _flag("eps_in_sqrt"),
+        _at_least_zero("initial_scale", "initial_scale value"),
+        _flag("bias_correction"),
+        _at_least_zero("threshold", "threshold value"),
+    )
+}
+"""Every hyperparameter of every optimizer; a name means the same everywhere."""

@@ -1,0 +1,193 @@
+"""What a single update is called with: its states, its hyperparameters as numbers, their defaults; one row a variant.
+
+`fastopt.jit` and the compiled module `fastopt.updates` (for Cython) are made from these rows. `setup.py` runs this.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from ..kernels.formulas import registry
+from ..kernels.formulas.dialect import Function
+from .hyperparameters import HYPERPARAMETERS
+from .specs import SPECS, Spec
+
+GRAD_SCALE = "grad_scale"
+"""What the gradient is divided by, an argument of every update."""
+
+BOUNDS: dict[str, str] = {
+    "beta1": "0 <= {} < 1",
+    "beta2": "0 <= {} < 1",
+    "rho": "0 <= {} <= 1",
+    "etaminus": "0 < {} < 1",
+    "etaplus": "{} > 1",
+    "dampening": "{0} == {0}",
+    "step": "{} >= 1",
+    GRAD_SCALE: "{} > 0",
+}
+"""What holds for a number that an update is called with; for other hyperparameters of `HYPERPARAMETERS`, `>= 0`."""
+
+_IN_GENERAL = {"update_divisor": 1.0, "clip_coefficient": 1.0}
+"""Arguments of `regularize` that are no hyperparameters."""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """One update of one variant of an optimizer.
+
+    Attributes
+    ----------
+    name: what its function is called, as in "adam_amsgrad".
+    hyperparameters: its arguments, as coefficient functions see them, and the default of each; None for those that
+        must be given, which come first.
+    fixed: the other numbers that coefficient functions see.
+    initial: what its states start with, where that is not 0: a number, or one of `initial_arguments`.
+    initial_arguments: the hyperparameters that states start with, and the default of each.
+    """
+
+    name: str
+    spec: Spec
+    rule: str
+    hyperparameters: Mapping[str, float | None]
+    fixed: Mapping[str, float]
+    initial: Mapping[str, str | float]
+    initial_arguments: Mapping[str, float]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The arrays that it keeps beside the parameter, in the rule's order."""
+        states: tuple[str, ...] = registry.rule(self.rule).states
+        return states
+
+    @property
+    def arguments(self) -> dict[str, float | None]:
+        """The numbers that its function takes after the step, and their defaults."""
+        return {**self.hyperparameters, GRAD_SCALE: 1.0}
+
+    def is_flag(self, name: str) -> bool:
+        return name in self.spec.hyperparameters and self.spec.hyperparameters[name].flag
+
+    def bound(self, name: str) -> str | None:
+        """What must hold for an argument, with its name put in; None for flags and a user's own hyperparameters."""
+        always = name in ("step", GRAD_SCALE)
+        if self.is_flag(name) or not (always or (name in _spread() and not self.spec.own)):
+            return None
+        return BOUNDS.get(name, "{} >= 0").format(name)
+
+    def stages(self) -> list[tuple[Function, dict[str, str]]]:
+        """The coefficient functions, in order, and what each of their arguments is: a name, or a number as text."""
+        stages = []
+        for name in ("regularize", self.spec.coefficients):
+            function = registry.coefficient_function(name)
+            passed = {}
+            for argument in function.arguments:
+                known = argument in self.hyperparameters or argument in ("step", "mu_product")
+                passed[argument] = argument if known else repr(float(self.fixed.get(argument, 0.0)))
+            if name == "regularize":
+                passed["update_divisor"] = GRAD_SCALE
+            stages.append((function, passed))
+        return stages
+
+
+@functools.cache
+def _spread() -> dict[str, str]:
+    """Numbers that coefficient functions see, and the hyperparameter that each is a part of."""
+    return {number: each.name for each in HYPERPARAMETERS.values() for number in (each.spread or (each.name,))}
+
+
+def _parts(spec: Spec, name: str) -> tuple[str, ...]:
+    return spec.hyperparameters[name].spread or (name,)
+
+
+def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = ()) -> Signature:
+    """The signature of an optimizer with these hyperparameters, which are its defaults.
+
+    Hyperparameters that choose the rule are no arguments, if they are flags or 0; nor are those that this variant does
+    not use.
+
+    Raises
+    ------
+    TypeError, ValueError
+        The optimizer has no such hyperparameter, or it cannot have this value.
+    """
+    values = spec.convert({**spec.defaults, **options})
+    if callable(values.get("lr")):
+        raise TypeError(f"lr must be a number, got {values['lr']!r}; call a schedule's `jit` in the loop")
+    rule = spec.rule(values)
+    numbers = {"lr": values.get("lr", 0.0), **_IN_GENERAL, **spec.numbers(values)}
+    function = registry.coefficient_function(spec.coefficients)
+    used = _arguments_for(function, set(registry.rule(rule).coefficients) | {"mu_product"})
+    used |= {"weight_decay", "decoupled_weight_decay", "maximize", "decay"}
+    if "weight_decay" in spec.defaults:
+        used.add("lr")
+    switches = {name for name in spec.variants if isinstance(values[name], bool) or not values[name]}
+    impossible = {name for name in spec.defaults if values[name] == 0.0 and _is_impossible(spec, values, name)}
+    # A class that has no such argument is what it is because of it: AdamW, Lion.
+    if spec is SPECS.get(spec.name) and spec.defaults.get("decoupled_weight_decay"):
+        impossible.add("decoupled_weight_decay")
+    shown = {
+        part: numbers[part]
+        for name in spec.defaults
+        if name not in switches | impossible
+        for part in _parts(spec, name)
+        if part in used
+    }
+    initial = {name: spec.initial[name] for name in registry.rule(rule).states if name in spec.initial}
+    return Signature(
+        name=spec.name.lower() + ("" if spec.own else "".join(rule.partition("_")[1:])),
+        spec=spec,
+        rule=rule,
+        hyperparameters={
+            **dict.fromkeys(required),
+            **{name: value for name, value in shown.items() if name not in tuple(required)},
+        },
+        fixed={name: value for name, value in numbers.items() if name not in shown},
+        initial=initial,
+        initial_arguments={each: float(values[each]) for each in initial.values() if isinstance(each, str)},
+    )
+
+
+def _is_impossible(spec: Spec, values: Mapping[str, Any], name: str) -> bool:
+    """Whether this variant refuses every other value of a number that is 0."""
+    return not isinstance(values[name], bool) and spec.check({**values, name: 0.5}) is not None
+
+
+def _arguments_for(function: Function, results: set[str]) -> set[str]:
+    """The arguments that these results depend on."""
+    needed = results & set(function.returned_names)
+    for statement in reversed(function.body):
+        target = statement.targets[0]
+        targets = {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
+        if targets & needed:
+            needed = needed - targets | _names(statement.value)
+    return needed & set(function.arguments)
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+
+
+def _signatures() -> Iterator[Signature]:
+    for spec in SPECS.values():
+        seen = set()
+        for switches in product((False, True), repeat=len(spec.variants)):
+            rule = spec.rules.get(switches)
+            if rule is None or rule in seen:
+                continue
+            seen.add(rule)
+            chosen = dict(zip(spec.variants, switches, strict=True))
+            numeric = [name for name in chosen if not HYPERPARAMETERS[name].flag]
+            # Any number above 0 will do: which one is up to the caller.
+            options = {name: (0.5 if switch else 0.0) if name in numeric else switch for name, switch in chosen.items()}
+            yield signature(spec, options, required=[name for name in numeric if chosen[name]])
+
+
+@functools.cache
+def signatures() -> dict[str, Signature]:
+    """Every variant of every optimizer, as PyTorch has it, by name."""
+    return {each.name: each for each in _signatures()}

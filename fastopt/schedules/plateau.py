@@ -1,0 +1,377 @@
+"""Rates that fall when a metric stops improving."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from ..checks import at_least_zero, one_of, real_number, whole_number
+from . import Lambda, Scaled, Schedule
+from .plateau_conventions import CONVENTIONS, Change, Counters, Settings
+
+
+class ReduceOnPlateau:
+    """Multiplies the rates of an optimizer by `factor` when a metric has stopped improving.
+
+    A group whose lr is a number gets max(lr * factor, min_lr). A group whose lr is a schedule goes on with
+    schedule * factor, where the factor is limited so that the rate of the next step is not less than `min_lr`.
+
+    Parameters
+    ----------
+    optimizer: an optimizer of fastopt, fastopt.torch or torch.optim
+    mode: "min" or "max", default "min"
+        Whether the metric is to fall or to rise.
+    factor: float, default 0.1
+        At least 0 and less than 1.
+    patience: int, default 10
+        How many steps (calls of `step`, mostly epochs) without improvement are tolerated: torch's convention reduces in
+        the one after so many, Keras' in the last of them.
+    convention: "torch" or "keras", default "torch"
+        Whose rules and defaults; the differences are in the notes.
+    threshold: float, default 1e-4 (torch's convention only)
+        What counts as an improvement: less than best * (1 - threshold) or, with `threshold_mode="abs"`, than
+        best - threshold; with mode "max" more than it with + in place of -. At least 0.
+    threshold_mode: "rel" or "abs", default "rel" (torch's convention only)
+    eps: float, default 1e-8 (torch's convention only)
+        A rate that would change by no more than this is left as it is. At least 0.
+    min_delta: float, default 1e-4 (Keras' convention only)
+        What counts as an improvement: metric + min_delta < best, or with mode "max" metric - min_delta > best.
+        At least 0.
+    cooldown: int, default 0
+        After a reduction, so many steps do not count as bad.
+    min_lr: float or one for each group, default 0
+        Rates are not reduced below it.
+    raise_factor: float, optional
+        Above 1. When `raise_patience` reductions in a row have brought no improvement, the next plateau multiplies the
+        rates by this instead, and reductions are counted anew. For losses that are stuck in a narrow minimum or on a
+        plateau in the literal sense, where a smaller rate is no help. Needs `raise_patience` and `max_lr`.
+    raise_patience: int, optional
+        At least 1. Reductions that `min_lr` lets change nothing count, too.
+    max_lr: float or one for each group, optional
+        Rates are not raised above it.
+
+    Attributes
+    ----------
+    best: float or None
+        The best metric; None before the first one.
+    num_bad_epochs: int
+        Steps without improvement; Keras' `wait`.
+    cooldown_counter: int
+        How many steps the cooldown still lasts.
+    num_reductions: int
+        Plateaus that reduced since the last improvement or raise.
+    last_change: "reduced", "raised" or None
+        What the last step did.
+
+    Notes
+    -----
+    Keras' convention acts when the wait has reached `patience` and torch's when it has passed it; an improvement is
+    absolute in Keras' and relative in torch's; Keras counts the step in which the cooldown ends, torch does not; at
+    `min_lr`, Keras goes on waiting and torch begins another cooldown.
+
+    A NaN is never an improvement: it counts as a bad step. torch does the same. Keras takes a NaN as the best one if it
+    is the first metric, and then nothing improves on it any more; here, the first metric that is no NaN is the best.
+
+    Keras compares in float32 and keeps rates in float32; here everything is in float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is not usable, or is one of the other convention.
+
+    References
+    ----------
+    torch.optim.lr_scheduler.ReduceLROnPlateau; keras.callbacks.ReduceLROnPlateau.
+
+    Examples
+    --------
+    >>> import numpy as np, fastopt
+    >>> opt = fastopt.SGD(np.zeros(3), lr=0.5)
+    >>> plateau = fastopt.ReduceOnPlateau(opt, factor=0.5, patience=1)
+    >>> [plateau.step(loss) for loss in (3.0, 2.0, 2.0, 2.0, 1.0)]
+    [False, False, False, True, False]
+    >>> opt.param_groups[0]["lr"]
+    0.25
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        mode: Literal["min", "max"] = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        *,
+        convention: Literal["torch", "keras"] = "torch",
+        threshold: float | None = None,
+        threshold_mode: Literal["rel", "abs"] | None = None,
+        eps: float | None = None,
+        min_delta: float | None = None,
+        cooldown: int = 0,
+        min_lr: float | Sequence[float] = 0.0,
+        raise_factor: float | None = None,
+        raise_patience: int | None = None,
+        max_lr: float | Sequence[float] | None = None,
+    ) -> None:
+        if not hasattr(optimizer, "param_groups"):
+            raise TypeError(f"optimizer must have param_groups, got {optimizer!r} of type {type(optimizer).__name__}")
+        self.optimizer = optimizer
+        self.factor = real_number("factor", factor)
+        if not 0 <= self.factor < 1:
+            raise ValueError(f"factor must be at least 0 and less than 1, got {factor!r}")
+        self.cooldown = whole_number("cooldown", cooldown, least=0)
+        self.convention = one_of(*CONVENTIONS)("convention", convention)
+        self._rules = CONVENTIONS[self.convention]
+        own = {"threshold": threshold, "threshold_mode": threshold_mode, "eps": eps, "min_delta": min_delta}
+        for name, value in own.items():  # those of the other convention must not be there
+            if value is not None and name not in self._rules.defaults:
+                raise ValueError(f"{name} is not an argument of convention={convention!r}, got {value!r}")
+        own = {name: default if own[name] is None else own[name] for name, default in self._rules.defaults.items()}
+        name = "threshold" if "threshold" in own else "min_delta"
+        self._settings = Settings(
+            mode=one_of("min", "max")("mode", mode),
+            patience=whole_number("patience", patience, least=0),
+            threshold=at_least_zero(name, own[name]),
+            threshold_mode=one_of("rel", "abs")("threshold_mode", own.get("threshold_mode", "abs")),
+            eps=at_least_zero("eps", own.get("eps", 0.0)),
+        )
+        self.min_lr = _limits("min_lr", min_lr, len(optimizer.param_groups))
+        together = {"raise_factor": raise_factor, "raise_patience": raise_patience, "max_lr": max_lr}
+        missing = [name for name, value in together.items() if value is None]
+        if 0 < len(missing) < len(together):
+            raise ValueError(f"raise_factor, raise_patience and max_lr go together, got no {' and no '.join(missing)}")
+        self.raise_factor: float | None = None
+        self.raise_patience: int | None = None
+        self.max_lr: float | tuple[float, ...] = math.inf
+        if not missing:
+            self.raise_factor = real_number("raise_factor", raise_factor)
+            if not 1 < self.raise_factor < math.inf:
+                raise ValueError(f"raise_factor must be finite and more than 1, got {raise_factor!r}")
+            self.raise_patience = whole_number("raise_patience", raise_patience)
+            self.max_lr = _limits("max_lr", max_lr, len(optimizer.param_groups))
+        self._counters = Counters()
+
+    # --- what users look at -----------------------------------------------------------------------------------------
+
+    @property
+    def best(self) -> float | None:
+        return self._counters.best
+
+    @property
+    def num_bad_epochs(self) -> int:
+        return self._counters.num_bad_epochs
+
+    @property
+    def cooldown_counter(self) -> int:
+        return self._counters.cooldown_counter
+
+    @property
+    def num_reductions(self) -> int:
+        return self._counters.num_reductions
+
+    @property
+    def last_change(self) -> Change | None:
+        return self._counters.last_change
+
+    # --- steps ------------------------------------------------------------------------------------------------------
+
+    def step(self, metric: Any) -> bool:
+        """Take note of a metric, and reduce the rates if it has stopped improving.
+
+        Parameters
+        ----------
+        metric: float
+            Or an array or tensor of no dimension.
+
+        Returns
+        -------
+        bool
+            Whether any rate was reduced.
+
+        Raises
+        ------
+        TypeError, ValueError
+            The metric is no number, or there are other groups than `min_lr` or `max_lr` has values for. Nothing has
+            been changed.
+        """
+        value = _metric(metric)
+        better = not math.isnan(value) and self._rules.is_better(self._settings, value, self.best)
+        counters = self._counters._replace(last_change=None)
+        if better:
+            counters = counters._replace(best=value, num_reductions=0)
+        counters, plateau = self._rules.counted(self._settings, counters, better)
+        if not plateau:
+            self._counters = counters
+            return False
+        raising = self.raise_patience is not None and counters.num_reductions >= self.raise_patience
+        changes = self._raised() if raising else self._reduced()
+        if changes or self._rules.acts_at_the_limit or self.raise_patience is not None:
+            counters = counters._replace(
+                num_bad_epochs=0,
+                cooldown_counter=self.cooldown,
+                num_reductions=0 if raising else counters.num_reductions + 1,
+            )
+        change: Change | None = ("raised" if raising else "reduced") if changes else None
+        for group, lr in changes:
+            _assign(group, lr)
+        self._counters = counters._replace(last_change=change)
+        return change == "reduced"
+
+    def _reduced(self) -> list[tuple[Any, Any]]:
+        """The groups whose rate falls, with their new lr."""
+        changes = []
+        for group, lr, rate, least in self._rates("min_lr", self.min_lr):
+            new = max(rate * self.factor, least)
+            if self._rules.lowers(self._settings, rate, new):
+                changes.append((group, _scaled(lr, self._iteration, rate, new, self.factor)))
+        return changes
+
+    def _raised(self) -> list[tuple[Any, Any]]:
+        assert self.raise_factor is not None
+        changes = []
+        for group, lr, rate, most in self._rates("max_lr", self.max_lr):
+            new = min(rate * self.raise_factor, most)
+            if new > rate:
+                changes.append((group, _scaled(lr, self._iteration, rate, new, self.raise_factor)))
+        return changes
+
+    @property
+    def _iteration(self) -> int:
+        return int(getattr(self.optimizer, "iterations", 0))
+
+    def _rates(self, name: str, limits: float | tuple[float, ...]) -> list[tuple[Any, Any, float, float]]:
+        """Each group, its lr (a number or a Schedule), its rate now, and its limit."""
+        groups = self.optimizer.param_groups
+        each_limit = limits if isinstance(limits, tuple) else (limits,) * len(groups)
+        if len(each_limit) != len(groups):
+            raise ValueError(f"{name} must be a number or one for each group, got {len(each_limit)} for {len(groups)}")
+        rows = []
+        for group, limit in zip(groups, each_limit, strict=True):
+            lr = group["lr"]
+            if callable(lr):
+                lr = lr if isinstance(lr, Schedule) else Lambda(1.0, lr)
+                rows.append((group, lr, lr(self._iteration), limit))
+            else:
+                rows.append((group, lr, float(lr), limit))
+        return rows
+
+    # --- saving -----------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters and, for each group, the factor so far on its schedule (None for a number).
+
+        Numbers are in the state dict of the optimizer; arguments of the construction are in none.
+        """
+        factors = [_factor(group["lr"]) for group in self.optimizer.param_groups]
+        return {**self._counters._asdict(), "factors": factors}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave, and scale the schedules of the optimizer as they were.
+
+        The optimizer has the schedules that it was constructed with; a factor that they have by now is replaced, so
+        that loading twice is loading once.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It is no such state dict, or of an optimizer with other groups. Nothing has been changed.
+        """
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"state_dict must be a dict, got {state_dict!r}")
+        expected = {*Counters._fields, "factors"}
+        if set(state_dict) != expected:
+            raise ValueError(
+                f"state_dict must have the keys {', '.join(sorted(expected))}, got {', '.join(map(repr, state_dict))}"
+            )
+        counters, factors = _checked_counters(state_dict), state_dict["factors"]
+        groups = self.optimizer.param_groups
+        if not isinstance(factors, (list, tuple)) or len(factors) != len(groups):
+            raise ValueError(f"state_dict['factors'] must be one for each of {len(groups)} groups, got {factors!r}")
+        changes = []
+        for index, (group, factor) in enumerate(zip(groups, factors, strict=True)):
+            lr = group["lr"]
+            if (factor is None) == callable(lr):
+                saved, present = ("a number", "a schedule") if factor is None else ("a schedule", "a number")
+                raise ValueError(f"the lr of group {index} was {saved} when the state was saved and is {present} now")
+            if factor is not None and factor != _factor(lr):
+                changes.append((group, _with_factor(lr, at_least_zero(f"state_dict['factors'][{index}]", factor))))
+        for group, lr in changes:
+            _assign(group, lr)
+        self._counters = counters
+
+    def __repr__(self) -> str:
+        return (
+            f"ReduceOnPlateau(mode={self._settings.mode!r}, factor={self.factor!r}, "
+            f"patience={self._settings.patience!r}, convention={self.convention!r}, cooldown={self.cooldown!r}, "
+            f"best={self.best!r}, num_bad_epochs={self.num_bad_epochs!r})"
+        )
+
+
+# --- rates ----------------------------------------------------------------------------------------------------------
+
+
+def _scaled(lr: Any, step: int, rate: float, new: float, factor: float) -> Any:
+    """The new lr: a number, or the schedule times the factor, or times less of a factor where a limit was met."""
+    if not isinstance(lr, Schedule):
+        return new
+    if new == rate * factor:
+        return lr * factor
+    scaled = Scaled(lr, new / rate)
+    inwards = math.inf if new < rate else 0.0
+    for _ in range(8):  # the quotient and the product are rounded, perhaps beyond the limit
+        reached = scaled(step)
+        if reached >= new if new < rate else reached <= new:
+            break
+        scaled = _with_factor(scaled, math.nextafter(scaled.factor, inwards))
+    return scaled
+
+
+def _factor(lr: Any) -> float | None:
+    """What a schedule is scaled by; None for a number."""
+    if isinstance(lr, Scaled):
+        return lr.factor
+    return 1.0 if callable(lr) else None
+
+
+def _with_factor(lr: Any, factor: float) -> Scaled:
+    if isinstance(lr, Scaled):
+        return Scaled(lr.schedule, factor)
+    return Scaled(lr if isinstance(lr, Schedule) else Lambda(1.0, lr), factor)
+
+
+def _assign(group: Any, lr: Any) -> None:
+    """Set a group's lr; a tensor is filled, as torch's schedulers do."""
+    if hasattr(group["lr"], "fill_"):
+        group["lr"].fill_(lr)
+    else:
+        group["lr"] = lr
+
+
+# --- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _metric(metric: Any) -> float:
+    if getattr(metric, "ndim", None) == 0 and hasattr(metric, "item"):
+        metric = metric.item()
+    return real_number("metric", metric)
+
+
+def _limits(name: str, value: Any, groups: int) -> float | tuple[float, ...]:
+    if not isinstance(value, (list, tuple)):
+        return at_least_zero(name, value)
+    if len(value) != groups:
+        raise ValueError(f"{name} must be a number or one for each group, got {len(value)} for {groups} groups")
+    return tuple(at_least_zero(f"{name}[{index}]", each) for index, each in enumerate(value))
+
+
+def _checked_counters(state: Mapping[str, Any]) -> Counters:
+    best, change = state["best"], state["last_change"]
+    if change not in (None, "reduced", "raised"):
+        raise ValueError(f"state_dict['last_change'] must be 'reduced', 'raised' or None, got {change!r}")
+    counts = {
+        name: whole_number(f"state_dict[{name!r}]", state[name], least=0)
+        for name in ("num_bad_epochs", "cooldown_counter", "num_reductions")
+    }
+    return Counters(
+        best=None if best is None else real_number("state_dict['best']", best), last_change=change, **counts
+    )

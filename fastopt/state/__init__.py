@@ -1,0 +1,1 @@
+"""What an optimizer owns: parameters, groups, states, gradients, and how they are saved."""

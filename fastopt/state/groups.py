@@ -1,0 +1,144 @@
+"""Parameter groups: dicts, as in torch.optim, that check what is assigned to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..definitions.conventions import conventions_with
+from ..definitions.hyperparameters import HYPERPARAMETERS
+from ..definitions.specs import Spec
+from ..step.options import GROUP_OPTIONS, check_group_options
+from ..step.rates import warn_without_effect
+
+NOTES = ("name", "initial_lr")
+"""Keys that a group may carry for its owner; they change nothing."""
+
+
+class Changes:
+    """Whether a group was assigned to since the optimizer last looked.
+
+    Groups hold this, not the optimizer: without a cycle of references, an optimizer's memory is free as soon as it is
+    dropped.
+    """
+
+    __slots__ = ("max_grad_norm", "pending", "rates")
+
+    def __init__(self, max_grad_norm: float | None = None) -> None:
+        self.pending = False
+        self.rates = False  # only rates, or rates that can change by themselves
+        self.max_grad_norm = max_grad_norm  # the optimizer's, which excludes other clipping
+
+
+class ParamGroup(dict[str, Any]):
+    """The hyperparameters of a group and, under "params", its arrays.
+
+    An assignment is checked at once and counts from the next step. The arrays, and with them the keys, are fixed.
+    """
+
+    def __init__(self, spec: Spec, params: Iterable[np.ndarray], values: Mapping[str, Any], changes: Changes):
+        self._spec = spec
+        self._changes = changes
+        self.allowed_states: frozenset[str] | None = None
+        notes = {key: values[key] for key in NOTES if key in values}
+        options = check_group_options(values, changes.max_grad_norm)
+        converted = spec.convert(values)
+        check_prox(spec, converted, options)
+        super().__init__(params=tuple(params), **converted, **options, **notes)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        return {name: self[name] for name in self._spec.defaults}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return {name: self[name] for name in GROUP_OPTIONS}
+
+    def fix_states(self, states: tuple[str, ...]) -> None:
+        """From now on, refuse hyperparameters that would need other states than these."""
+        self.allowed_states = frozenset(states)
+
+    def restore(self, values: Mapping[str, Any], allowed_states: frozenset[str] | None) -> None:
+        """Go back to what `dict(group)` and `allowed_states` were, after something else failed."""
+        super().update(values)
+        self.allowed_states = allowed_states
+
+    def converted(self, changes: Mapping[str, Any]) -> dict[str, Any]:
+        """What `changes` would put in, checked together with the rest; the group is left as it is."""
+        for key in changes:
+            if key == "params":
+                raise ValueError("a group's 'params' are fixed; create a new optimizer for other parameters")
+            check_key(self._spec, key)
+        options = check_group_options({**self.options, **changes}, self._changes.max_grad_norm)
+        values = self._spec.convert({**self.hyperparameters, **changes})
+        needed = set(self._spec.states(values))
+        if self.allowed_states is not None and not needed <= self.allowed_states:
+            missing = ", ".join(sorted(needed - self.allowed_states))
+            reason = ", ".join(f"{name}={values[name]!r}" for name in self._spec.variants)
+            raise ValueError(f"{reason} needs state that this optimizer was created without: {missing}")
+        check_prox(self._spec, values, options)
+        values |= options
+        return {key: values.get(key, value) for key, value in changes.items()}
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self.update({key: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        converted = self.converted(dict(*args, **kwargs))
+        warn_without_effect(self._spec, converted.get("lr"))
+        changes, rate_alone = self._changes, converted.keys() == {"lr"} and "lr" not in self._spec.initial.values()
+        try:
+            super().update(converted)
+        finally:  # Even if a signal's handler raises right after the update; none runs between these assignments.
+            if rate_alone:
+                changes.rates = True
+            else:
+                changes.pending = True
+
+    def __ior__(self, other: Any) -> ParamGroup:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("the keys of a parameter group are fixed; assign new values to them instead")
+
+    __delitem__ = _refuse
+    pop = _refuse
+    popitem = _refuse
+    clear = _refuse
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self)
+
+    def __reduce__(self) -> Any:
+        return dict, (dict(self),)
+
+
+def check_prox(spec: Spec, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a proximal step is asked for that the optimizer cannot do."""
+    if options["prox"] is not None and options["prox"].row is None:
+        spec.proximal_step(values)
+
+
+def check_key(spec: Spec, key: Any) -> None:
+    """Check that a group may have this key.
+
+    Raises
+    ------
+    ValueError
+        It is no hyperparameter or group option of this optimizer; the message lists those.
+    """
+    if key not in spec.defaults and key not in NOTES and key not in GROUP_OPTIONS:
+        known = ", ".join(("params", *spec.defaults, *GROUP_OPTIONS))
+        where = ", ".join(map(repr, conventions_with(spec, key)))
+        hint = f" (a hyperparameter with convention={where})" if where else ""
+        hint = hint or (" (a hyperparameter of other optimizers)" if key in HYPERPARAMETERS else "")
+        under = "" if spec.convention == "torch" else f" with convention={spec.convention!r}"
+        raise ValueError(f"unknown key {key!r}{hint} in a parameter group of {spec.name}{under} (expected {known})")

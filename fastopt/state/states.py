@@ -1,0 +1,84 @@
+"""The memory of optimizer states, and how users see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from ..definitions.specs import Spec
+from ..kernels.backends import Memory
+from ..step.planning import AVERAGE
+from ..step.rates import rate_at
+
+States = dict[str, Any]
+"""The states of a parameter by name, arrays of its shape in its memory."""
+
+
+def initial_states(
+    spec: Spec, group: Mapping[str, Any], params: Sequence[Any], names: Iterable[str], memory: Memory
+) -> list[States]:
+    """New states for each of a group's parameters, as their memory has them: one buffer a state, in which each
+    parameter's part is aligned.
+
+    An average starts as a copy of its parameter.
+    """
+    states: list[States] = [{} for _ in params]
+    for name in names:
+        dtype = params[0].dtype if params else np.dtype(np.float32)
+        step = memory.ALIGNMENT // dtype.itemsize
+        padded = [-(-param.size // step) * step for param in params]
+        buffer = memory.zeros(sum(padded), dtype)
+        if name in spec.initial:
+            memory.fill(buffer, initial_value(spec, group, name))
+        start = 0
+        for param, size, own in zip(params, padded, states, strict=True):
+            own[name] = buffer[start : start + param.size].reshape(param.shape)
+            if name == AVERAGE:
+                memory.copy(own[name], param)
+            start += size
+    return states
+
+
+def initial_value(spec: Spec, group: Mapping[str, Any], name: str) -> float:
+    """What a state starts with."""
+    source = spec.initial[name]
+    if not isinstance(source, str):
+        return source
+    return rate_at(group, 0) if source == "lr" else float(group[source])
+
+
+class StateView(Mapping[int, Mapping[str, Any]]):
+    """`opt.state`: position of a parameter -> its states by name. Its arrays can be written to, not replaced."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        states: list[States],
+        steps: np.ndarray,
+        mu_product: np.ndarray,
+        fetch: Callable[[], None],
+    ) -> None:
+        self._spec = spec
+        self._states = states
+        self._steps = steps
+        self._mu_product = mu_product
+        self._fetch = fetch
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        if not 0 <= index < len(self._states):
+            raise KeyError(f"there is no parameter {index!r} (expected 0 to {len(self._states) - 1})")
+        self._fetch()
+        carried = {"mu_product": float(self._mu_product[index])} if self._spec.keeps_mu_product else {}
+        return MappingProxyType({"step": int(self._steps[index]), **carried, **self._states[index]})
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(len(self._states)))
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def __repr__(self) -> str:
+        return repr({index: dict(self[index]) for index in self})

@@ -1,0 +1,1 @@
+"""What a step does: options, rates, and the plan that engines run."""

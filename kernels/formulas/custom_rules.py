@@ -1,0 +1,292 @@
+"""Users' own rules: Python functions, read from their source, checked, and registered with `formulas`.
+
+A rule is registered under its name and a digest of all that it is made of, so that nothing compiled for one rule can
+ever be taken for another, however often a function is changed and made anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import hashlib
+import inspect
+import keyword
+import linecache
+import textwrap
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ..formulas import registry
+from . import vocabulary
+from .dialect import VOCABULARY, Function, Rule, error_at, read_function
+
+DIGEST_LENGTH = 16
+"""Of the digest in names: 64 bits tell apart as many rules as anyone will write."""
+
+RESERVED_STREAMS = (
+    *("param", "grad", "param_i", "grad_i", "prepared", "clipped", "grad_accumulator", "param_average"),
+    *("step", "mu_product"),
+)
+"""What the arrays of a step, and the numbers kept beside them, are called already."""
+
+MAX_STATES, MAX_ARGUMENTS, MAX_RESULTS = 6, 16, 24
+"""What the engine has room for: table.pxi's MAX_STREAMS less two, MAX_ARGUMENTS, MAX_RESULTS."""
+
+
+class SourceError(ValueError):
+    """The source of a function cannot be read, or is not that of the function."""
+
+
+def register(
+    update: Callable[..., Any], states: Sequence[str], inputs: Sequence[str], coefficients: Callable[..., Any] | None
+) -> registry.OwnRule:
+    """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and look it up by name from now on.
+
+    `inputs` are the names that can be had without further ado: hyperparameters, `step` and `mu_product`.
+
+    Raises
+    ------
+    DialectError
+        A function does not keep to the dialect, or is no rule; the error carries the file and the line.
+    SourceError
+        A source cannot be read.
+    """
+    functions, node, path = read(update)
+    function = functions[-1] = _with_named_results(functions[-1], ("param", *states))
+    _check_states(function, states, node, path)
+    wanted = function.arguments[2 + len(states) :]
+    if coefficients is None:
+        _check_inputs(wanted, inputs, node, path, "the rule takes it, and there is no coefficients function")
+        coefficient_functions = [Function(function.name, wanted, (), tuple(ast.Name(name) for name in wanted))]
+    else:
+        coefficient_functions, coefficient_node, coefficient_path = read(coefficients, powers=True)
+        _check_coefficients(coefficient_functions[-1], wanted, inputs, coefficient_node, coefficient_path)
+    last = coefficient_functions[-1]
+    if len(last.arguments) > MAX_ARGUMENTS or len(last.returns) > MAX_RESULTS:
+        raise ValueError(
+            f"{last.name}: at most {MAX_ARGUMENTS} arguments and {MAX_RESULTS} results, got {len(last.arguments)} and "
+            f"{len(last.returns)}"
+        )
+    digest = _digest([*functions, *coefficient_functions], states)
+    name = f"{function.name}_{digest}"
+    if name not in registry.OWN_RULES:
+        known = {each.name: each for each in functions[:-1]}
+        rule = Rule(replace(function, name=name))
+        renamed = replace(coefficient_functions[-1], name=name)
+        own = registry.OwnRule(rule, registry.rule_loop(rule, known), (*coefficient_functions[:-1], renamed))
+        registry.OWN_RULES[name] = own
+    return registry.OWN_RULES[name]
+
+
+def _digest(functions: Sequence[Function], states: Sequence[str]) -> str:
+    digest = hashlib.sha256(repr(tuple(states)).encode())
+    for function in functions:
+        digest.update(repr((function.name, function.arguments)).encode())
+        for part in (*function.body, *function.returns):
+            digest.update(ast.dump(part).encode())
+    return digest.hexdigest()[:DIGEST_LENGTH]
+
+
+# --- what a rule and its coefficients must be -------------------------------------------------------------------------
+
+
+def _with_named_results(function: Function, names: Sequence[str]) -> Function:
+    """`return param - lr * grad, ...` as an assignment and `return param, ...`, where that means the same."""
+    if len(function.returns) != len(names):
+        return function
+    body, assigned = list(function.body), set[str]()
+    for name, value in zip(names, function.returns, strict=True):
+        if isinstance(value, ast.Name):
+            if value.id in assigned - {name}:
+                return function
+            continue
+        if assigned & {each.id for each in ast.walk(value) if isinstance(each, ast.Name)}:
+            return function
+        assignment = ast.Assign([ast.Name(name, ast.Store())], value)
+        body.append(ast.fix_missing_locations(ast.copy_location(assignment, value)))
+        assigned.add(name)
+    returns = [
+        value if isinstance(value, ast.Name) else ast.Name(name, ast.Load())
+        for name, value in zip(names, function.returns, strict=True)
+    ]
+    return replace(function, body=tuple(body), returns=tuple(returns))
+
+
+def _check_states(function: Function, states: Sequence[str], node: ast.FunctionDef, path: str) -> None:
+    expected = ("param", "grad", *states)
+    for position, name in enumerate(expected):
+        if function.arguments[position : position + 1] != (name,):
+            given = ", ".join(function.arguments)
+            raise error_at(path, node, f"{function.name} must begin with ({', '.join(expected)}, ...), got ({given})")
+    returned = ("param", *states)
+    if function.returned_names != returned:
+        given = ", ".join(map(ast.unparse, function.returns))
+        raise error_at(path, node.body[-1], f"{function.name} must return {', '.join(returned)}; it returns {given}")
+    if function.keywords:
+        raise error_at(path, node, f"{function.name}: no keyword-only arguments")
+
+
+def _check_inputs(wanted: Sequence[str], inputs: Sequence[str], node: ast.FunctionDef, path: str, why: str) -> None:
+    for name in wanted:
+        if name not in inputs:
+            known = ", ".join(inputs)
+            raise error_at(path, node, f"{node.name}: there is no {name!r}: {why} (there are {known})")
+
+
+def _check_coefficients(
+    function: Function, wanted: Sequence[str], inputs: Sequence[str], node: ast.FunctionDef, path: str
+) -> None:
+    _check_inputs(function.arguments, inputs, node, path, "a coefficients function takes hyperparameters and `step`")
+    if not function.returned_names:
+        given = ", ".join(map(ast.unparse, function.returns))
+        raise error_at(path, node.body[-1], f"{function.name} must return variables, by name; it returns {given}")
+    missing = [name for name in wanted if name not in function.returned_names]
+    if missing:
+        raise error_at(
+            path, node.body[-1], f"{function.name} must return all that the rule takes; {', '.join(missing)} is missing"
+        )
+
+
+INSTEAD = {"abs": "maximum(x, -x)", "max": "maximum(a, b)", "min": "-maximum(-a, -b)", "pow": "x * x", "float": "x"}
+"""What to write for functions of Python's own."""
+
+
+def check_name(what: str, name: Any, taken: Sequence[str] = ()) -> str:
+    """The name of a state or a hyperparameter.
+
+    Raises
+    ------
+    TypeError, ValueError
+        It cannot be one.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"{what} must be names, got {name!r}")
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(f"{what}: {name!r} is no name")
+    if name in taken or name in VOCABULARY:
+        raise ValueError(f"{what}: {name!r} is taken; choose another name")
+    return name
+
+
+# --- reading functions ------------------------------------------------------------------------------------------------
+
+
+def read(function: Callable[..., Any], powers: bool = False) -> tuple[list[Function], ast.FunctionDef, str]:
+    """A function and what it calls, callees first; its syntax tree, and the file that it is in.
+
+    Raises
+    ------
+    DialectError, SourceError
+        See `register`.
+    """
+    found: dict[str, tuple[Any, Function]] = {}
+    node, path = _read(function, powers, found, ())
+    return [each for _, each in found.values()], node, path
+
+
+def _read(
+    function: Any, powers: bool, found: dict[str, tuple[Any, Function]], callers: tuple[Any, ...]
+) -> tuple[ast.FunctionDef, str]:
+    node, path = syntax_of(function)
+    names = _names_seen_by(function)
+    plain = [statement for statement in node.body if isinstance(statement, (ast.Assign, ast.Return))]
+    for each in (part for statement in plain for part in ast.walk(statement)):
+        if not (isinstance(each, ast.Call) and isinstance(each.func, ast.Name)):
+            continue
+        name = each.func.id
+        callee = names.get(name)
+        if name in VOCABULARY:
+            if callee is not getattr(vocabulary, name):
+                what = "is not defined here" if callee is None else f"is {callee!r} here"
+                raise error_at(path, each, f"{name} {what}; write `from fastopt.rules import {name}`")
+        elif callee is None:
+            instead = f"; write {INSTEAD[name]}" if name in INSTEAD else ""
+            raise error_at(path, each, f"{name}() is not in the vocabulary ({_words()}){instead}")
+        elif not isinstance(callee, types.FunctionType):
+            raise error_at(path, each, f"{name}() is {callee!r}, no plain function, nor in the vocabulary ({_words()})")
+        elif callee in (function, *callers):
+            raise error_at(path, each, f"{name}() calls itself")
+        elif callee.__name__ != name:
+            raise error_at(path, each, f"{name}() is another name of {callee.__name__}(); call it by its own")
+        elif name not in found:
+            _read(callee, powers, found, (function, *callers))
+        elif found[name][0] is not callee:
+            raise error_at(path, each, f"there are two functions called {name}; give one another name")
+    if node.name == "regularize":
+        raise error_at(path, node, f"{node.name} is what every rule calls first; choose another name")
+    known = {name: each for name, (_, each) in found.items()}
+    found[node.name] = function, read_function(node, path, known, powers)
+    if not _is_source_of(node, function):
+        raise SourceError(
+            f"what {path} has at line {node.lineno} is not the source of {node.name} as it runs: the file was changed "
+            "since it was loaded, start Python anew"
+        )
+    return node, path
+
+
+def _words() -> str:
+    return ", ".join(VOCABULARY)
+
+
+def _names_seen_by(function: types.FunctionType) -> dict[str, Any]:
+    """What the names in a function stand for: its closure, then its module."""
+    seen = dict(function.__globals__)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            seen[name] = cell.cell_contents
+        except ValueError:  # not assigned yet
+            seen.pop(name, None)
+    return seen
+
+
+def syntax_of(function: Any) -> tuple[ast.FunctionDef, str]:
+    """The syntax tree of a function, its lines as in its file, and the file."""
+    if not isinstance(function, types.FunctionType):
+        raise TypeError(f"a plain function is needed, written with def, got {function!r}")
+    name, path = function.__name__, function.__code__.co_filename
+    linecache.checkcache(path)
+    try:
+        lines, first = inspect.getsourcelines(function)
+        tree = ast.parse(textwrap.dedent("".join(lines)))
+    except (OSError, SyntaxError) as error:
+        raise SourceError(
+            f"the source of {name} cannot be read (from {path}: {error}); a rule is compiled from its source, so write "
+            "it with def in a file or a notebook"
+        ) from error
+    node = tree.body[0]
+    if not isinstance(node, ast.FunctionDef):
+        got = lines[0].strip()
+        raise SourceError(f"a rule must be a function written with def, got {got!r} (line {first} of {path})")
+    ast.increment_lineno(node, first - 1)
+    indentation = len(lines[0]) - len(lines[0].lstrip())
+    for each in ast.walk(node):
+        if isinstance(each, (ast.stmt, ast.expr, ast.arg)):
+            each.col_offset += indentation
+            if each.end_col_offset is not None:
+                each.end_col_offset += indentation
+    return node, path
+
+
+def _is_source_of(node: ast.FunctionDef, function: types.FunctionType) -> bool:
+    """Whether compiling this gives the function's own code."""
+    inner = copy.deepcopy(node)
+    inner.decorator_list = []
+    # What it closes over are an outer function's names.
+    module = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}): pass")
+    outer = module.body[0]
+    assert isinstance(outer, ast.FunctionDef)
+    outer.body = [inner]
+    code: Any = compile(module, "<source>", "exec", dont_inherit=True)
+    for name in ("outer", node.name):
+        within = (each for each in code.co_consts if isinstance(each, types.CodeType))
+        code = next((each for each in within if each.co_name == name), None)
+        if code is None:
+            return False
+    return _essence(code) == _essence(function.__code__)
+
+
+def _essence(code: types.CodeType) -> tuple[Any, ...]:
+    constants = tuple(repr(each) for each in code.co_consts if not isinstance(each, types.CodeType))
+    return (code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars, code.co_argcount)

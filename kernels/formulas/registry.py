@@ -1,0 +1,178 @@
+"""Every formula, read from its source: rules, operations, sums, coefficient functions, and the loops over them.
+
+What renders them (`render_cython`, `render_numba`) starts from the syntax trees here, so there is one text of each
+formula. This file must import without NumPy, Numba and the compiled module: `setup.py` runs it.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .dialect import Function, Operation, Rule, called_functions, is_operation, is_rule, read_module
+
+HERE = Path(__file__).parent
+REALS = {"float32": "float", "float64": "double"}
+"""Working precisions and their C types."""
+
+PREFETCH_BLOCK = 64
+"""Elements between two rounds of prefetches, in loops that prefetch."""
+
+CACHE_LINE = 64
+
+LANES = 64
+"""Partial sums in a reduction: element i goes to number i modulo this; then each half is added to the other."""
+
+SOURCES = ("rules.py", "operations.py", "sums.py", "coefficients.py")
+"""Where the formulas are."""
+
+
+@functools.cache
+def rules() -> dict[str, Rule]:
+    """Every update rule of `rules.py`, by name."""
+    return {name: Rule(function) for name, function in rule_functions().items() if is_rule(function)}
+
+
+@functools.cache
+def operations() -> dict[str, Operation]:
+    """Every operation of `operations.py`, by name."""
+    return {name: Operation(function) for name, function in operation_functions().items() if is_operation(function)}
+
+
+@functools.cache
+def rule_functions() -> dict[str, Function]:
+    return read_module(HERE / "rules.py")
+
+
+@functools.cache
+def operation_functions() -> dict[str, Function]:
+    return read_module(HERE / "operations.py", rule_functions())
+
+
+@functools.cache
+def sum_functions() -> dict[str, Function]:
+    """The term of every sum, by name."""
+    return read_module(HERE / "sums.py")
+
+
+@functools.cache
+def coefficient_functions() -> dict[str, Function]:
+    return read_module(HERE / "coefficients.py", powers=True)
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A loop over elements: what it walks over, what else it takes, and the calls for one element, in order.
+
+    A call is (function, its arguments, what its results are assigned to). In calls, streams stand for their elements,
+    and `local_names` live for one element.
+    """
+
+    name: str
+    streams: tuple[str, ...]
+    coefficients: tuple[str, ...]
+    calls: tuple[tuple[Function, tuple[str, ...], tuple[str, ...]], ...]
+    local_names: tuple[str, ...]
+    functions: tuple[Function, ...]
+    """What it calls for an element, callees first."""
+
+
+def loops() -> dict[str, Loop]:
+    """The loop of every rule (`regularize`, then the rule) and of every operation, by its name."""
+    return {name: _built_in_loop(name) for name in (*rules(), *operations())}
+
+
+@functools.cache
+def _built_in_loop(name: str) -> Loop:
+    """One of them: a first step needs few, and the files of few."""
+    if name in rules():
+        return rule_loop(rules()[name], rule_functions())
+    operation = operations()[name]
+    call = (operation.function, operation.function.arguments, operation.writes)
+    functions = (
+        *called_functions(operation.function, {**rule_functions(), **operation_functions()}),
+        operation.function,
+    )
+    return Loop(operation.name, operation.streams, operation.coefficients, (call,), (), functions)
+
+
+def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
+    """The loop of a rule: `regularize`, then the rule, which calls functions that are known."""
+    regularize = rule_functions()["regularize"]
+    shared = regularize.arguments[2:]
+    between = ("param_i", "grad_i")
+    calls = (
+        (regularize, ("param", "grad", *shared), between),
+        (rule.function, (*between, *rule.states, *rule.coefficients), ("param", *rule.states)),
+    )
+    functions = (regularize, *called_functions(rule.function, known), rule.function)
+    return Loop(rule.name, rule.streams, (*shared, *rule.coefficients), calls, between, functions)
+
+
+# --- by name, a user's own included ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class OwnRule:
+    """A user's rule; its name is that of no other content, see `own_rules`."""
+
+    rule: Rule
+    loop: Loop
+    coefficients: tuple[Function, ...]
+    """The coefficient function, of the rule's name, last, and before it what it calls."""
+
+
+OWN_RULES: dict[str, OwnRule] = {}
+"""The rules that users have made, by name; nothing that is built in is here."""
+
+
+def rule(name: str) -> Rule:
+    """A rule, built in or a user's own."""
+    return OWN_RULES[name].rule if name in OWN_RULES else rules()[name]
+
+
+def loop(name: str) -> Loop:
+    """The loop of a rule, built in or a user's own, or of an operation."""
+    return OWN_RULES[name].loop if name in OWN_RULES else _built_in_loop(name)
+
+
+def coefficient_function(name: str) -> Function:
+    """A coefficient function, built in or a user's own."""
+    return functions_of_coefficients(name)[-1]
+
+
+def functions_of_coefficients(name: str) -> tuple[Function, ...]:
+    """A coefficient function, built in or a user's own, last, and before it what it calls, callees first."""
+    if name in OWN_RULES:
+        return OWN_RULES[name].coefficients
+    known = coefficient_functions()
+    return (*called_functions(known[name], known), known[name])
+
+
+def functions_of_sum(name: str) -> tuple[Function, ...]:
+    """The term of a sum, last, and before it what it calls, callees first."""
+    known = sum_functions()
+    return (*called_functions(known[name], known), known[name])
+
+
+@functools.cache
+def counts() -> frozenset[str]:
+    """The sums that only count."""
+    module = ast.parse((HERE / "sums.py").read_text(encoding="utf-8"))
+    found = [
+        ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "COUNTS"
+    ]
+    return frozenset(*found)
+
+
+def digest() -> str:
+    """Identifies the formulas that something was rendered from: everything but comments, names of files and layout."""
+    import hashlib  # rarely needed, and slow to load
+
+    text = "\n".join(ast.dump(ast.parse((HERE / name).read_text(encoding="utf-8"))) for name in SOURCES)
+    return hashlib.sha256(text.encode()).hexdigest()

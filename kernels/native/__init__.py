@@ -1,0 +1,37 @@
+"""The compiled modules: loaded, and told about this machine, when this is imported.
+
+Importing this raises ImportError where they were not built; whoever can do without them catches it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from .. import cpu  # type: ignore[attr-defined]
+from . import _coefficients  # type: ignore[attr-defined]
+from . import engine as _engine  # type: ignore[attr-defined]
+
+CAPABILITIES: dict[str, object] = _engine.describe()
+Engine = _engine.Engine
+set_requested_threads = _engine.set_requested_threads
+get_default_threads = _engine.get_default_threads
+set_thread_policy = _engine.set_thread_policy
+ThreadChoice = _engine.ThreadChoice
+add_up_arrays = _engine.add_up_arrays
+change_arrays = _engine.change_arrays
+Pieces = _engine.Pieces
+pieces_of_tensors = _engine.pieces_of_tensors
+Tensors = _engine.Tensors
+FOUND: dict[str, int] = _engine.FOUND
+
+PREFETCH_DISTANCE = cpu.choose_prefetch_distance(CAPABILITIES)
+_engine.set_prefetch_distance(PREFETCH_DISTANCE)
+if not os.environ.get("OMP_NUM_THREADS"):
+    _engine.set_available_threads(cpu.available_cpus())
+if cpu.is_forked_child():
+    _engine.set_forked()
+
+
+def coefficient_function(name: str) -> int:
+    """The address of a compiled coefficient function."""
+    return int(_coefficients.ADDRESSES[name])

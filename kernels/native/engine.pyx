@@ -1,0 +1,526 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: binding=True, embedsignature=True
+"""The native step: one call over a table of segments, split over OpenMP threads by elements.
+
+The engine knows addresses, sizes and scalars. A loop (see `formulas`) is an address, compiled by the C compiler or by
+Numba, it does not matter; so is a coefficient function. Everything is checked and computed before the first element is
+written, and nothing can fail after that.
+"""
+
+from libc.math cimport isfinite, isnan, sqrt
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport calloc, free, qsort
+from libc.string cimport memset
+
+cimport cython
+cimport numpy as cnp
+
+cnp.import_array()
+
+cdef extern from "machine.h":
+    ctypedef unsigned long long floating_point_mode
+    const int FASTOPT_OPENMP
+    const unsigned long long FLUSH_BITS
+    int omp_get_max_threads() noexcept nogil
+    int omp_get_num_threads() noexcept nogil
+    int omp_get_thread_num() noexcept nogil
+    floating_point_mode enter_mode(int flush) noexcept nogil
+    void set_mode(floating_point_mode mode) noexcept nogil
+    int forked
+    void watch_forks()
+    int call_from_new_thread(void *(*function)(void *) noexcept nogil, void *argument) noexcept nogil
+    void note_finished(int *finished) noexcept nogil
+    void await_finished(const int *finished, int n_threads) noexcept nogil
+    int supports_v3()
+    int supports_v4()
+    int is_intel()
+    int is_x86_64()
+    double nanoseconds() noexcept nogil
+
+from cython.parallel cimport parallel
+
+from ..engine.plan import BUSY, PROGRAMS, SHARED, SWAPPED, resized_message, with_owners
+
+watch_forks()
+
+include "table.pxi"
+include "threads.pxi"
+include "pieces.pxi"
+include "memory.pxi"
+include "plans.pxi"
+
+
+def set_forked():
+    """Say that this process was forked before the engine was loaded."""
+    global forked
+    forked = 1
+
+
+def describe():
+    """What was compiled in and what the processor can do."""
+    return {
+        "openmp": FASTOPT_OPENMP,
+        "can_flush_denormals": FLUSH_BITS != 0,
+        "x86_64": bool(is_x86_64()),
+        "x86_64_v3": bool(supports_v3()),
+        "x86_64_v4": bool(supports_v4()),
+        "intel": bool(is_intel()),
+    }
+
+
+cdef Py_ssize_t prefetch_distance = 0
+cdef Py_ssize_t PREFETCH_BYTES = 64 << 20  # Only what cannot be in a cache is worth a prefetch.
+
+
+def set_prefetch_distance(Py_ssize_t elements):
+    global prefetch_distance
+    prefetch_distance = elements
+
+
+# --- The engine -----------------------------------------------------------------------------------------------------
+
+@cython.final
+cdef class Engine:
+    """Parameters, gradients and states as addresses, stepped together.
+
+    Parameters
+    ----------
+    dtype: numpy.dtype
+        float32 or float64, of everything.
+    plans: list of `plan.GroupPlan`
+    segments: list of `plan.Segment`
+    steps: int64 array, one count a segment; counted up by `step`.
+    settings: `plan.SegmentSettings`
+    progress: `plan.Progress`
+    plan: `plan.StepPlan`
+    reject: callable(segment index, gradient)
+        Raises the error that says what is wrong with a gradient.
+    report: `plan.Report`
+        Called when a step is not done because of gradients that cannot be used.
+    """
+
+    cdef Table table
+    cdef readonly Py_ssize_t n_segments
+    cdef Py_ssize_t n_groups
+    cdef Memory memory
+    cdef int64_t *counts
+    cdef bint is_float32
+    cdef bint busy              # in the middle of a step, or claimed
+    cdef readonly bint bound
+    cdef list alive             # the arrays that the table points into
+    cdef readonly object steps
+    cdef object settings
+    cdef double *lr_scale
+    cdef double *weight_decay
+    cdef bint uniform           # all have the rate and weight decay of their group
+    cdef char *frozen
+    cdef char *pending          # which segments hold gradients of calls before
+    cdef double *mu_product     # what coefficients carry from step to step
+    cdef double *mu_products    # and what it will be after this step, by row
+    cdef object report
+    cdef public int n_threads   # at most; 0: the default
+    cdef bint keeps_gil         # during a step, because of what another Python thread could do
+    cdef ThreadChoice choice
+    cdef double nanoseconds_per_thread
+    cdef bint adaptive
+    cdef double work            # of the step under way, in nanoseconds
+    cdef double reading         # the part of it that adding up gradients is
+    cdef bint adds              # gradients are added up before the update
+    cdef bint clips
+    cdef bint checks
+    cdef bint clears
+    cdef int accumulate_steps
+    cdef object progress
+    cdef int64_t *accumulated   # calls since the last update
+    cdef int64_t *calls         # that were not declined
+    cdef char *swapped          # whether parameters are exchanged with their averages
+    cdef double *grad_norm      # of the last update that took it
+    cdef int64_t *iterations    # updates
+    cdef double max_grad_norm
+    cdef double divisor
+    cdef sum_function unusable
+    cdef coefficient_function clipping
+
+    def __cinit__(self, dtype, list plans, list segments, cnp.ndarray steps, settings, progress, plan, reject, report):
+        cdef Py_ssize_t index, k
+        self.n_segments = len(segments)
+        self.n_groups = len(plans)
+        self.is_float32 = dtype.itemsize == 4
+        self.table.itemsize = dtype.itemsize
+        self.steps = steps
+        self.counts = <int64_t *>cnp.PyArray_DATA(steps)
+        self.settings = settings
+        self.lr_scale = <double *>self.address(settings.lr_scale)
+        self.weight_decay = <double *>self.address(settings.weight_decay)
+        self.uniform = bool((settings.lr_scale == 1).all() and (settings.weight_decay != settings.weight_decay).all())
+        self.frozen = self.address(settings.frozen)
+        self.pending = self.address(settings.pending)
+        self.mu_product = <double *>self.address(settings.mu_product)
+        self.progress = progress
+        self.accumulated = <int64_t *>self.address(progress.accumulated)
+        self.calls = <int64_t *>self.address(progress.calls)
+        self.swapped = self.address(progress.swapped)
+        self.grad_norm = <double *>self.address(progress.grad_norm)
+        self.iterations = <int64_t *>self.address(progress.iterations)
+        self.report = report
+        self.choice = ThreadChoice()
+        self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
+        self.adaptive = adaptive
+        self.alive = segments
+        self.memory = Memory(dtype.num, segments, plan.clears, reject)
+        self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
+        self.table.segments = <Segment *>calloc(max(self.n_segments, 1), sizeof(Segment))
+        self.table.active = <Active *>calloc(max(self.n_segments, 1), sizeof(Active))
+        self.table.rows = <Row *>calloc(max(self.n_segments, 1), sizeof(Row))
+        self.mu_products = <double *>calloc(max(self.n_segments, 1), sizeof(double))
+        if not (
+            self.table.groups and self.table.segments and self.table.active and self.table.rows and self.mu_products
+        ):
+            raise MemoryError("no memory for the table of segments")
+        self.set_step_plan(plan)
+        for index in range(self.n_groups):
+            read_group(&self.table.groups[index], plans[index])
+            self.adds = self.adds or plans[index].sum is not None
+            self.clips = self.clips or plans[index].clip_norm > 0
+        for index in range(self.n_segments):
+            self.table.segments[index].group = segments[index].group
+            self.table.segments[index].size = segments[index].param.size
+            self.table.segments[index].row = segments[index].row
+            self.table.segments[index].streams[0] = self.address(segments[index].param)
+            if 2 + len(segments[index].states) > MAX_SEGMENT_STREAMS:
+                raise ValueError(f"too many states for the engine: {len(segments[index].states)}")
+            for k, state in enumerate(segments[index].states):
+                self.table.segments[index].streams[2 + k] = self.address(state)
+        self.set_partials()
+
+    def __dealloc__(self):
+        free(self.table.groups)
+        free(self.table.segments)
+        free(self.table.active)
+        free(self.table.rows)
+        free(self.mu_products)
+        free(self.table.partials)
+
+    cdef char *address(self, cnp.ndarray array):
+        return <char *>cnp.PyArray_DATA(array)
+
+    cdef int set_partials(self) except -1:
+        """Room for the partial sums of every segment, where gradients are added up."""
+        cdef Py_ssize_t index, n_partials = 0
+        for index in range(self.n_segments):
+            self.table.segments[index].first_partial = n_partials
+            n_partials += (self.table.segments[index].size + SUM_BLOCK - 1) // SUM_BLOCK
+        if self.adds:
+            self.table.partials = <double *>calloc(max(n_partials, 1), sizeof(double))
+            if not self.table.partials:
+                raise MemoryError("no memory for partial sums")
+        return 0
+
+    cdef int set_step_plan(self, plan) except -1:
+        self.table.flush = plan.flush_denormals
+        self.n_threads = plan.n_threads
+        self.accumulate_steps = plan.accumulate_steps
+        self.max_grad_norm = plan.max_grad_norm
+        self.clipping = <coefficient_function><uintptr_t>(plan.clipping or 0)
+        self.divisor = plan.divisor
+        self.checks = plan.checks
+        self.unusable = <sum_function><uintptr_t>(plan.unusable or 0)
+        self.clears = plan.clears
+        self.clips = plan.max_grad_norm > 0
+        return 0
+
+    def set_hyperparameters(self, Py_ssize_t index, plan):
+        """Take new values of a group's hyperparameters; they count from the next step."""
+        read_hyperparameters(&self.table.groups[index], plan)
+        self.clips = self.clips or plan.clip_norm > 0
+
+    def set_lr(self, Py_ssize_t index, double lr):
+        """Take a new rate of a group; it counts from the next step."""
+        self.table.groups[index].lr = lr
+
+    def set_scale(self, plan):
+        """Take a new divisor and largest norm; they count from the next step."""
+        self.max_grad_norm = plan.max_grad_norm
+        self.divisor = plan.divisor
+
+    cdef void commit_gradients(self) noexcept:
+        cdef Py_ssize_t index
+        for index in range(self.n_segments):
+            self.table.segments[index].streams[GRAD] = self.memory.accepted[index]
+
+    def bind(self, list gradients):
+        """Check gradients once and use them in every step that is not given others."""
+        self.memory.accept(gradients)
+        self.memory.watch([gradient for gradient in gradients if gradient is not None])
+        self.commit_gradients()
+        self.bound = True
+
+    cdef int claim(self) except -1:
+        if self.busy:  # Only ever read and set with the GIL held.
+            raise RuntimeError(BUSY)
+        self.busy = True
+        return 0
+
+    def alone(self, function):
+        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
+
+        No signal's handler runs between compiled instructions: nothing comes between the claim and the `try`.
+        """
+        self.claim()
+        try:
+            return function()
+        finally:
+            self.busy = False
+
+    def step(self, list gradients=None, prepare=None):
+        """One step of every segment that has a gradient. All or nothing: errors come before the first write.
+
+        `prepare()` is called before, with other threads kept out: to set the rates of this step.
+        """
+        self.claim()
+        try:
+            self.memory.check()
+            if self.swapped[0]:
+                raise RuntimeError(SWAPPED)
+            if prepare is not None:
+                prepare()
+            if gradients is not None:
+                self.memory.accept(gradients)
+                self.commit_gradients()
+            self.advance()
+        finally:
+            self.busy = False
+
+    def fetch(self):
+        """Have what the engine counts in the arrays that it was given: it always is."""
+
+    def upload(self):
+        """Take what was changed to where steps are done: it always is."""
+
+    def swap(self):
+        """Exchange every parameter with its average."""
+        self.claim()
+        try:
+            self.memory.check()
+            self.list_active(SWAP)
+            self.fill_rows(False)
+            self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))
+            self.swapped[0] = not self.swapped[0]
+        finally:
+            self.busy = False
+
+    cdef int advance(self) except -1:
+        cdef int affordable, n_threads
+        cdef double start = 0.0
+        cdef bint learning, final = self.accumulated[0] + 1 >= self.accumulate_steps
+        self.list_active(UPDATE if final else GATHER)
+        affordable = affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads)
+        n_threads = affordable
+        learning = self.adaptive and affordable > 1
+        if learning:
+            n_threads = self.choice.choose(affordable)
+            start = nanoseconds()
+        if self.adds and (final or self.checks):
+            if self.accumulate_steps > 1:
+                self.fill_rows(False)
+            self.add_up_gradients(n_threads)
+            if self.checks and not self.all_usable():
+                self.decline(n_threads)
+                return 0
+        self.fill_rows(final)
+        # The gradients that were added up last are still in a cache: they come first.
+        self.table.backwards = self.adds and final
+        self.run(n_threads)
+        self.table.backwards = False
+        if learning:
+            self.choice.learn(n_threads, affordable, (nanoseconds() - start) / self.work)
+        self.count(final)
+        return 0
+
+    cdef void list_active(self, int program) noexcept:
+        """Which segments this call is about, and how much work they are."""
+        cdef Py_ssize_t index, n_active = 0, total = 0
+        cdef double work = 0.0, nbytes = 0.0, reading = 0.0
+        cdef bint accumulates = self.accumulate_steps > 1
+        cdef Segment *segment
+        cdef Group *group
+        self.table.program = program
+        for index in range(self.n_segments):
+            segment = &self.table.segments[index]
+            if accumulates:
+                segment.pending = self.pending[index]
+            if program != SWAP:
+                if self.frozen[index]:
+                    continue
+                if segment.streams[GRAD] == NULL and not (segment.pending and program == UPDATE):
+                    continue
+            group = &self.table.groups[segment.group]
+            self.table.active[n_active].segment = index
+            self.table.active[n_active].offset = total
+            total += segment.size
+            work += segment.size * group.cost
+            if group.sum != NULL:
+                reading += segment.size * NANOSECONDS_TO_ADD
+            nbytes += <double>segment.size * group.n_streams * self.table.itemsize
+            n_active += 1
+        self.table.n_active = n_active
+        self.table.total = total
+        self.table.prefetch = prefetch_distance if nbytes > PREFETCH_BYTES else 0
+        self.work = work + reading
+        self.reading = reading
+
+    cdef void add_up_gradients(self, int n_threads) noexcept:
+        """The sum of each active segment, from partial sums in a fixed order."""
+        cdef Py_ssize_t k, block, n_blocks
+        cdef Segment *segment
+        cdef double total
+        self.table.adding = True
+        self.run(min(n_threads, affordable_threads(self.reading, self.nanoseconds_per_thread, self.n_threads)))
+        self.table.adding = False
+        for k in range(self.table.n_active):
+            segment = &self.table.segments[self.table.active[k].segment]
+            n_blocks = (segment.size + SUM_BLOCK - 1) // SUM_BLOCK
+            total = 0.0
+            for block in range(n_blocks):
+                total += self.table.partials[segment.first_partial + block]
+            segment.total = total
+
+    cdef bint all_usable(self) noexcept:
+        cdef Py_ssize_t k
+        cdef Segment *segment
+        for k in range(self.table.n_active):
+            segment = &self.table.segments[self.table.active[k].segment]
+            if self.table.groups[segment.group].sum_of_squares:
+                if not isfinite(segment.total):
+                    return False
+            elif segment.total > 0:
+                return False
+        return True
+
+    cdef int decline(self, int n_threads) except -1:
+        """Say which gradients cannot be used (which may raise), and leave everything but gradients as it is."""
+        cdef Py_ssize_t k, index
+        self.table.counting = self.unusable
+        self.add_up_gradients(n_threads)
+        self.table.counting = NULL
+        counts = []
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            if self.table.segments[index].total > 0:
+                counts.append((index, int(self.table.segments[index].total)))
+        self.report(counts, self.calls[0])
+        if self.clears:
+            self.table.program = CLEAR
+            self.fill_rows(False)
+            self.run(n_threads)
+        return 0
+
+    cdef double clip_coefficient(self, Group *group, Segment *segment, double total) noexcept:
+        """Of a segment's gradient; `total` is the sum of squares of all of them."""
+        cdef double arguments[3]
+        cdef double result[1]
+        if self.max_grad_norm > 0:
+            arguments[0] = total
+            arguments[2] = self.max_grad_norm
+        elif group.clip_norm > 0:
+            arguments[0] = segment.total
+            arguments[2] = group.clip_norm
+        else:
+            return 1.0
+        arguments[1] = self.divisor
+        self.clipping(arguments, result)
+        return result[0]
+
+    cdef void fill_rows(self, bint added) noexcept:
+        """The coefficients of all active segments; those that must have the same share a row.
+
+        `added` is whether gradients were added up for this update; only then there is something to clip by.
+        """
+        cdef Py_ssize_t index, k, n_rows = 0
+        cdef Segment *segment
+        cdef int group = -1
+        cdef double values[N_ENGINE_ARGUMENTS]
+        cdef int64_t count = -1
+        cdef double total = 0.0, clip_coefficient = 1.0, mu_product = 1.0
+        cdef bint clips = self.clips and added
+        cdef bint uniform = self.uniform and (not clips or self.max_grad_norm > 0)
+        if clips:
+            for k in range(self.table.n_active):
+                total += self.table.segments[self.table.active[k].segment].total
+            if self.max_grad_norm > 0:
+                self.grad_norm[0] = sqrt(total) / self.divisor
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            segment = &self.table.segments[index]
+            if clips:
+                clip_coefficient = self.clip_coefficient(&self.table.groups[segment.group], segment, total)
+            if (segment.group != group or self.counts[index] != count or self.mu_product[index] != mu_product
+                    or not uniform):
+                group, count, mu_product = segment.group, self.counts[index], self.mu_product[index]
+                values[STEP] = <double>(count + 1)
+                values[RATE] = self.table.groups[group].lr * self.lr_scale[index]
+                values[WEIGHT_DECAY] = self.weight_decay[index]
+                values[CLIP_COEFFICIENT] = clip_coefficient
+                values[MU_PRODUCT] = mu_product
+                self.fill_row(&self.table.groups[group], values, n_rows)
+                n_rows += 1
+            segment.lr = values[RATE]
+            self.table.active[k].row = n_rows - 1
+
+    cdef void fill_row(self, Group *group, const double *values, Py_ssize_t index) noexcept:
+        cdef double results[MAX_STAGES * MAX_RESULTS]
+        cdef Program *program = &group.programs[self.table.program]
+        cdef Row *row = &self.table.rows[index]
+        cdef Stage *stage
+        cdef double kept
+        cdef int k, decay
+        for k in range(group.n_stages):
+            stage = &group.stages[k]
+            if stage.positions[STEP] >= 0:
+                stage.arguments[stage.positions[STEP]] = values[STEP]
+            if stage.positions[RATE] >= 0:
+                stage.arguments[stage.positions[RATE]] = values[RATE]
+            if stage.positions[CLIP_COEFFICIENT] >= 0:
+                stage.arguments[stage.positions[CLIP_COEFFICIENT]] = values[CLIP_COEFFICIENT]
+            if stage.positions[MU_PRODUCT] >= 0:
+                stage.arguments[stage.positions[MU_PRODUCT]] = values[MU_PRODUCT]
+            decay = stage.positions[WEIGHT_DECAY]
+            if decay >= 0 and not isnan(values[WEIGHT_DECAY]):  # in place of the group's
+                kept = stage.arguments[decay]
+                stage.arguments[decay] = values[WEIGHT_DECAY]
+                stage.function(stage.arguments, &results[k * MAX_RESULTS])
+                stage.arguments[decay] = kept
+            else:
+                stage.function(stage.arguments, &results[k * MAX_RESULTS])
+        self.mu_products[index] = results[group.mu_product] if group.mu_product >= 0 else values[MU_PRODUCT]
+        for k in range(program.n_coefficients):
+            if self.is_float32:
+                row.single[k] = <float>results[program.pick[k]]
+            else:
+                row.full[k] = results[program.pick[k]]
+
+    cdef void run(self, int n_threads) noexcept:
+        self.table.n_threads = n_threads
+        if not self.keeps_gil and (n_threads > 1 or self.work > NANOSECONDS_TO_RELEASE):
+            with nogil:
+                run_table(&self.table)
+        else:
+            run_table(&self.table)
+
+    cdef void count(self, bint final) noexcept:
+        """After the last write: the steps of what was updated, and which segments hold gradients for the next call."""
+        cdef Py_ssize_t k, index
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            self.counts[index] += final
+            if final:
+                self.mu_product[index] = self.mu_products[self.table.active[k].row]
+            if self.accumulate_steps > 1:
+                self.pending[index] = not final
+        self.accumulated[0] = 0 if final else self.accumulated[0] + 1
+        self.iterations[0] += final
+        self.calls[0] += 1
+
+
+include "dlpack.pxi"
+include "tensors.pxi"

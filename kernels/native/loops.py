@@ -1,0 +1,26 @@
+"""Loops compiled from the Cython rendering of the rules, in the instruction set of this processor."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+
+from .. import cpu
+from . import CAPABILITIES
+
+LEVEL = cpu.choose_level(CAPABILITIES)
+_module = importlib.import_module("." + cpu.module_name(LEVEL), __package__)
+DIGEST: str = _module.DIGEST
+SHARED_ROOTS = cpu.choose_shared_roots(CAPABILITIES, _module.CAN_SHARE_ROOTS)
+_loops: dict[tuple[str, str], int] = _module.ADDRESSES | (_module.SHARING if SHARED_ROOTS else {})
+
+
+def loop(name: str, dtype: np.dtype) -> int:
+    """The address of a rule's or an operation's loop over float32 or float64."""
+    return _loops[name, dtype.name]
+
+
+def sum_over(name: str, dtype: np.dtype) -> int:
+    """The address of a sum over elements of float32 or float64."""
+    return int(_module.SUMS[name, dtype.name])

@@ -1,0 +1,1 @@
+"""Loops compiled by Numba from the formulas, and kept on disk."""

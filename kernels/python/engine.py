@@ -1,0 +1,378 @@
+"""The step in plain Python: for the reference, and for Numba's loops where the compiled module was not built.
+
+It promises what `engine.Engine` promises (one step at a time, everything checked before anything is written, everything
+written or nothing), without the speed: it computes into copies, and writes them all in one call of C code.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextvars
+import ctypes
+import itertools
+import math
+import operator
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .. import cpu
+from ..engine.plan import (
+    BUSY,
+    CLIPPED,
+    ENGINE_ARGUMENTS,
+    GRAD,
+    PREPARED,
+    SHARED,
+    SWAPPED,
+    GroupPlan,
+    Operation,
+    Progress,
+    Reject,
+    Report,
+    RowOperation,
+    Segment,
+    SegmentSettings,
+    StepPlan,
+    resized_message,
+    with_owners,
+)
+from ..floating_point import with_denormals
+from .reference import add_up
+
+BOUNDARY = 64  # as in table.pxi
+BLOCK = 1024
+
+Result = TypeVar("Result")
+
+
+class Work:
+    """A segment in a step: its arrays as they are (`old`), and what they will be (`new`), the gradient among them.
+
+    What is not written is the same array in both.
+    """
+
+    def __init__(self, index: int, segment: Segment, gradient: Any, clears: bool) -> None:
+        self.index = index
+        self.segment = segment
+        self.old: list[Any] = [np.asarray(segment.param), gradient, *segment.states]
+        self.new: list[Any] = [
+            array if array is None or (position == GRAD and not clears) else np.array(array)
+            for position, array in enumerate(self.old)
+        ]
+        self.streams: list[Any] = [None if array is None else np.asarray(array).reshape(-1) for array in self.new]
+
+
+class PythonEngine:
+    """Takes what `engine.Engine` takes; loops, sums and coefficient functions are callables."""
+
+    def __init__(
+        self,
+        dtype: np.dtype,
+        plans: list[GroupPlan],
+        segments: list[Segment],
+        steps: np.ndarray,
+        settings: SegmentSettings,
+        progress: Progress,
+        plan: StepPlan,
+        reject: Reject,
+        report: Report,
+    ) -> None:
+        self.dtype = dtype
+        self.plans = list(plans)
+        self.segments = segments
+        self.steps = steps
+        self.settings = settings
+        self.progress = progress
+        self.plan = plan
+        self.reject = reject
+        self.report = report
+        self.n_threads = plan.n_threads
+        self.bound = False
+        self.gradients: list[Any] = [None] * len(segments)
+        self.watched: list[tuple[np.ndarray, int, int]] = []
+        self.watch()
+        self.lock = threading.Lock()
+
+    def alone(self, function: Callable[[], Result]) -> Result:
+        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
+
+        Where two threads find the lock free at once, one waits. A signal's handler can run after any call; `with` a
+        lock leaves it no place between taking the lock and being bound to give it back.
+        """
+        if self.lock.locked():
+            raise RuntimeError(BUSY)
+        with self.lock:
+            return function()
+
+    def watch(self) -> None:
+        arrays = with_owners([*(segment.param for segment in self.segments), *self.gradients])
+        self.watched = [(array, array.ctypes.data, array.nbytes) for array in arrays]
+
+    def check_watched(self) -> None:
+        for array, data, nbytes in self.watched:
+            if (array.ctypes.data, array.nbytes) != (data, nbytes):
+                raise RuntimeError(resized_message(array))
+
+    def set_hyperparameters(self, index: int, plan: GroupPlan) -> None:
+        self.plans[index] = plan
+
+    def set_lr(self, index: int, lr: float) -> None:
+        self.plans[index] = replace(self.plans[index], lr=lr)
+
+    def set_scale(self, plan: StepPlan) -> None:
+        self.plan = plan
+
+    def accept(self, gradients: list[Any]) -> None:
+        for index, gradient in enumerate(gradients):
+            if gradient is not None:
+                self.reject(index, gradient)
+        if self.plan.clears:
+            spans = sorted((each.ctypes.data, each.nbytes) for each in gradients if each is not None and each.nbytes)
+            for (begin, nbytes), (other, _) in itertools.pairwise(spans):
+                if other < begin + nbytes:
+                    raise ValueError(SHARED)
+
+    def bind(self, gradients: list[Any]) -> None:
+        self.accept(gradients)
+        self.gradients = list(gradients)
+        self.watch()
+        self.bound = True
+
+    def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
+        # In a context of its own, NumPy's error state is the caller's again however this ends.
+        self.alone(lambda: contextvars.copy_context().run(self.step_alone, gradients, prepare))
+
+    def step_alone(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
+        self.check_watched()
+        if self.progress.swapped[0]:
+            raise RuntimeError(SWAPPED)
+        if prepare is not None:
+            prepare()
+        if gradients is None:
+            gradients = self.gradients
+        self.accept(gradients)
+        with np.errstate(all="ignore"):
+            with_denormals(self.plan.flush_denormals, lambda: self.advance(gradients))
+
+    def fetch(self) -> None:
+        """Have what the engine counts in the arrays that it was given: it always is."""
+
+    def upload(self) -> None:
+        """Take what was changed to where steps are done: it always is."""
+
+    def swap(self) -> None:
+        """Exchange every parameter with its average."""
+        self.alone(self.swap_alone)
+
+    def swap_alone(self) -> None:
+        self.check_watched()
+        work = [Work(index, segment, None, False) for index, segment in enumerate(self.segments)]
+        for each in work:
+            self.run("swap", each, 1.0)
+        self.commit(work, [(self.progress.swapped, ~self.progress.swapped)])
+
+    def commit(self, work: list[Work], more: list[tuple[np.ndarray, np.ndarray]]) -> None:
+        """Write everything.
+
+        It is one call of C code, and these assignments run no Python: no signal's handler comes between two of them.
+        """
+        pairs = [pair for each in work for pair in zip(each.old, each.new, strict=True) if pair[0] is not pair[1]]
+        targets, values = zip(*pairs, *more, strict=True) if pairs or more else ((), ())
+        collections.deque(map(operator.setitem, targets, itertools.repeat(...), values), maxlen=0)
+
+    # --- a step -----------------------------------------------------------------------------------------------------
+
+    def advance(self, gradients: list[Any]) -> None:
+        accumulated = int(self.progress.accumulated[0]) + 1
+        final = accumulated >= self.plan.accumulate_steps
+        program = "update" if final else "gather"
+        work = [
+            Work(index, self.segments[index], gradient, self.plan.clears)
+            for index, gradient in enumerate(gradients)
+            if not self.settings.frozen[index]
+            and (gradient is not None or (final and bool(self.settings.pending[index])))
+        ]
+        totals = {}
+        if final or self.plan.checks:
+            totals = {each.index: self.add_up_gradient(program, each) for each in work}
+        unusable = [index for index, total in totals.items() if not self.is_usable(index, total)]
+        if self.plan.checks and unusable:
+            self.decline(program, work)
+            return
+        clip, norm = self.clip_coefficients(totals) if final else ({}, math.nan)
+        steps, pending, mu_product = self.steps.copy(), self.settings.pending.copy(), self.settings.mu_product.copy()
+        for each in work:
+            self.run(program, each, clip.get(each.index, 1.0))
+            stage, position = self.plans[each.segment.group].mu_product
+            if final and stage >= 0:
+                mu_product[each.index] = self.results(each.index, 1.0)[stage][position]
+            steps[each.index] += final
+            pending[each.index] = not final
+        more = [
+            (self.steps, steps),
+            (self.settings.pending, pending),
+            (self.settings.mu_product, mu_product),
+            (self.progress.accumulated, np.array([0 if final else accumulated])),
+            (self.progress.calls, self.progress.calls + 1),
+            (self.progress.iterations, self.progress.iterations + final),
+        ]
+        if final and self.plan.max_grad_norm > 0:
+            more.append((self.progress.grad_norm, np.array([norm])))
+        self.commit(work, more)
+
+    def add_up_gradient(self, program: str, work: Work, counting: bool = False) -> float:
+        """The sum over the gradient, or over what it comes to with those of calls before."""
+        plan = self.plans[work.segment.group]
+        sum_over = self.plan.unusable if counting else plan.sum
+        if sum_over is None:
+            return 0.0
+        gradient = work.streams[GRAD]
+        if plan.accumulator >= 0:
+            if gradient is None:
+                gradient = work.streams[plan.accumulator]
+            else:
+                gradient = np.empty_like(gradient)
+                scalars = self.coefficients(program, work.index, 1.0)
+                self.run_operations(plan.programs[program][:1], work.streams, scalars, gradient, gradient)
+        return add_up(sum_over, gradient, plan.limit)[0]
+
+    def is_usable(self, index: int, total: float) -> bool:
+        plan = self.plans[self.segments[index].group]
+        return math.isfinite(total) if plan.sum_of_squares else not total > 0
+
+    def decline(self, program: str, work: list[Work]) -> None:
+        """Say which gradients cannot be used (which may raise), and leave everything but gradients as it is."""
+        counts = [(each.index, int(self.add_up_gradient(program, each, counting=True))) for each in work]
+        self.report([(index, count) for index, count in counts if count], int(self.progress.calls[0]))
+        if self.plan.clears:
+            for each in work:
+                self.run("clear", each, 1.0)
+            self.commit(work, [])
+
+    def clip_coefficients(self, totals: dict[int, float]) -> tuple[dict[int, float], float]:
+        """For each segment what its gradient is multiplied by; and the norm of all."""
+        total, divisor = 0.0, self.plan.divisor
+        for each in totals.values():
+            total += each
+        clip = {}
+        for index, own in totals.items():
+            clip_norm = self.plans[self.segments[index].group].clip_norm
+            if self.plan.max_grad_norm > 0:
+                clip[index] = float(self.plan.clipping(np.float64(total), divisor, self.plan.max_grad_norm))
+            elif clip_norm > 0:
+                clip[index] = float(self.plan.clipping(np.float64(own), divisor, clip_norm))
+        return clip, math.sqrt(total) / divisor
+
+    def rate(self, index: int) -> float:
+        return float(self.plans[self.segments[index].group].lr * self.settings.lr_scale[index])
+
+    def results(self, index: int, clip_coefficient: float) -> list[list[float]]:
+        """What the coefficient functions of a segment's stages return."""
+        plan, settings = self.plans[self.segments[index].group], self.settings
+        weight_decay, mu_product = settings.weight_decay[index], settings.mu_product[index]
+        known = (self.steps[index] + 1, self.rate(index), weight_decay, clip_coefficient, mu_product)
+        results = []
+        for stage in plan.stages:
+            arguments = [np.float64(value) for value in stage.arguments]  # that divide by zero as C does
+            for name, position, value in zip(ENGINE_ARGUMENTS, stage.positions, known, strict=True):
+                if position >= 0 and not (name == "weight_decay" and math.isnan(value)):
+                    arguments[position] = np.float64(value)
+            values = stage.function(*arguments)
+            results.append([float(value) for value in (values if isinstance(values, tuple) else (values,))])
+        return results
+
+    def coefficients(self, program: str, index: int, clip_coefficient: float) -> list[list[Any]]:
+        """What each operation of a program takes for this segment."""
+        plan, results = self.plans[self.segments[index].group], self.results(index, clip_coefficient)
+        return [
+            [self.dtype.type(results[stage][position]) for stage, position in operation.pick]
+            for operation in plan.programs[program]
+        ]
+
+    def run(self, program: str, work: Work, clip_coefficient: float) -> None:
+        """A program on a whole segment."""
+        segment, streams = work.segment, work.streams
+        plan = self.plans[segment.group]
+        operations = plan.programs[program]
+        scalars = self.coefficients(program, work.index, clip_coefficient)
+        # Without a gradient in this call, what was gathered before is all of it.
+        prepared = streams[plan.accumulator] if streams[GRAD] is None and plan.accumulator >= 0 else None
+        with_rows = program == "update" and segment.row > 0
+        before_rows = plan.rows_after if with_rows else len(operations)
+        size = segment.param.size
+        block = max(size, 1) if len(operations) == 1 else BLOCK
+        for start in range(0, size, block):
+            part = [None if stream is None else stream[start : start + block] for stream in streams]
+            own = np.empty((2, 0 if len(operations) == 1 else min(block, size - start)), self.dtype)
+            gathered = own[0] if prepared is None else prepared[start : start + block]
+            self.run_operations(operations[:before_rows], part, scalars, gathered, own[1])
+        if with_rows:
+            for start in range(0, size, segment.row):
+                for row_operation in plan.rows:
+                    self.run_row(row_operation, streams[0][start : start + segment.row], self.rate(work.index))
+            self.run_operations(operations[before_rows:], streams, scalars[before_rows:], streams[0], streams[0])
+
+    def run_operations(
+        self,
+        operations: Sequence[Operation],
+        streams: Sequence[Any],
+        scalars: list[list[Any]],
+        prepared: np.ndarray,
+        clipped: np.ndarray,
+    ) -> None:
+        own = {PREPARED: prepared, CLIPPED: clipped}
+        for operation, values in zip(operations, scalars, strict=False):
+            arrays = [own[index] if index < 0 else streams[index] for index in operation.streams]
+            if all(array is not None for array in arrays):
+                self.run_loop(operation, arrays, values)
+
+    def run_loop(self, operation: Operation, arrays: list[np.ndarray], scalars: list[Any]) -> None:
+        operation.loop(arrays, scalars)
+
+    def run_row(self, operation: RowOperation, row: np.ndarray, lr: float) -> None:
+        coefficient, count = operation.start, row.size + 1.0
+        while True:
+            total, new_count = add_up(operation.sum, row, coefficient)
+            argument = operation.argument
+            coefficient = float(operation.function(np.float64(total), np.float64(new_count), argument, lr))
+            if not operation.iterates or new_count >= count or new_count == 0:
+                break
+            count = new_count
+        operation.loop([row], [self.dtype.type(coefficient)])
+
+
+class ThreadedPythonEngine(PythonEngine):
+    """The same, with long loops split over Python threads: for loops that release the GIL."""
+
+    def run_loop(self, operation: Operation, arrays: list[np.ndarray], scalars: list[Any]) -> None:
+        n_threads = self.n_threads or cpu.default_threads()
+        size = math.ceil(arrays[0].size / n_threads / BOUNDARY) * BOUNDARY
+        if n_threads == 1 or arrays[0].size < 100_000:
+            operation.loop(arrays, scalars)
+            return
+
+        def run_part(part: list[np.ndarray]) -> None:
+            with_denormals(self.plan.flush_denormals, lambda: operation.loop(part, scalars))
+
+        with ThreadPoolExecutor(n_threads) as pool:
+            starts = range(0, arrays[0].size, size)
+            parts = [[array[start : start + size] for array in arrays] for start in starts]
+            for future in [pool.submit(run_part, part) for part in parts]:
+                future.result()
+
+
+def callable_loop(address: int) -> Callable[[Sequence[np.ndarray], Sequence[Any]], None]:
+    """A compiled loop as a function of arrays; ctypes releases the GIL while it runs."""
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_ssize_t)(address)
+
+    def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+        addresses = (ctypes.c_void_p * len(streams))(*(stream.ctypes.data for stream in streams))
+        coefficients = np.array(scalars)
+        function(ctypes.addressof(addresses), streams[0].size, coefficients.ctypes.data, 0)
+
+    return run

@@ -1,0 +1,141 @@
+"""The rules and operations run by NumPy: slow, and what the other backends are measured against, bit by bit."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..formulas import coefficients, operations, registry, rules, sums, vocabulary
+from ..formulas.dialect import Function
+from ..render.numba_source import functions_source
+
+BLOCK = 1 << 16
+"""Elements at a time, so that the temporaries stay in cache."""
+
+SUM_BLOCK = 4096
+"""Elements that are added up at a time, as in table.pxi."""
+
+Loop = Callable[[Sequence[np.ndarray], Sequence[Any]], None]
+"""Updates one-dimensional arrays, the streams of a loop, in place with the given coefficients."""
+
+Sum = Callable[[np.ndarray, float], tuple[float, float]]
+"""Adds up a term over at most a block of elements; the second result is 0 where the term is a single number."""
+
+
+def loop(name: str, dtype: np.dtype) -> Loop:
+    """A rule's or an operation's loop over arrays of float32 or float64."""
+    return operation_loop(name) if name in registry.operations() else rule_loop(name, dtype)
+
+
+def rule_loop(name: str, dtype: np.dtype) -> Loop:
+    rule = registry.rule(name)
+    update = own_function(registry.loop(name).functions, dtype) if name in registry.OWN_RULES else getattr(rules, name)
+    shared = len(registry.loop(name).coefficients) - len(rule.coefficients)
+
+    def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+        size = streams[0].size
+        for start in range(0, size, BLOCK):
+            param, grad, *states = (stream[start : start + BLOCK] for stream in streams)
+            new_param, new_grad = rules.regularize(param, grad, *scalars[:shared])
+            results = update(new_param, new_grad, *states, *scalars[shared:])
+            store((param, *states), results)
+
+    return run
+
+
+def operation_loop(name: str) -> Loop:
+    operation = registry.operations()[name]
+    function = getattr(operations, name)
+    reads = len(operation.reads)
+    written = [operation.streams.index(stream) for stream in operation.writes]
+
+    def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+        keywords = dict(zip(operation.coefficients, scalars, strict=True))
+        results = function(*(stream.copy() for stream in streams[:reads]), **keywords)
+        store([streams[index] for index in written], results)
+
+    return run
+
+
+def store(targets: Sequence[np.ndarray], results: Any) -> None:
+    if len(targets) == 1:
+        results = (results,)
+    for target, value in zip(targets, results, strict=True):
+        target[...] = value
+
+
+def sum_over(name: str, dtype: np.dtype) -> Sum:
+    """A sum over at most a block of elements, in the order that the compiled ones add."""
+    term = getattr(sums, name)
+    precision = dtype if name in sums.COUNTS else np.dtype(np.float64)
+
+    def add_up(elements: np.ndarray, coefficient: float) -> tuple[float, float]:
+        rows = np.zeros((-(-elements.size // registry.LANES), registry.LANES), precision)
+        rows.reshape(-1)[: elements.size] = elements
+        terms = term(rows, precision.type(coefficient))
+        if not isinstance(terms, tuple):
+            return fold(terms, elements.size), 0.0
+        first, second = (fold(each, elements.size) for each in terms)
+        return first, second
+
+    return add_up
+
+
+def fold(terms: np.ndarray, size: int) -> float:
+    """Adds the rows to one another, one after the other; then each half of what is left to the other half."""
+    terms.reshape(-1)[size:] = 0  # beyond the end
+    lanes = np.zeros(registry.LANES)
+    for row in terms:
+        lanes = lanes + row
+    while lanes.size > 1:
+        lanes = lanes[: lanes.size // 2] + lanes[lanes.size // 2 :]
+    return float(lanes[0])
+
+
+def add_up(sum_over: Any, elements: np.ndarray, coefficient: float) -> tuple[float, float]:
+    """Both results of a sum over many elements: blocks, one after the other."""
+    first = second = 0.0
+    for start in range(0, elements.size, SUM_BLOCK):
+        results = sum_over(elements[start : start + SUM_BLOCK], coefficient)
+        first += results[0]
+        second += results[1]
+    return first, second
+
+
+def add_up_arrays(arrays: list[np.ndarray], sum_over: Sum, n_threads: int) -> float:
+    """The sum over all elements of arrays, array by array."""
+    total = 0.0
+    with np.errstate(all="ignore"):
+        for array in arrays:
+            total += add_up(sum_over, array.reshape(-1), 0.0)[0]
+    return total
+
+
+def change_arrays(arrays: list[np.ndarray], loop: Any, coefficients: tuple[float, ...], n_threads: int) -> None:
+    """Calls a loop of one stream on each array."""
+    with np.errstate(all="ignore"):
+        for array in arrays:
+            loop([array.reshape(-1)], [array.dtype.type(value) for value in coefficients])
+
+
+def coefficient_function(name: str) -> Callable[..., Any]:
+    """A coefficient function as plain Python."""
+    if name in registry.OWN_RULES:
+        return own_function(registry.functions_of_coefficients(name), np.dtype(np.float64))
+    function: Callable[..., Any] = getattr(coefficients, name)
+    return function
+
+
+def own_function(functions: Sequence[Function], dtype: np.dtype) -> Callable[..., Any]:
+    """The last of a user's functions, over arrays: its numbers are of the dtype, as they are for Numba.
+
+    The functions as they are written would do: but for 1 - 0.9, say, which Python takes in double precision.
+    """
+    words = {name: getattr(vocabulary, name) for name in vocabulary.__all__}
+    namespace: dict[str, Any] = {"inline": lambda each: each, "number": dtype.type, "power": operator.pow, **words}
+    exec("\n\n".join(functions_source(functions)), namespace)
+    function: Callable[..., Any] = namespace[functions[-1].name]
+    return function

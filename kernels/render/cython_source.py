@@ -1,0 +1,318 @@
+"""Writes the formulas as Cython, when fastopt is built. `setup.py` runs this file: no NumPy, Numba or compiled module.
+
+Numbers become numbers of the working precision; the vocabulary becomes C functions of that precision.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+
+from ..formulas.dialect import Function
+from ..formulas.registry import (
+    CACHE_LINE,
+    LANES,
+    PREFETCH_BLOCK,
+    REALS,
+    Loop,
+    coefficient_functions,
+    counts,
+    digest,
+    loops,
+    operation_functions,
+    rule_functions,
+    sum_functions,
+)
+from .spelling import call_lines, indent, statements
+
+BY_FMA = "float32_by_fma"
+"""float32, its square roots by multiplications (square_root.h)."""
+
+C_TYPES = {**REALS, BY_FMA: "float"}
+
+SHARED_BLOCK, SHARED_ROOTS = 48, 16
+"""Of so many elements, the first so many take their roots from the multipliers and the others from the divider. That is
+what keeps both busy on the Intel processor on which it was found."""
+
+
+def takes_roots(loop: Loop) -> bool:
+    """Whether an element's update has a square root."""
+    return any("sqrt" in _words(function) for function in loop.functions)
+
+
+def _words(function: Function) -> set[str]:
+    """The names that a function calls."""
+    nodes = [node for part in (*function.body, *function.returns) for node in ast.walk(part)]
+    return {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+
+
+_CYTHON_HEADER = """\
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: binding=False, embedsignature=False, freethreading_compatible=True
+# Rendered by kernels/render/cython_source.py; never edited, never committed.
+
+cdef extern from *:
+    '''
+    #include <math.h>
+    #include "square_root.h"
+{vocabulary}
+    '''
+{declarations}
+"""
+
+_C_VOCABULARY = """\
+    typedef {c} *__restrict__ {real}_stream;
+    #define number_{real}(x) (({c})(x))
+    static inline {c} sqrt_{real}({c} x) {{ return {sqrt}(x); }}
+    static inline {c} floor_{real}({c} x) {{ return floor{suffix}(x); }}
+    static inline {c} power_{real}({c} x, {c} y) {{ return pow{suffix}(x, y); }}
+    static inline {c} select_{real}(int condition, {c} a, {c} b) {{ return condition ? a : b; }}
+    static inline {c} maximum_{real}({c} a, {c} b) {{ return a < b ? b : a; }}
+    static inline {c} clip_{real}({c} x, {c} low, {c} high) {{ {c} y = x < low ? low : x; return y > high ? high : y; }}
+    static inline {c} sign_{real}({c} x) {{ return (x > 0 ? ({c})1 : ({c})0) - (x < 0 ? ({c})1 : ({c})0); }}"""
+
+_CYTHON_DECLARATIONS = """\
+    ctypedef {c} *{real}_stream
+    {c} number_{real}(double) noexcept nogil
+    {c} sqrt_{real}({c}) noexcept nogil
+    {c} floor_{real}({c}) noexcept nogil
+    {c} power_{real}({c}, {c}) noexcept nogil
+    {c} select_{real}(bint, {c}, {c}) noexcept nogil
+    {c} maximum_{real}({c}, {c}) noexcept nogil
+    {c} clip_{real}({c}, {c}, {c}) noexcept nogil
+    {c} sign_{real}({c}) noexcept nogil"""
+
+_CYTHON_CONSTANTS = f"""\
+cdef extern from *:
+    '''
+    #if defined(__GNUC__)
+    #define prefetch_for_update(address) __builtin_prefetch(address, 0, 3)
+    #else
+    #define prefetch_for_update(address) ((void)(address))
+    #endif
+    '''
+    void prefetch_for_update(const void *) noexcept nogil
+    int roots_can_be_shared() noexcept nogil
+    int FASTOPT_CAN_SHARE_ROOTS
+
+cdef enum:
+    BLOCK = {PREFETCH_BLOCK}
+    SHARED_BLOCK = {SHARED_BLOCK}
+    SHARED_ROOTS = {SHARED_ROOTS}
+    LANES = {LANES}
+"""
+
+
+def _cython_prelude(reals: list[str]) -> str:
+    values = [{"real": real, "c": C_TYPES[real], "suffix": "" if real == "float64" else "f"} for real in reals]
+    for value in values:
+        value["sqrt"] = "sqrtf_by_fma" if value["real"] == BY_FMA else f"sqrt{value['suffix']}"
+    return _CYTHON_HEADER.format(
+        vocabulary="\n".join(_C_VOCABULARY.format(**value) for value in values),
+        declarations="\n".join(_CYTHON_DECLARATIONS.format(**value) for value in values),
+    )
+
+
+def _cython_function(function: Function, real: str) -> str:
+    c = C_TYPES[real]
+    body, returns = statements(function, call="{}_" + real, number=f"number_{real}")
+    result = c if len(returns) == 1 else "(" + ", ".join([c] * len(returns)) + ")"
+    arguments = ", ".join(f"{c} {name}" for name in function.arguments)
+    lines = [f"cdef {c} {name}" for name in function.local_names] + body
+    lines.append("return " + (returns[0] if len(returns) == 1 else "(" + ", ".join(returns) + ")"))
+    return f"cdef inline {result} {function.name}_{real}({arguments}) noexcept nogil:\n{indent(lines, 1)}\n"
+
+
+_CYTHON_LOOP = """\
+cdef inline void {name}_over_{real}({stream_arguments}, Py_ssize_t size, const {c} *coefficients,
+                                    Py_ssize_t prefetch) noexcept nogil:
+{locals}
+    cdef Py_ssize_t i, block, blocks = 0
+    if prefetch > 0:
+        blocks = size // BLOCK
+        for block in range(blocks):
+            for i in range(block * BLOCK + prefetch, (block + 1) * BLOCK + prefetch, {per_line}):
+{prefetches}
+            for i in range(block * BLOCK, (block + 1) * BLOCK):
+{body_in_block}
+    for i in range(blocks * BLOCK, size):
+{body}
+
+
+cdef void {name}_loop_{real}(void **streams, Py_ssize_t size, const void *coefficients,
+                             Py_ssize_t prefetch) noexcept nogil:
+    {name}_over_{real}({streams}, size, <const {c} *>coefficients, prefetch)
+"""
+
+
+def _cython_loop(loop: Loop, real: str) -> str:
+    c = REALS[real]
+    body = call_lines(loop, call="{}_" + real)
+    declared = [f"cdef {c} {name}" for name in loop.local_names]
+    declared += [f"cdef {c} c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
+    itemsize = 4 if real == "float32" else 8
+    return _CYTHON_LOOP.format(
+        name=loop.name,
+        real=real,
+        c=c,
+        stream_arguments=", ".join(f"{real}_stream s_{name}" for name in loop.streams),
+        streams=", ".join(f"<{real}_stream>streams[{index}]" for index in range(len(loop.streams))),
+        locals=indent(declared, 1),
+        per_line=CACHE_LINE // itemsize,
+        prefetches=indent([f"prefetch_for_update(s_{name} + i)" for name in loop.streams], 4),
+        body_in_block=indent(body, 4),
+        body=indent(body, 2),
+    )
+
+
+_CYTHON_SHARING_LOOP = """\
+cdef inline void {name}_sharing_float32({stream_arguments}, Py_ssize_t blocks,
+                                        const float *coefficients) noexcept nogil:
+{locals}
+    cdef Py_ssize_t i, block, lane
+    for block in range(blocks):
+        for lane in range(SHARED_ROOTS):
+            i = block * SHARED_BLOCK + lane
+{body_by_fma}
+        for lane in range(SHARED_BLOCK - SHARED_ROOTS):
+            i = block * SHARED_BLOCK + SHARED_ROOTS + lane
+{body}
+
+
+cdef void {name}_sharing_loop_float32(void **streams, Py_ssize_t size, const void *coefficients,
+                                      Py_ssize_t prefetch) noexcept nogil:
+    cdef Py_ssize_t blocks = 0
+    cdef void *rest[{n_streams}]
+    if prefetch == 0 and roots_can_be_shared():
+        blocks = size // SHARED_BLOCK
+        {name}_sharing_float32({streams}, blocks, <const float *>coefficients)
+{rest}
+    {name}_loop_float32(rest, size - blocks * SHARED_BLOCK, coefficients, prefetch)
+"""
+
+
+def _cython_sharing_loop(loop: Loop) -> str:
+    declared = [f"cdef float {name}" for name in loop.local_names]
+    declared += [f"cdef float c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
+    rest = [f"rest[{k}] = <float32_stream>streams[{k}] + blocks * SHARED_BLOCK" for k in range(len(loop.streams))]
+    return _CYTHON_SHARING_LOOP.format(
+        name=loop.name,
+        n_streams=len(loop.streams),
+        stream_arguments=", ".join(f"float32_stream s_{name}" for name in loop.streams),
+        streams=", ".join(f"<float32_stream>streams[{index}]" for index in range(len(loop.streams))),
+        locals=indent(declared, 1),
+        body_by_fma=indent(call_lines(loop, call="{}_" + BY_FMA), 3),
+        body=indent(call_lines(loop, call="{}_float32"), 3),
+        rest=indent(rest, 1),
+    )
+
+
+_CYTHON_ROOTS = """\
+cdef void roots_by_fma(float *x, Py_ssize_t size) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(size):
+        x[i] = sqrt_float32_by_fma(x[i])
+"""
+"""For a test."""
+
+
+_CYTHON_SUM = """\
+cdef void {name}_sum_{real}(const void *array, Py_ssize_t size, double coefficient, double *results) noexcept nogil:
+    cdef const {c} *x = <const {c} *>array
+    cdef Py_ssize_t i, lane, half, whole = size // LANES * LANES
+    cdef {lane} {terms}, c_coefficient = <{lane}>coefficient
+{declared}
+    for lane in range(LANES):
+{start}
+    for i in range(0, whole, {lanes}):
+        for lane in range(LANES):
+            {terms} = {name}_{precision}(x[i + lane], c_coefficient)
+{add}
+    for lane in range(size - whole):
+        {terms} = {name}_{precision}(x[whole + lane], c_coefficient)
+{add_rest}
+    half = LANES // 2
+    while half > 0:
+        for lane in range(half):
+{fold}
+        half = half // 2
+{results}
+"""
+
+
+def _cython_sum(function: Function, real: str) -> str:
+    numbers = range(len(function.returns))
+    precision = real if function.name in counts() else "float64"
+    add = [f"lanes_{number}[lane] += term_{number}" for number in numbers]
+    return _CYTHON_SUM.format(
+        name=function.name,
+        real=real,
+        c=REALS[real],
+        lanes=LANES,
+        precision=precision,
+        lane=REALS[precision],
+        terms=", ".join(f"term_{number}" for number in numbers),
+        declared=indent([f"cdef {REALS[precision]} lanes_{number}[LANES]" for number in numbers], 1),
+        start=indent([f"lanes_{number}[lane] = 0" for number in numbers], 2),
+        add=indent(add, 3),
+        add_rest=indent(add, 2),
+        fold=indent([f"lanes_{number}[lane] += lanes_{number}[lane + half]" for number in numbers], 3),
+        results=indent([f"results[{number}] = lanes_{number}[0]" for number in numbers], 1),
+    )
+
+
+def _table(name: str, keys: Iterable[str], suffix: str, reals: Iterable[str] = REALS) -> str:
+    lines = [f'("{key}", "{real}"): <size_t>&{key}_{suffix}_{real},' for real in reals for key in keys]
+    return f"{name} = {{\n{indent(lines, 1)}\n}}"
+
+
+def loops_source(level: str) -> str:
+    """The Cython module that holds every loop and every sum, for one instruction set; the text is the same for each."""
+    parts = [_cython_function(function, "float64") for function in sum_functions().values()]
+    for real in REALS:
+        functions = (*rule_functions().values(), *operation_functions().values())
+        parts += [_cython_function(function, real) for function in functions]
+        if real != "float64":
+            parts += [_cython_function(sum_functions()[name], real) for name in sorted(counts())]
+        parts += [_cython_loop(loop, real) for loop in loops().values()]
+        parts += [_cython_sum(function, real) for function in sum_functions().values()]
+    sharing = [loop for loop in loops().values() if takes_roots(loop)]
+    by_fma = {each.name: each for loop in sharing for each in loop.functions}
+    parts += [_cython_function(function, BY_FMA) for function in by_fma.values()]
+    parts += [_cython_sharing_loop(loop) for loop in sharing]
+    return "\n\n".join(
+        [
+            _cython_prelude(list(C_TYPES)),
+            _CYTHON_CONSTANTS,
+            *parts,
+            _CYTHON_ROOTS,
+            _table("ADDRESSES", loops(), "loop"),
+            _table("SHARING", [loop.name for loop in sharing], "sharing_loop", reals=("float32",)),
+            "CAN_SHARE_ROOTS = bool(FASTOPT_CAN_SHARE_ROOTS)\nROOTS_BY_FMA = <size_t>&roots_by_fma",
+            _table("SUMS", sum_functions(), "sum"),
+            f"LEVEL = {level!r}\nDIGEST = {digest()!r}\n",
+        ]
+    )
+
+
+_CYTHON_COEFFICIENTS = """\
+cdef void {name}_host(const double *arguments, double *results) noexcept nogil:
+    {results} = {name}_float64({arguments})
+"""
+
+
+def coefficients_source() -> str:
+    """The Cython module that holds every coefficient function as `void f(const double *, double *)`."""
+    functions, parts = coefficient_functions(), []
+    for function in functions.values():
+        parts.append(_cython_function(function, "float64"))
+        parts.append(
+            _CYTHON_COEFFICIENTS.format(
+                name=function.name,
+                results=", ".join(f"results[{index}]" for index in range(len(function.returns))),
+                arguments=", ".join(f"arguments[{index}]" for index in range(len(function.arguments))),
+            )
+        )
+    table = [f'"{name}": <size_t>&{name}_host,' for name in functions]
+    ending = f"ADDRESSES = {{\n{indent(table, 1)}\n}}\nDIGEST = {digest()!r}\n"
+    return "\n\n".join([_cython_prelude(["float64"]), *parts, ending])

@@ -1,0 +1,92 @@
+"""Writes loops and coefficient functions as the source of Numba functions, when they are first used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..formulas.dialect import Function
+from ..formulas.registry import CACHE_LINE, PREFETCH_BLOCK, Loop
+from .spelling import call_lines, indent, statements
+
+_NUMBA_FUNCTION = """\
+@inline
+def {name}({arguments}):
+{body}
+"""
+
+_NUMBA_COEFFICIENTS = """\
+def {name}_coefficients(arguments, results):
+{arguments}
+{call}
+{results}
+"""
+
+_NUMBA_LOOP = """\
+def {name}_loop(streams, size, coefficients, prefetch_distance):
+{locals}
+    blocks = 0
+    if prefetch_distance > 0:
+        blocks = size // {block}
+        for block in range(blocks):
+            for i in range(block * {block} + prefetch_distance, (block + 1) * {block} + prefetch_distance, {per_line}):
+{prefetches}
+            for j in range({block}):
+                i = block * {block} + j
+{body_in_block}
+    for i in range(blocks * {block}, size):
+{body}
+"""
+
+
+def numba_source(loop: Loop, real: str) -> str:
+    """A loop as the source of a Numba function over raw pointers, with what it calls.
+
+    It expects `inline` (a decorator), `number` (the working precision), `prefetch` and the vocabulary in its globals.
+    """
+    parts = functions_source(loop.functions)
+    body = call_lines(loop, call="{}")
+    local = [f"s_{name} = streams[{index}]" for index, name in enumerate(loop.streams)]
+    local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
+    parts.append(
+        _NUMBA_LOOP.format(
+            name=loop.name,
+            block=PREFETCH_BLOCK,
+            per_line=CACHE_LINE // (4 if real == "float32" else 8),
+            locals=indent(local, 1),
+            prefetches=indent([f"prefetch(s_{name}, i)" for name in loop.streams], 4),
+            body_in_block=indent(body, 4),
+            body=indent(body, 2),
+        )
+    )
+    return "\n\n".join(parts)
+
+
+def functions_source(functions: Sequence[Function]) -> list[str]:
+    """Functions of the dialect, each as the source of a Numba function."""
+    parts = []
+    for function in functions:
+        body, returns = statements(function, call="{}", number="number")
+        lines = [*body, "return " + ", ".join(returns)]
+        arguments = ", ".join(function.arguments)
+        parts.append(_NUMBA_FUNCTION.format(name=function.name, arguments=arguments, body=indent(lines, 1)))
+    return parts
+
+
+def coefficients_source(functions: Sequence[Function]) -> str:
+    """The last of these functions over raw pointers to float64, to its arguments and to its results."""
+    function = functions[-1]
+    arguments = [f"a_{name} = arguments[{index}]" for index, name in enumerate(function.arguments)]
+    results = [f"results[{index}] = r_{index}" for index in range(len(function.returns))]
+    targets = ", ".join(f"r_{index}" for index in range(len(function.returns)))
+    call = f"{targets} = {function.name}({', '.join(f'a_{name}' for name in function.arguments)})"
+    return "\n\n".join(
+        [
+            *functions_source(functions),
+            _NUMBA_COEFFICIENTS.format(
+                name=function.name,
+                arguments=indent(arguments, 1),
+                call=indent([call], 1),
+                results=indent(results, 1),
+            ),
+        ]
+    )

@@ -1,0 +1,68 @@
+"""Spells the functions of the dialect for a target language: renamed calls, wrapped numbers, `**` as a call."""
+
+from __future__ import annotations
+
+import ast
+import copy
+
+from ..formulas.dialect import VOCABULARY, Function
+from ..formulas.registry import Loop
+
+
+class _Spelling(ast.NodeTransformer):
+    """Renames calls, wraps numbers, and turns `**` into a call."""
+
+    def __init__(self, call: str, number: str) -> None:
+        self.call = call
+        self.number = number
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        assert isinstance(node.func, ast.Name)
+        node.func = ast.Name(self.call.format(node.func.id), ast.Load())
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        value = ast.Constant(float(node.value))  # type: ignore[arg-type]
+        return ast.Call(ast.Name(self.number, ast.Load()), [value], [])
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        if isinstance(node.op, ast.Pow):
+            return ast.Call(ast.Name(self.call.format("power"), ast.Load()), [node.left, node.right], [])
+        return node
+
+
+def statements(function: Function, call: str, number: str) -> tuple[list[str], list[str]]:
+    """The body and the returned expressions, respelled."""
+    spelling = _Spelling(call, number)
+    body = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.body]
+    returns = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.returns]
+    return body, returns
+
+
+def indent(lines: list[str], levels: int) -> str:
+    return "\n".join("    " * levels + line for line in lines)
+
+
+def call_lines(loop: Loop, call: str) -> list[str]:
+    """One line for each call of a loop; `call` spells the name of a function.
+
+    Streams are called s_..., coefficients c_..., local names l_...: whatever a rule calls them, a loop's own variables
+    are others.
+    """
+
+    def spelled(name: str) -> str:
+        if name in loop.streams:
+            return f"s_{name}[i]"
+        return f"l_{name}" if name in loop.local_names else f"c_{name}"
+
+    return [
+        f"{', '.join(map(spelled, targets))} = {call.format(function.name)}({', '.join(map(spelled, arguments))})"
+        for function, arguments, targets in loop.calls
+    ]
+
+
+assert set(VOCABULARY) == {"sqrt", "floor", "select", "maximum", "clip", "sign"}, (
+    "spell the new word in C and Numba too"
+)

@@ -1,0 +1,146 @@
+"""`describe()`: what it prints is what is done."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import CASES, CONVENTION_CASES, Case
+
+import fastopt
+from fastopt.command.main import main
+from fastopt.definitions.conventions import conventions_of
+from fastopt.definitions.describe import update_lines
+from fastopt.definitions.specs import SPECS
+
+NAMES: dict[str, Any] = {
+    "sqrt": math.sqrt,
+    "abs": abs,
+    "max": max,
+    "sign": np.sign,
+    "clip": lambda x, low, high: min(max(x, low), high),
+}
+
+
+def described(optimizer: fastopt.Optimizer) -> str:
+    file = io.StringIO()
+    optimizer.describe(file)
+    return file.getvalue()
+
+
+def run_lines(lines: list[str], variables: dict[str, Any]) -> None:
+    """Run printed assignments element by element, as Python."""
+    for line in lines:
+        name, _, expression = line.partition(" = ")
+        code = expression.replace("^", "**").replace(" = ", " == ")
+        variables[name] = np.float64(eval(code, NAMES, variables))
+
+
+@pytest.mark.parametrize("case", [*CASES, *CONVENTION_CASES], ids=str)
+def test_the_printed_lines_are_the_update(case: Case, rng: np.random.Generator) -> None:
+    param = rng.standard_normal(3)
+    optimizer = case.make(param)
+    spec, group = optimizer.spec, optimizer.param_groups[0]
+    lines = update_lines(spec, group)
+    printed = described(optimizer)
+    assert all(f"    {line}\n" in printed for line in lines)
+    states = {name: value for name, value in optimizer.state[0].items() if isinstance(value, np.ndarray)}
+    elements: list[dict[str, Any]] = [
+        {"param": param[i], "mu_product": 1.0, **{name: value[i] for name, value in states.items()}} for i in range(3)
+    ]
+    for t in range(1, 9):
+        gradient = np.where(rng.random(3) < 0.2, 0.0, rng.standard_normal(3))
+        optimizer.step(gradient)
+        for element, grad in zip(elements, gradient, strict=True):
+            element |= {"t": t, "grad": grad}
+            run_lines(lines, element)
+    np.testing.assert_allclose([each["param"] for each in elements], param, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_the_same_as_pytorch_is_said_where_it_is(name: str) -> None:
+    """Which conventions differ in their arithmetic, at torch's own hyperparameters and starts."""
+    same = {
+        convention
+        for convention in conventions_of(name)[1:]
+        if "does the same." in described(getattr(fastopt, name)(np.zeros(2), convention=convention))
+    }
+    expected = {
+        "SGD": {"keras", "tf1", "tf_keras_legacy", "optax"},  # without momentum
+        "Adam": {"optax"},
+        "AdamW": {"optax"},
+        "RMSprop": {"tf_keras_legacy"},
+        "Adagrad": {"tf_keras_legacy"},
+        "Adadelta": {"keras", "tf1", "tf_keras_legacy", "optax"},
+        "Adamax": {"optax"},
+        "Lion": {"keras", "optax"},
+    }
+    assert same == expected.get(name, set())
+
+
+def test_what_differs_is_shown() -> None:
+    text = described(fastopt.RMSprop(np.zeros(2), convention="tf1", lr=0.5))
+    assert "Before the first step: square_avg = 1\n" in text
+    assert "    param = param - 0.5 * grad / sqrt(square_avg + 1e-10)\n" in text
+    theirs = "    square_avg starts with 0\n    param = param - 0.5 * grad / (sqrt(square_avg) + 1e-10)\n"
+    assert f"does instead:\n{theirs}" in text
+    assert "alpha 0.9 (0.99), eps 1e-10 (1e-08)" in text
+
+
+def test_groups_schedules_and_what_is_done_around(capsys: pytest.CaptureFixture[str]) -> None:
+    schedule = fastopt.schedules.ExponentialDecay(0.1, 100, 0.5)
+    optimizer = fastopt.Adam(
+        [{"params": np.zeros(2)}, {"params": np.zeros(3), "lr": schedule, "clip_value": None}],
+        max_grad_norm=2.0,
+        accumulate_steps=4,
+        ema_decay=0.9,
+    )
+    optimizer.describe()
+    text = capsys.readouterr().out
+    first, second = text.split("Group 1:")
+    assert "    step_size = 0.001 * " in first
+    assert f"    lr = {schedule!r} of t - 1\n" in second
+    assert "    step_size = lr * " in second
+    for said in ("the mean over 4 calls", "a norm of at most 2\n", "0.9 * param_average + 0.1 * param"):
+        assert said in first
+        assert said in second
+
+
+def test_decay_of_legacy_keras() -> None:
+    text = described(fastopt.SGD(np.zeros(2), lr=0.5, decay=0.25, convention="tf_keras_legacy"))
+    assert "    lr = 0.5 / (1 + (t - 1) * 0.25)\n    param = param - lr * grad\n" in text
+    assert "does instead:\n    param = param - 0.5 * grad\n" in text
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", "Adam", "--convention", "optax", "--set", "nesterov=True", "--set", "betas=0.5,0.75"]) == 0
+    printed = capsys.readouterr().out
+    optimizer = fastopt.Adam(np.zeros(1), convention="optax", nesterov=True, betas=(0.5, 0.75))
+    assert printed == described(optimizer)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["Adm"], "argument OPTIMIZER: invalid choice: 'Adm'"),
+        (["Rprop", "--convention", "optax"], "optax.rprop applies each step one update late"),
+        (["Adam", "--convention", "jax"], "unknown convention for Adam: 'jax'"),
+        (["SGD", "--set", "rho=1"], "unexpected keyword argument 'rho'"),
+        (["SGD", "--set", "lr=-1"], "Invalid learning rate: -1"),
+        (["SGD", "--set", "lr"], "expected NAME=VALUE, got 'lr'"),
+        (["Adam", "--set", "decay=0.1"], "no argument 'decay' with convention='torch' (it has with 'tf_keras_legacy')"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["describe", *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("fastopt: error: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1

@@ -1,0 +1,145 @@
+"""An engine on the device beside the reference optimizer that it must agree with, bit by bit."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from cases import Case, equal_bits
+
+from fastopt.kernels import backends
+from fastopt.kernels.cuda import memory
+from fastopt.kernels.cuda.availability import is_simulated
+from fastopt.kernels.cuda.engine import CudaEngine
+from fastopt.kernels.engine.plan import Progress, Segment, SegmentSettings
+from fastopt.kernels.formulas import registry
+from fastopt.step.planning import Planner, extra_states
+from fastopt.step.rates import rate_at
+
+SHAPES: tuple[tuple[int, ...], ...] = ((150,), (3, 5), (), (0, 2), (13,))
+"""Several chunks; odd sizes; no dimensions; no elements; and the last starts where no vector can."""
+
+
+def on_device(array: np.ndarray, offset: int = 0) -> Any:
+    """A copy on the device, which starts so many elements behind an aligned address."""
+    buffer = memory.empty(array.size + offset, array.dtype)
+    flat = buffer[offset : offset + array.size]
+    memory.copy(flat, array.reshape(-1))
+    return flat if array.ndim == 1 else flat.reshape(array.shape)
+
+
+def copied(settings: SegmentSettings) -> SegmentSettings:
+    return SegmentSettings(*(getattr(settings, each.name).copy() for each in dataclasses.fields(settings)))
+
+
+def has_power(name: str) -> bool:
+    """Whether coefficients are computed with a power, which devices do not round as processors do."""
+    return any(
+        isinstance(node, ast.Pow)
+        for function in registry.functions_of_coefficients(name)
+        for part in (*function.body, *function.returns)
+        for node in ast.walk(part)
+    )
+
+
+class Pair:
+    """A reference optimizer, and an engine on the device that starts with the same.
+
+    On a device, what is computed from powers of hyperparameters may differ in the last bits; all else is the same.
+    """
+
+    def __init__(self, case: Case, params: Any, offsets: Sequence[int] = (), **more: Any) -> None:
+        self.opt = case.make(params, backend="reference", flush_denormals=False, **more)
+        opt: Any = self.opt
+        self.exact = is_simulated() or not has_power(opt.spec.coefficients)
+        self.reported: list[Any] = []
+        offsets = [*offsets, *[0] * (len(opt._params) - len(offsets))]
+        backend = backends.load("cuda")
+        self.planner = Planner(opt.spec, backend, opt._params[0].dtype, opt._options)
+        segments, position = [], 0
+        for index, group in enumerate(opt._groups):
+            names = (*opt.spec.states(group), *extra_states(opt._options))
+            for param in group["params"]:
+                own, offset = opt._states[position], offsets[position]
+                states = [on_device(own[name], offset) for name in names]
+                segments.append(Segment(index, on_device(param, offset), states))
+                position += 1
+        self.names = [tuple(state) for state in opt._states]
+        self.engine: CudaEngine = backend.engine(
+            opt._params[0].dtype,
+            self.group_plans(),
+            segments,
+            opt._steps.copy(),
+            copied(opt._settings),
+            Progress.new(),
+            self.planner.step_plan(),
+            self.reject,
+            self.report,
+        )
+
+    def group_plans(self) -> list[Any]:
+        opt: Any = self.opt
+        return [self.planner.group_plan(group, rate_at(group, opt.iterations)) for group in opt._groups]
+
+    def reject(self, index: int, gradient: object) -> None:
+        """The engine then raises its own error."""
+
+    def report(self, counts: list[tuple[int, int]], calls: int) -> None:
+        self.reported.append((counts, calls))
+
+    def step(self, gradients: Sequence[np.ndarray | None], offsets: Sequence[int] = ()) -> None:
+        """Steps both, and compares what becomes of the gradients."""
+        opt: Any = self.opt
+        for index, group in enumerate(opt._groups):
+            lr = rate_at(group, opt.iterations)
+            if lr != self.engine.plans[index].lr:
+                self.engine.set_lr(index, lr)
+        given = [None if each is None else each.copy() for each in gradients]
+        offsets = [*offsets, *[0] * (len(gradients) - len(offsets))]
+        there = [None if each is None else on_device(each, offsets[index]) for index, each in enumerate(gradients)]
+        nested: list[Any] = given
+        if len(opt._groups) > 1:
+            parts = iter(given)
+            nested = [list(itertools.islice(parts, len(group["params"]))) for group in opt._groups]
+        opt.step(nested)
+        self.engine.step(there)
+        for mine, other in zip(given, there, strict=True):
+            assert mine is None or equal_bits(mine, memory.to_host(other))
+
+    def check(self) -> None:
+        opt: Any = self.opt
+        self.engine.fetch()
+        for index, (param, segment) in enumerate(zip(opt._params, self.engine.segments, strict=True)):
+            states = [opt._states[index][name] for name in self.names[index]]
+            for expected, actual in zip((param, *states), (segment.param, *segment.states), strict=True):
+                self.compare(np.asarray(expected), memory.to_host(actual))
+        assert self.engine.steps.tolist() == opt._steps.tolist()
+        assert self.engine.settings.pending.tolist() == opt._settings.pending.tolist()
+        tolerance = 0.0 if self.exact else 1e-13
+        np.testing.assert_allclose(self.engine.settings.mu_product, opt._settings.mu_product, rtol=tolerance)
+        for name in ("accumulated", "calls", "iterations", "swapped", "grad_norm"):
+            assert np.array_equal(getattr(self.engine.progress, name), getattr(opt._progress, name), equal_nan=True), (
+                name
+            )
+
+    def compare(self, expected: np.ndarray, actual: np.ndarray) -> None:
+        if self.exact:
+            assert equal_bits(expected, actual), f"expected {expected}, got {actual}"
+            return
+        finite = np.abs(expected[np.isfinite(expected)])
+        epsilon = 1e-5 if expected.dtype == np.float32 else 1e-11  # see test_cuda_coefficients.py
+        scale = float(finite.max()) if finite.size else 1.0
+        np.testing.assert_allclose(actual, expected, rtol=epsilon, atol=epsilon * scale)
+
+
+def random_arrays(
+    rng: np.random.Generator, dtype: Any, make: Callable[..., np.ndarray] | None = None
+) -> list[np.ndarray]:
+    """One of each of SHAPES."""
+    if make is not None:
+        return [make(rng, shape, dtype) for shape in SHAPES]
+    return [np.asarray(rng.standard_normal(shape)).astype(dtype) for shape in SHAPES]

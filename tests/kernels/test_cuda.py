@@ -1,0 +1,65 @@
+"""Runs `tests/cuda`: in Numba's simulator, which must be chosen before Numba is imported, and on a device if there is
+one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.kernels.cuda import availability
+from fastopt.kernels.cuda.availability import unavailable
+
+FOLDER = Path(__file__).parent / "cuda"
+FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+
+def run_in_child(arguments: list[str], **variables: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist", *arguments]
+    environment = {**os.environ, "FASTOPT_TEST_CUDA": "1", **variables}
+    done = subprocess.run(command, env=environment, cwd=FOLDER.parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_in_the_simulator(name: str) -> None:
+    run_in_child([str(FOLDER / name)], NUMBA_ENABLE_CUDASIM="1")
+
+
+def test_on_a_device() -> None:
+    error = unavailable()
+    if error is not None:
+        pytest.skip(str(error))
+    run_in_child([str(FOLDER)], NUMBA_ENABLE_CUDASIM="0")
+
+
+@pytest.fixture
+def looked_at_anew() -> Iterator[None]:
+    unavailable.cache_clear()
+    yield
+    unavailable.cache_clear()
+
+
+@pytest.mark.usefixtures("looked_at_anew")
+def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(availability.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"needs the package numba-cuda: `pip install 'fastopt\[cuda\]'`"):
+        fastopt.Adam(np.zeros(3), backend="cuda")
+
+
+@pytest.mark.usefixtures("looked_at_anew")
+def test_without_a_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import cuda
+
+    monkeypatch.setattr(cuda, "is_available", lambda: False)
+    monkeypatch.setattr(cuda, "cuda_error", lambda: "the driver\nis gone")
+    with pytest.raises(RuntimeError, match="no CUDA device can be used here: the driver is gone"):
+        fastopt.Adam(np.zeros(3), backend="cuda")

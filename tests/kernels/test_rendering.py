@@ -1,0 +1,238 @@
+"""What is compiled is what `rules.py` says, in vector instructions; what is outside of the dialect is refused."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import inspect
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fastopt.definitions.conventions import conventions_of, spec_of
+from fastopt.definitions.hyperparameters import HYPERPARAMETERS
+from fastopt.definitions.specs import SPECS
+from fastopt.kernels import cpu, native
+from fastopt.kernels.formulas import coefficients, dialect, operations, registry, rules
+from fastopt.kernels.native import _coefficients
+from fastopt.kernels.numba import loops as numba_loops
+from fastopt.kernels.numba import machine_code
+
+FLAGS = {name for name, each in HYPERPARAMETERS.items() if each.flag} | {"eps_outside"}
+SHARED = ("clip_coefficient", "factor", "threshold")
+"""What coefficient functions of clipping and of rows return."""
+
+LEVELS = [
+    level
+    for level in (*cpu.LEVELS, cpu.OTHER)
+    if importlib.util.find_spec(f"fastopt.kernels.native.{cpu.module_name(level)}")
+]
+REGISTERS = {"x86-64": "xmm", "x86-64-v3": "ymm", "x86-64-v4": "zmm"}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_compiled_module_was_rendered_from_these_rules(level: str) -> None:
+    module = importlib.import_module(f"fastopt.kernels.native.{cpu.module_name(level)}")
+    assert module.DIGEST == registry.digest() == _coefficients.DIGEST, (
+        "the rules have changed since the build; build again"
+    )
+    assert level == module.LEVEL
+    assert set(module.ADDRESSES) == {(loop, real) for loop in registry.loops() for real in registry.REALS}
+
+
+def test_any_change_of_a_formula_changes_the_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = registry.digest()
+    for name in registry.SOURCES:
+        shutil.copy(registry.HERE / name, tmp_path / name)
+    monkeypatch.setattr(registry, "HERE", tmp_path)
+    assert registry.digest() == before
+    text = (tmp_path / "rules.py").read_text()
+    (tmp_path / "rules.py").write_text("# a comment\n" + text)
+    assert registry.digest() == before
+    (tmp_path / "rules.py").write_text(text.replace("step_size * grad", "step_size / grad", 1))
+    assert registry.digest() != before
+
+
+@pytest.mark.parametrize("rule", registry.rules().values(), ids=lambda rule: rule.name)
+def test_rules_have_the_form_that_the_renderer_reads(rule: dialect.Rule) -> None:
+    signature = list(inspect.signature(getattr(rules, rule.name)).parameters)
+    assert signature == [*rule.streams, *rule.coefficients]
+
+
+def test_the_table_of_optimizers_fits_the_rules() -> None:
+    used, used_functions = set(), set()
+    for spec in [spec_of(name, convention) for name in SPECS for convention in conventions_of(name)]:
+        function = registry.coefficient_function(spec.coefficients)
+        used_functions.add(spec.coefficients)
+        known = {"step", "lr", *(["mu_product"] if spec.keeps_mu_product else [])}
+        known |= spec.numbers(spec.convert(spec.defaults)).keys()
+        # What a convention does not have is 0.
+        assert set(function.arguments) <= {*known, "dampening", "eps", "amsgrad", "eps_outside", "lr_decay"}
+        assert set(spec.constants) <= set(function.arguments)
+        for name in spec.rules.values():
+            rule = registry.rule(name)
+            used.add(name)
+            assert name in spec.costs
+            assert set(rule.coefficients) <= set(function.returned_names), f"{spec.coefficients} for {name}"
+            assert set(spec.initial) <= set(rule.states)
+    assert used == set(registry.rules()), "a rule that no optimizer uses"
+    around = {"regularize", "preparation", "averaging", "constraint"}
+    functions = {name for name, each in registry.coefficient_functions().items() if each.returned_names} - around
+    own = {name for name in functions if not registry.coefficient_function(name).returned_names[0].endswith(SHARED)}
+    assert used_functions == own, "a coefficient function that no optimizer uses"
+
+
+@pytest.mark.parametrize("name", registry.coefficient_functions())
+def test_compiled_coefficient_functions_are_the_python_ones(name: str) -> None:
+    import ctypes
+
+    function = registry.coefficient_function(name)
+    native_function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(native.coefficient_function(name))
+    random = np.random.default_rng(5)
+    for step in (1, 2, 3, 10, 1000, 2**31 + 1, 10**12):
+        values = random.uniform(0.01, 0.99, len(function.arguments))
+        for index, argument in enumerate(function.arguments):
+            values[index] = step if argument == "step" else values[index]
+            if argument == "ema_overwrite_frequency":
+                values[index] = 5
+            if argument in FLAGS:
+                values[index] = step % 2
+        results = np.empty(len(function.returns))
+        native_function(values.ctypes.data, results.ctypes.data)
+        returned = getattr(coefficients, name)(*values.tolist())
+        expected = [float(value) for value in (returned if isinstance(returned, tuple) else (returned,))]
+        assert results.tolist() == expected
+
+
+def instructions_of_loops(path: str) -> dict[str, str]:
+    """Disassembly of each loop and each sum in a compiled module; "adam sharing": the loop that shares its roots."""
+    text = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
+    ).stdout
+    blocks = re.split(r"\n[0-9a-f]+ <([^>]*)>:\n", text)
+    found: dict[str, str] = {}
+    names = sorted((*registry.loops(), *registry.sum_functions()), key=len, reverse=True)
+    for name, body in zip(blocks[1::2], blocks[2::2], strict=True):
+        match = re.search(r"([a-z_0-9]+)_(?:loop|over|sum)_(float32|float64)", name)
+        if match:
+            loop = next(each for each in names if match[1].removesuffix("_sharing").endswith("_" + each))
+            key = f"{loop} sharing" if match[1].endswith("_sharing") else f"{loop} {match[2]}"
+            found[key] = found.get(key, "") + body
+    return found
+
+
+ARITHMETIC = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "div"}
+
+
+def arithmetic_of(loop: registry.Loop) -> set[str]:
+    """The arithmetic that must appear packed; what operations multiply can be the same for all elements."""
+    functions = [function for function, _, _ in loop.calls]
+    known = {**registry.rule_functions(), **registry.operation_functions()}
+    found = set()
+    for function in functions:
+        for each in (function, *dialect.called_functions(function, known)):
+            for part in (*each.body, *each.returns):
+                for node in ast.walk(part):
+                    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+                        found.add(ARITHMETIC[type(node.op)])
+                    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "sqrt":
+                        found.add("sqrt")
+    return found & ({"mul", "div", "sqrt"} if loop.name in registry.rules() else {"div", "sqrt"})
+
+
+MOVED = r"\bv?movu?a?p[sd]\b.*%{register}|call.*mem(?:set|cpy|move)"
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="needs objdump, of binutils")
+@pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
+@pytest.mark.parametrize("level", LEVELS)
+def test_every_compiled_loop_is_vectorised(level: str) -> None:
+    module = importlib.import_module(f"fastopt.kernels.native.{cpu.module_name(level)}")
+    bodies = instructions_of_loops(module.__file__)
+    for loop in registry.loops().values():
+        for real, suffix in (("float32", "ps"), ("float64", "pd")):
+            body = bodies[f"{loop.name} {real}"]
+            for operation in arithmetic_of(loop):
+                packed = re.findall(rf"\bv?{operation}{suffix}\b.*%{REGISTERS[level]}", body)
+                assert len(packed) >= 2, f"{loop.name} {real} at {level}: no packed {operation} in both loops"
+            moved = re.findall(MOVED.format(register=REGISTERS[level]), body)
+            assert len(moved) >= 2 or "mem" in moved[0], f"{loop.name} {real} at {level}: nothing packed in both loops"
+            assert "fmadd" not in body, f"{loop.name} {real} at {level}: contracted, so other bits"
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="needs objdump, of binutils")
+@pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("real", registry.REALS)
+def test_every_sum_is_vectorised(level: str, real: str) -> None:
+    module = importlib.import_module(f"fastopt.kernels.native.{cpu.module_name(level)}")
+    assert set(module.SUMS) == {(name, each) for name in registry.sum_functions() for each in registry.REALS}
+    bodies = instructions_of_loops(module.__file__)
+    for name in registry.sum_functions():
+        body = bodies[f"{name} {real}"]
+        suffix = "ps" if real == "float32" and name in registry.counts() else "pd"
+        assert len(re.findall(rf"\bv?add{suffix}\b.*%{REGISTERS[level]}", body)) >= 2, f"{name} {real} at {level}"
+        assert "fmadd" not in body
+
+
+@pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
+@pytest.mark.parametrize("loop", registry.loops().values(), ids=lambda loop: loop.name)
+@pytest.mark.parametrize("real", registry.REALS)
+def test_every_numba_loop_is_vectorised(loop: registry.Loop, real: str) -> None:
+    assembly = machine_code.assembly(numba_loops.loop_text(loop.name, real))
+    suffix = "ps" if real == "float32" else "pd"
+    for operation in arithmetic_of(loop):
+        assert re.search(rf"\bv?{operation}{suffix}\b", assembly), f"no packed {operation}"
+    assert re.search(r"\bv?mov[ua]p[sd]\b.*%[xyz]mm|mem(set|cpy|move)", assembly), "nothing packed"
+    assert "fmadd" not in assembly
+
+
+def test_operations_have_the_form_that_the_renderer_reads() -> None:
+    assert not set(registry.operation_functions()) & {*registry.rule_functions(), *registry.sum_functions()}
+    for operation in registry.operations().values():
+        parameters = inspect.signature(getattr(operations, operation.name)).parameters.values()
+        positional = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+        keywords = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+        assert (positional, keywords) == (list(operation.reads), list(operation.coefficients))
+
+
+OUTSIDE = [
+    ("if a > 0:\n        a = b\n    return a", 2, "only assignments"),
+    ("for i in a:\n        pass\n    return a", 2, "only assignments"),
+    ("a += b\n    return a", 2, "only assignments"),
+    ("a = b if a > 0 else a\n    return a", 2, "outside of the dialect"),
+    ("a = a.real\n    return a", 2, "outside of the dialect"),
+    ("a = a // b\n    return a", 2, "outside of the dialect"),
+    ("a = a[0]\n    return a", 2, "outside of the dialect"),
+    ("a = 'x'\n    return a", 2, "outside of the dialect"),
+    ("b = a\n    return exp(b)", 3, r"exp\(\) is not in the vocabulary"),
+    ("return sqrt(a, b)", 2, r"sqrt\(\) takes 1 arguments, got 2"),
+    ("return select(a, b, a)", 2, "condition of select"),
+    ("return a + c", 2, "'c' is not defined here"),
+    ("return 0 < a < b", 2, "outside of the dialect"),
+    ("a = b", 2, "must return a value"),
+    ("a, b[0] = a, b\n    return a", 2, "one plain name"),
+]
+
+
+@pytest.mark.parametrize(("body", "line", "message"), OUTSIDE, ids=[each[0].split("\n")[0] for each in OUTSIDE])
+def test_what_is_outside_of_the_dialect_is_refused_with_its_line(
+    body: str, line: int, message: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "rules.py"
+    path.write_text(f"def rule(a, b):\n    {body}\n")
+    with pytest.raises(dialect.DialectError, match=message) as caught:
+        dialect.read_module(path)
+    assert caught.value.filename == str(path)
+    assert caught.value.lineno == line
+
+
+def test_keyword_arguments_and_defaults_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rules.py"
+    path.write_text("def rule(a, b=1):\n    return a\n")
+    with pytest.raises(dialect.DialectError, match="plain arguments only"):
+        dialect.read_module(path)
