@@ -157,7 +157,7 @@ def updates_source(signatures: Iterable[Any]) -> str:
 
 
 _PXD = """\
-# Single updates as C functions, for `cimport` (kernels/render/updates_source.py writes them; never edited or committed).
+# Single updates as C functions, for `cimport` (by kernels/render/updates_source.py; never edited or committed).
 #
 # Each does one update of `size` elements in place, on the thread that calls it, with the bits of fastopt's optimizers:
 #
