@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from .. import cpu  # type: ignore[attr-defined]
+from .. import cpu
 from . import _coefficients  # type: ignore[attr-defined]
 from . import engine as _engine  # type: ignore[attr-defined]
 

@@ -69,14 +69,15 @@ cdef api void {name}_{real}({arguments}) noexcept nogil:
 _ENDING = """\
 import numpy
 
-from .kernels import cython_loops, native
+from .kernels import native
+from .kernels.native import loops as native_loops
 
 prefetch_distance = native.PREFETCH_DISTANCE
 for position, name in enumerate({functions!r}):
     functions[position] = <coefficient_function><uintptr_t>native.coefficient_function(name)
 for position, name in enumerate({rules!r}):
     for index, real in enumerate({reals!r}):
-        loops[position][index] = <loop_function><uintptr_t>cython_loops.loop(name, numpy.dtype(real))
+        loops[position][index] = <loop_function><uintptr_t>native_loops.loop(name, numpy.dtype(real))
 """
 
 
