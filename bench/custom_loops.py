@@ -73,11 +73,11 @@ def _fastopt(
     return Peer(name, start, unavailable)
 
 
-def own_rule(name: str) -> Any:
-    """The optimizer of this name, as a user's own rule."""
+def custom_rule(name: str) -> Any:
+    """The optimizer of this name, as a custom rule."""
     from . import custom_rules
 
-    return getattr(custom_rules, f"Own{name}")
+    return getattr(custom_rules, f"Custom{name}")
 
 
 FASTOPT = _fastopt("fastopt")
@@ -87,6 +87,6 @@ SERIAL = _fastopt("fastopt serial", n_threads=1)
 THREADED = _fastopt("fastopt all threads", made_within=all_threads, unavailable=_needs_compiled_module)
 PASSED = _fastopt("fastopt step(grads)", bound=False)
 UNALIGNED = _fastopt("fastopt unaligned", memory=_unaligned_copies)
-OWN_RULE = _fastopt("your own rule", optimizer=own_rule)
+CUSTOM_RULE = _fastopt("custom rule", optimizer=custom_rule)
 CLIP_STEP_ZERO = _fastopt("fastopt", max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
 CHECKED = _fastopt("fastopt nonfinite='skip'", nonfinite="skip")

@@ -1,4 +1,4 @@
-"""Adam as a user's own rule: what fastopt's own is measured beside."""
+"""Adam as a custom rule: what fastopt's own is measured beside."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def corrections(step, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
     hyper=dict(lr=1e-3, beta1=0.9, beta2=0.999, eps=1e-8),
     coefficients=corrections,
 )
-def OwnAdam(param, grad, exp_avg, exp_avg_sq, step_size, beta1, beta2, eps):  # type: ignore[no-untyped-def]
+def CustomAdam(param, grad, exp_avg, exp_avg_sq, step_size, beta1, beta2, eps):  # type: ignore[no-untyped-def]
     exp_avg = exp_avg + (1 - beta1) * (grad - exp_avg)
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
     return param - step_size * exp_avg / (sqrt(exp_avg_sq) + eps), exp_avg, exp_avg_sq

@@ -8,7 +8,7 @@ from typing import Any
 import fastopt
 
 from .cases import Problem, copies
-from .custom_loops import own_rule
+from .custom_loops import custom_rule
 from .runner import Peer, Runner
 
 UPDATES = 100
@@ -65,6 +65,6 @@ def _from_python(optimizer: Callable[[str], Any] = _built_in) -> Callable[[Probl
 
 IN_NJIT = Peer("in an njit loop", _in_njit(parallel=False))
 PARALLEL = Peer("in an njit loop, parallel", _in_njit(parallel=True))
-OWN_RULE = Peer("your own rule in an njit loop", _in_njit(parallel=False, optimizer=own_rule))
+CUSTOM_RULE = Peer("custom rule in an njit loop", _in_njit(parallel=False, optimizer=custom_rule))
 FROM_PYTHON = Peer("step() from Python", _from_python())
-OWN_FROM_PYTHON = Peer("its step() from Python", _from_python(own_rule))
+CUSTOM_FROM_PYTHON = Peer("its step() from Python", _from_python(custom_rule))

@@ -6,7 +6,7 @@ import functools
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from . import custom_loops as own
+from . import custom_loops
 from .cases import VARIANTS, Problem, flat
 from .measure import fits
 from .peers import PEERS
@@ -24,7 +24,7 @@ def peer_names() -> list[str]:
 
 def unknown_peers(asked: list[str]) -> list[str]:
     """Those that no peer, and none of fastopt's own ways, is called."""
-    ours = [each.name for each in vars(own).values() if isinstance(each, Peer)]
+    ours = [each.name for each in vars(custom_loops).values() if isinstance(each, Peer)]
     return [name for name in asked if not any(fits(name, known) for known in (*peer_names(), *ours))]
 
 

@@ -87,10 +87,10 @@ def _start(peer: Peer, problem: Problem) -> Runner:
 
 
 def measure_by_name(variant: Variant, workload: Workload, peer: str, n_threads: int) -> Memory | str:
-    from . import custom_loops as own
+    from . import custom_loops
     from .peers import PEERS
 
-    peers = {each.name: each for each in (own.FASTOPT, *PEERS)}
+    peers = {each.name: each for each in (custom_loops.FASTOPT, *PEERS)}
     return measure(variant, workload, peers[peer], n_threads)
 
 

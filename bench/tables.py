@@ -22,8 +22,8 @@ SECTIONS = {
     "Loops of 100 updates": "Within one njit function, by fastopt.jit (from 1,000,000 on its parallel form), beside "
     "calls of step() from Python; the times are of whole loops.",
     "Numba beside Cython": "The same rules compiled by Numba; a ratio below 1 means that Numba is the slower.",
-    "Loops of a rule of your own": "The same, of Adam written with fastopt.rule.",
-    "A rule of your own": "Adam written with fastopt.rule, beside the built-in one; a ratio below 1 means that yours "
+    "Loops of a custom rule": "The same, of Adam written with fastopt.rule.",
+    "A custom rule": "Adam written with fastopt.rule, beside the built-in one; a ratio below 1 means that yours "
     "is the slower.",
     "Threads": "As many threads as fastopt chooses, beside one thread and beside all.",
     "Clip, step, zero": "AdamW, gradients clipped by their norm and zeroed: one call, beside torch's "

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from . import custom_loops as own
+from . import custom_loops
 from .cases import ADAM, VARIANTS, Variant, Workload, flat, identifier
 
 Compare = Callable[..., None]
@@ -24,31 +24,37 @@ other_variants = pytest.mark.parametrize(
 
 @workloads(3, 5, 6)
 def test_ways_to_call(compare: Compare, workload: Workload) -> None:
-    compare("Ways to call", ADAM, workload, peers=(own.PASSED, own.UNALIGNED))
+    compare("Ways to call", ADAM, workload, peers=(custom_loops.PASSED, custom_loops.UNALIGNED))
 
 
 @every_variant
 @workloads(5, 6)
 def test_numba_beside_cython(compare: Compare, variant: Variant, workload: Workload) -> None:
-    compare("Numba beside Cython", variant, workload, subject=own.NUMBA, peers=(own.CYTHON,))
+    compare("Numba beside Cython", variant, workload, subject=custom_loops.NUMBA, peers=(custom_loops.CYTHON,))
 
 
 @workloads(7, 8)
 def test_large_numba_beside_cython(compare: Compare, workload: Workload) -> None:
-    compare("Numba beside Cython", ADAM, workload, subject=own.NUMBA, peers=(own.CYTHON,))
+    compare("Numba beside Cython", ADAM, workload, subject=custom_loops.NUMBA, peers=(custom_loops.CYTHON,))
 
 
 @workloads(3, 5, 6, 7, 8)
-def test_own_rule(compare: Compare, workload: Workload) -> None:
-    compare("A rule of your own", ADAM, workload, subject=own.OWN_RULE, peers=(own.NUMBA, own.FASTOPT))
+def test_custom_rule(compare: Compare, workload: Workload) -> None:
+    compare(
+        "A custom rule",
+        ADAM,
+        workload,
+        subject=custom_loops.CUSTOM_RULE,
+        peers=(custom_loops.NUMBA, custom_loops.FASTOPT),
+    )
 
 
 @workloads(*range(9))
 def test_threads_of_adam(compare: Compare, workload: Workload) -> None:
-    compare("Threads", ADAM, workload, peers=(own.SERIAL, own.THREADED))
+    compare("Threads", ADAM, workload, peers=(custom_loops.SERIAL, custom_loops.THREADED))
 
 
 @other_variants
 @workloads(4, 5)
 def test_threads(compare: Compare, variant: Variant, workload: Workload) -> None:
-    compare("Threads", variant, workload, peers=(own.SERIAL, own.THREADED))
+    compare("Threads", variant, workload, peers=(custom_loops.SERIAL, custom_loops.THREADED))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from . import custom_loops as own
+from . import custom_loops
 from .cases import VARIANTS, flat, identifier
 from .half_dead import MILESTONES, History
 from .measure import Record, Settings
@@ -25,8 +25,8 @@ QUICK_BESIDE = (TORCH_FUSED, DEEPSPEED)
 @pytest.fixture(scope="module", params=DECAYING, ids=identifier)
 def history(request: pytest.FixtureRequest, settings: Settings, quick: bool) -> Iterator[History]:
     size, peers, patience = (100_000, QUICK_BESIDE, 10) if quick else (1_000_000, BESIDE, 8)
-    beside = settings.chosen((own.NUMBA, *peers))
-    yield History(request.param, flat(size), settings.n_threads, own.FASTOPT, beside, patience)
+    beside = settings.chosen((custom_loops.NUMBA, *peers))
+    yield History(request.param, flat(size), settings.n_threads, custom_loops.FASTOPT, beside, patience)
     give_memory_back()
 
 

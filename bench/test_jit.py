@@ -27,12 +27,12 @@ def test_loops(compare: Compare, variant: Variant, workload: Workload) -> None:
     )
 
 
-def test_loops_of_an_own_rule(compare: Compare) -> None:
+def test_loops_of_a_custom_rule(compare: Compare) -> None:
     compare(
-        "Loops of a rule of your own",
+        "Loops of a custom rule",
         ADAM,
         flat(1000),
-        subject=jit_loops.OWN_RULE,
-        peers=(jit_loops.OWN_FROM_PYTHON,),
+        subject=jit_loops.CUSTOM_RULE,
+        peers=(jit_loops.CUSTOM_FROM_PYTHON,),
         only_moves=False,
     )

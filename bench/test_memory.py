@@ -12,8 +12,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import fastopt
 
-from . import custom_loops as own
-from . import memory
+from . import custom_loops, memory
 from .cases import FLOAT32, VARIANTS, Variant, Workload, flat, identifier
 from .measure import Record, Settings
 from .peers import PEERS
@@ -24,7 +23,7 @@ Keep = Callable[[Record], None]
 pytestmark = pytest.mark.skipif(memory.unavailable() is not None, reason=str(memory.unavailable()))
 
 
-@pytest.mark.parametrize("peer", [own.FASTOPT, *PEERS], ids=identifier)
+@pytest.mark.parametrize("peer", [custom_loops.FASTOPT, *PEERS], ids=identifier)
 @pytest.mark.parametrize("workload", [flat(10**7)], ids=identifier)
 @pytest.mark.parametrize("variant", [VARIANTS["Adam"], VARIANTS["RMSprop"]], ids=identifier)
 def test_memory(

@@ -13,8 +13,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 import fastopt
 
-from . import clipping
-from . import custom_loops as own
+from . import clipping, custom_loops
 from .cases import ADAM, MANY, Problem, Variant, Workload, flat, identifier
 from .measure import Record, Settings
 
@@ -30,12 +29,12 @@ workloads = pytest.mark.parametrize("workload", SIZES, ids=identifier)
 @pytest.mark.parametrize("workload", [*SIZES, MANY], ids=identifier)
 def test_clip_step_zero(compare: Compare, workload: Workload) -> None:
     section, peers = "Clip, step, zero", clipping.CLIP_STEP_ZERO
-    compare(section, SLOW_AVERAGES, workload, subject=own.CLIP_STEP_ZERO, peers=peers, only_moves=False)
+    compare(section, SLOW_AVERAGES, workload, subject=custom_loops.CLIP_STEP_ZERO, peers=peers, only_moves=False)
 
 
 @workloads
 def test_finite_checks(compare: Compare, workload: Workload) -> None:
-    compare("Finite checks", ADAM, workload, subject=own.CHECKED, peers=(own.FASTOPT,))
+    compare("Finite checks", ADAM, workload, subject=custom_loops.CHECKED, peers=(custom_loops.FASTOPT,))
 
 
 @workloads

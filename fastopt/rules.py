@@ -173,19 +173,19 @@ def rule(
 
     def decorate(function: Callable[..., Any]) -> type[RuleOptimizer]:
         inputs = (*(name for name in defaults if name not in COMMON), *GIVEN)
-        own = custom_rules.register(function, tuple(initial), inputs, coefficients)
+        custom = custom_rules.register(function, tuple(initial), inputs, coefficients)
         starts = {name: value for name, value in initial.items() if value != 0}
         spec = Spec(
             function.__name__,
             defaults=defaults,
-            rules={(): own.rule.name},
-            coefficients=own.rule.name,
-            costs={own.rule.name: cost(own.loop)},
+            rules={(): custom.rule.name},
+            coefficients=custom.rule.name,
+            costs={custom.rule.name: cost(custom.loop)},
             initial=starts,
-            squares=squares(own.rule, own.loop),
-            keeps_mu_product="mu_product" in own.coefficients[-1].returned_names,
+            squares=squares(custom.rule, custom.loop),
+            keeps_mu_product="mu_product" in custom.coefficients[-1].returned_names,
             hyperparameters=hyperparameters,
-            own=True,
+            custom=True,
         )
         namespace = {
             "spec": spec,

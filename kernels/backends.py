@@ -117,8 +117,8 @@ def _numba() -> Backend:
         from .native import loops as cython_loops
 
         def coefficient_function(name: str) -> int:
-            own = name in registry.OWN_RULES
-            return numba_loops.coefficient_function(name) if own else native.coefficient_function(name)
+            custom = name in registry.CUSTOM_RULES
+            return numba_loops.coefficient_function(name) if custom else native.coefficient_function(name)
 
         # Sums are the engine's own, for every kind of loop.
         return Backend(
@@ -190,21 +190,21 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
 
 
 @functools.cache
-def load(name: str, own: bool = False) -> Backend:
-    """A backend by name; "auto" is cython where it was built, else numba, which is also what runs a user's `own` rule.
+def load(name: str, custom: bool = False) -> Backend:
+    """A backend by name; "auto" is cython where it was built, else numba, which also runs `custom` rules.
 
     Raises
     ------
     ValueError
-        There is no backend of that name, or it cannot run a rule of the user's own.
+        There is no backend of that name, or it cannot run a custom rule.
     ImportError
         There is, but what it needs is not installed.
     """
     if name == "auto":
-        name = "cython" if compiled_module_error() is None and not own else "numba"
-    if own and name == "cython":
+        name = "cython" if compiled_module_error() is None and not custom else "numba"
+    if custom and name == "cython":
         raise ValueError(
-            "backend='cython' has loops for fastopt's own rules only; a rule of yours is compiled by 'numba', which "
+            "backend='cython' has loops for built-in rules only; a custom rule is compiled by 'numba', which "
             "'auto' chooses"
         )
     if name not in BACKENDS:

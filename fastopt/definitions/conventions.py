@@ -237,10 +237,10 @@ def under(spec: Spec, convention: str) -> Spec:
     ValueError
         There is no such convention, or the framework has no such optimizer.
     """
-    if not spec.own:
+    if not spec.custom:
         return spec_of(spec.name, convention)
     if convention != "torch":
-        raise ValueError(f"{spec.name} is a rule of your own, of no other framework: no convention={convention!r}")
+        raise ValueError(f"{spec.name} is a custom rule, of no other framework: no convention={convention!r}")
     return spec
 
 
@@ -292,7 +292,7 @@ def conventions_of(name: str) -> tuple[str, ...]:
 
 def added_hyperparameters(spec: Spec) -> tuple[str, ...]:
     """The hyperparameters that an optimizer has under other conventions only."""
-    return () if spec.own else _added(spec.name)
+    return () if spec.custom else _added(spec.name)
 
 
 @functools.cache
@@ -303,7 +303,7 @@ def _added(name: str) -> tuple[str, ...]:
 
 def conventions_with(spec: Spec, hyperparameter: str) -> tuple[str, ...]:
     """The conventions in which an optimizer has a hyperparameter."""
-    known = () if spec.own else conventions_of(spec.name)
+    known = () if spec.custom else conventions_of(spec.name)
     return tuple(each for each in known if hyperparameter in spec_of(spec.name, each).defaults)
 
 

@@ -52,7 +52,7 @@ def description(optimizer: Optimizer) -> str:
         values = {name: group[name] for name in spec.defaults}
         lines.append("  " + ", ".join(f"{name}={value!r}" for name, value in values.items()))
         lines += _group_lines(spec, values, {**options, **group})
-    torchs = spec.defaults if spec.own else SPECS[spec.name].defaults
+    torchs = spec.defaults if spec.custom else SPECS[spec.name].defaults
     differing = {name: value for name, value in spec.defaults.items() if name in torchs and value != torchs[name]}
     if differing:
         shown = (f"{name} {value!r} ({torchs[name]!r})" for name, value in differing.items())
@@ -61,8 +61,8 @@ def description(optimizer: Optimizer) -> str:
 
 
 def _title(spec: Spec) -> str:
-    if spec.own:
-        return f"{spec.name}, a rule of your own"
+    if spec.custom:
+        return f"{spec.name}, a custom rule"
     if spec.convention == "torch":
         return f"{spec.name}, the arithmetic of PyTorch"
     called = conventions.DIFFERENCES[spec.convention][spec.name].called

@@ -73,9 +73,9 @@ class Signature:
         return name in self.spec.hyperparameters and self.spec.hyperparameters[name].flag
 
     def bound(self, name: str) -> str | None:
-        """What must hold for an argument, with its name put in; None for flags and a user's own hyperparameters."""
+        """What must hold for an argument, with its name put in; None for flags and those of custom rules."""
         always = name in ("step", GRAD_SCALE)
-        if self.is_flag(name) or not (always or (name in _spread() and not self.spec.own)):
+        if self.is_flag(name) or not (always or (name in _spread() and not self.spec.custom)):
             return None
         return BOUNDS.get(name, "{} >= 0").format(name)
 
@@ -139,7 +139,7 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
     }
     initial = {name: spec.initial[name] for name in registry.rule(rule).states if name in spec.initial}
     return Signature(
-        name=spec.name.lower() + ("" if spec.own else "".join(rule.partition("_")[1:])),
+        name=spec.name.lower() + ("" if spec.custom else "".join(rule.partition("_")[1:])),
         spec=spec,
         rule=rule,
         hyperparameters={

@@ -37,7 +37,7 @@ class Spec:
     lr_decay: the hyperparameter by which its own coefficients let the rate decay.
     keeps_mu_product: whether there is a `mu_product` beside the count of steps.
     hyperparameters: what values each hyperparameter can take.
-    own: whether it is a user's own, see `rules`.
+    custom: whether it is a custom rule, see `rules`.
     """
 
     name: str
@@ -57,7 +57,7 @@ class Spec:
     keeps_mu_product: bool = False
     convention: str = "torch"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: HYPERPARAMETERS)
-    own: bool = False
+    custom: bool = False
 
     def rule(self, values: Mapping[str, Any]) -> str:
         """The name of the rule that these hyperparameters ask for."""

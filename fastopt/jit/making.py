@@ -161,7 +161,7 @@ def built_in(name: str) -> Functions:
 def functions(
     optimizer: Any, convention: str = "torch", flush_denormals: bool = True, **hyperparameters: Any
 ) -> Functions:
-    """The updates of an optimizer, under any convention or of a rule of your own, for an `@njit` function to call.
+    """The updates of an optimizer, under any convention or of a custom rule, for an `@njit` function to call.
 
     Parameters
     ----------

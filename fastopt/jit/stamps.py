@@ -22,7 +22,7 @@ from ..kernels.formulas import registry
 
 @functools.cache
 def digest() -> str:
-    """Of everything that compiled updates come from, but for a user's own rules."""
+    """Of everything that compiled updates come from, but for custom rules."""
     text = hashlib.sha256(f"{__version__} {registry.digest()}".encode())
     folder = Path(__file__).parent
     for path in (*sorted(folder.glob("*.py")), folder.parent / "definitions" / "signatures.py"):
@@ -31,7 +31,7 @@ def digest() -> str:
 
 
 class Stamp:
-    """What an update was compiled from: the digest, and the name of its rule, which for a user's own rule is another
+    """What an update was compiled from: the digest, and the name of its rule, which for a custom rule is another
     one for another content."""
 
     def __init__(self, digest: str, rule: str) -> None:
@@ -50,7 +50,7 @@ def read_stamp(found: str, rule: str) -> Stamp:
     OSError
         It is of another version.
     """
-    if found != digest() or not (rule in registry.rules() or rule in registry.OWN_RULES):
+    if found != digest() or not (rule in registry.rules() or rule in registry.CUSTOM_RULES):
         raise OSError(f"compiled from another version of the update {rule!r}")
     return Stamp(found, rule)
 

@@ -81,7 +81,7 @@ class OptimizerCore:
         gradients: list[Any] | None,
     ) -> None:
         self.spec = conventions.under(type(self).spec, options["convention"])
-        self._backend = backends.load(chosen_backend(options["backend"], groups), self.spec.own)
+        self._backend = backends.load(chosen_backend(options["backend"], groups), self.spec.custom)
         self._options = options
         self._layout = layout
         group_options = {name: defaults[name] for name in GROUP_OPTIONS if name in defaults}

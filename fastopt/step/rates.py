@@ -66,7 +66,7 @@ def warn_without_effect(spec: Spec, lr: Any) -> None:
             frame, depth = frame.f_back, depth + 1
         why = (
             "its coefficients do not take lr."
-            if spec.own
+            if spec.custom
             else "lr is only what each element's own step size begins with. Schedule another optimizer's lr, or change "
             "step_sizes."
         )

@@ -184,7 +184,7 @@ class NativeOptimizer(torch.optim.Optimizer):
                     f"{self.name}: flatten=True is for parameters in main memory, {label} is on {param.device}, where "
                     "a step launches as many kernels for many parameters as for one"
                 )
-        devices.load_backends(params, self.options["backend"], self.spec.own)
+        devices.load_backends(params, self.options["backend"], self.spec.custom)
         self.on_device = all(devices.kind(param) == "cuda" for param in params)
 
     def _flatten(self) -> None:

@@ -1,4 +1,4 @@
-"""A user's own rule (see `fastopt.rule`) as a torch.optim optimizer: `Momentum.torch`."""
+"""A custom rule (see `fastopt.rule`) as a torch.optim optimizer: `Momentum.torch`."""
 
 from __future__ import annotations
 

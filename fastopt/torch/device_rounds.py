@@ -23,7 +23,7 @@ class DeviceRound(Round):
     def load_backend(self) -> Any:
         first = self.entries[0]
         devices.check_current(self.owner.name, first.label, first.param)
-        return devices.backend_for("cuda", self.owner.options["backend"], self.owner.spec.own)
+        return devices.backend_for("cuda", self.owner.options["backend"], self.owner.spec.custom)
 
     def array(self, tensor: Tensor) -> Any:
         return devices.device_array(tensor)

@@ -63,7 +63,7 @@ def check_backend(owner: str, label: str, param: Tensor, backend: str) -> None:
         )
 
 
-def load_backends(params: Sequence[Tensor], backend: str, own: bool) -> None:
+def load_backends(params: Sequence[Tensor], backend: str, custom: bool) -> None:
     """Load what steps these parameters, so that it is known to be there.
 
     Raises
@@ -72,12 +72,12 @@ def load_backends(params: Sequence[Tensor], backend: str, own: bool) -> None:
         What they need is not installed, or no device can be used.
     """
     for each in {kind(param) for param in params}:
-        backend_for(each, backend, own)
+        backend_for(each, backend, custom)
 
 
-def backend_for(kind: str, backend: str, own: bool) -> Any:
-    """The backend that steps parameters on a kind of device, when the user named this one; `own`: a user's rule."""
-    return backends.load("cuda" if backend == "auto" and kind == "cuda" else backend, own)
+def backend_for(kind: str, backend: str, custom: bool) -> Any:
+    """The backend of this name for a kind of device; `custom`: it must run custom rules."""
+    return backends.load("cuda" if backend == "auto" and kind == "cuda" else backend, custom)
 
 
 class DeviceMemory:

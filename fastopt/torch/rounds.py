@@ -64,7 +64,7 @@ class Round:
             self.make_flat(update)
 
     def load_backend(self) -> Any:
-        return devices.backend_for("cpu", self.owner.options["backend"], self.owner.spec.own)
+        return devices.backend_for("cpu", self.owner.options["backend"], self.owner.spec.custom)
 
     def array(self, tensor: Tensor) -> Any:
         """The memory of a dense tensor, as engines take it."""

@@ -1,4 +1,4 @@
-"""Users' own rules: Python functions, read from their source, checked, and registered with `formulas`.
+"""Custom rules: Python functions, read from their source, checked, and registered with `formulas`.
 
 A rule is registered under its name and a digest of all that it is made of, so that nothing compiled for one rule can
 ever be taken for another, however often a function is changed and made anew.
@@ -41,7 +41,7 @@ class SourceError(ValueError):
 
 def register(
     update: Callable[..., Any], states: Sequence[str], inputs: Sequence[str], coefficients: Callable[..., Any] | None
-) -> registry.OwnRule:
+) -> registry.CustomRule:
     """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and look it up by name from now on.
 
     `inputs` are the names that can be had without further ado: hyperparameters, `step` and `mu_product`.
@@ -71,13 +71,13 @@ def register(
         )
     digest = _digest([*functions, *coefficient_functions], states)
     name = f"{function.name}_{digest}"
-    if name not in registry.OWN_RULES:
+    if name not in registry.CUSTOM_RULES:
         known = {each.name: each for each in functions[:-1]}
         rule = Rule(replace(function, name=name))
         renamed = replace(coefficient_functions[-1], name=name)
-        own = registry.OwnRule(rule, registry.rule_loop(rule, known), (*coefficient_functions[:-1], renamed))
-        registry.OWN_RULES[name] = own
-    return registry.OWN_RULES[name]
+        custom = registry.CustomRule(rule, registry.rule_loop(rule, known), (*coefficient_functions[:-1], renamed))
+        registry.CUSTOM_RULES[name] = custom
+    return registry.CUSTOM_RULES[name]
 
 
 def _digest(functions: Sequence[Function], states: Sequence[str]) -> str:

@@ -112,12 +112,12 @@ def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
     return Loop(rule.name, rule.streams, (*shared, *rule.coefficients), calls, between, functions)
 
 
-# --- by name, a user's own included ----------------------------------------------------------------------------------
+# --- by name, custom ones included ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class OwnRule:
-    """A user's rule; its name is that of no other content, see `own_rules`."""
+class CustomRule:
+    """A user's rule; its name is that of no other content, see `custom_rules`."""
 
     rule: Rule
     loop: Loop
@@ -125,29 +125,29 @@ class OwnRule:
     """The coefficient function, of the rule's name, last, and before it what it calls."""
 
 
-OWN_RULES: dict[str, OwnRule] = {}
+CUSTOM_RULES: dict[str, CustomRule] = {}
 """The rules that users have made, by name; nothing that is built in is here."""
 
 
 def rule(name: str) -> Rule:
-    """A rule, built in or a user's own."""
-    return OWN_RULES[name].rule if name in OWN_RULES else rules()[name]
+    """A rule, built in or custom."""
+    return CUSTOM_RULES[name].rule if name in CUSTOM_RULES else rules()[name]
 
 
 def loop(name: str) -> Loop:
-    """The loop of a rule, built in or a user's own, or of an operation."""
-    return OWN_RULES[name].loop if name in OWN_RULES else _built_in_loop(name)
+    """The loop of a rule, built in or custom, or of an operation."""
+    return CUSTOM_RULES[name].loop if name in CUSTOM_RULES else _built_in_loop(name)
 
 
 def coefficient_function(name: str) -> Function:
-    """A coefficient function, built in or a user's own."""
+    """A coefficient function, built in or custom."""
     return functions_of_coefficients(name)[-1]
 
 
 def functions_of_coefficients(name: str) -> tuple[Function, ...]:
-    """A coefficient function, built in or a user's own, last, and before it what it calls, callees first."""
-    if name in OWN_RULES:
-        return OWN_RULES[name].coefficients
+    """A coefficient function, built in or custom, last, and before it what it calls, callees first."""
+    if name in CUSTOM_RULES:
+        return CUSTOM_RULES[name].coefficients
     known = coefficient_functions()
     return (*called_functions(known[name], known), known[name])
 

@@ -32,7 +32,9 @@ def loop(name: str, dtype: np.dtype) -> Loop:
 
 def rule_loop(name: str, dtype: np.dtype) -> Loop:
     rule = registry.rule(name)
-    update = own_function(registry.loop(name).functions, dtype) if name in registry.OWN_RULES else getattr(rules, name)
+    update = (
+        custom_function(registry.loop(name).functions, dtype) if name in registry.CUSTOM_RULES else getattr(rules, name)
+    )
     shared = len(registry.loop(name).coefficients) - len(rule.coefficients)
 
     def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
@@ -123,13 +125,13 @@ def change_arrays(arrays: list[np.ndarray], loop: Any, coefficients: tuple[float
 
 def coefficient_function(name: str) -> Callable[..., Any]:
     """A coefficient function as plain Python."""
-    if name in registry.OWN_RULES:
-        return own_function(registry.functions_of_coefficients(name), np.dtype(np.float64))
+    if name in registry.CUSTOM_RULES:
+        return custom_function(registry.functions_of_coefficients(name), np.dtype(np.float64))
     function: Callable[..., Any] = getattr(coefficients, name)
     return function
 
 
-def own_function(functions: Sequence[Function], dtype: np.dtype) -> Callable[..., Any]:
+def custom_function(functions: Sequence[Function], dtype: np.dtype) -> Callable[..., Any]:
     """The last of a user's functions, over arrays: its numbers are of the dtype, as they are for Numba.
 
     The functions as they are written would do: but for 1 - 0.9, say, which Python takes in double precision.

@@ -38,7 +38,7 @@ def corrections(step, lr, beta, eps):
 
 @fastopt.rule(state={"exp_avg": 0, "square_avg": "start"}, hyper={"lr": 0.01, "beta": 0.9, "eps": 1e-8, "start": 0.5},
               coefficients=corrections)  # fmt: skip
-def Own(param, grad, exp_avg, square_avg, step_size, beta, square, eps):
+def Custom(param, grad, exp_avg, square_avg, step_size, beta, square, eps):
     exp_avg = beta * exp_avg + (1 - beta) * grad
     square_avg = square * square_avg + (1 - square) * grad * grad
     param = param - step_size * exp_avg / (sqrt(square_avg) + eps)
@@ -95,10 +95,10 @@ def test_float64_shapes_and_threads(case: cases.Case) -> None:
 
 
 def test_a_rule_of_ones_own() -> None:
-    functions = jit.functions(Own, beta=0.8)
-    compare(functions, Own, {"beta": 0.8}, 1030, np.float32)
+    functions = jit.functions(Custom, beta=0.8)
+    compare(functions, Custom, {"beta": 0.8}, 1030, np.float32)
     with pytest.raises(ValueError, match="no other framework"):
-        jit.functions(Own, convention="keras")
+        jit.functions(Custom, convention="keras")
 
 
 @pytest.mark.parametrize("beta", [0.5544049551926724, 0.8])
@@ -106,7 +106,7 @@ def test_powers_are_those_of_the_c_library(beta: float) -> None:
     """The square of the first is another number by multiplication."""
     assert (math.pow(beta, 2.0) == beta * beta) is (beta == 0.8)
     for backend in ("reference", "numba"):
-        compare(jit.functions(Own), Own, {"beta": beta, "backend": backend}, 300, np.float64, beta=beta)
+        compare(jit.functions(Custom), Custom, {"beta": beta, "backend": backend}, 300, np.float64, beta=beta)
 
 
 def plain_functions(given: Signature, dtype: Any) -> dict[str, Any]:
@@ -414,7 +414,7 @@ def test_a_stamp_of_another_rule_is_refused() -> None:
 
 
 def test_a_cached_state_of_a_rule_that_has_changed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = jit.functions(Own).state(np.ones(3))
+    state = jit.functions(Custom).state(np.ones(3))
     name = type(state).__name__
     pickled = serialize.dumps(numba.typeof(state))
     assert pickle.loads(pickled) == numba.typeof(state)

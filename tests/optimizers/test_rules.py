@@ -1,4 +1,4 @@
-"""Users' own rules: built-in rules made anew give the same bits, and what is not a rule is refused with its line."""
+"""Custom rules: built-in rules made anew give the same bits, and what is not a rule is refused with its line."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import CONVENTION_CASES, VARIANTS, Case, equal_bits, extra_options, random_gradient
-from own_momentum import Momentum
+from custom_momentum import Momentum
 
 import fastopt
-from fastopt import rules as own
 from fastopt.definitions.conventions import spec_of
 from fastopt.definitions.hyperparameters import HYPERPARAMETERS
 from fastopt.kernels.engine.plan import ENGINE_ARGUMENTS
@@ -106,7 +105,7 @@ def test_every_rule_is_made_anew() -> None:
 
 @pytest.mark.parametrize("options", extra_options().values(), ids=extra_options())
 @pytest.mark.parametrize("name", ["Adam", "SGD", "Rprop"])
-def test_options_around_an_own_rule_are_those_around_a_built_in_one(name: str, options: dict[str, Any]) -> None:
+def test_options_around_a_custom_rule_are_those_around_a_built_in_one(name: str, options: dict[str, Any]) -> None:
     case = next(each for each in VARIANTS if each.optimizer == name and not each.options.get("amsgrad"))
     made, values = made_anew(case)
     params, gradients = problem(np.float32)
@@ -133,7 +132,7 @@ def twin(**options: Any) -> tuple[fastopt.Optimizer, np.ndarray]:
 def test_it_is_an_optimizer_class() -> None:
     assert issubclass(Momentum, fastopt.Optimizer)
     assert Momentum.__name__ == "Momentum"
-    assert Momentum.__module__ == "own_momentum"
+    assert Momentum.__module__ == "custom_momentum"
     assert str(inspect.signature(Momentum)) == (
         "(params, lr=0.01, beta=0.9, nesterov=False, *, weight_decay=0.0, decoupled_weight_decay=False, "
         "maximize=False, **options)"
@@ -181,14 +180,14 @@ def test_state_dicts_pickles_and_copies_go_on_with_the_same_bits() -> None:
 def test_describe_prints_the_update(capsys: pytest.CaptureFixture[str]) -> None:
     Momentum(np.zeros(3), nesterov=True, weight_decay=0.5).describe()
     shown = capsys.readouterr().out
-    assert "Momentum, a rule of your own" in shown
+    assert "Momentum, a custom rule" in shown
     assert "exp_avg = 0.9 * exp_avg + grad" in shown
     assert "param = param - 0.01 * (0.9 * exp_avg + grad)" in shown
     assert "PyTorch" not in shown
 
 
 def test_step_and_starts() -> None:
-    @own.rule(state={"sum": "start"}, hyper={"lr": 1.0, "start": 2.0})
+    @fastopt.rule(state={"sum": "start"}, hyper={"lr": 1.0, "start": 2.0})
     def Harmonic(param, grad, sum, lr, step):  # type: ignore[no-untyped-def]
         sum = sum + grad
         param = param - lr / step * sum
@@ -205,7 +204,7 @@ def test_step_and_starts() -> None:
 def test_names_of_its_own_can_be_those_of_options() -> None:
     """`low`, `l1` and `ema_weight` are what options call their own coefficients."""
 
-    @own.rule(state=("size",), hyper={"lr": 0.5, "low": 2.0, "l1": 3.0, "ema_weight": 5.0})
+    @fastopt.rule(state=("size",), hyper={"lr": 0.5, "low": 2.0, "l1": 3.0, "ema_weight": 5.0})
     def Odd(param, grad, size, lr, low, l1, ema_weight):  # type: ignore[no-untyped-def]
         size = size + low * l1 * ema_weight
         param = param - lr * grad
@@ -220,7 +219,7 @@ def test_names_of_its_own_can_be_those_of_options() -> None:
 
 
 def test_expressions_can_be_returned() -> None:
-    @own.rule(state=("exp_avg",), hyper={"lr": 0.5, "beta": 0.5})
+    @fastopt.rule(state=("exp_avg",), hyper={"lr": 0.5, "beta": 0.5})
     def Short(param, grad, exp_avg, lr, beta):  # type: ignore[no-untyped-def]
         exp_avg = beta * exp_avg + grad
         return param - lr * exp_avg, exp_avg
@@ -235,7 +234,7 @@ def test_expressions_can_be_returned() -> None:
 
 
 def test_names_that_loops_use_are_free_for_states() -> None:
-    @own.rule(state=("i", "size", "streams", "block"), hyper={"lr": 0.5, "blocks": 1.0})
+    @fastopt.rule(state=("i", "size", "streams", "block"), hyper={"lr": 0.5, "blocks": 1.0})
     def Names(param, grad, i, size, streams, block, lr, blocks):  # type: ignore[no-untyped-def]
         i = i + grad
         size = size + 2 * grad
@@ -257,7 +256,7 @@ def test_numbers_are_of_the_parameters_precision_in_every_backend() -> None:
         share = 1 - 0.9
         return share * x + (2 / 3) * select(x > 0, 1, 0)
 
-    @own.rule(state=(), hyper={"lr": 0.1})
+    @fastopt.rule(state=(), hyper={"lr": 0.1})
     def Shares(param, grad, lr):  # type: ignore[no-untyped-def]
         return param - lr * tenth(grad) - 1 / 3 * floor(grad) + clip(sign(grad), -0.3, maximum(grad, 0.7)) * sqrt(2)
 
@@ -281,7 +280,7 @@ def test_powers_are_the_c_librarys_whatever_the_exponent() -> None:
         e = x**-0.5
         return a, b, c, d, e
 
-    @own.rule(state=(), hyper={"lr": 1.0, "x": 0.1}, coefficients=separate)
+    @fastopt.rule(state=(), hyper={"lr": 1.0, "x": 0.1}, coefficients=separate)
     def Powers(param, grad, a, b, c, d, e):  # type: ignore[no-untyped-def]
         return param - (a + b + c + d + e) * grad
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from own_momentum import Momentum
+from custom_momentum import Momentum
 
-from fastopt import rules as own
+from fastopt import rules
 
 # --- changed rules --------------------------------------------------------------------------------------------------
 
@@ -78,19 +78,19 @@ def test_a_file_that_changed_since_it_was_loaded_is_not_compiled(tmp_path: Path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     path.write_text(text.format(22))
-    with pytest.raises(own.SourceError, match="was changed since it was loaded"):
-        own.rule(state=(), hyper={"lr": 1.0})(module.mine)
+    with pytest.raises(rules.SourceError, match="was changed since it was loaded"):
+        rules.rule(state=(), hyper={"lr": 1.0})(module.mine)
 
 
 def test_without_source_there_is_no_rule() -> None:
     namespace: dict[str, Any] = {}
     exec("def mine(param, grad, lr):\n    param = param - lr * grad\n    return param", namespace)
-    with pytest.raises(own.SourceError, match=r"the source of mine cannot be read.*write it with def"):
-        own.rule(state=(), hyper={"lr": 1.0})(namespace["mine"])
-    with pytest.raises(own.SourceError, match="written with def"):
-        own.rule(state=(), hyper={"lr": 1.0})(lambda param, grad, lr: param - lr * grad)
+    with pytest.raises(rules.SourceError, match=r"the source of mine cannot be read.*write it with def"):
+        rules.rule(state=(), hyper={"lr": 1.0})(namespace["mine"])
+    with pytest.raises(rules.SourceError, match="written with def"):
+        rules.rule(state=(), hyper={"lr": 1.0})(lambda param, grad, lr: param - lr * grad)
     with pytest.raises(TypeError, match="a plain function is needed"):
-        own.rule(state=(), hyper={"lr": 1.0})(np.sqrt)
+        rules.rule(state=(), hyper={"lr": 1.0})(np.sqrt)
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ OUTSIDE: list[tuple[str, str, dict[str, str], int, str]] = [
 def test_what_is_outside_of_the_dialect_is_refused_with_its_line(
     what: str, body: str, parts: dict[str, str], line: int, message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(own.DialectError, match=message) as caught:
+    with pytest.raises(rules.DialectError, match=message) as caught:
         load(tmp_path, body, **parts)
     assert caught.value.filename is not None
     assert Path(caught.value.filename).parent == tmp_path
@@ -208,14 +208,14 @@ def test_wrong_arguments_are_named(wrong: dict[str, Any], error: type[Exception]
         return param - lr * grad
 
     with pytest.raises(error, match=re.escape(message)):
-        own.rule(**{"state": (), "hyper": {"lr": 1.0}, **wrong})(mine)
+        rules.rule(**{"state": (), "hyper": {"lr": 1.0}, **wrong})(mine)
 
 
 def test_without_parentheses_it_says_what_to_write() -> None:
     with pytest.raises(TypeError, match=r"write @fastopt.rule\(state="):
-        own.rule(lambda param: param)  # type: ignore[call-arg,arg-type]
+        rules.rule(lambda param: param)  # type: ignore[call-arg,arg-type]
     with pytest.raises(TypeError, match="hyper"):
-        own.rule(state=())  # type: ignore[call-arg]
+        rules.rule(state=())  # type: ignore[call-arg]
 
 
 WRONG_USE: list[tuple[dict[str, Any], type[Exception], str]] = [
@@ -226,7 +226,7 @@ WRONG_USE: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"betas": (0.9, 0.99)}, TypeError, "Momentum() got an unexpected keyword argument 'betas'"),
     ({"convention": "keras"}, ValueError, "no convention='keras'"),
     ({"convention": "other"}, ValueError, "no convention='other'"),
-    ({"backend": "cython"}, ValueError, "backend='cython' has loops for fastopt's own rules only"),
+    ({"backend": "cython"}, ValueError, "backend='cython' has loops for built-in rules only"),
     ({"backend": "other"}, ValueError, "unknown backend: 'other'"),
     ({"decay": 0.1}, TypeError, "unexpected keyword argument 'decay'"),
 ]

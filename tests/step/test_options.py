@@ -81,7 +81,7 @@ def test_numba_without_the_compiled_module(
     with monkeypatch.context() as patch:
         patch.setattr(backends, "compiled_module_error", lambda: "not built")
         backend = backends.BACKENDS["numba"]()
-        patch.setattr(backends, "load", lambda name, own=False: backend)
+        patch.setattr(backends, "load", lambda name, custom=False: backend)
         actual = run(case, params, gradients, n_threads=3, **options)
     assert_same(case, expected, actual, "numba without the compiled module")
 

@@ -1,4 +1,4 @@
-"""Users' own rules for PyTorch's parameters: `Rule.torch`."""
+"""Custom rules for PyTorch's parameters: `Rule.torch`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def corrections(step, lr, beta2, eps):  # type: ignore[no-untyped-def]
     coefficients=corrections,
     domain={"beta2": "[0, 1)"},
 )
-def Own(param, grad, exp_avg_sq, shift, lr, beta2, eps):  # type: ignore[no-untyped-def]
+def Custom(param, grad, exp_avg_sq, shift, lr, beta2, eps):  # type: ignore[no-untyped-def]
     exp_avg_sq = beta2 * exp_avg_sq + (1 - beta2) * grad * grad
     shift = shift + grad
     return param - lr * shift / (sqrt(exp_avg_sq) + eps), exp_avg_sq, shift
@@ -55,8 +55,8 @@ def give_gradients(params: list[torch.nn.Parameter], step: int) -> None:
 def test_steps_are_those_over_numpy_arrays(dtype: torch.dtype, options: dict[str, Any], backend: str) -> None:
     params = parameters(dtype)
     arrays = [param.detach().numpy().copy() for param in params]
-    theirs = Own.torch(params, lr=0.05, start=2.0, backend=backend, **options)
-    ours = Own(arrays, lr=0.05, start=2.0, **options)
+    theirs = Custom.torch(params, lr=0.05, start=2.0, backend=backend, **options)
+    ours = Custom(arrays, lr=0.05, start=2.0, **options)
     for step in range(5):
         give_gradients(params, step)
         ours.step([param.grad.numpy() for param in params])  # type: ignore[union-attr]
@@ -70,7 +70,7 @@ def test_steps_are_those_over_numpy_arrays(dtype: torch.dtype, options: dict[str
 def test_groups_schedulers_state_dicts_copies() -> None:
     def make(params: list[torch.nn.Parameter]) -> tuple[Any, Any]:
         groups = [{"params": params[:1]}, {"params": params[1:], "lr": 0.5, "beta2": 0.5}]
-        optimizer = Own.torch(groups, weight_decay=0.01)
+        optimizer = Custom.torch(groups, weight_decay=0.01)
         return optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.1)
 
     def train(params: list[torch.nn.Parameter], optimizer: Any, scheduler: Any, steps: range) -> None:
@@ -95,11 +95,11 @@ def test_groups_schedulers_state_dicts_copies() -> None:
 
 def test_copies_go_on_with_the_same_bits() -> None:
     params = parameters()
-    optimizer = Own.torch(params)
+    optimizer = Custom.torch(params)
     give_gradients(params, 0)
     optimizer.step()
     for made in (copy.deepcopy(optimizer), pickle.loads(pickle.dumps(optimizer))):
-        assert type(made) is Own.torch
+        assert type(made) is Custom.torch
         own = made.param_groups[0]["params"]
         give_gradients(own, 1)
         made.step()
@@ -109,14 +109,14 @@ def test_copies_go_on_with_the_same_bits() -> None:
 
 
 def test_it_is_a_torch_optimizer_of_its_own_name() -> None:
-    assert issubclass(Own.torch, torch.optim.Optimizer)
-    assert Own.torch is Own.torch
-    assert Own.torch.__qualname__ == "Own.torch"
-    assert repr(Own.torch(parameters())).startswith("Own (")
+    assert issubclass(Custom.torch, torch.optim.Optimizer)
+    assert Custom.torch is Custom.torch
+    assert Custom.torch.__qualname__ == "Custom.torch"
+    assert repr(Custom.torch(parameters())).startswith("Custom (")
     scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
     params = parameters()
     give_gradients(params, 0)
-    optimizer = Own.torch(params, flatten=True)
+    optimizer = Custom.torch(params, flatten=True)
     before = [param.detach().clone() for param in params]
     for param in params:
         param.grad.mul_(float("inf"))  # type: ignore[union-attr]
@@ -126,12 +126,12 @@ def test_it_is_a_torch_optimizer_of_its_own_name() -> None:
 
 
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
-    ({"gamma": 1}, TypeError, "Own.torch(): got an unexpected keyword argument 'gamma'"),
+    ({"gamma": 1}, TypeError, "Custom.torch(): got an unexpected keyword argument 'gamma'"),
     ({"beta2": 1.0}, ValueError, "Invalid beta2 value: 1 (expected beta2 in [0, 1))"),
     ({"lr": -1.0}, ValueError, "Invalid learning rate: -1"),
     ({"lr": torch.tensor(-1.0)}, ValueError, "Invalid learning rate: -1"),
     ({"lr": lambda step: 1.0}, TypeError, "lr must be a number; use torch.optim.lr_scheduler"),
-    ({"backend": "cython"}, ValueError, "backend='cython' has loops for fastopt's own rules only"),
+    ({"backend": "cython"}, ValueError, "backend='cython' has loops for built-in rules only"),
     ({"clip_value": 1.0, "clip_norm": 1.0}, ValueError, "at most one of"),
     ({"convention": "keras"}, ValueError, "convention"),
 ]
@@ -140,13 +140,13 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
 @pytest.mark.parametrize(("options", "error", "message"), WRONG, ids=[each[2] for each in WRONG])
 def test_wrong_use_is_named(options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):
-        Own.torch(parameters(), **options)
+        Custom.torch(parameters(), **options)
 
 
 def test_a_tensor_as_rate() -> None:
     params, others = parameters(), parameters()
     rate = torch.tensor(0.25)
-    one, other = Own.torch(params, lr=rate), Own.torch(others, lr=0.25)
+    one, other = Custom.torch(params, lr=rate), Custom.torch(others, lr=0.25)
     for each, optimizer in ((params, one), (others, other)):
         give_gradients(each, 0)
         optimizer.step()

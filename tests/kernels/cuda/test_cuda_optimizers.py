@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES, PLAIN, VARIANTS, Case, equal_bits, extra_options
+from custom_rule import Custom
 from device_arrays import Interface, to_device, to_host, transposed
-from own_rule import Own
 
 import fastopt
 from fastopt.constraints import NonNegative
@@ -75,9 +75,9 @@ def test_every_rule(case: Case, dtype: Any, rng: np.random.Generator) -> None:
 
 @by_dtype
 def test_a_rule_of_the_user_s_own(dtype: Any, rng: np.random.Generator) -> None:
-    device, host = both(Own, *problem(rng, dtype), lr=0.1, weight_decay=0.25, max_grad_norm=1.0)
+    device, host = both(Custom, *problem(rng, dtype), lr=0.1, weight_decay=0.25, max_grad_norm=1.0)
     assert_same(device, host)
-    moved = Own([to_host(param) for param in device._params], backend="numba")
+    moved = Custom([to_host(param) for param in device._params], backend="numba")
     moved.load_state_dict(device.state_dict())
     assert_same(device, moved)
 

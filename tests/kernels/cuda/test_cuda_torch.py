@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from own_rule import Own
+from custom_rule import Custom
 
 torch = pytest.importorskip("torch")
 
@@ -93,7 +93,7 @@ class Pair:
     ) -> None:
         self.say = say
         self.name = name
-        make = Own.torch if name == "Own" else getattr(fastopt.torch, name)
+        make = Custom.torch if name == "Custom" else getattr(fastopt.torch, name)
         self.params = [parameters(dtype), parameters(dtype)]
         for params in () if odd else self.params:  # Without, gradients lie as parameters do, and less is looked at.
             del params[4:7]
@@ -128,7 +128,7 @@ class Pair:
                 assert close(own[name].cpu(), value), f"{self.name}: {name} of parameter {index}"
 
 
-@pytest.mark.parametrize("name", [*SPECS, "Own"])
+@pytest.mark.parametrize("name", [*SPECS, "Custom"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_every_class(on_device: Callable[[bool], None], name: str, dtype: Any) -> None:
     pair = Pair(on_device, name, dtype, **OPTIONS.get(name, {}))

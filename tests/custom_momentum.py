@@ -1,10 +1,10 @@
-"""A rule of one's own that tests share."""
+"""A custom rule that tests share."""
 
-from fastopt import rules as own
+import fastopt
 from fastopt.rules import select
 
 
-@own.rule(state=("exp_avg",), hyper={"lr": 1e-2, "beta": 0.9, "nesterov": False}, domain={"beta": "[0, 1)"})
+@fastopt.rule(state=("exp_avg",), hyper={"lr": 1e-2, "beta": 0.9, "nesterov": False}, domain={"beta": "[0, 1)"})
 def Momentum(param, grad, exp_avg, lr, beta, nesterov):  # type: ignore[no-untyped-def]
     """Heavy ball."""
     exp_avg = beta * exp_avg + grad
