@@ -11,7 +11,7 @@ import numpy as np
 
 from .findings import Kind
 from .signals import Oscillation, Progress, Signal
-from .targets import Leaves, Target, origin
+from .target import Leaves, Target, origin
 
 LOOKS_TO_VANISH = 5
 """In how many looks at single gradients in a row one must be vanishing to be reported."""

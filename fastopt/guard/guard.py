@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 from ..checks import whole_number
-from ..optimizers.base import Optimizer
 from .arguments import between, check_like, choice, read_loss
+from .array_target import ArrayTarget
 from .detector import Detector, Diagnosis, Thresholds
 from .findings import DIVERGENCES, Circumstances, DivergenceError, DivergenceWarning, Finding, advice
+from .make_target import make_target
 from .snapshots import Snapshots
-from .targets import Leaves, make_target
+from .target import Leaves
 
 OnDivergence = Literal["raise", "stop", "skip", "restore", "warn"]
 OnStall = Literal["warn", "raise", "stop"]
@@ -192,12 +193,12 @@ class DivergenceGuard:
         self._quiet_until: dict[str, int] = {}
         self._snapshots: Snapshots | None = None
         if self._on_divergence == "restore":
-            if not isinstance(optimizer, Optimizer):
+            if not isinstance(self._target, ArrayTarget):
                 raise ValueError(
                     'on_divergence="restore" is for optimizers over NumPy arrays: torch\'s schedulers would undo the '
                     f'lower rate of {type(optimizer).__name__}; use "stop" and load a checkpoint, or "skip"'
                 )
-            self._snapshots = Snapshots(optimizer)
+            self._snapshots = Snapshots(self._target.view)
             self._snapshots.take(0)
 
     # --- what users call --------------------------------------------------------------------------------------------
@@ -305,7 +306,7 @@ class DivergenceGuard:
         detector = Detector(self._target, self._thresholds)
         detector.load_state_dict(state_dict["detector"])
         if self._snapshots is not None:
-            snapshots = Snapshots(self._snapshots.optimizer)
+            snapshots = Snapshots(self._snapshots.view)
             snapshots.take(detector.steps)
             self._snapshots = snapshots
         self._detector, self._restores, self._consecutive_skips = detector, restores, skips

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import real_number
-from ..optimizers.base import Optimizer
+from ..optimizers.view import OptimizerView
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class Snapshots:
     been taken in between. Parameters are copied into buffers that are made once; state dicts are made anew.
     """
 
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.optimizer = optimizer
+    def __init__(self, view: OptimizerView) -> None:
+        self.view = view
         self.kept: list[Snapshot] = []
         self._unfinished: tuple[Snapshot, list[Any]] | None = None
 
@@ -66,11 +66,9 @@ class Snapshots:
 
     def take(self, step: int) -> None:
         """Copy everything; the older of two snapshots makes room."""
-        state_dict = _complete_state_dict(self.optimizer)  # which may refuse, before anything here is changed
-        params = self.optimizer._params
-        if self.kept and len(self.kept[0].params) != len(
-            params
-        ):  # groups were added: none of these can be gone back to
+        state_dict = self.view.complete_state_dict()  # which may refuse, before anything here is changed
+        params = self.view.params
+        if self.kept and len(self.kept[0].params) != len(params):  # groups were added: the snapshots do not fit
             self.kept = [Snapshot(step, [param.copy() for param in params], state_dict)]
             return
         if len(self.kept) == 2:
@@ -92,7 +90,7 @@ class Snapshots:
         old_enough = [index for index, snapshot in enumerate(self.kept) if snapshot.step <= before]
         self.kept = self.kept[: max(old_enough, default=0) + 1]
         snapshot = self.kept[-1]
-        rates = [scaled_rate(group["lr"], factor) for group in self.optimizer.param_groups]
+        rates = [scaled_rate(group["lr"], factor) for group in self.view.optimizer.param_groups]
         snapshot.step = step
         self._unfinished = snapshot, rates
         try:
@@ -106,17 +104,9 @@ class Snapshots:
         if self._unfinished is None:
             return
         snapshot, rates = self._unfinished
-        self.optimizer.load_state_dict(snapshot.state_dict)
-        for buffer, param in zip(snapshot.params, self.optimizer._params, strict=True):
+        self.view.optimizer.load_state_dict(snapshot.state_dict)
+        for buffer, param in zip(snapshot.params, self.view.params, strict=True):
             np.copyto(param, buffer)
-        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+        for group, rate in zip(self.view.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
         self._unfinished = None
-
-
-def _complete_state_dict(optimizer: Optimizer) -> dict[str, Any]:
-    """The optimizer's, with all counts: those that nothing depends on are left out of what is saved."""
-    saved = optimizer.state_dict()
-    for index, states in saved["state"].items():
-        states["step"] = int(optimizer.state[index]["step"])
-    return saved

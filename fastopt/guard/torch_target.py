@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from .targets import Leaves, Target, choose_probes
+from .target import Leaves, Target, choose_probes
 
 
 def is_torch_optimizer(optimizer: Any) -> bool:

@@ -9,7 +9,6 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..checks import above_zero
-from ..kernels.engine import host_memory
 from ..state.groups import ParamGroup, check_key
 from ..state.param_settings import ParamSettings, Select, check_values, describe_settings, select_params
 from ..state.param_tree import Layout, read_group
@@ -359,9 +358,3 @@ class Optimizer(AveragingOptimizer):
             shown = [key for key in sorted(group) if key not in ("params", *GROUP_OPTIONS) or group[key] is not None]
             lines += [f"    {key}: {group[key]}" for key in shown if key != "params"]
         return "\n".join([*lines, ")"])
-
-
-def check_in_main_memory(owner: str, optimizer: Optimizer) -> None:
-    """Raise a TypeError where parameters and states are on a device, for what reads them itself."""
-    if optimizer._backend.memory is not host_memory:
-        raise TypeError(f"{owner} is for arrays in main memory; those of backend={optimizer.backend!r} are on a device")

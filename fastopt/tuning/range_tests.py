@@ -14,9 +14,9 @@ import numpy as np
 
 from ..checks import real_number, whole_number
 from ..optimizers.base import Optimizer
+from ..optimizers.view import OptimizerView
 from .choices import choose_optimizer, logarithmic_grid
 from .histories import read_number
-from .snapshots import Snapshot
 from .sources import Problem, ProblemSource, load_source, loss_and_gradients
 
 if TYPE_CHECKING:
@@ -222,11 +222,12 @@ def range_test(
         problem = source.make(whole_number("seed", seed, 0))
         made, name, used = choice.create(problem.params, rates[0]), source.name, choice.describe()
         closure = _closure(problem)
-    snapshot = Snapshot.of(made)
+    view = OptimizerView(made, "fastopt.tuning")
+    saved = view.save()
     try:
         losses, diverged_at = _grow(made, closure, rates, limit, progress)
     finally:
-        snapshot.restore(made)
+        view.restore(saved)
     kept = rates[: len(losses)]
     smoothed = smooth(np.array(losses), width * len(rates))
     found = suggest(np.array(kept), smoothed)
