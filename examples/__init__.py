@@ -1,1 +1,1 @@
-"""Examples: each a script to run or to read, and part of the installed package as `fastopt.examples`."""
+"""Example scripts. They are also installed, as the package `fastopt.examples`."""

@@ -1,8 +1,8 @@
-"""How large may a batch be, and what has the rate to do with it?
+"""How large may a batch be, and how does the learning rate change that?
 
-A network learns to read digits (scikit-learn's) with SGD and momentum, always for the same number of epochs: a batch
-that is twice as large makes half as many steps. Once every batch size has the same rate, once the rate grows with the
-batch (the linear scaling rule).
+A network learns to classify scikit-learn's handwritten digits with SGD and momentum, always for the same number of
+epochs, so that a batch twice as large makes half as many steps. Every batch size is tried with the same rate, and with
+a rate that grows with the batch (the linear scaling rule).
 
 Run it with `python examples/batch_size.py`; it takes about ten seconds, and `--quick` one. It needs the packages of
 `pip install 'fastopt[cli]'`.
@@ -25,18 +25,18 @@ from fastopt.examples.report import Report, main
 BATCHES = (8, 16, 32, 64, 128, 256, 512)
 
 REFERENCE = 16
-"""The batch that `LR` suits; the scaled rate of a batch is LR * batch / REFERENCE."""
+"""The batch size that `LR` suits. The scaled rate is LR * batch / REFERENCE."""
 
 LR = 0.01
 MOMENTUM = 0.9
 
 GOOD = 0.01
-"""A loss of accuracy up to this counts as none: about the standard deviation of one run on 360 images."""
+"""A loss of accuracy up to this counts as none. It is about the standard deviation of one run on 360 images."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A batch size: steps that were made, and the mean accuracy on the test part over the seeds."""
+    """A batch size with its number of steps and its accuracies on the test part, as means over the seeds."""
 
     batch: int
     steps: int
@@ -54,11 +54,11 @@ class Results:
 
     @property
     def reference(self) -> Row:
-        """The row of the batch that the rate is for."""
+        """The row of the batch size that the rate suits."""
         return next(row for row in self.rows if row.batch == REFERENCE)
 
     def largest_good(self, rule: str) -> int:
-        """The largest batch up to which all are about as accurate as the reference; `rule` is "fixed" or "scaled"."""
+        """The largest batch up to which all are about as accurate as the reference. `rule` is "fixed" or "scaled"."""
         largest = REFERENCE
         for row in self.rows:
             if row.batch > REFERENCE:
@@ -69,19 +69,19 @@ class Results:
 
 
 def accuracy(batch: int, lr: float, epochs: int, seed: int) -> float:
-    """Train, and the accuracy on the test part; a run that diverges ends at the accuracy of guessing."""
+    """Train, and return the accuracy on the test part. A run that diverges ends with the accuracy of guessing."""
     data = digits(seed)
     model = MLP([64, 64, 10], seed)
     optimizer = fastopt.SGD(model.flat, lr=lr, momentum=MOMENTUM, grads=model.flat_gradients)
     random = np.random.default_rng(seed)
-    with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverges
+    with np.errstate(over="ignore", invalid="ignore"):  # some runs diverge
         for _ in range(epochs):
             train_epoch(model, optimizer, data.training, batch, random)
         return model.accuracy(data.test.inputs, data.test.labels)
 
 
 def run(quick: bool = False) -> Results:
-    """All batch sizes with both rates, the same seeds for each."""
+    """Train with all batch sizes and both rates, with the same seeds for each."""
     epochs, seeds = (6, 2) if quick else (15, 10)
     rows = []
     for batch in BATCHES[1::2] if quick else BATCHES:

@@ -1,16 +1,16 @@
 """A character-level recurrent network in plain NumPy, trained by fastopt: how to embed an optimizer.
 
-The network is that of Karpathy's char-rnn, one layer of it: a long short-term memory that reads a text character by
-character and predicts the next one. Forward pass and backpropagation through time are written out by hand below.
-What an optimizer needs from such a program is in three places:
+The network is one layer of Karpathy's char-rnn: a long short-term memory that reads a text character by character and
+predicts the next one. Forward pass and backpropagation through time are written out by hand below. The program and its
+optimizer meet in three places:
 
 1. `CharacterNetwork.__init__` packs all weights into one flat buffer, and their gradients into another.
 2. `main` (at the end) creates the optimizer over the two buffers, once.
 3. `train` sets the rate of each epoch and calls `optimizer.step()` after each backward pass.
 
-Run it with `python examples/char_rnn.py`; it takes about half a minute. Where other programs run at the same time, set
-the environment variable OPENBLAS_NUM_THREADS=1: the matrices are small, and the threads of NumPy's matrix products then
-wait for each other more than they work.
+Run it with `python examples/char_rnn.py`; it takes about half a minute. If other programs run at the same time, set
+the environment variable OPENBLAS_NUM_THREADS=1: the matrices are small, and several threads of NumPy's matrix products
+would mostly wait for each other.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ import numpy as np
 import fastopt
 
 State = tuple[np.ndarray, np.ndarray]
-"""What the network remembers: its output and its cells, both of shape (batch, hidden)."""
+"""The network's state: its output and its cells, both of shape (batch, hidden)."""
 
 Batch = tuple[np.ndarray, np.ndarray]
-"""Character numbers of shape (sequence, batch), and those that come after each."""
+"""Character numbers of shape (sequence, batch), and the number of the character that follows each."""
 
 HELD_OUT = 0.1
-"""The share of the text, at its end, that is not trained on."""
+"""The share of the text, at its end, that is held out from training."""
 
 GRADIENT_LIMIT = 5.0
 """Gradients are clipped to plus or minus this, as in char-rnn: backpropagation through time can make them explode."""
@@ -42,12 +42,12 @@ GRADIENT_LIMIT = 5.0
 
 
 def python_documentation() -> str:
-    """The part of Python's documentation that comes with Python, for `help()`: half a megabyte of English."""
+    """The documentation that Python includes for `help()`: half a megabyte of English."""
     return "".join(topics.values())
 
 
 class TextTooShortError(ValueError):
-    """A text does not fill a single batch."""
+    """A text is too short to fill a single batch."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Corpus:
     def from_text(cls, text: str) -> Corpus:
         """Number the characters and hold out the end of the text.
 
-        Paragraphs of the end that stand in the training part, too, are left out: they would measure memory.
+        Held-out paragraphs that also occur in the training part are removed: the network may know them by heart.
         """
         start = round(len(text) * (1 - HELD_OUT))
         known = set(text[:start].split("\n\n"))
@@ -73,7 +73,7 @@ class Corpus:
         return cls(characters, training, held_out)
 
     def unigram_loss(self) -> float:
-        """The held-out loss of knowing only how frequent each character is: what a network has to beat."""
+        """The held-out loss of a model that knows only how frequent each character is. A network has to beat it."""
         counts = np.bincount(self.training, minlength=len(self.characters)) + 1.0
         return float(-np.log(counts / counts.sum())[self.held_out].mean())
 
@@ -84,12 +84,12 @@ def bits(loss: float) -> float:
 
 
 def batches(numbers: np.ndarray, batch: int, sequence: int) -> list[Batch]:
-    """Cut a text into `batch` streams that are read side by side, `sequence` characters at a time.
+    """Cut a text into `batch` parallel streams, and these into sequences of `sequence` characters.
 
     Raises
     ------
     TextTooShortError
-        It does not fill one batch.
+        The text does not fill one batch.
     """
     length = (len(numbers) - 1) // batch
     if length < sequence:
@@ -107,7 +107,7 @@ def batches(numbers: np.ndarray, batch: int, sequence: int) -> list[Batch]:
 
 @dataclass(frozen=True)
 class Activations:
-    """What the backward pass needs of the forward pass; `hidden` and `cells` begin with the state before it."""
+    """Results of the forward pass that the backward pass needs. `hidden` and `cells` begin with the initial state."""
 
     gates: np.ndarray
     cells: np.ndarray
@@ -119,8 +119,8 @@ class Activations:
 class CharacterNetwork:
     """A long short-term memory over characters.
 
-    `flat` holds all weights and `flat_gradients` all gradients; `weights` and `gradients` are views of them by name.
-    The gates lie side by side: input, forget and output gate, then the candidate for the cell.
+    `flat` holds all weights and `flat_gradients` all gradients. `weights` and `gradients` are dicts of views of them.
+    The gates are stored side by side: input, forget and output gate, then the candidate for the cell.
     """
 
     def __init__(self, n_characters: int, n_hidden: int, seed: int, dtype: Any = np.float32) -> None:
@@ -136,18 +136,18 @@ class CharacterNetwork:
             "hidden_to_output": uniform(n_hidden, n_characters),
             "output_bias": np.zeros(n_characters, dtype),
         }
-        initial["gates_bias"][n_hidden : 2 * n_hidden] = 1  # remember, until training says what to forget
+        initial["gates_bias"][n_hidden : 2 * n_hidden] = 1  # remember everything, until training teaches what to forget
         self.flat, self.weights = fastopt.pack(initial)
         self.flat_gradients, self.gradients = fastopt.pack({name: np.zeros_like(w) for name, w in initial.items()})
         self.n_hidden = n_hidden
 
     def initial_state(self, batch: int) -> State:
-        """Nothing remembered."""
+        """The state before any character: zeros."""
         zeros = np.zeros((batch, self.n_hidden), self.flat.dtype)
         return zeros, zeros
 
     def forward(self, inputs: np.ndarray, state: State) -> tuple[State, Activations]:
-        """Read a batch of sequences; the probabilities have one row for each character read."""
+        """Read a batch of sequences. The probabilities have one row for each character read."""
         sequence, batch = inputs.shape
         n = self.n_hidden
         gates = self.weights["input_to_gates"][inputs] + self.weights["gates_bias"]
@@ -159,7 +159,7 @@ class CharacterNetwork:
             now = gates[time]
             now += hidden[time] @ self.weights["hidden_to_gates"]
             sigmoids = now[:, : 3 * n]
-            sigmoids *= 0.5  # sigmoid(x) is (tanh(x / 2) + 1) / 2, so that one tanh does for all four
+            sigmoids *= 0.5  # sigmoid(x) = (tanh(x / 2) + 1) / 2, so one tanh computes all four
             np.tanh(now, out=now)
             sigmoids += 1
             sigmoids *= 0.5
@@ -174,19 +174,19 @@ class CharacterNetwork:
         return (hidden[-1], cells[-1]), Activations(gates, cells, squashed_cells, hidden, probabilities)
 
     def loss(self, inputs: np.ndarray, targets: np.ndarray, state: State) -> tuple[float, State]:
-        """The mean of -log(probability of the right character), and the state after the batch."""
+        """The mean of -log(probability of the correct character), and the state after the batch."""
         state, activations = self.forward(inputs, state)
         return cross_entropy(activations.probabilities, targets), state
 
     def loss_and_gradients(self, inputs: np.ndarray, targets: np.ndarray, state: State) -> tuple[float, State]:
-        """As `loss`, and fill `gradients` with the loss's derivatives."""
+        """Return the same as `loss`, and fill `gradients` with the derivatives of the loss."""
         state, activations = self.forward(inputs, state)
         loss = cross_entropy(activations.probabilities, targets)
         self.backward(inputs, targets, activations)
         return loss, state
 
     def backward(self, inputs: np.ndarray, targets: np.ndarray, activations: Activations) -> None:
-        """Backpropagation through time. A name `d_x` is the derivative of the loss by x."""
+        """Backpropagate through time. `d_x` is the derivative of the loss with respect to x."""
         sequence, batch = inputs.shape
         n, rows = self.n_hidden, np.arange(inputs.size)
         hidden, cells, squashed_cells = activations.hidden, activations.cells, activations.squashed_cells
@@ -200,8 +200,8 @@ class CharacterNetwork:
 
         d_gates = np.empty_like(activations.gates)
         d_cell = np.zeros_like(d_hidden[0])
-        d_hidden_later = np.zeros_like(d_hidden[0])  # by way of the gates one time step later
-        gates_to_hidden = np.ascontiguousarray(self.weights["hidden_to_gates"].T)  # faster to multiply by in the loop
+        d_hidden_later = np.zeros_like(d_hidden[0])  # through the gates one time step later
+        gates_to_hidden = np.ascontiguousarray(self.weights["hidden_to_gates"].T)  # speeds up the products in the loop
         for time in reversed(range(sequence)):
             input_gate, forget_gate, output_gate, candidate = split_gates(activations.gates[time])
             d_now = d_hidden[time] + d_hidden_later
@@ -222,9 +222,9 @@ class CharacterNetwork:
         np.matmul(one_hot.T, flat_d_gates, out=self.gradients["input_to_gates"])
 
     def generate(self, length: int, first: int, seed: int, temperature: float = 0.7) -> list[int]:
-        """Let the network write: each character is drawn from what it predicts, then read.
+        """Let the network write: draw each character from its predictions, then let it read the character.
 
-        A lower temperature prefers what is likely.
+        A lower temperature favours likely characters.
         """
         random = np.random.default_rng(seed)
         written, state = [first], self.initial_state(1)
@@ -236,12 +236,12 @@ class CharacterNetwork:
 
 
 def split_gates(gates: np.ndarray) -> np.ndarray:
-    """The four gates that lie side by side in each row, as views."""
+    """Views of the four gates, which are stored side by side in each row."""
     return gates.reshape(len(gates), 4, -1).swapaxes(0, 1)
 
 
 def cross_entropy(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """The mean of -log(probability of the right character)."""
+    """The mean of -log(probability of the correct character)."""
     right = probabilities[np.arange(targets.size), targets.ravel()]
     return float(-np.log(np.maximum(right, np.finfo(right.dtype).tiny)).mean())
 
@@ -251,9 +251,10 @@ def cross_entropy(probabilities: np.ndarray, targets: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Training:
-    """How to train; `decay_rate` multiplies the rate after each epoch.
+    """Settings of a training. `decay_rate` multiplies the learning rate after each epoch.
 
-    char-rnn has 50 epochs, a rate of 2e-3, and 0.97 for its decay; so few epochs as here ask for more of both.
+    char-rnn trains for 50 epochs with a rate of 2e-3 and a decay of 0.97. The fewer epochs here need a higher rate and
+    a faster decay.
     """
 
     epochs: int
@@ -264,7 +265,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Progress:
-    """One step has been made. The held-out loss is there after the last step of an epoch."""
+    """Progress after a step. `held_out_loss` is None except after the last step of an epoch."""
 
     epoch: int
     learning_rate: float
@@ -275,9 +276,9 @@ class Progress:
 def train(
     network: CharacterNetwork, optimizer: fastopt.Optimizer, corpus: Corpus, training: Training
 ) -> Iterator[Progress]:
-    """Train, one step for each batch, and report after each step.
+    """Train with one step for each batch, and report after each step.
 
-    The optimizer is one over `network.flat`, with `network.flat_gradients` bound as its gradients.
+    `optimizer` must update `network.flat`, with `network.flat_gradients` bound as its gradients.
     """
     training_batches = batches(corpus.training, training.batch, training.sequence)
     group = optimizer.param_groups[0]
@@ -295,7 +296,7 @@ def train(
 
 
 def evaluate(network: CharacterNetwork, numbers: np.ndarray, training: Training) -> float:
-    """The mean loss over a text that is not trained on."""
+    """The mean loss over a held-out text."""
     losses, state = [], network.initial_state(training.batch)
     for inputs, targets in batches(numbers, training.batch, training.sequence):
         loss, state = network.loss(inputs, targets, state)
@@ -309,7 +310,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "AdamW": {"lr": 2e-2},
     "RMSprop": {"lr": 7e-3, "alpha": 0.95},
     "Adagrad": {"lr": 1e-1},
-    # Rprop is for full batches: here most signs are noise, and without a floor its step sizes would shrink to nothing.
+    # Rprop is for full batches. Here most signs are noise; without a lower limit, its step sizes would shrink to 0.
     "Rprop": {"lr": 4e-3, "step_sizes": (4e-3, 6e-3)},
     "Adadelta": {"lr": 30.0},
     "Adamax": {"lr": 4e-2},
@@ -317,11 +318,11 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "RAdam": {"lr": 5e-2},
     "Lion": {"lr": 1e-2},
 }
-"""What suits this network; an optimizer that is not named here runs with its defaults."""
+"""Hyperparameters that suit this network. Optimizers that are not listed use their defaults."""
 
 
 def main() -> None:
-    """Train on Python's documentation, and print what the network then writes."""
+    """Train on Python's documentation, and print a text that the trained network writes."""
     corpus = Corpus.from_text(python_documentation())
     network = CharacterNetwork(len(corpus.characters), n_hidden=96, seed=0)
     lr, alpha = SETTINGS["RMSprop"]["lr"], SETTINGS["RMSprop"]["alpha"]

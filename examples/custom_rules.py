@@ -1,11 +1,11 @@
-"""Which optimizers can be written in fifteen lines?
+"""Which optimizers can be written as custom rules of fifteen lines?
 
-Lion, AdaBelief, Yogi and sign-SGD with error feedback, each made from its formula with `fastopt.rule`: fused, in place
-and parallel, with schedules, groups, clipping and state dicts as built-in optimizers have them. They and fastopt.Adam
-train a network to read digits (scikit-learn's).
+Lion, AdaBelief, Yogi and sign-SGD with error feedback, each made from its formula with `fastopt.rule`. Like built-in
+optimizers they are fused, in place and parallel, and have schedules, groups, clipping and state dicts. Each of them,
+and fastopt.Adam, trains a network to classify scikit-learn's handwritten digits.
 
 Run it with `python examples/custom_rules.py`: about ten seconds, or two with `--quick`. It needs the packages of `pip
-install 'fastopt[cli]'`. The first run compiles the rules, half a second each; later ones find them on disk.
+install 'fastopt[cli]'`. The first run compiles the rules, half a second each; later runs load them from disk.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def Lion(param, grad, exp_avg, lr, beta1, beta2):  # type: ignore[no-untyped-def
     return param, exp_avg
 
 
-# Adam's: averages that start at zero are as large with them as if they did not.
+# Adam's bias corrections: they make up for averages that start at zero.
 def corrections(step, lr, beta1, beta2, eps):  # type: ignore[no-untyped-def]
     exp_avg_correction = 1 / (1 - beta1**step)
     square_correction = 1 / (1 - beta2**step)
@@ -51,7 +51,8 @@ def AdaBelief(param, grad, exp_avg, exp_avg_var, lr, beta1, beta2, eps, exp_avg_
     return param, exp_avg, exp_avg_var
 
 
-# Zaheer et al., Adaptive methods for nonconvex optimization, 2018: the average of squares moves by steps of one size.
+# Zaheer et al., Adaptive methods for nonconvex optimization, 2018: the average of squares changes by steps whose size
+# depends only on the gradient.
 @fastopt.rule(
     state={"exp_avg": 1e-6, "exp_avg_sq": 1e-6},
     hyper=dict(lr=1e-2, beta1=0.9, beta2=0.999, eps=1e-3),
@@ -64,8 +65,9 @@ def Yogi(param, grad, exp_avg, exp_avg_sq, lr, beta1, beta2, eps, exp_avg_correc
     return param - lr * direction, exp_avg, exp_avg_sq
 
 
-# Seide et al., 1-bit SGD, 2014; Karimireddy et al., Error feedback fixes SignSGD, 2019: what the sign leaves out is
-# added to the next gradient. There the step is the mean size of all elements; a rule sees one, so here it is a number.
+# Seide et al., 1-bit SGD, 2014; Karimireddy et al., Error feedback fixes SignSGD, 2019: the error of the sign is added
+# to the next gradient. In the papers the step size is the mean magnitude of all elements. Custom rules are
+# element-wise, so here it is a hyperparameter.
 @fastopt.rule(state=("error",), hyper=dict(lr=1e-2, step_size=1e-3), domain={"step_size": "(0, inf)"})
 def ErrorFeedbackSignSGD(param, grad, error, lr, step_size):  # type: ignore[no-untyped-def]
     wanted = lr * grad + error
@@ -86,7 +88,7 @@ OPTIMIZERS: dict[str, tuple[Callable[..., fastopt.Optimizer], dict[str, float]]]
 
 @dataclass(frozen=True)
 class Training:
-    """One training: its last loss and accuracy, and the seconds that making the optimizer and its first step took."""
+    """Final loss and accuracy of a training, and the seconds to create the optimizer and take its first step."""
 
     loss: float
     accuracy: float
@@ -94,7 +96,7 @@ class Training:
 
 
 def train(optimizer_class: Callable[..., fastopt.Optimizer], options: dict[str, Any], epochs: int) -> Training:
-    """Train the network with mini-batches."""
+    """Train the network in mini-batches."""
     data = digits()
     images, labels = data.training.inputs, data.training.labels
     model, random = MLP([64, 32, 10], seed=0), np.random.default_rng(0)
@@ -114,7 +116,7 @@ def train(optimizer_class: Callable[..., fastopt.Optimizer], options: dict[str, 
 
 
 def run(quick: bool = False) -> dict[str, Training]:
-    """One training with each optimizer."""
+    """Train once with each optimizer."""
     epochs = 10 if quick else 60
     return {name: train(made, options, epochs) for name, (made, options) in OPTIMIZERS.items()}
 

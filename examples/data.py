@@ -1,6 +1,6 @@
-"""Real data of the examples: sets that ship with scikit-learn, split into training, validation and test.
+"""The examples' data: data sets that ship with scikit-learn, split into training, validation and test parts.
 
-Nothing is downloaded. Splits are made by a seed, so that a run can be repeated.
+Nothing is downloaded. A seed determines the split, so that runs can be repeated.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of inputs (float32), and the class of each."""
+    """Rows of inputs (float32), and the class of each row."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -21,7 +21,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Classification:
-    """What to train on, what to choose by (schedules, epochs), and what to judge by."""
+    """A part to train on, one to choose schedules and epochs by, and one to judge the result by."""
 
     training: Part
     validation: Part
@@ -48,7 +48,7 @@ def digits(seed: int = 0) -> Classification:
 
 @functools.cache
 def breast_cancer(seed: int = 0) -> Classification:
-    """569 tumours, 30 measurements each in units from 0.001 to 4,254, benign or malignant: nothing is scaled."""
+    """569 tumours, benign or malignant, with 30 unscaled measurements each, from 0.001 to 4,254."""
     from sklearn.datasets import load_breast_cancer
 
     bunch = load_breast_cancer()
@@ -65,14 +65,14 @@ def diabetes() -> Regression:
 
 
 def standardise(data: Classification) -> Classification:
-    """Every input with mean 0 and standard deviation 1 in the training part; the other parts are moved along."""
+    """Scale inputs to mean 0 and standard deviation 1 in the training part, and the other parts by the same numbers."""
     mean, deviation = data.training.inputs.mean(axis=0), data.training.inputs.std(axis=0)
     parts = (data.training, data.validation, data.test)
     return Classification(*(Part((part.inputs - mean) / deviation, part.labels) for part in parts))
 
 
 def split(inputs: np.ndarray, labels: np.ndarray, seed: int) -> Classification:
-    """Shuffle the rows, and cut them at 60 % and 80 %. The arrays are read-only: they are kept for the next call."""
+    """Shuffle the rows, and cut them at 60 % and 80 %. The arrays are read-only, because they are cached."""
     order = np.random.default_rng(seed).permutation(len(inputs))
     cuts = np.split(order, [len(order) * 3 // 5, len(order) * 4 // 5])
     parts = [Part(inputs[rows].astype(np.float32), labels[rows]) for rows in cuts]

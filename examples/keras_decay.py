@@ -1,8 +1,8 @@
-"""Is the `decay=` of Keras' old optimizers per epoch, as many take it, or per step?
+"""Is the `decay=` of Keras' old optimizers per epoch, as often assumed, or per step?
 
-Keras' optimizers before version 3 (tf.keras.optimizers.legacy) took `decay`, and their rate was lr / (1 + decay *
-iterations). Here a network learns to read digits (scikit-learn's) three times with the same number: at a constant rate,
-at the rate that many have in mind, lr / (1 + decay * epoch), and by what legacy Keras did.
+Keras' optimizers before version 3 (tf.keras.optimizers.legacy) had the argument `decay`, and their rate was
+lr / (1 + decay * iterations). Here a network learns to classify scikit-learn's handwritten digits three times: at a
+constant rate, at the often assumed rate lr / (1 + decay * epoch), and at the rate that legacy Keras used.
 
 Run it with `python examples/keras_decay.py`; it takes about five seconds, and `--quick` one. It needs the packages of
 `pip install 'fastopt[cli]'`.
@@ -38,19 +38,19 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Results:
-    """By the names of `NAMES`, an entry for each epoch."""
+    """For each name in `NAMES`, a list with one entry per epoch."""
 
     epochs: dict[str, list[Epoch]]
     steps_per_epoch: int
 
     @property
     def counted(self) -> int:
-        """The n in legacy Keras' rate, LR / (1 + DECAY * n), of the last epoch's first step."""
+        """The n in legacy Keras' rate LR / (1 + DECAY * n) at the last epoch's first step."""
         return round((LR / self.epochs["decay="][-1].rate - 1) / DECAY)
 
 
 def settings(name: str, steps_per_epoch: int) -> dict[str, Any]:
-    """The arguments of SGD that make the difference."""
+    """The arguments of SGD that differ between the trainings."""
     if name == "decay per epoch":
         schedule = InverseTimeDecay(LR, decay_steps=1, decay_rate=DECAY, per="epoch", steps_per_epoch=steps_per_epoch)
         return {"lr": schedule}
@@ -72,7 +72,7 @@ def train(name: str, data: Classification, epochs: int, seed: int) -> list[Epoch
 
 
 def run(quick: bool = False) -> Results:
-    """All three with each seed."""
+    """Run all three trainings with each seed, and average over seeds."""
     epochs, seeds = (10, 1) if quick else (50, 5)
     means = {}
     for name in NAMES:
@@ -101,8 +101,8 @@ def report(results: Results) -> Report:
     what = {(count - 1) * results.steps_per_epoch: "steps", count - 1: "epochs"}.get(counted, "something else")
     answer = (
         f"It counts {what}: as epoch {count} begins, decay={DECAY:g} has divided the rate by 1 + {DECAY:g} * "
-        f"{counted:,}, and at the end the accuracy is {legacy[-1].accuracy:.1%}, instead of "
-        f"{believed[-1].accuracy:.1%} for 1 + {DECAY:g} * {count - 1} and {constant[-1].accuracy:.1%} for none."
+        f"{counted:,}. The final accuracy is {legacy[-1].accuracy:.1%}, compared with "
+        f"{believed[-1].accuracy:.1%} for 1 + {DECAY:g} * {count - 1} and {constant[-1].accuracy:.1%} without decay."
     )
     columns = ("epoch", "rate: per epoch", "decay=", "accuracy: constant", "per epoch", "decay=")
     return Report(columns, rows, answer)

@@ -1,6 +1,6 @@
-"""A multilayer perceptron in plain NumPy, and one epoch of training: what several examples share.
+"""A multilayer perceptron in plain NumPy, and one epoch of training, which several examples share.
 
-All weights lie in one flat buffer, all gradients in another, and an optimizer is made over the two:
+One flat buffer holds all weights, another all gradients. The optimizer gets these two:
 
 >>> import numpy as np, fastopt
 >>> model = MLP([2, 8, 2], seed=0)
@@ -34,12 +34,12 @@ class MLP:
     Parameters
     ----------
     sizes: sequence of int
-        How many inputs, units of each hidden layer, and classes.
+        The number of inputs, of units in each hidden layer, and of classes.
     seed: int
-        Of the initial weights: normal with variance 2 / inputs of the layer (He et al., Delving deep into rectifiers,
-        2015); biases begin at zero.
+        Seed of the initial weights, which are normal with variance 2 / (the layer's number of inputs): He et al.,
+        Delving deep into rectifiers, 2015. Biases start at zero.
     dtype: float32 or float64
-        Of weights and gradients.
+        Dtype of weights and gradients.
     """
 
     def __init__(self, sizes: Sequence[int], seed: int, dtype: Any = np.float32) -> None:
@@ -53,7 +53,7 @@ class MLP:
         self.n_layers = len(sizes) - 1
 
     def forward(self, inputs: np.ndarray) -> list[np.ndarray]:
-        """The inputs of each layer, and last the logarithms of the classes' probabilities."""
+        """The inputs of each layer, followed by the logarithms of the classes' probabilities."""
         layers = [inputs]
         for number in range(1, self.n_layers + 1):
             scores = layers[-1] @ self.weights[f"W{number}"] + self.weights[f"b{number}"]
@@ -68,7 +68,7 @@ class MLP:
         return _cross_entropy(self.forward(inputs)[-1], labels)
 
     def loss_and_gradients(self, inputs: np.ndarray, labels: np.ndarray) -> float:
-        """As `loss`, and fill `gradients` with the loss's derivatives."""
+        """Return the loss, and fill `gradients` with its derivatives."""
         *layers, log_probabilities = self.forward(inputs)
         d_scores = np.exp(log_probabilities)
         d_scores[np.arange(len(labels)), labels] -= 1
@@ -92,16 +92,16 @@ def _cross_entropy(log_probabilities: np.ndarray, labels: np.ndarray) -> float:
 
 
 def shuffled_batches(n_rows: int, batch: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """The numbers of the rows of each mini-batch of an epoch; the last one may be smaller."""
+    """The row numbers of each mini-batch of an epoch. The last batch may be smaller."""
     order = random.permutation(n_rows)
     for start in range(0, n_rows, batch):
         yield order[start : start + batch]
 
 
 def train_epoch(model: MLP, optimizer: fastopt.Optimizer, part: Part, batch: int, random: np.random.Generator) -> float:
-    """Read all rows once in mini-batches, with a step after each; the mean of the losses.
+    """Train on all rows once, in mini-batches, and return the mean of the losses.
 
-    The optimizer is one over `model.flat`, with `model.flat_gradients` bound as its gradients.
+    `optimizer` must update `model.flat`, with `model.flat_gradients` bound as its gradients.
     """
     losses = []
     for rows in shuffled_batches(len(part.labels), batch, random):

@@ -1,11 +1,11 @@
-"""What does a whole training loop cost, when all of it is one compiled function?
+"""How fast is a training loop that is one compiled function?
 
-A network learns to read digits (scikit-learn's): batches, gradients, a decaying rate and Adam, all inside of one
-`@njit(cache=True)` function that calls `fastopt.jit.adam`. Beside it runs the loop that most people write: Python,
-which calls the same compiled gradient and `opt.step()`. Both end with the same bits.
+A network learns to classify scikit-learn's handwritten digits. Batches, gradients, a decaying rate and Adam are all in
+one `@njit(cache=True)` function that calls `fastopt.jit.adam`. For comparison, an ordinary Python loop calls the same
+compiled gradient and `opt.step()`. Both end with the same bits.
 
-Run it with `python examples/njit_training.py`; it takes about ten seconds the first time (Numba compiles) and three
-then, and `--quick` less. It needs the packages of `pip install 'fastopt[cli]'`.
+Run it with `python examples/njit_training.py`; it takes about ten seconds the first time, while Numba compiles, and
+three later; `--quick` takes less. It needs the packages of `pip install 'fastopt[cli]'`.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ RATE = SCHEDULE.jit
 
 @numba.njit(cache=True)
 def layers(flat):  # type: ignore[no-untyped-def]
-    """Both layers of the network as views into its flat parameters; the last column of each is the bias."""
+    """Both layers of the network as views of its flat parameters. The last column of each is the bias."""
     split = HIDDEN * (INPUTS + 1)
     return flat[:split].reshape(HIDDEN, INPUTS + 1), flat[split:].reshape(CLASSES, HIDDEN + 1)
 
 
 @numba.njit(cache=True)
 def scores_of(flat, image, hidden, scores):  # type: ignore[no-untyped-def]
-    """Fill `hidden` and `scores` for one image."""
+    """Compute the hidden units and the scores of one image, in place."""
     first, second = layers(flat)
     for unit in range(HIDDEN):
         value = first[unit, INPUTS]
@@ -53,7 +53,7 @@ def scores_of(flat, image, hidden, scores):  # type: ignore[no-untyped-def]
 
 @numba.njit(cache=True)
 def gradient_of(flat, images, labels, rows, grad):  # type: ignore[no-untyped-def]
-    """Fill `grad` with the sum over these rows of the gradient of the cross entropy."""
+    """Compute the gradient of the cross entropy, summed over these rows, in place."""
     grad[:] = 0
     _, second = layers(flat)
     grad_first, grad_second = layers(grad)
@@ -82,7 +82,7 @@ def gradient_of(flat, images, labels, rows, grad):  # type: ignore[no-untyped-de
 
 @numba.njit(cache=True, nogil=True)
 def train(flat, images, labels, orders):  # type: ignore[no-untyped-def]
-    """The whole training, in place: for each order of the rows, batch after batch. Returns the state of Adam."""
+    """Train in place, batch after batch, once through each order of the rows. Return the state of Adam."""
     state = jit.adam_state(flat)
     grad = np.empty_like(flat)
     for epoch in range(orders.shape[0]):
@@ -93,7 +93,7 @@ def train(flat, images, labels, orders):  # type: ignore[no-untyped-def]
 
 
 def train_in_python(flat: np.ndarray, part: Part, orders: np.ndarray) -> fastopt.Adam:
-    """The same as a loop of Python."""
+    """The same training as a Python loop."""
     grad = np.empty_like(flat)
     optimizer = fastopt.Adam(flat, lr=SCHEDULE, grads=grad, grad_scale=BATCH)
     for order in orders:
@@ -104,7 +104,7 @@ def train_in_python(flat: np.ndarray, part: Part, orders: np.ndarray) -> fastopt
 
 
 def new_parameters() -> np.ndarray:
-    """Small random weights, and biases of 0."""
+    """Small random weights and zero biases."""
     flat = np.zeros(HIDDEN * (INPUTS + 1) + CLASSES * (HIDDEN + 1), np.float32)
     random = np.random.default_rng(0)
     for weights in layers(flat):
@@ -124,7 +124,7 @@ def accuracy(flat: np.ndarray, part: Part) -> float:
 
 @dataclass(frozen=True)
 class Results:
-    """Of both loops: microseconds an update, and whether parameters and states have the same bits."""
+    """Microseconds per update of both loops, and whether parameters and states have the same bits."""
 
     updates: int
     parameters: int
@@ -139,7 +139,7 @@ def run(quick: bool) -> Results:
     part = data.training
     random = np.random.default_rng(1)
     orders = np.array([random.permutation(len(part.labels)) for _ in range(4 if quick else 20)])
-    train(new_parameters(), part.inputs, part.labels, orders[:0])  # compiles, or loads what was compiled
+    train(new_parameters(), part.inputs, part.labels, orders[:0])  # compiles, or loads the compiled code
     compiled_times, python_times = [], []
     for _ in range(2 if quick else 5):
         flat, other = new_parameters(), new_parameters()
@@ -166,14 +166,14 @@ def run(quick: bool) -> Results:
 
 def report(results: Results) -> Report:
     return Report(
-        ("loop", "microseconds an update", "relative"),
+        ("loop", "microseconds per update", "relative"),
         [
             ("one @njit function", f"{results.compiled:.2f}", "1.00"),
             ("Python", f"{results.python:.2f}", f"{results.python / results.compiled:.2f}"),
         ],
         f"After {results.updates:,} updates of {results.parameters} parameters both loops have "
         f"{'the same' if results.same_bits else 'DIFFERENT'} bits, and the network reads {results.accuracy:.1%} of the "
-        f"test images; in Python the loop takes {results.python / results.compiled:.2f} times as long.",
+        f"test images correctly. The Python loop takes {results.python / results.compiled:.2f} times as long.",
     )
 
 

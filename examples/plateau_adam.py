@@ -1,15 +1,16 @@
-"""Does it make sense to reduce Adam's rate on a plateau?
+"""Is it useful to reduce Adam's learning rate on a plateau?
 
-Adam adapts the step of each weight to the size of its gradients, so it is often said that it needs no schedule. Here a
-network learns to read digits (scikit-learn's) by Adam at several rates, with `fastopt.ReduceOnPlateau` and without. The
-validation part decides on plateaus, the test part judges. Both trainings of a pair have the same seed: images, weights,
-batches; so what is compared is the mean of differences, which counts when it is beyond two standard errors.
+Adam adapts the step of each weight to the size of its gradients, so it is often said to need no schedule. Here a
+network learns to classify scikit-learn's handwritten digits with Adam at several rates, with and without
+`fastopt.ReduceOnPlateau`. The validation part decides on plateaus, the test part measures the result. Both trainings of
+a pair have the same seed, and therefore the same images, initial weights and batches. The results are mean differences
+within pairs, and count if they exceed two standard errors.
 
 Run it with `python examples/plateau_adam.py`; it takes about fifteen seconds, and `--quick` two. It needs the packages
 of `pip install 'fastopt[cli]'`.
 
-References: torch.optim.lr_scheduler.ReduceLROnPlateau, whose factor this has; Loshchilov and Hutter, Decoupled weight
-decay regularization, 2019, section 5 (schedules help Adam, too).
+References: torch.optim.lr_scheduler.ReduceLROnPlateau, which has the same factor; Loshchilov and Hutter, Decoupled
+weight decay regularization, 2019, section 5 (schedules help Adam, too).
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ from fastopt.examples.models import MLP, train_epoch
 from fastopt.examples.report import Report, main
 
 RATES = (1e-3, 1e-2, 1e-1)
-"""Adam's default, and more: a plateau is sooner reached."""
+"""Adam's default rate, and higher ones, which reach a plateau sooner."""
 
 FACTOR, PATIENCE = 0.1, 5
 
 
 @dataclass(frozen=True)
 class Training:
-    """What one training ends with, on the test part, and how often its rate was reduced."""
+    """Final accuracy and loss of one training on the test part, and how often its rate was reduced."""
 
     accuracy: float
     loss: float
@@ -41,14 +42,14 @@ class Training:
 
 @dataclass(frozen=True)
 class Difference:
-    """The mean over seeds of (with a plateau - without), and its standard error."""
+    """The mean over seeds of (with ReduceOnPlateau - without), and its standard error."""
 
     mean: float
     error: float
 
     @property
     def verdict(self) -> str:
-        """Beyond two standard errors or not."""
+        """Whether the mean is beyond two standard errors, and in which direction."""
         if abs(self.mean) <= 2 * self.error:
             return "the same"
         return "higher" if self.mean > 0 else "lower"
@@ -59,18 +60,18 @@ class Difference:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Trainings at one rate, a pair for each seed."""
+    """Trainings at one rate, one pair per seed."""
 
     lr: float
     without: tuple[Training, ...]
     with_plateau: tuple[Training, ...]
 
     def mean(self, of: Callable[[Training], float]) -> float:
-        """Of the trainings without."""
+        """The mean over the trainings without ReduceOnPlateau."""
         return float(np.mean([of(each) for each in self.without]))
 
     def difference(self, of: Callable[[Training], float]) -> Difference:
-        """What the plateau changes."""
+        """The change that ReduceOnPlateau makes."""
         pairs = zip(self.with_plateau, self.without, strict=True)
         differences = [of(reduced) - of(plain) for reduced, plain in pairs]
         return Difference(float(np.mean(differences)), float(np.std(differences, ddof=1) / len(differences) ** 0.5))
@@ -80,7 +81,7 @@ Results = tuple[Pairs, ...]
 
 
 def train(lr: float, with_plateau: bool, epochs: int, seed: int) -> Training:
-    """One training."""
+    """Run one training."""
     data, model, random = digits(seed), MLP([64, 64, 10], seed), np.random.default_rng(seed)
     optimizer = fastopt.Adam(model.flat, lr=lr, grads=model.flat_gradients)
     plateau = fastopt.ReduceOnPlateau(optimizer, factor=FACTOR, patience=PATIENCE)
@@ -94,7 +95,7 @@ def train(lr: float, with_plateau: bool, epochs: int, seed: int) -> Training:
 
 
 def run(quick: bool = False) -> Results:
-    """All rates, with and without, the same seeds for both."""
+    """Train at all rates, with and without ReduceOnPlateau, with the same seeds for both."""
     epochs, seeds = (40, 5) if quick else (60, 10)
     rates = (RATES[0], RATES[-1]) if quick else RATES
     return tuple(

@@ -1,17 +1,18 @@
-"""Do projected and proximal steps find the same solutions as solvers that were made for one problem each?
+"""Do projected and proximal steps find the same solutions as specialised solvers?
 
-Least squares over scikit-learn's diabetes data, with the coefficients held to be non-negative, with the penalties of
-the lasso and the elastic net, and with both: each is one argument of `fastopt.SGD`. scikit-learn has a solver of its
-own for each: an active set for the first, coordinate descent for the others.
+The problems are least squares on scikit-learn's diabetes data: plain, with non-negative coefficients, with the
+penalties of the lasso and the elastic net, and with both. Constraint and penalty are one argument of `fastopt.SGD`
+each. scikit-learn has specialised solvers: an active set for non-negative least squares, coordinate descent for the
+penalties.
 
 The objective is |y - X w|^2 / (2 n) + l1 |w|_1 + l2 / 2 |w|_2^2 (scikit-learn: l1 = alpha * l1_ratio and
-l2 = alpha * (1 - l1_ratio)). Its gradient without the penalties is H w - c with H = X'X / n and c = X'y / n, and a rate
-of 1 / (largest eigenvalue of H) makes every step go down.
+l2 = alpha * (1 - l1_ratio)). Its gradient without the penalties is H w - c with H = X'X / n and c = X'y / n. With a
+rate of 1 / (largest eigenvalue of H), every step lowers the objective.
 
 Run it with `python examples/projected_and_proximal.py`; it takes about two seconds. It needs the packages of
 `pip install 'fastopt[cli]'`.
 
-References: Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009 (ISTA, which this is); Bertsekas,
+References: Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009 (this is ISTA); Bertsekas,
 On the Goldstein-Levitin-Polyak gradient projection method, 1976.
 """
 
@@ -33,7 +34,7 @@ MAX_STEPS = 200_000
 
 @dataclass(frozen=True)
 class Problem:
-    """What is asked of the coefficients, for fastopt and for scikit-learn."""
+    """A problem as arguments of `fastopt.SGD`, and as an estimator of scikit-learn with its arguments."""
 
     name: str
     options: Mapping[str, Any]
@@ -69,7 +70,7 @@ PROBLEMS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A problem with both solutions; `steps` are fastopt's."""
+    """A problem with both solutions. `steps` is how many steps fastopt took."""
 
     name: str
     steps: int
@@ -78,12 +79,12 @@ class Row:
 
     @property
     def difference(self) -> float:
-        """The largest of any coefficient."""
+        """The largest difference of any coefficient."""
         return float(np.abs(self.mine - self.theirs).max())
 
     @property
     def same_zeros(self) -> bool:
-        """Whether the same coefficients are zero, exactly."""
+        """Whether exactly the same coefficients are zero."""
         return bool(((self.mine == 0) == (self.theirs == 0)).all())
 
 
@@ -91,7 +92,7 @@ Results = tuple[Row, ...]
 
 
 def solve(data: Regression, options: Mapping[str, Any]) -> tuple[np.ndarray, int]:
-    """The coefficients where a step changes nothing any more (1e-12 of the largest), and how many steps it took."""
+    """Step until no coefficient changes by more than 1e-12 of the largest; return coefficients and number of steps."""
     n_rows, n_features = data.features.shape
     hessian = data.features.T @ data.features / n_rows
     linear = data.features.T @ data.target / n_rows
@@ -108,7 +109,7 @@ def solve(data: Regression, options: Mapping[str, Any]) -> tuple[np.ndarray, int
 
 
 def run(quick: bool = False) -> Results:
-    """Every problem; `quick` leaves nothing out, because it is."""
+    """Solve every problem. `quick` changes nothing, because this takes only two seconds."""
     from sklearn import linear_model
 
     data = diabetes()

@@ -15,7 +15,7 @@ Results = TypeVar("Results")
 
 @dataclass(frozen=True)
 class Report:
-    """What an example prints: a table, what else there is to say about it, and its answer in a sentence."""
+    """What an example prints: a table, notes on it, and the answer in one sentence."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -23,7 +23,7 @@ class Report:
     notes: Sequence[str] = ()
 
     def print(self, console: Console) -> None:
-        """Columns after the first are numbers, flush right."""
+        """Print everything. Columns after the first are numbers and right-aligned."""
         from rich import box
         from rich.table import Table
 
@@ -45,8 +45,7 @@ def main(
 ) -> None:
     """Run an example: parse `--quick`, run, and print the report.
 
-    NumPy's matrix products are kept to one thread: these matrices are small, and threads would wait for each other
-    more than they work.
+    NumPy's matrix products use one thread: with small matrices, several threads mostly wait for each other.
     """
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="a few seconds: less data, fewer epochs, fewer seeds")

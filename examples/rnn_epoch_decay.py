@@ -1,11 +1,12 @@
 """Is char-rnn's decay of 0.97 per step or per epoch?
 
-Karpathy's char-rnn and Johnson's torch-rnn train with RMSprop at 2e-3, and from the tenth epoch on multiply the rate by
-0.97 after each epoch. Put into a program that counts steps, the same number shrinks the rate by 0.97 after each step:
-from there on, all steps together are worth 1 / (1 - 0.97) = 33 of the first rate.
+Karpathy's char-rnn and Johnson's torch-rnn train with RMSprop at a rate of 2e-3, and from the tenth epoch on multiply
+the rate by 0.97 after each epoch. In a program that counts steps, the same number multiplies the rate by 0.97 after
+each step. All later steps together are then worth only 1 / (1 - 0.97) = 33 steps at the first rate.
 
-The network and the text are those of char_rnn.py (Python's documentation, 100,000 characters of it). The table has what
-is learned at a constant rate and by both decays; `rates` is the sum of all rates as a number of steps at the first one.
+The network and the text are the same as in char_rnn.py (the first 100,000 characters of Python's documentation). The
+table compares a constant rate with both decays. Its column `rates` is the sum of all rates, expressed as a number of
+steps at the first rate.
 
 Run it with `python examples/rnn_epoch_decay.py`; it takes about one and a half minutes, and `--quick` three seconds. It
 needs the packages of `pip install 'fastopt[cli]'`.
@@ -36,7 +37,7 @@ DECAY = 0.97
 
 @dataclass(frozen=True)
 class Settings:
-    """char-rnn's, with a smaller network, less text and fewer epochs."""
+    """char-rnn's settings, with a smaller network, less text and fewer epochs."""
 
     characters: int = 100_000
     n_hidden: int = 64
@@ -64,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """The trainings by name, and where the decays begin."""
+    """The trainings by name, and the settings that they share."""
 
     runs: dict[str, Run]
     settings: Settings
@@ -72,7 +73,7 @@ class Results:
 
 
 def schedules(settings: Settings, steps_per_epoch: int) -> dict[str, Schedule]:
-    """The three rates. What they differ in is one word."""
+    """The three schedules by name."""
     lr, after = settings.lr, settings.decay_after
     return {
         "constant": Constant(lr),
@@ -86,7 +87,7 @@ def schedules(settings: Settings, steps_per_epoch: int) -> dict[str, Schedule]:
 
 
 def train(name: str, schedule: Schedule, corpus: Corpus, settings: Settings) -> Run:
-    """Train as char_rnn.py does; the clipping is the optimizer's, and the rate is a function of the step."""
+    """Train as char_rnn.py does, but let the optimizer clip the gradients and compute the rate from the step."""
     training = Training(epochs=settings.epochs)
     network = CharacterNetwork(len(corpus.characters), settings.n_hidden, seed=0)
     optimizer = fastopt.RMSprop(
@@ -105,7 +106,7 @@ def train(name: str, schedule: Schedule, corpus: Corpus, settings: Settings) -> 
 
 
 def run(quick: bool = False) -> Results:
-    """All three, from the same weights."""
+    """Train with all three schedules, from the same weights."""
     settings = QUICK if quick else Settings()
     corpus = Corpus.from_text(python_documentation()[: settings.characters])
     training = Training(epochs=settings.epochs)

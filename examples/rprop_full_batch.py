@@ -1,19 +1,19 @@
-"""Why is Rprop for full batches only?
+"""Why is Rprop only for full batches?
 
-A network learns to read digits (scikit-learn's): by Rprop and by RMSprop, with the gradient of all images at once and
-with that of mini-batches, for the same number of epochs.
+A network learns to classify scikit-learn's handwritten digits with Rprop and with RMSprop, on full batches and on
+mini-batches, for the same number of epochs.
 
-Rprop looks at nothing but the sign of each gradient: where it agrees with the one before, the step size of that weight
-grows by 1.2, and where it changed, the step size is halved. With full batches a change of sign says that a minimum was
-stepped over. With mini-batches it mostly says that other images were drawn: so the table has the share of signs that
-change from one step to the next, and the step sizes that are left. RMSprop sees as many changes and is not harmed: it
-divides gradients that follow each other by about the same number, so that opposite ones cancel.
+Rprop uses only the sign of each gradient. If the sign stays the same, the step size of that weight grows by a factor of
+1.2; if it changes, the step size is halved. With full batches, a change of sign means that the step went past a
+minimum. With mini-batches, it mostly means that other images were drawn. The table therefore shows the share of signs
+that change from one step to the next, and the final step sizes. RMSprop sees as many changes but is not harmed: it
+divides successive gradients by about the same number, so opposite gradients cancel.
 
 Run it with `python examples/rprop_full_batch.py`; it takes about ten seconds, and `--quick` one. It needs the packages
 of `pip install 'fastopt[cli]'`.
 
 References: Riedmiller and Braun, A direct adaptive method for faster backpropagation learning: the RPROP algorithm,
-1993; Hinton, Neural networks for machine learning, lecture 6e, 2012 (RMSprop, as the answer to this question).
+1993; Hinton, Neural networks for machine learning, lecture 6e, 2012 (introduces RMSprop to solve this problem).
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from fastopt.examples.report import Report, main
 OPTIMIZERS = (fastopt.Rprop, fastopt.RMSprop)
 
 LR = 1e-2
-"""RMSprop's rate, and Rprop's first step size: the default of both, and for each of the four trainings about the best
-of 1e-4, 1e-3, 1e-2 and 1e-1."""
+"""RMSprop's rate and Rprop's first step size. It is the default of both, and for each of the four trainings about the
+best of 1e-4, 1e-3, 1e-2 and 1e-1."""
 
 BATCH = 32
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training, or the mean of some.
+    """One training, or the mean of several.
 
-    `changed` is the share of gradients whose sign is not that of the step before, `step_size` Rprop's median over all
-    weights at the end (NaN for RMSprop, which has none).
+    `changed` is the share of gradients whose sign differs from the step before. `step_size` is the median of Rprop's
+    final step sizes (NaN for RMSprop, which has none).
     """
 
     steps: float
@@ -55,7 +55,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Results:
-    """Trainings by (optimizer, whether with full batches), and the loss that they start from."""
+    """Trainings by (optimizer, full batches or not), and the loss before training."""
 
     trainings: dict[tuple[str, bool], Training]
     first_loss: float
@@ -93,7 +93,7 @@ def new_model(seed: int) -> MLP:
 
 
 def run(quick: bool = False) -> Results:
-    """All four trainings with each seed."""
+    """Run all four trainings with each seed, and average over seeds."""
     epochs, seeds = (20, 1) if quick else (100, 10)
     trainings = {}
     for optimizer_class in OPTIMIZERS:
@@ -122,8 +122,8 @@ def report(results: Results) -> Report:
     answer = (
         f"In {results.epochs} epochs full-batch Rprop goes from a loss of {results.first_loss:.2g} to {full.loss:.2g} "
         f"(full-batch RMSprop: {rival.loss:.2g}), and mini-batch Rprop to {mini.loss:.2g}: {mini.changed:.0%} of its "
-        f"signs change from one step to the next, and each change halves a step size, down to a median of "
-        f"{mini.step_size:.1e}."
+        f"gradients change their sign from one step to the next, and each change halves a step size, down to a median "
+        f"of {mini.step_size:.1e}."
     )
     columns = ("optimizer, batch", "steps", "loss", "accuracy", "sign changes", "step size")
     return Report(columns, rows, answer)

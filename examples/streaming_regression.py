@@ -1,13 +1,13 @@
-"""How near does one pass over ten million rows, each seen once, come to the solution by the normal equations?
+"""How close does a single pass over ten million rows come to the solution of the normal equations?
 
-Linear regression over a stream that is never in memory: rows are drawn in chunks from a normal distribution with the
-covariance of scikit-learn's diabetes data, and the target is that data's own regression plus as much noise as it has.
-So the true coefficients are known. Three optimizers read the stream in mini-batches; the normal equations add up X'X
-and X'y on the way, which ten features allow and ten thousand would not.
+This is linear regression over a stream that never fits into memory. Rows are drawn in chunks from a normal distribution
+with the covariance of scikit-learn's diabetes data. The target is the linear regression of that data plus the same
+amount of noise, so the true coefficients are known. Three optimizers read the stream in mini-batches. The normal
+equations need the sums of X'X and X'y, which are small for ten features but not for ten thousand.
 
-Averaging matters: at a constant rate the coefficients stay noisy around the solution, their average does not
-(Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; Ruppert, 1988). `ema_decay` is a
-moving average, over the last 1 / (1 - ema_decay) steps, in the same pass as the update.
+Averaging matters: at a constant rate, the coefficients stay noisy around the solution, but their average does not
+(Polyak and Juditsky, Acceleration of stochastic approximation by averaging, 1992; Ruppert, 1988). With `ema_decay`, the
+update also computes a moving average over the last 1 / (1 - ema_decay) steps, in the same pass over memory.
 
 Run it with `python examples/streaming_regression.py`; it takes about ten seconds, and `--quick` one (one
 hundred thousand rows). It needs the packages of `pip install 'fastopt[cli]'`.
@@ -27,7 +27,7 @@ from fastopt.examples.data import diabetes
 from fastopt.examples.report import Report, main
 
 CHUNK = 20_000
-"""Rows that are in memory at a time."""
+"""The number of rows in memory at a time."""
 
 BATCH = 100
 
@@ -36,7 +36,7 @@ Chunk = tuple[np.ndarray, np.ndarray]
 
 
 class Stream:
-    """Rows like those of the diabetes data, as many as one likes; the same rows each time."""
+    """Any number of rows distributed like the diabetes data. Every iteration gives the same rows."""
 
     def __init__(self, n_rows: int, seed: int = 0) -> None:
         data = diabetes()
@@ -54,14 +54,14 @@ class Stream:
             yield features, features @ self.true + self.noise * random.standard_normal(rows)
 
     def error(self, coefficients: np.ndarray) -> float:
-        """The root mean square of (prediction - best possible prediction) over all rows that there can be."""
+        """The root mean square of (prediction - best possible prediction) over the distribution of rows."""
         difference = coefficients - self.true
         return math.sqrt(difference @ self.covariance @ difference)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method: the error of its coefficients, and of their average; its seconds, without the drawing of rows."""
+    """A method: the errors of its coefficients and of their average, and its seconds, without drawing the rows."""
 
     name: str
     error: float
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Results:
-    """All methods, the normal equations last; `start` is the error of coefficients that are all zero."""
+    """All methods, the normal equations last. `start` is the error if all coefficients are zero."""
 
     rows: tuple[Row, ...]
     n_rows: int
@@ -80,7 +80,7 @@ class Results:
 
 
 def descend(stream: Stream, name: str, optimizer_class: Callable[..., fastopt.Optimizer], lr: float) -> Row:
-    """Read the stream once, with a step after each mini-batch."""
+    """Read the stream once, and take a step for each mini-batch."""
     coefficients, gradient = np.zeros_like(stream.true), np.zeros_like(stream.true)
     average_over = stream.n_rows / BATCH / 10  # the last tenth of the steps
     optimizer = optimizer_class(coefficients, lr=lr, grads=gradient, ema_decay=1 - 1 / average_over)
@@ -101,7 +101,7 @@ def descend(stream: Stream, name: str, optimizer_class: Callable[..., fastopt.Op
 
 
 def solve(stream: Stream) -> Row:
-    """The normal equations (X'X) w = X'y, added up chunk by chunk."""
+    """Solve the normal equations (X'X) w = X'y, summed chunk by chunk."""
     n_features = len(stream.true)
     products, moments, seconds = np.zeros((n_features, n_features)), np.zeros(n_features), 0.0
     for features, target in stream:
@@ -113,7 +113,7 @@ def solve(stream: Stream) -> Row:
 
 
 def run(quick: bool = False) -> Results:
-    """All methods over the same rows."""
+    """Run all methods over the same rows."""
     stream = Stream(100_000 if quick else 10_000_000)
     rows = (
         descend(stream, "SGD", fastopt.SGD, lr=0.1),

@@ -1,8 +1,9 @@
-"""The update rules as a careful user writes them in NumPy from the textbook: what fastopt is compared with.
+"""The update rules as a careful user would write them in NumPy, for comparison with fastopt.
 
-One function for each rule, of arrays that it updates in place and of numbers, and one class for each optimizer, with
-torch.optim's names and arithmetic. `numba.njit` compiles the functions as they are; `bench/` measures both. They are
-written independently of `kernels/rules.py`, so they check fastopt as well: in float64, where rounding hardly counts.
+Each rule is a function of numbers and of arrays that it updates in place. Each optimizer is a class with torch.optim's
+names and arithmetic. `numba.njit` compiles the functions unchanged, and `bench/` measures both versions. The rules are
+written independently of fastopt's own formulas, so they also check fastopt's results, in float64, where rounding hardly
+matters.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-# --- the rules: params, grads, the arrays that are kept, numbers ------------------------------------------------------
+# --- the rules: params, grads, state arrays, numbers ------------------------------------------------------------------
 
-# Types are left out, so that NumPy's arrays and Numba's have the same functions. `rest` is 1 - beta: in Numba, 1 less a
-# float32 is a float64, and then everything is.
+# The functions have no type annotations, because NumPy and Numba share them. `rest` is 1 - beta, computed outside: in
+# Numba, 1 - float32 is a float64 and would make the whole expression float64.
 
 
 def sgd(params, grads, lr):  # type: ignore[no-untyped-def]
@@ -109,9 +110,9 @@ def lion(params, grads, mean, beta1, rest1, beta2, rest2, lr):  # type: ignore[n
 
 
 class Textbook:
-    """Updates the array that it was created with, in place, by `update`: one of the functions above.
+    """Updates the array that it was created with, in place, with `update`, one of the functions above.
 
-    `states` is how many arrays of zeros it keeps.
+    `states` is the number of state arrays, which start at zero.
     """
 
     update: Callable[..., None]
@@ -123,11 +124,11 @@ class Textbook:
         self.steps = 0
 
     def numbers(self) -> tuple[float, ...]:
-        """The last arguments of `update`, for step number `steps`, which counts from 1; by default the same in each."""
+        """The last arguments of `update` in step `steps`, which counts from 1. By default they never change."""
         return self.coefficients
 
     def step(self, grads: np.ndarray) -> None:
-        """One update by these gradients."""
+        """Update once with these gradients."""
         self.steps += 1
         self.update(self.params, grads, *self.states, *self.numbers())
 
@@ -155,18 +156,18 @@ class Adam(Textbook):
 
     @property
     def averaging(self) -> tuple[float, float, float, float]:
-        """What is kept of each average, and what is new in it."""
+        """beta1, 1 - beta1, beta2, 1 - beta2: the weights of the old average and of the new value."""
         beta1, beta2 = self.betas
         return beta1, 1 - beta1, beta2, 1 - beta2
 
     @property
     def correction(self) -> float:
-        """Of the average of squares: what of its weights there is so far."""
+        """The bias correction of the average of squares: the sum of its weights so far."""
         return 1 - self.betas[1] ** self.steps
 
     @property
     def rate(self) -> float:
-        """That of the average of gradients, corrected for what of its weights there is so far."""
+        """The learning rate divided by the bias correction of the average of gradients."""
         return self.lr / (1 - self.betas[0] ** self.steps)
 
     def numbers(self) -> tuple[float, ...]:
@@ -213,7 +214,7 @@ class Adagrad(Textbook):
 
 
 class Rprop(Textbook):
-    """Rprop without weight backtracking: a gradient that has changed its sign is not used."""
+    """Rprop without weight backtracking: a gradient whose sign has changed is not used."""
 
     update = staticmethod(rprop)
 
@@ -230,7 +231,7 @@ class Rprop(Textbook):
 
 
 class Adadelta(Textbook):
-    """Adadelta: the rate of each element is the root of the average of its squared steps."""
+    """Adadelta: the root of the average of an element's squared steps is its rate."""
 
     update = staticmethod(adadelta)
 
@@ -240,7 +241,7 @@ class Adadelta(Textbook):
 
 
 class Adamax(Adam):
-    """Adam with the largest gradient, which decays, in place of the root of the average of squares."""
+    """Adam with a decaying maximum of gradients instead of the root of the average of squares."""
 
     update = staticmethod(adamax)
 
@@ -282,7 +283,7 @@ class NAdam(Adam):
 
 
 class RAdam(Adam):
-    """Adam, rectified: while the average of squares has seen too few of them, it is not divided by."""
+    """Rectified Adam: it does not divide by the root of the average of squares until that average has enough values."""
 
     update = staticmethod(radam)
 
@@ -297,7 +298,7 @@ class RAdam(Adam):
 
 
 class Lion(Textbook):
-    """The sign of a momentum."""
+    """Lion: steps along the sign of a momentum."""
 
     update = staticmethod(lion)
 
@@ -309,20 +310,21 @@ class Lion(Textbook):
 TEXTBOOK: dict[str, Callable[..., Textbook]] = {
     each.__name__: each for each in (SGD, Adam, AdamW, RMSprop, Adagrad, Rprop, Adadelta, Adamax, NAdam, RAdam, Lion)
 }
-"""By the name of fastopt's class."""
+"""Classes by the name of fastopt's class."""
 
 TOLERANCE = 1e-4
-"""Of the way that an element goes: how far from the textbook's result counts as equal, apart from rounding."""
+"""Results count as equal within this share of the distance that an element moves, apart from rounding."""
 
 
 def find_expected(
     name: str, start: np.ndarray, gradients: Sequence[np.ndarray], settings: Mapping[str, Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where steps by these gradients lead, computed in float64, and how far from there counts as equal.
+    """The result of steps with these gradients, computed in float64, and the limit within which results count as equal.
 
-    The limit is, element by element, `TOLERANCE` of the way that the element goes, back and forth included, one
-    rounding to the dtype of `start` for each step, and what becomes of gradients that are off by a few roundings: where
-    a sum of about zero decides by its sign, as Lion's does, rounding can decide otherwise.
+    The limit of each element is the sum of three parts: `TOLERANCE` of the distance that the element moves, back and
+    forth included; one rounding to the dtype of `start` for each step; and the effect of gradients that are off by a
+    few roundings. The last part matters if the sign of a sum decides, as in Lion: for a sum near zero, rounding can
+    change the sign.
     """
     floats = np.finfo(start.dtype)
     params, way = _follow(name, start, gradients, settings, 0)
@@ -335,7 +337,7 @@ def find_expected(
 def _follow(
     name: str, start: np.ndarray, gradients: Sequence[np.ndarray], settings: Mapping[str, Any], share: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Where steps lead, and how far each element goes; gradients are larger, then smaller, by this share, in turns."""
+    """The result of steps, and how far each element moved; gradients are alternately larger and smaller by `share`."""
     params = start.astype(np.float64)
     optimizer = TEXTBOOK[name](params, **settings)
     way = np.zeros_like(params)
@@ -347,6 +349,6 @@ def _follow(
 
 
 def is_equal(result: np.ndarray, expected: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether a result is what `find_expected` says; NaN never is."""
+    """Whether a result is within the limit of `find_expected`. NaN never is."""
     goal, limit = expected
     return bool(np.all(np.abs(result - goal) <= limit))

@@ -1,11 +1,11 @@
-"""A classifier of handwritten digits in PyTorch, trained by fastopt.torch: a training loop as one writes it.
+"""An ordinary PyTorch training loop with fastopt.torch: a classifier of handwritten digits.
 
-Against a loop with torch.optim.AdamW two lines differ: the import, and `max_grad_norm=`, which stands for the call of
+Two lines differ from a loop with torch.optim.AdamW: the import, and `max_grad_norm=`, which replaces the call of
 `clip_grad_norm_`. The scheduler, the state dicts and the checkpoint are torch's own.
 
 Run it with `python examples/torch_digits.py`; it takes some seconds and needs PyTorch and scikit-learn. With
-`--checkpoint digits.pt` it saves after each epoch, and with `--resume` it goes on from there: to the same bits as a run
-that was never interrupted.
+`--checkpoint digits.pt` it saves after each epoch, and with `--resume` it continues from there, with the same bits as a
+run that was never interrupted.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ except ImportError as error:
     raise missing(f"needs PyTorch and scikit-learn: pip install 'fastopt[torch]' scikit-learn ({error})") from error
 
 VALIDATION = 360
-"""Images that are not trained on, of 1,797."""
+"""The number of images, of 1,797, that are not trained on."""
 
 BATCH = 32
 
 
 class CheckpointError(ValueError):
-    """A file is no checkpoint of this training."""
+    """A file is not a checkpoint of this training."""
 
 
 def load_data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -46,7 +46,7 @@ def load_data() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 class Training:
-    """The model and all that changes with it: optimizer, schedule, random numbers, epoch."""
+    """The model and everything that changes during training: optimizer, schedule, random numbers, epoch."""
 
     def __init__(self, epochs: int, seed: int = 0) -> None:
         torch.manual_seed(seed)
@@ -58,7 +58,7 @@ class Training:
         self.scheduler = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, max_lr=1e-2, total_steps=steps)
 
     def train_epoch(self) -> float:
-        """One epoch; the mean loss."""
+        """Train for one epoch, and return the mean loss."""
         self.model.train()
         losses = []
         for rows in torch.split(torch.randperm(len(self.images)), BATCH):
@@ -73,29 +73,29 @@ class Training:
 
     @torch.no_grad()
     def accuracy(self) -> float:
-        """The share of right answers on the images that are not trained on."""
+        """The share of correct answers on the images that are not trained on."""
         self.model.eval()
         images, labels = self.validation
         return float((self.model(images).argmax(dim=1) == labels).float().mean())
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint; the last one stays until the new one is complete."""
+        """Write a checkpoint. The previous one is replaced only when the new one is complete."""
         new = path.with_name(path.name + ".new")
         parts = {name: part.state_dict() for name, part in self._parts().items()}
         torch.save({**parts, "random": torch.get_rng_state(), "epoch": self.epoch, "epochs": self.epochs}, new)
         new.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint.
+        """Continue from a checkpoint.
 
         Raises
         ------
         CheckpointError
-            The file is missing, damaged, or of another model or schedule.
+            The file is missing, damaged, or belongs to another model or schedule.
         """
         try:
             saved = torch.load(path, weights_only=True)
-            if saved["epochs"] != self.epochs:  # the schedule would be another
+            if saved["epochs"] != self.epochs:  # the schedule would differ
                 raise CheckpointError(f"{path} is of a training over {saved['epochs']} epochs, not {self.epochs}")
             for name, part in self._parts().items():
                 part.load_state_dict(saved[name])
@@ -103,7 +103,7 @@ class Training:
             self.epoch = saved["epoch"]
         except CheckpointError:
             raise
-        except Exception as error:  # of zipfile, pickle, torch: whatever is in the file
+        except Exception as error:  # from zipfile, pickle or torch, depending on the file
             raise CheckpointError(f"cannot go on from {path}: {type(error).__name__}: {error}") from error
 
     def _parts(self) -> dict[str, Any]:
@@ -113,16 +113,16 @@ class Training:
 def main(arguments: Sequence[str] | None = None) -> Training:
     """Train, and print the accuracy after each epoch."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, help="of the whole training (default: 20; with --quick 5)")
-    parser.add_argument("--stop-after", type=int, metavar="EPOCH", help="end early, to be resumed")
+    parser.add_argument("--epochs", type=int, help="epochs of the whole training (default: 20; with --quick 5)")
+    parser.add_argument("--stop-after", type=int, metavar="EPOCH", help="stop after this epoch, to resume later")
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="save to this file after each epoch")
-    parser.add_argument("--resume", action="store_true", help="go on from --checkpoint FILE")
+    parser.add_argument("--resume", action="store_true", help="continue from --checkpoint FILE")
     parser.add_argument("--quick", action="store_true", help="few epochs")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     if options.resume and options.checkpoint is None:
         parser.error("--resume needs --checkpoint FILE")
-    torch.set_num_threads(1)  # the matrices are small: threads would wait for each other more than they work
+    torch.set_num_threads(1)  # with small matrices, several threads mostly wait for each other
     training = Training(options.epochs or (5 if options.quick else 20), options.seed)
     if options.resume:
         try:

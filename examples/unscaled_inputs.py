@@ -1,12 +1,13 @@
 """Why do the weights become NaN, and in which layer first?
 
-A network of five hidden layers learns to tell tumours apart (scikit-learn's breast cancer data) by plain SGD in
-float32. The inputs are measurements in units of their own, from 0.001 to 4,254: the first gradients are far larger than
-the weights, one step throws the weights off, and each further one farther. A program does not stop at that: infinity
-and NaN are floats like others. `fastopt.DivergenceGuard` looks at loss and gradients before each step, and does.
+A network of five hidden layers learns to classify tumours (scikit-learn's breast cancer data) with plain SGD in
+float32. The inputs are measurements in different units, from 0.001 to 4,254. The first gradients are therefore far
+larger than the weights, and every step moves the weights farther away. The program does not stop by itself, because
+infinity and NaN are ordinary floats. `fastopt.DivergenceGuard` checks loss and gradients before each step, and stops
+it.
 
-Four trainings: as it is; with a guard that looks for nothing but NaN; with a guard that looks for explosions, too; and
-with standardised inputs, where the guard has nothing to say.
+There are four trainings: without a guard; with a guard that detects only NaN; with a guard that also detects
+explosions; and with standardised inputs, where the guard finds nothing.
 
 Run it with `python examples/unscaled_inputs.py`; it takes two seconds. It needs the packages of
 `pip install 'fastopt[cli]'`.
@@ -33,7 +34,7 @@ HIDDEN = (64,) * 5
 
 @dataclass(frozen=True)
 class Training:
-    """How a training ended; `gradient_norm` is that of the first step, `finding` the guard's, if there is any."""
+    """How a training ended. `gradient_norm` is the norm in the first step, `finding` the guard's finding, if any."""
 
     name: str
     steps: int
@@ -47,13 +48,13 @@ Results = tuple[Training, ...]
 
 
 def train(name: str, data: Classification, epochs: int, guard_options: dict[str, Any] | None) -> Training:
-    """Train until the guard stops it; without a guard, to the end."""
+    """Train until the guard stops it, or to the end."""
     training, model = data.training, MLP([30, *HIDDEN, 2], seed=0)
-    optimizer = fastopt.SGD(model.weights, lr=LR, grads=model.gradients)  # by name, so that the guard can tell names
+    optimizer = fastopt.SGD(model.weights, lr=LR, grads=model.gradients)  # by name, so that the guard can report names
     guard = None if guard_options is None else fastopt.DivergenceGuard(optimizer, "stop", **guard_options)
     random, steps, gradient_norm = np.random.default_rng(0), 0, math.nan
     batches = (rows for _ in range(epochs) for rows in shuffled_batches(len(training.labels), BATCH, random))
-    with np.errstate(over="ignore", invalid="ignore"):  # NumPy would warn: many programs turn that off
+    with np.errstate(over="ignore", invalid="ignore"):  # many programs turn these warnings off
         for rows in batches:
             loss = model.loss_and_gradients(training.inputs[rows], training.labels[rows])
             if steps == 0:
@@ -69,7 +70,7 @@ def train(name: str, data: Classification, epochs: int, guard_options: dict[str,
 
 
 def run(quick: bool = False) -> Results:
-    """All four trainings."""
+    """Run all four trainings."""
     epochs = 10 if quick else 100
     raw = breast_cancer()
     return (

@@ -27,15 +27,15 @@ cdef void gradient(const float[:, ::1] inputs, const float[::1] targets, const f
 
 def gradient_of(const float[:, ::1] inputs, const float[::1] targets, const float[::1] weights, Py_ssize_t first,
                 Py_ssize_t last, float[::1] grad):
-    """The same, to be called from Python."""
+    """`gradient`, callable from Python."""
     gradient(inputs, targets, weights, first, last, grad)
 
 
 def train(const float[:, ::1] inputs, const float[::1] targets, float[::1] weights, int epochs, Py_ssize_t batch,
           double lr):
-    """Train in place; rows are taken in their order, and a last batch may be smaller.
+    """Train in place. Rows are used in order, and the last batch may be smaller.
 
-    `weights` has one element more than `inputs` has columns. Other threads run meanwhile.
+    `weights` has one element more than `inputs` has columns. Other threads can run during the training.
     """
     cdef Py_ssize_t size = inputs.shape[1] + 1, rows = inputs.shape[0], first, last
     if weights.shape[0] != size or targets.shape[0] != rows or batch < 1 or lr < 0:
