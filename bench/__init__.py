@@ -1,1 +1,1 @@
-"""Benchmarks of fastopt beside its peers, on pytest-benchmark; see bench/README.md."""
+"""Benchmarks of fastopt and its peers on pytest-benchmark; see bench/README.md."""

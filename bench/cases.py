@@ -1,4 +1,4 @@
-"""What is measured: every variant of every optimizer in `SPECS`, on flat arrays and lists of tensors."""
+"""The cases: every variant of every optimizer in `SPECS`, on flat arrays and lists of tensors."""
 
 from __future__ import annotations
 

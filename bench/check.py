@@ -1,4 +1,4 @@
-"""Whether two optimizers agree: looked at before anything is timed."""
+"""Comparison of two optimizers' results, before anything is timed."""
 
 from __future__ import annotations
 

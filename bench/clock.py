@@ -1,4 +1,4 @@
-"""A clock that stands still during what has to be done between steps and is no part of them."""
+"""A clock that can be stopped while the next step is prepared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a fresh process runs up to the end of its first step, for fastopt and for each of its peers: a table."""
+"""Programs that a fresh process runs up to the end of its first step: a table of fastopt and its peers."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ jax.block_until_ready(params)
 
 THINC = "params, _ = thinc.optimizers.Adam(1e-3, use_averages=False, grad_clip=0.0)((0, 'params'), params, grads)"
 
-OWN = "CustomAdam(params, grads=grads).step()"
+CUSTOM = "CustomAdam(params, grads=grads).step()"
 
 NJIT = """
 @numba.njit
@@ -123,7 +123,9 @@ step(params, grads, numpy.zeros_like(params), numpy.zeros_like(params), 1e-3, 0.
 COLD_STARTS = (
     ColdStart("fastopt", "fastopt", "import fastopt", FASTOPT.format(backend="auto")),
     ColdStart("fastopt, numba", "fastopt", "import fastopt", FASTOPT.format(backend="numba"), "FASTOPT_CACHE_DIR"),
-    ColdStart("custom rule", "fastopt", "from fastopt.bench.custom_rules import CustomAdam", OWN, "FASTOPT_CACHE_DIR"),
+    ColdStart(
+        "custom rule", "fastopt", "from fastopt.bench.custom_rules import CustomAdam", CUSTOM, "FASTOPT_CACHE_DIR"
+    ),
     ColdStart("numba njit", "numba", "import numba", NJIT),
     ColdStart("thinc", "thinc", "import thinc.optimizers", THINC),
     ColdStart("torch", "torch", "import torch", TORCH),

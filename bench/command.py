@@ -1,4 +1,4 @@
-"""The command `fastopt bench`: its arguments, the run, and what is printed and written afterwards."""
+"""The command `fastopt bench`: its arguments, the run, and its output."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
 EXAMPLES = """examples:
-  fastopt bench --quick                              what matters most, in less than two minutes
-  fastopt bench --list                               what there is, and which peers are absent, and why
+  fastopt bench --quick                              the main cases, in less than two minutes
+  fastopt bench --list                               all cases and peers, and why a peer is absent
   fastopt bench --select "flat and Adam" --peers torch,optax
-  fastopt bench --json results.json --report report  everything, an hour or so: tables, plots and JSON to keep
+  fastopt bench --json results.json --report report  everything, about an hour: tables, plots and JSON
 """
 
 
@@ -57,28 +57,32 @@ def peer_names(value: str) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("--quick", action="store_true", help="few cases, few repeats: less than two minutes")
+    parser.add_argument("--quick", action="store_true", help="few cases and repeats: less than two minutes")
     parser.add_argument(
-        "--threads", type=positive_integer, default=2, metavar="N", help="of fastopt and its peers (%(default)s)"
+        "--threads",
+        type=positive_integer,
+        default=2,
+        metavar="N",
+        help="threads of fastopt and its peers (%(default)s)",
     )
     parser.add_argument(
         "--seconds",
         type=positive_number,
         metavar="S",
-        help="about how long to measure each side of a case (0.25; quick: 0.05)",
+        help="seconds to measure each side of a case (0.25; quick: 0.05)",
     )
     parser.add_argument(
-        "-k", "--select", metavar="EXPRESSION", help="cases whose names fit, as pytest's -k: 'Adam and not 1_000'"
+        "-k", "--select", metavar="EXPRESSION", help="cases that match, as in pytest -k: 'Adam and not 1_000'"
     )
     parser.add_argument(
-        "--peers", type=peer_names, metavar="NAME[,NAME]", help="only these, by name or first word: torch,optax"
+        "--peers", type=peer_names, metavar="NAME[,NAME]", help="only these peers, by name or first word: torch,optax"
     )
-    parser.add_argument("--list", action="store_true", help="list the cases and the peers, and measure nothing")
+    parser.add_argument("--list", action="store_true", help="list cases and peers without measuring")
     parser.add_argument(
-        "--json", type=writable, metavar="FILE", help="write all results there (until then to FILE.partial)"
+        "--json", type=writable, metavar="FILE", help="write all results to FILE (during the run to FILE.partial)"
     )
     parser.add_argument(
-        "--report", type=folder, metavar="DIRECTORY", help="write report.md, its plots and results.json there"
+        "--report", type=folder, metavar="DIRECTORY", help="write report.md, its plots and results.json to DIRECTORY"
     )
 
 

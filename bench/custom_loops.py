@@ -1,4 +1,4 @@
-"""fastopt itself, in the ways that are measured against each other."""
+"""fastopt as a side of comparisons: its backends, threads and ways to call it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adam as a custom rule: what fastopt's own is measured beside."""
+"""Adam as a custom rule, for comparison with the built-in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What comparisons say: who counts as a peer, who is the best, where a peer is faster."""
+"""Evaluation of comparisons: which sides are peers, the best of them, the cases that fastopt loses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be measured: the cases, and the peers with the reason of each that is absent."""
+"""The tables of `fastopt bench --list`: the cases, the peers, and the reason of each absence."""
 
 from __future__ import annotations
 

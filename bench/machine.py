@@ -1,4 +1,4 @@
-"""What was measured on: processor, versions, OpenMP runtimes."""
+"""Description of the machine: processor, versions, OpenMP runtimes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures fastopt and its peers in turns, and writes down what came of it.
+"""Measures fastopt and its peers in turns, and records the results.
 
 A record is what one test found out, as plain values for JSON. All have `section` and `name`. A comparison has
 

@@ -1,4 +1,4 @@
-"""How much memory an optimizer takes, in a process of its own; Linux only."""
+"""The memory of an optimizer, measured in its own process; Linux only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A network in plain NumPy, trained by fastopt and by others, all on the network's own flat buffers."""
+"""A network in plain NumPy, trained by fastopt and its peers on the same flat buffers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plugin of pytest: what a run found, what it left out and what failed, as `Results`."""
+"""A pytest plugin that collects measurements, skipped cases and failures as `Results`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nanoseconds per parameter over size, log-log: a figure for each variant, and one of the main ones for README.
+"""Nanoseconds per parameter over size, log-log: a figure for each variant, and one of the main variants.
 
 Matplotlib's Figure alone, never pyplot. A peer looks the same in all figures: its family has a colour, of those that
 colour-blind readers can tell apart, and its place in the family a marker and a dash. Names stand at the ends of lines.

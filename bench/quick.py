@@ -1,4 +1,4 @@
-"""What `--quick` measures: a table from a test's name to patterns of the identifiers that it keeps."""
+"""The cases of `--quick`: a table from a test's name to patterns of the identifiers that it keeps."""
 
 from __future__ import annotations
 

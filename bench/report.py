@@ -1,4 +1,4 @@
-"""The report of a run as Markdown with plots, and the part of a README about it.
+"""The report of a run as Markdown with plots, and README's table.
 
 `python -m bench.report RESULTS.json [MORE.json...]` prints it; `--page` and `--readme` write files.
 """
@@ -9,33 +9,29 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
-from . import findings, plots
+from . import plots, summary
 from .results import Results, ResultsError
 from .tables import LOSSES, Cell, Section, Table, all_sections
-from .targets import FLAT, LISTS
-from .text import number_text, percent_text, plural, seconds_text
+from .text import wrapped
+
+INTRODUCTION = (
+    "How long steps of fastopt and of other optimizers take on one machine, as measured by `fastopt bench`: a summary, "
+    "the targets, every case in which a peer is faster, and then all measurements."
+)
 
 READING = (
-    "Times are medians of a step. A ratio is the peer's time divided by fastopt's, measured in turns: the median of "
-    "the pairs, then the least and the greatest. Above 1 fastopt is faster. **Bold: a peer is faster**, or a target is "
-    "missed. Results were compared before anything was timed; one that differs is WRONG and has no time. GB/s is the "
-    "memory that a step must read and write, divided by its time. The roofline is a loop in fastopt's own compiled "
-    "module that reads and writes the same streams and computes nothing, in turns with the others; per cents are its "
-    "time divided by theirs."
+    "Times are medians of one step. A ratio is the peer's time divided by fastopt's, measured alternately: the median "
+    "over the rounds, then the smallest and the largest in brackets. Above 1 fastopt is faster. **Bold: a peer is "
+    "faster**, or a target is missed. Results are compared before anything is timed; a peer with other results is "
+    "marked WRONG and not timed. GB/s is the memory that a step has to read and write, divided by its time. The "
+    "roofline is a loop in fastopt's compiled module that reads and writes the same arrays and computes nothing; per "
+    "cents are its time divided by theirs."
 )
 
 START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-"""What the README has before and after the part that is written here."""
-
-README_FLAT = ("Adam", "AdamW", "RMSprop", "Rprop", "Adagrad", "SGD momentum")
-README_LISTS = ("Adam",)
-"""The rows of the README's tables."""
-
-TORCH_SECTIONS, TORCH_SUBJECT = ("torch: whole training iterations", "torch: steps"), "fastopt.torch"
-TORCH_WAYS = ("torch default", "torch foreach", "torch fused")
+"""The marks in README around the part that is written here."""
 
 
 def cell_text(cell: Cell) -> str:
@@ -52,14 +48,18 @@ def markdown_table(table: Table) -> str:
 
 
 def markdown(section: Section) -> str:
-    return "\n\n".join(filter(None, [f"## {section.title}", section.note, *map(markdown_table, section.tables)]))
+    return "\n\n".join(
+        filter(None, [f"## {section.title}", wrapped(section.note), *map(markdown_table, section.tables)])
+    )
 
 
 def report(results: Results, pictures: dict[str, str] | None = None) -> str:
     """The whole report; `pictures` are links to the plots, by their titles."""
-    parts = ["# Benchmarks", f"Measured at {results.datetime}."]
-    parts.append("\n".join(f"- {label}: {text}" for label, text in results.machine.items()))
-    parts.append(READING)
+    parts = ["# Benchmarks", wrapped(INTRODUCTION), wrapped(READING)]
+    if short := summary.summary(results.records):
+        parts.append(markdown(short))
+    parts += ["## Machine", f"Measured at {results.datetime}."]
+    parts.append("\n".join(wrapped(f"- {label}: {text}", "  ") for label, text in results.machine.items()))
     for section in all_sections(results):
         parts.append(markdown(section))
         if section.title == LOSSES and pictures:
@@ -73,7 +73,7 @@ def link(target: Path, page: Path) -> str:
 
 
 def write(results: Results, page: Path, pictures: Path) -> None:
-    """The report as a page, its plots in a folder; both are made where they are not."""
+    """Write the report as a page and its plots into a folder; missing folders are created."""
     for folder in (page.parent, pictures):
         folder.mkdir(parents=True, exist_ok=True)
     made = plots.write(results.records, pictures)
@@ -84,94 +84,15 @@ def write(results: Results, page: Path, pictures: Path) -> None:
 # --- README -----------------------------------------------------------------------------------------------------------
 
 
-def readme_cell(found: tuple[str, findings.Record] | None) -> str:
-    """The ratio and who it is to."""
-    if found is None:
-        return "-"
-    name, result = found
-    text = f"{number_text(result['ratio'])}, {name}"
-    return f"**{text}**" if result["ratio"] < 1 else text
-
-
-def readme_table(records: list[findings.Record], section: str, variants: tuple[str, ...], corner: str) -> list[str]:
-    """Main optimizers by workload: the ratios to the best library and to the best loop by hand, fastopt's time."""
-    chosen = [
-        record
-        for record in findings.comparisons(records)
-        if record["section"] == section and record["variant"] in variants and record["subject"] == "fastopt"
-    ]
-    workloads = list(dict.fromkeys(record["workload"] for record in chosen))
-    if not chosen:
-        return []
-    lines = [f"| {corner} | " + " | ".join(workloads) + " |", "| --- " * (1 + len(workloads)) + "|"]
-    kinds: dict[str, Callable[[findings.Record], str]] = {
-        "best library": lambda record: readme_cell(findings.best(record)),
-        "best by hand": lambda record: readme_cell(findings.best_by_hand(record)),
-        "a step of fastopt": own_text,
-    }
-    for variant in variants:
-        row = {record["workload"]: record for record in chosen if record["variant"] == variant}
-        for kind, text in kinds.items() if row else ():
-            cells = [text(row[name]) if name in row else "" for name in workloads]
-            lines.append(f"| {variant}, {kind} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def readme_torch_table(records: list[findings.Record]) -> list[str]:
-    """fastopt.torch's classes beside each of torch's ways."""
-    chosen = [
-        record
-        for record in findings.comparisons(records)
-        if record["section"] in TORCH_SECTIONS and record["subject"] == TORCH_SUBJECT
-    ]
-    peers = list(dict.fromkeys(name for record in chosen for name in findings.timed(record)))
-    if not chosen:
-        return []
-    peers.sort(key=lambda name: [*TORCH_WAYS, name].index(name))
-    lines = [f"| {TORCH_SUBJECT} | a step or iteration | " + " | ".join(peers) + " |"]
-    lines.append("| --- " * (2 + len(peers)) + "|")
-    for record in chosen:
-        timed = findings.timed(record)
-        cells = [readme_cell(("", timed[name])).replace(", ", "") if name in timed else "-" for name in peers]
-        lines.append(f"| {record['name']} | {seconds_text(record['seconds'])} | " + " | ".join(cells) + " |")
-    return lines
-
-
-def own_text(record: findings.Record) -> str:
-    fraction = f", {percent_text(record['fraction'])}" if "fraction" in record else ""
-    return seconds_text(record["seconds"]) + fraction
-
-
-def readme_part(results: Results, page: str, picture: str | None = None) -> str:
-    """What goes between the marks; links as they are to be in the README."""
-    machine = results.machine
-    updates = [record for record in results.records if record["section"] in (FLAT, LISTS)]
-    peers = [name for name, each in findings.attendance(updates).items() if each.timed and findings.is_peer(name)]
-    losses = findings.Losses.of(results.records)
-    anchor = LOSSES.lower().replace(" ", "-")
-    parts = [
-        f"The best library's time divided by fastopt's, float32, {machine.get('threads asked for', '?')} threads, "
-        f"{machine.get('processor', 'an unknown processor')}, results compared first; above 1 fastopt is faster, bold "
-        "it is slower. By hand: the textbook's update in NumPy or Numba, one rule and nothing around it. Per cents are "
-        "of the roofline, a loop that only moves the same bytes.",
-        "\n".join(readme_table(results.records, FLAT, README_FLAT, "parameters")),
-        "\n".join(readme_table(results.records, LISTS, README_LISTS, "list")),
-        "\n".join(readme_torch_table(results.records)),
-        f"![Nanoseconds per parameter over size]({picture})" if picture else "",
-        f"Peers: {'; '.join(peers)}. Of {plural(losses.compared, 'comparison')} a peer is faster in "
-        f"{len(losses.rows):,}: [all of them]({page}#{anchor}), and [all that was measured]({page}).",
-    ]
-    return "\n\n".join(filter(None, parts))
-
-
-def write_readme(results: Results, readme: Path, page: Path, picture: Path | None) -> None:
-    """Replace what is between the marks."""
+def write_readme(results: Results, readme: Path, page: Path) -> None:
+    """Replace the text between the marks by a table of six rows and a note on how to read it."""
     text = readme.read_text(encoding="utf-8")
     before, mark, rest = text.partition(START)
     _, end, after = rest.partition(END)
     if not mark or not end:
         raise ResultsError(f"{readme} has no {START} and {END}")
-    part = readme_part(results, link(page, readme), link(picture, readme) if picture else None)
+    table = markdown_table(summary.readme_table(results.records))
+    part = f"{table}\n\n{summary.readme_note(results, link(page, readme))}"
     readme.write_text(f"{before}{START}\n{part}\n{END}{after}", encoding="utf-8")
 
 
@@ -181,22 +102,20 @@ def main(argv: list[str] | None = None) -> int:
         "results",
         type=Path,
         nargs="+",
-        help="what `fastopt bench --json RESULTS.json` wrote; a later run's cases count",
+        help="files that `fastopt bench --json RESULTS.json` wrote; a later file replaces cases of earlier ones",
     )
     parser.add_argument(
-        "--page", type=Path, help="write the report there, and its plots into a folder beside it of the same name"
+        "--page", type=Path, help="write the report there, and its plots into a folder of the same name"
     )
-    parser.add_argument("--readme", type=Path, help=f"replace what is between {START} and {END} in this file")
+    parser.add_argument("--readme", type=Path, help=f"replace the table between {START} and {END} in this file")
     arguments = parser.parse_args(argv)
     page: Path = arguments.page or Path("docs/benchmarks.md")
-    pictures = page.with_suffix("")
     try:
         results = functools.reduce(Results.with_later, map(Results.load, arguments.results))
         if arguments.page:
-            write(results, page, pictures)
+            write(results, page, page.with_suffix(""))
         if arguments.readme:
-            overview = pictures / plots.OVERVIEW
-            write_readme(results, arguments.readme, page, overview if overview.exists() else None)
+            write_readme(results, arguments.readme, page)
     except ResultsError as error:
         print(f"python -m bench.report: error: {error}", file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""The results of a run as one JSON file: the machine, the records, what was left out, what failed."""
+"""The results of a run as one JSON file: machine, records, skipped cases, failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The least that an update can cost: a loop of our own compiled module that reads and writes what it does.
+"""The lower bound of an update: a loop of the compiled module that reads and writes the same arrays.
 
 It goes once over parameter, gradient and states, reads all of them and writes all but the gradient. Per element it
 computes one addition and one change of sign per state, without which a compiler would leave out the reads. The engine

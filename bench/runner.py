@@ -1,4 +1,4 @@
-"""What a peer is, and what an optimizer must offer to be measured."""
+"""The interface of peers, and of an optimizer that is measured."""
 
 from __future__ import annotations
 

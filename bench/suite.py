@@ -1,4 +1,4 @@
-"""The suite as pytest runs it: in this process, from any folder, whatever the user's own pytest is set to."""
+"""Runs the suite with pytest: in this process, from any folder, with the user's pytest settings ignored."""
 
 from __future__ import annotations
 

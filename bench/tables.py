@@ -1,4 +1,4 @@
-"""Records as tables, losses marked as plainly as wins: a row a case for the terminal, all peers of it in the report."""
+"""Records as tables, with losses marked as clearly as wins: a row a case in the terminal, every peer in the report."""
 
 from __future__ import annotations
 
@@ -10,58 +10,10 @@ from typing import Any
 
 from . import findings, targets
 from .results import Results
+from .sections import SECTIONS
 from .text import number_text, percent_text, plural, seconds_text
 
 Record = dict[str, Any]
-
-SECTIONS = {
-    "Flat tensors": "One tensor, gradients bound or held by the tensor.",
-    "One thread": "Flat tensors, fastopt and everyone beside it on one thread.",
-    "Lists of tensors": "Separate tensors, one optimizer; fastopt gets a list as torch does.",
-    "Ways to call": "Gradients bound at construction or passed to step; memory on a cache line's start or not.",
-    "Loops of 100 updates": "Within one njit function, by fastopt.jit (from 1,000,000 on its parallel form), beside "
-    "calls of step() from Python; the times are of whole loops.",
-    "Numba beside Cython": "The same rules compiled by Numba; a ratio below 1 means that Numba is the slower.",
-    "Loops of a custom rule": "The same, of Adam written with fastopt.rule.",
-    "A custom rule": "Adam written with fastopt.rule, beside the built-in one; a ratio below 1 means that yours "
-    "is the slower.",
-    "Threads": "As many threads as fastopt chooses, beside one thread and beside all.",
-    "Clip, step, zero": "AdamW, gradients clipped by their norm and zeroed: one call, beside torch's "
-    "clip_grad_norm_, a step and zero_grad(set_to_none=False); optax clips in its step, and zeroes nothing.",
-    "Finite checks": "A plain step, divided by one with nonfinite='skip'.",
-    "Norms": "The norm of one array: fastopt.global_norm beside torch.linalg.vector_norm, and the error of each.",
-    "NumPy: whole training iterations": "Forward, cross-entropy, backward in NumPy and a step of Adam, everyone on the "
-    "same flat buffers.",
-    "NumPy: the least an iteration can take": "Forward and backward without any optimizer, beside the whole iteration "
-    "with fastopt's: how much of it is left to gain.",
-    "torch: whole training iterations": "zero_grad, forward, cross-entropy, backward and step; fastopt.torch's class "
-    "in place of torch's.",
-    "torch: the least an iteration can take": "Forward and backward without any optimizer, beside the whole iteration "
-    "with fastopt.torch's: how much of it is left to gain.",
-    "torch: steps": "fastopt.torch's class beside torch's, on torch's parameters. Gradients are kept from step to "
-    "step, or are new tensors in each (which is not timed).",
-    "torch: clip, step, zero": "One call with max_grad_norm and zero_grads, beside clip_grad_norm_, a step and "
-    "zero_grad(set_to_none=False). Gradients are refilled before each (not timed).",
-    "torch: clip_grad_norm_": "fastopt.torch's beside torch's, to half of the norm. Gradients are refilled before each "
-    "(not timed).",
-    "torch: the step in backward": "Whole training iterations with step_in_backward, beside backward and then a step.",
-    "torch: memory of gradients": "The most bytes of gradients that parameters have at any time in a training "
-    "iteration, counted tensor by tensor.",
-    "CUDA: flat tensors": "One tensor on a GPU, gradients bound; the roofline is a copy of as many bytes there. "
-    "Steps are launched one after the other, and waited for at the end of a turn.",
-    "CUDA: lists of tensors": "Separate tensors on a GPU; fastopt steps a list in one launch.",
-    "CUDA: replayed graphs": "A step that was captured into a CUDA graph, fastopt's and torch's with capturable=True.",
-    "CUDA: torch: steps": "fastopt.torch's class beside torch's, on torch's parameters on a GPU.",
-    "Half-dead gradients": "Half of the gradients are zero from the second step on; denormals appear after about 800. "
-    "Everyone takes the same steps, and those from step 10, 1,000 and 3,000 on are timed in turns.",
-    "Half-dead gradients: growth": "The time of a step there, divided by that of step 10.",
-    "Cold start": "A fresh process, beyond `import numpy`: the import, and all up to the end of Adam's first "
-    "step with 1,000 parameters. What packages compile and keep is there already, but for the last column.",
-    "Memory per parameter": "Bytes, in a process of its own. Kept from step to step, with 4 of a parameter and 4 of "
-    "its gradient (less where a package uses the array that it is given); and at most during a step besides.",
-    "A million steps": "What they leave behind.",
-}
-"""What each section measures, in order."""
 
 NOT_MEASURED = "not measured"
 
@@ -165,7 +117,7 @@ def case_cell(record: Record) -> Cell:
 def note(section: str, records: list[Record]) -> str:
     """What the section measures, and what a star says."""
     busy = any(record.get("busy", 0) > BUSY for record in records)
-    star = f"* Other work kept more than {BUSY} processors busy in the meantime."
+    star = f"A star marks cases during which other programs used more than {BUSY} processors."
     return " ".join([SECTIONS.get(section, ""), *([star] if busy else [])]).strip()
 
 
@@ -198,7 +150,7 @@ def few_peers_table(records: list[Record], title: str = "") -> Table:
 
 
 def summary_table(records: list[Record]) -> Table:
-    """A row a case: the best library, the best written by hand, the others that are faster, and who is wrong."""
+    """A row a case: the best library, the best loop written by hand, other peers that are faster, and wrong ones."""
     columns = own_columns(records, spread=False)
     rows = []
     for record in records:
@@ -210,8 +162,8 @@ def summary_table(records: list[Record]) -> Table:
         rest = Cell(", ".join(wrong + faster), "wrong" if wrong else "loss" if faster else "")
         own = [case_cell(record), *(make(record) for make in columns.values())]
         rows.append([*own, peer_cell(best[0], spread=True), peer_cell(best[1], spread=False), rest])
-    headers = ["case", *columns, "best library", "best by hand"]
-    return Table([*headers, "faster as well"], rows, whole=len(headers))
+    headers = ["case", *columns, "best library", "best hand-written"]
+    return Table([*headers, "also faster"], rows, whole=len(headers))
 
 
 def by_variant(records: list[Record]) -> dict[str, list[Record]]:
@@ -291,11 +243,13 @@ def target_section(records: list[Record], brief: bool) -> Section | None:
         met += [target.is_met_by(found[1]) for target, found in worst.items() if found]
         rows = [target_row(target, found, records) for target, found in worst.items() if found or not brief]
         if rows:
-            tables.append(Table(["section", "case", "beside", "wanted", "measured", "best by hand"], rows, title))
+            tables.append(
+                Table(["section", "case", "compared with", "target", "measured", "best hand-written"], rows, title)
+            )
     note = (
-        f"{sum(met)} of the {len(met)} that were measured are met. Where a pattern fits several cases, the worst of "
-        "them. The best library is the fastest whose results are right and not approximate (states of 8 bits). What is "
-        "written by hand in NumPy and Numba, one rule with nothing around it, has a column of its own."
+        f"{sum(met)} of the {len(met)} measured targets are met. A pattern that fits several cases shows the worst of "
+        "them. The best library is the fastest one with right and not approximate results (8-bit states are "
+        "approximate). Loops written by hand in NumPy and Numba, one rule without any options, have their own column."
     )
     return Section("Targets", note, tables) if tables else None
 
@@ -335,8 +289,8 @@ def first_steps_section(records: list[Record]) -> Section | None:
             [Cell(name), Cell(f"{len(each):,}"), *map(Cell, (seconds_text(median), seconds_text(longest), case))]
         )
     note = (
-        "Construction and the first step, compiling included; no other table has them. The longest is mostly the first "
-        "in the process, which also loads the package."
+        "Construction and the first step, including compilation; other tables leave them out. The longest is usually "
+        "the first in a process, which also loads the package."
     )
     headers = ["", "cases", "median", "longest", "of"]
     return Section("First steps", note, [Table(headers, rows)]) if rows else None
@@ -358,7 +312,7 @@ def peers_section(records: list[Record], brief: bool) -> Section | None:
     if not rows:
         return None
     title = "Absent peers" if brief else "Peers"
-    return Section(title, "", [Table(["peer", "cases timed", "wrong", "why not in the others"], rows)])
+    return Section(title, "", [Table(["peer", "cases timed", "wrong", "reasons in the other cases"], rows)])
 
 
 def failures_section(failures: dict[str, str]) -> Section | None:
@@ -375,7 +329,7 @@ def left_out_section(left_out: dict[str, str]) -> Section | None:
     for reason, tests in by_reason.items():
         more = f" and {len(tests) - FEW:,} more" if len(tests) > FEW else ""
         rows.append([Cell(reason), Cell(", ".join(tests[:FEW]) + more)])
-    return Section("Left out", "", [Table(["reason", "tests"], rows)]) if rows else None
+    return Section("Skipped", "", [Table(["reason", "tests"], rows)]) if rows else None
 
 
 def all_sections(results: Results, brief: bool = False) -> list[Section]:

@@ -1,4 +1,4 @@
-"""fastopt on a CUDA device, beside torch on it."""
+"""fastopt and torch on a CUDA device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""fastopt beside itself: its backends, its threads, the ways to call it, and the least that it could cost."""
+"""fastopt compared with itself: backends, threads, ways to call it, custom rules."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def test_ways_to_call(compare: Compare, workload: Workload) -> None:
 @every_variant
 @workloads(5, 6)
 def test_numba_beside_cython(compare: Compare, variant: Variant, workload: Workload) -> None:
-    compare("Numba beside Cython", variant, workload, subject=custom_loops.NUMBA, peers=(custom_loops.CYTHON,))
+    compare("Numba and Cython", variant, workload, subject=custom_loops.NUMBA, peers=(custom_loops.CYTHON,))
 
 
 @workloads(7, 8)
 def test_large_numba_beside_cython(compare: Compare, workload: Workload) -> None:
-    compare("Numba beside Cython", ADAM, workload, subject=custom_loops.NUMBA, peers=(custom_loops.CYTHON,))
+    compare("Numba and Cython", ADAM, workload, subject=custom_loops.NUMBA, peers=(custom_loops.CYTHON,))
 
 
 @workloads(3, 5, 6, 7, 8)

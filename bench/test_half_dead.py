@@ -1,4 +1,4 @@
-"""Half of the gradients become zero: the averages of that half decay to denormals, unless they are flushed."""
+"""Half of the gradients become zero, and their averages decay to denormals unless those are flushed."""
 
 from __future__ import annotations
 

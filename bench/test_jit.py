@@ -1,4 +1,4 @@
-"""A loop of updates compiled by Numba, with `fastopt.jit`, beside the same loop of Python's."""
+"""Loops of updates compiled by Numba with `fastopt.jit`, and the same loops in Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The memory that optimizers take, and what a million steps leave behind."""
+"""The memory of optimizers, and memory still held after a million steps."""
 
 from __future__ import annotations
 

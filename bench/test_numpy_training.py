@@ -20,8 +20,8 @@ def test_numpy_training(compare: Callable[..., None]) -> None:
 def test_numpy_training_without_optimizer(
     benchmark: BenchmarkFixture, settings: Settings, record: Callable[[Record], None]
 ) -> None:
-    """What no optimizer can be faster than: forward and backward alone, beside iterations with fastopt's."""
+    """The lower bound: forward and backward pass alone, and iterations with fastopt."""
     problem = Problem.make(ADAM, NETWORK, settings.n_threads)
     bare, ours = (peer.start(problem).step for peer in (WITHOUT_OPTIMIZER, FASTOPT))
     if values := bare_beside_ours(benchmark, bare, ours):
-        record({"section": "NumPy: the least an iteration can take", "name": NETWORK.name, "values": values})
+        record({"section": "NumPy: lower bound of an iteration", "name": NETWORK.name, "values": values})

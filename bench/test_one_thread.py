@@ -1,4 +1,4 @@
-"""The main optimizers on one thread, beside peers on one thread."""
+"""The main optimizers and their peers on one thread."""
 
 from __future__ import annotations
 

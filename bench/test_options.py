@@ -1,4 +1,4 @@
-"""What is done around an update: in the same pass, beside calls of its own."""
+"""Clipping, zeroing, checks and norms: fused into the update, and as separate calls."""
 
 from __future__ import annotations
 

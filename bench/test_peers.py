@@ -1,4 +1,4 @@
-"""Every variant of every optimizer beside its peers, on flat tensors and lists of them."""
+"""Every variant of every optimizer and its peers, on flat tensors and lists of tensors."""
 
 from __future__ import annotations
 

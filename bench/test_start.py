@@ -1,4 +1,4 @@
-"""What a process pays up to the end of its first step."""
+"""The time of a fresh process up to the end of its first step."""
 
 from __future__ import annotations
 

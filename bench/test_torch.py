@@ -1,4 +1,4 @@
-"""fastopt.torch beside torch: whole training iterations, steps, clipping, and the step in backward."""
+"""fastopt.torch and torch: whole training iterations, steps, clipping, and the step in backward."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def test_training(compare: Compare, training: Training, label: str) -> None:
 def test_training_without_optimizer(
     benchmark: BenchmarkFixture, settings: Settings, record: Callable[[Record], None]
 ) -> None:
-    """What no optimizer can be faster than: forward and backward alone, beside iterations with fastopt.torch's."""
+    """The lower bound: forward and backward pass alone, and iterations with fastopt.torch."""
     problem = Problem.make(ADAM, SMALL_NETWORK, settings.n_threads)
     trainings = (torch_cases.WITHOUT_OPTIMIZER, torch_cases.STEP_AFTER)
     bare, ours = (each.iteration(torch_cases.make_network(problem), problem) for each in trainings)
     if values := bare_beside_ours(benchmark, bare, ours):
-        record({"section": "torch: the least an iteration can take", "name": SMALL_NETWORK.name, "values": values})
+        record({"section": "torch: lower bound of an iteration", "name": SMALL_NETWORK.name, "values": values})
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_clip_grad_norm(compare: Compare, workload: Workload) -> None:
 def test_step_in_backward(compare: Compare, variant: Variant, workload: Workload) -> None:
     after = Training("fastopt.torch, step after")
     peers = (after.peer, TORCH_TRAININGS["torch fused"].peer)
-    section = "torch: the step in backward"
+    section = "torch: step in backward"
     compare(section, variant, workload, torch_cases.IN_BACKWARD.peer, peers, only_moves=False)
 
 

@@ -1,6 +1,16 @@
-"""Numbers as text, for tables and plots."""
+"""Numbers as text, for tables and plots, and prose in lines of one width."""
 
 from __future__ import annotations
+
+import textwrap
+
+WIDTH = 119
+"""Characters of a line of prose."""
+
+
+def wrapped(text: str, indent: str = "") -> str:
+    """`text` in lines of WIDTH, all but the first with an indent."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def seconds_text(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""fastopt.torch beside torch: its ways to step, networks to train, and how many bytes of gradients there are."""
+"""fastopt.torch and torch: ways to step, networks to train, and the bytes of their gradients."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def comparison(variant: str, size: int) -> Record:
 def results(variants: tuple[str, ...] = VARIANTS, sizes: tuple[int, ...] = SIZES) -> Results:
     records: list[dict[str, Any]] = [comparison(variant, size) for size in sizes for variant in variants]
     beside = {"fastopt cython": {"seconds": 1.5e-6, "ratio": 0.5, "ratio_min": 0.4, "ratio_max": 0.6}}
-    itself = comparison("Adam", 10**5) | {"section": "Numba beside Cython", "subject": "fastopt numba", "peers": beside}
+    itself = comparison("Adam", 10**5) | {"section": "Numba and Cython", "subject": "fastopt numba", "peers": beside}
     values = {"import and first step": (70.0, "ms")}
     records += [itself, {"section": "Start and memory", "name": "start", "values": values, "busy": 0.0}]
     return Results(

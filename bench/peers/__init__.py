@@ -1,4 +1,4 @@
-"""Other people's optimizers: one file for each package, and the table to which a new peer is added as a row.
+"""The peers: one file for each package, and the table of all.
 
 `libraries.py` is what they have in common. A peer computes torch.optim's formula, with torch's defaults, or says why it
 does not. Packages are imported when they are first asked for something.

@@ -1,4 +1,4 @@
-"""What the benchmarks make of their records: tables, targets, plots, the report, the part of README."""
+"""Reports of the benchmarks: tables, targets, plots, the page, README's table."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import bench_results
 import pytest
 from rich.console import Console
 
-from fastopt.bench import findings, plots, report, tables, targets, terminal, text
+from fastopt.bench import findings, plots, report, sections, summary, tables, targets, terminal, text
 from fastopt.bench.results import Results, ResultsError, identity
 
 LARGEST_PLOT = 150_000
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,7 @@ def test_targets_take_the_worst_case(results: Results) -> None:
 def test_every_target_names_a_section() -> None:
     """A target of a section that is not measured is never found missed."""
     for target in (target for group in targets.GROUPS.values() for target in group):
-        assert target.section in tables.SECTIONS, target
+        assert target.section in sections.SECTIONS, target
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -223,11 +224,19 @@ def test_the_page_shows_its_plots(results: Results, tmp_path: Path) -> None:
     links = re.findall(r"!\[.*?\]\((.*?)\)", written)
     assert len(links) == 1 + len(bench_results.VARIANTS)
     assert all((page.parent / link).exists() for link in links)
-    order = ["- processor: A processor", "## Failed", "## Targets", f"## {tables.LOSSES}", "## Flat tensors"]
+    order = [
+        "## Summary",
+        "- processor: A processor",
+        "## Failed",
+        "## Targets",
+        f"## {tables.LOSSES}",
+        "## Flat tensors",
+    ]
     assert [written.index(each) for each in order] == sorted(written.index(each) for each in order)
+    assert "| Adam, best library | 27.9x (numba.njit parallel) |" in written
+    assert "**0.9x (numba.njit parallel)**" in written
     for line in written.splitlines():
-        if line.startswith("|"):
-            assert line.endswith("|")
+        assert line.endswith("|") if line.startswith("|") else len(line) <= text.WIDTH
 
 
 def test_tables_escape_bars(results: Results) -> None:
@@ -247,10 +256,11 @@ def test_the_readme_is_rewritten_between_its_marks(results: Results, tmp_path: P
     assert once.startswith(f"before\n{report.START}\n")
     assert once.endswith(f"\n{report.END}\nafter\n")
     assert "to be replaced" not in once
-    assert "| Adam, best library | 27.9, numba.njit parallel |" in once
-    assert "**0.9, numba.njit parallel**" in once
+    assert "| Adam, 1,000 parameters | 800 ns | 279x | 37.2x | 27.9x (numba.njit parallel) |" in once
+    assert "| Adam, 100,000,000 parameters | 60 ms | 9x | 1.2x | **0.9x (numba.njit parallel)** |" in once
     losses = findings.Losses.of(results.records)
-    assert f"a peer is faster in {len(losses.rows)}" in once
+    assert f"[{len(losses.rows)} of {losses.compared} comparisons]" in " ".join(once.split())
+    assert max(map(len, once.splitlines())) <= text.WIDTH
     for link in re.findall(r"\]\((.*?)\)", once):
         assert (tmp_path / link.partition("#")[0]).exists()
     assert f"## {tables.LOSSES}".lower().replace(" ", "-").lstrip("#-") in once
@@ -273,9 +283,26 @@ def test_runs_on_two_machines_are_not_mixed(results: Results) -> None:
         results.with_later(other)
 
 
+def test_what_readme_shows_stands_on_the_page() -> None:
+    """README has the chosen rows, and no number that docs/benchmarks.md has not."""
+    readme = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    shown = readme.partition(report.START)[2].partition(report.END)[0].splitlines()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown if line.startswith("|")][2:]
+    assert [row[0] for row in rows] == [row.label for row in summary.README_ROWS]
+    numbers = [re.sub(r" \(.*\)", "", cell) for row in rows for cell in row[1:]]
+    assert len(numbers) == 4 * len(summary.README_ROWS)
+    for number in numbers:
+        assert re.search(rf"(?<![\d.,]){re.escape(number)}[ ,]", page), number
+
+
+def test_readme_rows_name_sections() -> None:
+    assert {row.section for row in summary.README_ROWS} <= set(sections.SECTIONS)
+
+
 def test_a_readme_without_marks_is_refused(results: Results, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text("nothing\n")
     with pytest.raises(ResultsError, match="has no"):
-        report.write_readme(results, readme, tmp_path / "page.md", None)
+        report.write_readme(results, readme, tmp_path / "page.md")
     assert readme.read_text() == "nothing\n"

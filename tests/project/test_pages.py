@@ -19,6 +19,12 @@ PAGES = (
     ROOT / "bench" / "README.md",
 )
 
+GENERATED_TABLES = ("docs/benchmarks.md", "docs/benchmarks-epyc.md")
+"""Pages whose tables are as wide as their numbers."""
+
+SHORT_LINES = ("README.md", "CHANGELOG.md", "bench/README.md", "docs/performance.md", *GENERATED_TABLES)
+"""Pages with lines below 120 columns."""
+
 SHOWN = re.findall(
     r"```\n(fastopt [^\n]*)\n```\n\n```text\n(.*?)```", (ROOT / "docs/learning-rates.md").read_text(), re.DOTALL
 )
@@ -73,6 +79,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_every_page_is_found_from_readme() -> None:
     readme = (ROOT / "README.md").read_text()
     assert [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name}" not in readme] == []
+
+
+@pytest.mark.parametrize("name", SHORT_LINES)
+def test_lines_are_short(name: str) -> None:
+    lines = (ROOT / name).read_text().splitlines()
+    wide = name in GENERATED_TABLES
+    assert [line for line in lines if len(line) >= 120 and not (wide and line.startswith("|"))] == []
 
 
 def test_pictures_are_small_and_shown() -> None:

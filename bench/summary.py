@@ -1,0 +1,157 @@
+"""The short tables: six rows for README, and the summary at the top of the page of benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from . import findings
+from .results import Record, Results
+from .tables import LOSSES, Cell, Section, Table, mark_of
+from .targets import FLAT, LISTS
+from .text import number_text, percent_text, seconds_text, wrapped
+
+TORCH_DEFAULT, TORCH_FUSED = "torch default", "torch fused"
+
+
+@dataclass(frozen=True)
+class ReadmeRow:
+    """A case of a section, and what README calls it."""
+
+    label: str
+    section: str
+    case: str
+
+
+README_ROWS = (
+    ReadmeRow("Adam, 1,000 parameters", FLAT, "Adam, 1,000"),
+    ReadmeRow("Adam, 1,000,000 parameters", FLAT, "Adam, 1,000,000"),
+    ReadmeRow("Adam, 100,000,000 parameters", FLAT, "Adam, 100,000,000"),
+    ReadmeRow("Adam, 500 tensors of 256", LISTS, "Adam, 500 tensors of 256"),
+    ReadmeRow("AdamW, 1,000,000: clip, step, zero gradients", "Clip, step, zero", "AdamW betas, 1,000,000"),
+    ReadmeRow(
+        "PyTorch: a whole iteration of a small network",
+        "torch: whole training iterations",
+        "Adam, 64-64-64-10, batch 32",
+    ),
+)
+README_HEADERS = ("", "fastopt", "`torch.optim`", "`torch.optim`, fused", "best other library")
+
+SUMMARY_FLAT = ("Adam", "AdamW", "RMSprop", "Rprop", "Adagrad", "SGD momentum")
+SUMMARY_LISTS = ("Adam",)
+"""The variants in the summary of the page."""
+
+TORCH_SECTIONS, TORCH_SUBJECT = ("torch: whole training iterations", "torch: steps"), "fastopt.torch"
+TORCH_WAYS = (TORCH_DEFAULT, "torch foreach", TORCH_FUSED)
+
+NO_RATIO = Cell("-")
+
+
+def ratio_cell(result: Record | None, name: str = "") -> Cell:
+    """A peer's time divided by fastopt's, and the peer's name if it is not the column's."""
+    if result is None or "ratio" not in result:
+        return NO_RATIO
+    text = f"{number_text(result['ratio'])}x" + (f" ({name})" if name else "")
+    return Cell(text, mark_of(result["ratio"]))
+
+
+def best_cell(found: tuple[str, Record] | None) -> Cell:
+    return NO_RATIO if found is None else ratio_cell(found[1], found[0])
+
+
+# --- README -----------------------------------------------------------------------------------------------------------
+
+
+def readme_table(records: list[Record]) -> Table:
+    """The cases of README_ROWS that were measured."""
+    by_case = {(record["section"], record["name"]): record for record in findings.comparisons(records)}
+    rows = []
+    for row in README_ROWS:
+        if record := by_case.get((row.section, row.case)):
+            peers = [ratio_cell(record["peers"].get(name)) for name in (TORCH_DEFAULT, TORCH_FUSED)]
+            own = Cell(seconds_text(record["seconds"]))
+            rows.append([Cell(row.label), own, *peers, best_cell(findings.best(record))])
+    return Table(list(README_HEADERS), rows)
+
+
+def readme_note(results: Results, page: str) -> str:
+    """How to read README's table; `page` is a link to all results."""
+    losses = findings.Losses.of(results.records)
+    anchor = LOSSES.lower().replace(" ", "-")
+    text = (
+        "Ratios are the library's time divided by fastopt's: above 1x fastopt is faster. Measured in float32 on "
+        f"{results.machine.get('threads asked for', '?')} threads of an "
+        f"{results.machine.get('processor', 'unknown processor')}, after all results had been compared. "
+        f"[All benchmarks]({page}) include the [{len(losses.rows):,} of {losses.compared:,} "
+        f"comparisons]({page}#{anchor}) that fastopt loses."
+    )
+    return wrapped(text)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def own_cell(record: Record) -> Cell:
+    fraction = f", {percent_text(record['fraction'])}" if "fraction" in record else ""
+    return Cell(seconds_text(record["seconds"]) + fraction)
+
+
+ROWS_OF_A_VARIANT: dict[str, Callable[[Record], Cell]] = {
+    "best library": lambda record: best_cell(findings.best(record)),
+    "best hand-written": lambda record: best_cell(findings.best_by_hand(record)),
+    "time of fastopt": own_cell,
+}
+
+
+def variants_table(records: list[Record], section: str, variants: tuple[str, ...], corner: str) -> Table | None:
+    """A column a workload; for each variant the best library, the best loop written by hand, and fastopt's time."""
+    chosen = [
+        record
+        for record in findings.comparisons(records)
+        if record["section"] == section and record["variant"] in variants and record["subject"] == "fastopt"
+    ]
+    workloads = list(dict.fromkeys(record["workload"] for record in chosen))
+    rows = []
+    for variant in variants:
+        found = {record["workload"]: record for record in chosen if record["variant"] == variant}
+        for kind, cell in ROWS_OF_A_VARIANT.items() if found else ():
+            cells = [cell(found[workload]) if workload in found else Cell("") for workload in workloads]
+            rows.append([Cell(f"{variant}, {kind}"), *cells])
+    return Table([corner, *workloads], rows) if rows else None
+
+
+def torch_table(records: list[Record]) -> Table | None:
+    """The classes of fastopt.torch compared with each of torch's implementations."""
+    chosen = [
+        record
+        for record in findings.comparisons(records)
+        if record["section"] in TORCH_SECTIONS and record["subject"] == TORCH_SUBJECT
+    ]
+    peers = {name for record in chosen for name in findings.timed(record)}
+    ordered = sorted(peers, key=lambda name: [*TORCH_WAYS, name].index(name))
+    rows = [
+        [
+            Cell(record["name"]),
+            Cell(seconds_text(record["seconds"])),
+            *(ratio_cell(findings.timed(record).get(name)) for name in ordered),
+        ]
+        for record in chosen
+    ]
+    return Table([TORCH_SUBJECT, "step or iteration", *ordered], rows) if rows else None
+
+
+NOTE = (
+    "The best peer's time divided by fastopt's. Hand-written means the textbook's update in NumPy or Numba: one rule, "
+    "without groups, checks or options. Per cents are of the roofline."
+)
+
+
+def summary(records: list[Record]) -> Section | None:
+    """The main optimizers at every size, some lists of tensors, and PyTorch."""
+    found = (
+        variants_table(records, FLAT, SUMMARY_FLAT, "parameters"),
+        variants_table(records, LISTS, SUMMARY_LISTS, "list"),
+        torch_table(records),
+    )
+    measured = [table for table in found if table is not None]
+    return Section("Summary", NOTE, measured) if measured else None
