@@ -39,14 +39,17 @@ def copied(arrays: Any) -> Any:
 
 
 class Reported:
-    """A report that keeps what it hears."""
+    """A report that keeps what it hears, and raises an error where it is given one."""
 
     def __init__(self) -> None:
         self.skipped = 0
+        self.error: Exception | None = None
         self.heard: list[Any] = []
 
     def __call__(self, counts: list[tuple[int, int]], calls: int) -> None:
         self.heard.append((counts, calls))
+        if self.error is not None:
+            raise self.error
 
     def consecutive_after(self, calls: int) -> int:
         return 0
