@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from fastopt.kernels import backends
-from fastopt.kernels.engine.plan import GroupPlan, Operation, Progress, Segment, SegmentSettings, StepPlan
+from fastopt.kernels.engine.contract import EngineInputs, Progress, SegmentRecords, SegmentSettings
+from fastopt.kernels.engine.plan import GroupPlan, Operation, Segment, StepPlan
+from fastopt.step.nonfinite import NonfiniteGradients
 
 from .cases import FLOAT32, Problem, copies
 from .custom_loops import all_threads
@@ -43,15 +43,17 @@ def start(problem: Problem) -> Runner:
     n = len(segments)
     with all_threads():
         engine: Any = native.Engine(
-            FLOAT32,
-            [group],
-            segments,
-            np.zeros(n, np.int64),
-            SegmentSettings.of(n),
-            Progress.new(),
-            StepPlan(n_threads=problem.n_threads),
-            _never,
-            _never,
+            EngineInputs(
+                dtype=FLOAT32,
+                plans=[group],
+                segments=segments,
+                settings=SegmentSettings.of(n),
+                records=SegmentRecords.of(n),
+                progress=Progress.new(),
+                plan=StepPlan(n_threads=problem.n_threads),
+                reject=_never,
+                report=NonfiniteGradients("raise", None),
+            )
         )
     grads = copies(problem.grads)
     engine.bind(grads)

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .checks import real_number
 from .definitions.hyperparameters import HYPERPARAMETERS, Hyperparameter, between
-from .definitions.specs import Spec
+from .definitions.specs import CARRIED, Spec
 from .kernels.engine.plan import ENGINE_ARGUMENTS
 from .kernels.formulas import custom_rules
 from .kernels.formulas.costs import cost, squares
@@ -42,7 +42,7 @@ COMMON: dict[str, Any] = {"weight_decay": 0.0, "decoupled_weight_decay": False, 
 
 MISSING: Any = inspect.Parameter.empty
 
-GIVEN = ("step", "mu_product")
+GIVEN = ("step", *CARRIED)
 """What a rule or its coefficients can take beside hyperparameters."""
 
 
@@ -174,6 +174,8 @@ def rule(
     def decorate(function: Callable[..., Any]) -> type[RuleOptimizer]:
         inputs = (*(name for name in defaults if name not in COMMON), *GIVEN)
         custom = custom_rules.register(function, tuple(initial), inputs, coefficients)
+        last = custom.coefficients[-1]
+        returned = last.returned_names
         starts = {name: value for name, value in initial.items() if value != 0}
         spec = Spec(
             function.__name__,
@@ -183,7 +185,10 @@ def rule(
             costs={custom.rule.name: cost(custom.loop)},
             initial=starts,
             squares=squares(custom.rule, custom.loop),
-            keeps_mu_product="mu_product" in custom.coefficients[-1].returned_names,
+            carried={name: start for name, start in CARRIED.items() if name in returned},
+            constants={
+                name: start for name, start in CARRIED.items() if name in last.arguments and name not in returned
+            },
             hyperparameters=hyperparameters,
             custom=True,
         )
@@ -207,7 +212,7 @@ def _read_hyper(hyper: Any) -> dict[str, Any]:
     if "lr" not in hyper:
         raise ValueError(f"hyper must have 'lr', the rate (1.0 where there is none), got {dict(hyper)!r}")
     taken = (*ENGINE_ARGUMENTS, *STEP_OPTIONS, *GROUP_OPTIONS, *NOTES, "grads", "params", "options")
-    taken += custom_rules.RESERVED_STREAMS
+    taken += (*custom_rules.RESERVED_STREAMS, *CARRIED)
     defaults: dict[str, Any] = {}
     for name, value in hyper.items():
         if name not in COMMON and name != "lr":
@@ -253,7 +258,7 @@ def _read_state(state: Any, defaults: Mapping[str, Any]) -> dict[str, float | st
     if len(starts) > custom_rules.MAX_STATES:
         raise ValueError(f"state can be at most {custom_rules.MAX_STATES} arrays, got {len(starts)}")
     for name, start in starts.items():
-        custom_rules.check_name("state", name, (*custom_rules.RESERVED_STREAMS, *defaults, "params"))
+        custom_rules.check_name("state", name, (*custom_rules.RESERVED_STREAMS, *CARRIED, *defaults, "params"))
         if isinstance(start, str):
             if start not in defaults or isinstance(defaults[start], bool):
                 raise ValueError(f"state[{name!r}] starts with {start!r}, which is no number in hyper")

@@ -215,7 +215,7 @@ DIFFERENCES: dict[str, dict[str, Difference]] = {
             "nadam, nadamw",
             {"eps_root": 0.0},
             without=("momentum_decay",),
-            spec={"coefficients": "adam_optax", "constants": {}, "keeps_mu_product": False},
+            spec={"coefficients": "adam_optax", "constants": {}, "carried": {}},
         ),
         "RAdam": Difference("radam", {"eps_root": 0.0, "threshold": 5.0}, spec={"coefficients": "radam_optax"}),
         "Lion": Difference("lion", {"weight_decay": 1e-3}),

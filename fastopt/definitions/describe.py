@@ -118,13 +118,11 @@ def _by_target(spec: Spec, values: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _states(spec: Spec, values: Mapping[str, Any]) -> tuple[str, ...]:
-    return (("mu_product",) if spec.keeps_mu_product else ()) + spec.states(values)
+    return (*spec.carried, *spec.states(values))
 
 
 def _start(spec: Spec, values: Mapping[str, Any], name: str) -> str:
-    if name == "mu_product":
-        return "1"
-    source = spec.initial.get(name, 0.0)
+    source = spec.carried.get(name, spec.initial.get(name, 0.0))
     value = values[source] if isinstance(source, str) else source
     return repr(value) if callable(value) else _text(ast.Constant(value))
 
@@ -159,7 +157,7 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
     environment |= {name: ast.Constant(value) for name, value in spec.numbers(values).items()}
     environment |= {
         "step": ast.Name("t"),
-        "mu_product": ast.Name("mu_product"),
+        **{name: ast.Name(name) for name in spec.carried},
         "clip_coefficient": ast.Constant(1),  # said in words
         "update_divisor": ast.Constant(1),
     }

@@ -86,7 +86,7 @@ class Signature:
             function = registry.coefficient_function(name)
             passed = {}
             for argument in function.arguments:
-                known = argument in self.hyperparameters or argument in ("step", "mu_product")
+                known = argument in self.hyperparameters or argument == "step" or argument in self.spec.carried
                 passed[argument] = argument if known else repr(float(self.fixed.get(argument, 0.0)))
             if name == "regularize":
                 passed["update_divisor"] = GRAD_SCALE
@@ -121,7 +121,7 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
     rule = spec.rule(values)
     numbers = {"lr": values.get("lr", 0.0), **_IN_GENERAL, **spec.numbers(values)}
     function = registry.coefficient_function(spec.coefficients)
-    used = _arguments_for(function, set(registry.rule(rule).coefficients) | {"mu_product"})
+    used = _arguments_for(function, set(registry.rule(rule).coefficients) | set(spec.carried))
     used |= {"weight_decay", "decoupled_weight_decay", "maximize", "decay"}
     if "weight_decay" in spec.defaults:
         used.add("lr")

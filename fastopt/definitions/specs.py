@@ -35,7 +35,8 @@ class Spec:
     proximal: per rule, the operation that does a proximal step with its rate, and which state stands for which of the
         operation's streams. Where a rule has none, there is no rate that the step could be done with.
     lr_decay: the hyperparameter by which its own coefficients let the rate decay.
-    keeps_mu_product: whether there is a `mu_product` beside the count of steps.
+    carried: numbers that its coefficients carry from step to step, beside the count of steps, and what each starts
+        with: arguments of the coefficient function that it also returns.
     hyperparameters: what values each hyperparameter can take.
     custom: whether it is a custom rule, see `rules`.
     """
@@ -54,7 +55,7 @@ class Spec:
     squares: bool = True
     proximal: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     lr_decay: str | None = None
-    keeps_mu_product: bool = False
+    carried: Mapping[str, float] = field(default_factory=dict)
     convention: str = "torch"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: HYPERPARAMETERS)
     custom: bool = False
@@ -256,7 +257,7 @@ SPECS: dict[str, Spec] = {
             constants={"base": 0.96, "product_base": 0.96},
             costs={"nadam": (0.30, 0.89)},
             proximal={"nadam": adaptive("exp_avg_sq")},
-            keeps_mu_product=True,
+            carried={"mu_product": 1.0},
         ),
         Spec(
             "RAdam",
@@ -284,3 +285,9 @@ SPECS: dict[str, Spec] = {
     )
 }
 """Every optimizer, by the name of its class."""
+
+CARRIED: dict[str, float] = {name: start for spec in SPECS.values() for name, start in spec.carried.items()}
+"""Every number that an optimizer carries from step to step, and what it starts with; custom rules can use them too."""
+
+CARRIED_BOUNDS: dict[str, tuple[float, float]] = {"mu_product": (0.0, 1.0)}
+"""The least and the largest value that a carried number can have."""

@@ -19,8 +19,8 @@ _SINGLE = """\
         Which update it is, from 1.{carried}"""
 
 _CARRIED = """
-    mu_product: float
-        1.0 at first, then what the call before returned."""
+    {name}: float
+        {start} at first, then what the call before returned."""
 
 _NUMBERS = """
     {names}: float
@@ -51,7 +51,7 @@ def documentation(signature: Signature, function: str) -> str:
     if function in ("step", "parallel"):
         parts.append("    " + _STATE.format(state=signature.name + "_state"))
     else:
-        carried = _CARRIED if signature.spec.keeps_mu_product else ""
+        carried = "".join(_CARRIED.format(name=name, start=start) for name, start in signature.spec.carried.items())
         single = _SINGLE.format(arrays=", ".join(signature.states), carried=carried)
         parts.append("    " + (single if signature.states else single.partition("\n")[2].partition("\n")[2].strip()))
     bounds = [bound for name in signature.hyperparameters if (bound := signature.bound(name)) is not None]

@@ -121,7 +121,7 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
         "__name__": __package__,
         "State": state_class(given.rule, fields),
         "check_arrays": support.array_check(("param", "grad", *given.states)),
-        "check_state": support.state_check(fields),
+        "check_state": support.state_check(fields, given.spec.carried),
         "nanoseconds": given.spec.costs[given.rule][0],
         "loop": _loop(given.rule),
         "messages": tuple(message for _, message, _ in conditions(given)),

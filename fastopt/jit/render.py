@@ -65,7 +65,7 @@ def _decays(signature: Signature) -> bool:
 
 
 def _coefficients(signature: Signature) -> str:
-    """All coefficients in float64, in the loop's order; then what `mu_product` is next."""
+    """All coefficients in float64, in the loop's order; then the next carried numbers."""
     lines = ["step = float64(step)"]
     if _decays(signature):
         lines.append("lr = coefficients_decayed_rate(step, lr, decay)")
@@ -74,14 +74,13 @@ def _coefficients(signature: Signature) -> str:
         call = f"coefficients_{name}({', '.join(passed.values())})"
         lines.append(f"{', '.join(results)} = {call}")
     results = [f"c_{name}" for name in registry.loop(signature.rule).coefficients]
-    results += ["c_mu_product"] if signature.spec.keeps_mu_product else []
+    results += [f"c_{name}" for name in signature.spec.carried]
     lines.append(f"return ({', '.join(results)},)")
     return _INLINE.format(function="all_coefficients", arguments=", ".join(_numbers(signature)), body=indent(lines, 1))
 
 
 def _numbers(signature: Signature) -> list[str]:
-    carried = ["mu_product"] if signature.spec.keeps_mu_product else []
-    return ["step", *carried, *signature.arguments]
+    return ["step", *signature.spec.carried, *signature.arguments]
 
 
 def _streams(signature: Signature) -> tuple[str, ...]:
@@ -115,7 +114,7 @@ _IN_PARTS = [
 
 
 def _attempt(signature: Signature, name: str, decorator: str, walk: list[str]) -> str:
-    """The update; 0 and the next `mu_product`, or what `first_problem` found, and then no element was updated.
+    """The update; 0, 0.0 and the next carried numbers, or what `first_problem` found, and then no element was updated.
 
     It never raises (see `support.quiet`) and does not branch: with either, Numba would count references to arrays.
     """
@@ -128,9 +127,8 @@ def _attempt(signature: Signature, name: str, decorator: str, walk: list[str]) -
         "own_mode = mode_of_updates()",
         *(line.format(streams=streams) for line in walk),
     ]
-    if signature.spec.keeps_mu_product:
-        lines.append("shown = all_numbers[-1] if problem == 0 else shown")
-    lines.append("return problem, shown")
+    count = len(signature.spec.carried)
+    lines.append(", ".join(["return problem, shown", *(f"all_numbers[{each - count}]" for each in range(count))]))
     arguments = ", ".join((*_streams(signature), *_numbers(signature)))
     return f"@{decorator}\ndef {name}({arguments}):\n{indent(lines, 1)}\n"
 
@@ -163,12 +161,16 @@ def _first_problem(signature: Signature) -> str:
     return _INLINE.format(function="first_problem", arguments=arguments, body=body)
 
 
+def _next(signature: Signature) -> list[str]:
+    return [f"next_{name}" for name in signature.spec.carried]
+
+
 def _call(signature: Signature, attempt: str) -> list[str]:
     numbers = [f"{name} = float64({name})" for name in signature.arguments]
     passed = ", ".join((*_streams(signature), *_numbers(signature)))
     return [
         *numbers,
-        f"problem, shown = quiet({attempt}, ({passed},))",
+        f"{', '.join(['problem, shown', *_next(signature)])} = quiet({attempt}, ({passed},))",
         "if problem:",
         "    raise ValueError(messages[problem - 1], shown)",
     ]
@@ -177,11 +179,10 @@ def _call(signature: Signature, attempt: str) -> list[str]:
 def _update(signature: Signature, name: str, attempt: str) -> str:
     streams = _streams(signature)
     lines = ["stamp()", f"check_arrays(({', '.join(streams)},))", "step = int64(step)"]
-    if signature.spec.keeps_mu_product:
-        lines.append("mu_product = float64(mu_product)")
+    lines += [f"{each} = float64({each})" for each in signature.spec.carried]
     lines += _call(signature, attempt)
-    if signature.spec.keeps_mu_product:
-        lines.append("return shown")
+    if signature.spec.carried:
+        lines.append(f"return {', '.join(_next(signature))}")
     return _FUNCTION.format(
         decorator="inline",
         name=name,
@@ -195,11 +196,9 @@ def _step(signature: Signature, name: str, attempt: str) -> str:
     lines = ["stamp()", "check_state(state)"]
     lines += [f"{each} = state.{each}" for each in signature.states]
     lines += [f"check_arrays(({', '.join(_streams(signature))},))", "step = state.step[0] + 1"]
-    if signature.spec.keeps_mu_product:
-        lines.append("mu_product = state.mu_product[0]")
+    lines += [f"{each} = state.{each}[0]" for each in signature.spec.carried]
     lines += _call(signature, attempt)
-    if signature.spec.keeps_mu_product:
-        lines.append("state.mu_product[0] = shown")
+    lines += [f"state.{each}[0] = next_{each}" for each in signature.spec.carried]
     lines.append("state.step[0] = step")
     return _FUNCTION.format(
         decorator="inline",
@@ -213,8 +212,7 @@ def _step(signature: Signature, name: str, attempt: str) -> str:
 def _state(signature: Signature) -> str:
     arguments = "".join(f", {name}={value!r}" for name, value in signature.initial_arguments.items())
     values = ["np.zeros(1, np.int64)"]
-    if signature.spec.keeps_mu_product:
-        values.append("np.ones(1, np.float64)")
+    values += [f"np.full(1, {start!r}, np.float64)" for start in signature.spec.carried.values()]
     for name in signature.states:
         start = signature.initial.get(name)
         values.append("np.zeros_like(param)" if start is None else f"np.full_like(param, {start})")
@@ -241,8 +239,7 @@ def _state(signature: Signature) -> str:
 
 def state_fields(signature: Signature) -> tuple[str, ...]:
     """The fields of its State."""
-    carried = ("mu_product",) if signature.spec.keeps_mu_product else ()
-    return ("step", *carried, *signature.states)
+    return ("step", *signature.spec.carried, *signature.states)
 
 
 assert GRAD_SCALE == "grad_scale", "the name is spelled in documentation.py"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numba
@@ -89,8 +89,9 @@ def array_check(names: tuple[str, ...]) -> Any:
     return check_arrays
 
 
-def state_check(fields: tuple[str, ...]) -> Any:
-    """The same of a NamedTuple that must have these fields."""
+def state_check(fields: tuple[str, ...], carried: Iterable[str]) -> Any:
+    """The same of a NamedTuple that must have these fields; those that are `carried` are single numbers."""
+    numbers = {"step": types.int64, **dict.fromkeys(carried, types.float64)}
     expected = ", ".join(fields)
 
     def check_state(state: Any) -> None:
@@ -103,9 +104,9 @@ def state_check(fields: tuple[str, ...]) -> Any:
             raise TypingError(f"state must be a NamedTuple with the fields {expected}, got {state}")
         if not set(fields) <= set(kept.fields):
             raise TypingError(f"state must have the fields {expected}, got a NamedTuple with {', '.join(kept.fields)}")
-        for name, dtype in (("step", types.int64), ("mu_product", types.float64)):
-            found = kept[kept.fields.index(name)] if name in fields else None
-            if found is not None and found != types.Array(dtype, 1, "C"):
+        for name, dtype in numbers.items():
+            found = kept[kept.fields.index(name)]
+            if found != types.Array(dtype, 1, "C"):
                 raise TypingError(f"state.{name} must be an array of one {dtype}, got {found}")
 
         def nothing(state: Any) -> None:

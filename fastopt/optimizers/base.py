@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TextIO
 
-import numpy as np
-
 from ..checks import above_zero
+from ..kernels.engine.contract import SegmentRecords, SegmentSettings
 from ..state.groups import ParamGroup, check_key
 from ..state.param_settings import ParamSettings, Select, check_values, describe_settings, select_params
 from ..state.param_tree import Layout, read_group
@@ -277,7 +276,7 @@ class Optimizer(AveragingOptimizer):
 
         The arrays are the memory that the kernels use. "step" is the number of steps that the parameter has had.
         """
-        return StateView(self.spec, self._states, self._steps, self._settings.mu_product, self._engine.fetch)
+        return StateView(self.spec, self._states, self._records, self._engine.fetch)
 
     @property
     def backend(self) -> str:
@@ -344,8 +343,8 @@ class Optimizer(AveragingOptimizer):
             self._groups = [*self._groups, new]
             self._check_params()
             self._states = [*self._states, *self._new_states(new, len(self._states))]
-            self._steps = np.concatenate([self._steps, np.zeros(len(given), np.int64)])
-            self._settings = self._settings.extended(len(given))
+            self._settings = self._settings.extended(SegmentSettings.of(len(given)))
+            self._records = self._records.extended(SegmentRecords.of(len(given), self.spec.carried.values()))
             self._build(gradients)
 
         warn_without_effect(self.spec, new["lr"])

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from ..checks import text
 from ..definitions import conventions
 from ..definitions.defaults import without_defaults
 from ..definitions.specs import SPECS, Spec
 from ..kernels import backends
-from ..kernels.engine.plan import SWAPPED, Progress, Segment, SegmentSettings
+from ..kernels.engine.contract import SWAPPED, EngineInputs, Progress, SegmentRecords, SegmentSettings
+from ..kernels.engine.plan import Segment
 from ..state import arrays
 from ..state.gradients import GradientChecker
 from ..state.groups import Changes, ParamGroup, check_key
@@ -92,8 +91,8 @@ class OptimizerCore:
         self._states: list[States] = []
         for group in self._groups:
             self._states += self._new_states(group, len(self._states))
-        self._steps = np.zeros(len(self._params), np.int64)
         self._settings = SegmentSettings.of(len(self._params))
+        self._records = SegmentRecords.of(len(self._params), self.spec.carried.values())
         self._nonfinite = NonfiniteGradients(options["nonfinite"], options["max_consecutive_skips"])
         self._progress = Progress.new()
         self._build(gradients)
@@ -149,15 +148,17 @@ class OptimizerCore:
         self._nonfinite.labels = self._layout.labels("grads")
         self._nonfinite.sizes = [param.size for param in self._params]
         engine = self._backend.engine(
-            self._params[0].dtype,
-            [planner.group_plan(group, rate_at(group, self._iterations)) for group in self._groups],
-            table,
-            self._steps,
-            self._settings,
-            self._progress,
-            planner.step_plan(),
-            GradientChecker(self._layout, table, self._backend.memory, written=self._options["zero_grads"]),
-            self._nonfinite,
+            EngineInputs(
+                dtype=self._params[0].dtype,
+                plans=[planner.group_plan(group, rate_at(group, self._iterations)) for group in self._groups],
+                segments=table,
+                settings=self._settings,
+                records=self._records,
+                progress=self._progress,
+                plan=planner.step_plan(),
+                reject=GradientChecker(self._layout, table, self._backend.memory, written=self._options["zero_grads"]),
+                report=self._nonfinite,
+            )
         )
         stream = getattr(self.__dict__.get("_engine"), "stream", None)
         if stream is not None:
@@ -217,7 +218,7 @@ class OptimizerCore:
                 plan = self._planner.group_plan(group, rate_at(group, self._iterations))
                 self._engine.set_hyperparameters(index, plan)
                 for position in range(start, start + len(group["params"])):
-                    if self._steps[position] == 0:  # not stepped yet: starts with what its group says now
+                    if self._records.steps[position] == 0:  # not stepped yet: starts with what its group says now
                         for name in self.spec.initial:
                             self._backend.memory.fill(
                                 self._states[position][name], initial_value(self.spec, group, name)
@@ -265,7 +266,7 @@ class OptimizerCore:
         rates, start, iteration = [], 0, self.iterations
         for group in self._groups:
             stop = start + len(group["params"])
-            step = 1 + int(max(self._steps[start:stop], default=0))
+            step = 1 + int(max(self._records.steps[start:stop], default=0))
             rates.append(current_rate(self.spec, group, iteration, step))
             start = stop
         return tuple(rates)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.engine.contract import SegmentRecords
 from ..state import state_dicts
 from ..step.planning import extra_states
 from .core import OptimizerCore
@@ -33,15 +34,14 @@ class SavableOptimizer(OptimizerCore):
             self.spec,
             self._groups,
             self._states,
-            self._steps,
-            self._settings,
+            self._records,
             int(self._progress.iterations[0]),
             self._backend.memory,
         )
         if self._options["accumulate_steps"] > 1:
             saved["accumulated"] = {
                 "calls": int(self._progress.accumulated[0]),
-                "params": np.flatnonzero(self._settings.pending).tolist(),
+                "params": np.flatnonzero(self._records.pending).tolist(),
             }
         return saved
 
@@ -70,11 +70,10 @@ class SavableOptimizer(OptimizerCore):
             for mine, theirs in zip(self._states, loaded.states, strict=True):
                 for name, value in theirs.items():
                     self._backend.memory.copy(mine[name], value)
-            self._steps = np.array(loaded.steps, np.int64)
-            self._settings = replace(
-                self._settings,
+            self._records = SegmentRecords(
+                steps=np.array(loaded.steps, np.int64),
                 pending=np.array(loaded.pending, np.bool_),
-                mu_product=np.array(loaded.mu_product, np.float64),
+                carried=np.array(loaded.carried, np.float64).reshape(len(loaded.steps), len(self.spec.carried)),
             )
             self._progress = replace(
                 self._progress,
@@ -102,11 +101,11 @@ class SavableOptimizer(OptimizerCore):
             "nonfinite": self._nonfinite,
             "progress": self._progress,
             "state_dict": self.state_dict(),
-            "steps": self._steps.copy(),
+            "steps": self._records.steps.copy(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._set_up(state["layout"], state["groups"], state["defaults"], state["options"], state["gradients"])
         self._settings, self._nonfinite, self._progress = state["settings"], state["nonfinite"], state["progress"]
         self.load_state_dict(state["state_dict"])
-        self._steps[:] = state["steps"]  # SGD's are not in its state dict
+        self._records.steps[:] = state["steps"]  # SGD's are not in its state dict

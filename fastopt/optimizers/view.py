@@ -149,10 +149,10 @@ class OptimizerView:
         conversion. It can be restored as long as no group is added and no state dict loaded.
         """
         optimizer = self.optimizer
-        written = [*self.params, optimizer._steps]
+        written = [*self.params]
         written += [array for state in self.states for array in state.values()]
         written += [gradient for gradient in self.bound_gradients or () if gradient is not None]
-        for part in (optimizer._progress, optimizer._settings):
+        for part in (optimizer._progress, optimizer._settings, optimizer._records):
             written += [getattr(part, each.name) for each in fields(part)]
         groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         return SavedState([(array, array.copy()) for array in written], groups, copy.copy(vars(optimizer._nonfinite)))

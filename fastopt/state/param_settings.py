@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..checks import flag, real_number
-from ..kernels.engine.plan import SegmentSettings
+from ..kernels.engine.contract import SegmentSettings
 
 Select = str | int | Sequence[Any] | np.ndarray | Callable[[Any, np.ndarray], bool]
 """Parameters, by name (the key in the dict they were given in) or position, a list of either, a mask with a bool for

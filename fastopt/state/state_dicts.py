@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..checks import real_number, whole_number
-from ..definitions.specs import Spec
+from ..definitions.specs import CARRIED_BOUNDS, Spec
 from ..kernels.backends import Memory
-from ..kernels.engine.plan import SegmentSettings
+from ..kernels.engine.contract import SegmentRecords
 from ..step.options import GROUP_OPTIONS
 from ..step.planning import ACCUMULATOR, AVERAGE
 from ..step.rates import scheduled_rate
@@ -37,8 +37,7 @@ def save(
     spec: Spec,
     groups: Sequence[ParamGroup],
     states: Sequence[States],
-    steps: np.ndarray,
-    settings: SegmentSettings,
+    records: SegmentRecords,
     iterations: int,
     memory: Memory,
 ) -> dict[str, Any]:
@@ -51,13 +50,13 @@ def save(
         saved_groups.append({**values, "params": list(range(start, stop))})
         start = stop
     saved_states: dict[int, dict[str, Any]] = {}
+    steps = records.steps
     for index, state in enumerate(states):
-        if steps[index] or settings.pending[index]:
+        if steps[index] or records.pending[index]:
             # torch's SGD keeps no count; ours needs one where it is not simply "stepped before".
             needs_count = spec.counts_steps or not steps[index] or AVERAGE in state
             counted: dict[str, Any] = {"step": int(steps[index])} if needs_count else {}
-            if spec.keeps_mu_product:
-                counted["mu_product"] = float(settings.mu_product[index])
+            counted |= dict(zip(spec.carried, records.carried[index].tolist(), strict=True))
             saved_states[index] = {**counted, **{name: memory.to_host(array) for name, array in state.items()}}
     return {"state": saved_states, "param_groups": saved_groups, "iterations": iterations}
 
@@ -71,7 +70,7 @@ class Loaded:
     states: list[States]
     steps: list[int]
     pending: list[bool]
-    mu_product: list[float]
+    carried: list[list[float]]
     accumulated: int
     iterations: int
 
@@ -125,7 +124,7 @@ def read(
             loaded.pending.append(len(loaded.pending) in pending)
             loaded.states.append(states)
             loaded.steps.append(step)
-            loaded.mu_product.append(_read_mu_product(spec, state_dict["state"].get(key), step, f"state[{key!r}]"))
+            loaded.carried.append(_read_carried(spec, state_dict["state"].get(key), step, f"state[{key!r}]"))
         own = loaded.states[len(loaded.states) - len(group["params"]) :]
         loaded.names.append(tuple(dict.fromkeys([*spec.states(values), *(name for states in own for name in states)])))
     # In torch nobody counts; the parameter with the most steps had a part in every update.
@@ -183,7 +182,7 @@ def _read_state(
     for key in saved:
         if key in OPTION_OF_STATE and key not in kept and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}; this optimizer was created without {OPTION_OF_STATE[key]}")
-        if key not in ("step", *(("mu_product",) if spec.keeps_mu_product else ()), *kept) and saved[key] is not None:
+        if key not in ("step", *spec.carried, *kept) and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
     states: States = {}
     for name in (*names, *(name for name in kept if name not in names and saved.get(name) is not None)):
@@ -207,14 +206,20 @@ def _on_host(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _read_mu_product(spec: Spec, saved: Mapping[str, Any] | None, step: int, label: str) -> float:
-    if not spec.keeps_mu_product or not step:
-        return 1.0
-    if not saved or "mu_product" not in saved:
-        raise ValueError(f"{label} has no 'mu_product' (it has {', '.join(map(repr, saved or {}))})")
-    value = real_number(f"{label}['mu_product']", _plain(saved["mu_product"]))
-    if not 0 <= value <= 1:
-        raise ValueError(f"{label}['mu_product'] must be at least 0 and at most 1, got {value}")
+def _read_carried(spec: Spec, saved: Mapping[str, Any] | None, step: int, label: str) -> list[float]:
+    """The numbers that its coefficients carry from step to step."""
+    if not step:
+        return list(spec.carried.values())
+    for name in spec.carried:
+        if not saved or name not in saved:
+            raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, saved or {}))})")
+    return [_read_carried_number(name, (saved or {})[name], f"{label}[{name!r}]") for name in spec.carried]
+
+
+def _read_carried_number(name: str, saved: Any, label: str) -> float:
+    value, (least, largest) = real_number(label, _plain(saved)), CARRIED_BOUNDS[name]
+    if not least <= value <= largest:
+        raise ValueError(f"{label} must be at least {least:g} and at most {largest:g}, got {value}")
     return value
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..definitions.specs import Spec
 from ..kernels.backends import Memory
+from ..kernels.engine.contract import SegmentRecords
 from ..step.planning import AVERAGE
 from ..step.rates import rate_at
 
@@ -57,22 +58,20 @@ class StateView(Mapping[int, Mapping[str, Any]]):
         self,
         spec: Spec,
         states: list[States],
-        steps: np.ndarray,
-        mu_product: np.ndarray,
+        records: SegmentRecords,
         fetch: Callable[[], None],
     ) -> None:
         self._spec = spec
         self._states = states
-        self._steps = steps
-        self._mu_product = mu_product
+        self._records = records
         self._fetch = fetch
 
     def __getitem__(self, index: int) -> Mapping[str, Any]:
         if not 0 <= index < len(self._states):
             raise KeyError(f"there is no parameter {index!r} (expected 0 to {len(self._states) - 1})")
         self._fetch()
-        carried = {"mu_product": float(self._mu_product[index])} if self._spec.keeps_mu_product else {}
-        return MappingProxyType({"step": int(self._steps[index]), **carried, **self._states[index]})
+        carried = dict(zip(self._spec.carried, self._records.carried[index].tolist(), strict=True))
+        return MappingProxyType({"step": int(self._records.steps[index]), **carried, **self._states[index]})
 
     def __iter__(self) -> Iterator[int]:
         return iter(range(len(self._states)))

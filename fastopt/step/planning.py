@@ -82,8 +82,9 @@ def structure(spec: Spec, group: Mapping[str, Any], options: Mapping[str, Any]) 
     return {"update": [*update, *clear], "gather": gather, "clear": clear, "swap": swap}
 
 
-StageShape = tuple[Any, tuple[str, ...], tuple[int, ...], bool]
-"""A coefficient function, the names of its arguments, `plan.Stage.positions`, and whether it is the optimizer's own."""
+StageShape = tuple[Any, tuple[str, ...], tuple[int, ...], tuple[int, ...], bool]
+"""A coefficient function, the names of its arguments, `plan.Stage.positions` and `carried`, and whether it is the
+optimizer's own."""
 
 Positions = dict[tuple[str, str], tuple[int, int]]
 """(coefficient function, its result) -> (stage, which of its results)."""
@@ -98,7 +99,7 @@ class Shape(NamedTuple):
     cost: float
     rows_after: int
     accumulator: int
-    mu_product: tuple[int, int]
+    carried: tuple[tuple[int, int], ...]
 
 
 class Planner:
@@ -142,8 +143,8 @@ class Planner:
         seen = {True: {**around, **own}, False: {**own, **around}}
         return GroupPlan(
             stages=tuple(
-                Stage(function, tuple(seen[is_own].get(argument, 0.0) for argument in arguments), positions)
-                for function, arguments, positions, is_own in shape.stages
+                Stage(function, tuple(seen[is_own].get(argument, 0.0) for argument in arguments), positions, carried)
+                for function, arguments, positions, carried, is_own in shape.stages
             ),
             programs=shape.programs,
             n_streams=shape.n_streams,
@@ -156,7 +157,7 @@ class Planner:
             limit=self.limit(),
             clip_norm=group["clip_norm"] or 0.0,
             accumulator=shape.accumulator,
-            mu_product=shape.mu_product,
+            carried=shape.carried,
         )
 
     def shape(self, group: Mapping[str, Any]) -> Shape:
@@ -175,7 +176,7 @@ class Planner:
             cost=self.spec.costs[self.spec.rule(group)][arrays.DTYPES.index(self.dtype)],
             rows_after=next((names.index(name) for name in AFTER_ROWS if name in names), len(names)),
             accumulator=streams.index(ACCUMULATOR) if ACCUMULATOR in streams else -1,
-            mu_product=positions.get((self.spec.coefficients, "mu_product"), (-1, -1)),
+            carried=tuple(positions[self.spec.coefficients, name] for name in self.spec.carried),
         )
 
     def stages(self, programs: Mapping[str, Sequence[Named]]) -> tuple[tuple[StageShape, ...], Positions]:
@@ -191,7 +192,11 @@ class Planner:
             for position, result in enumerate(function.returned_names):
                 positions[name, result] = (len(stages), position)
             own = name == self.spec.coefficients
-            stages.append((self.backend.coefficient_function(name), function.arguments, _engine_positions(name), own))
+            carried = _positions(name, tuple(self.spec.carried))
+            if not own:
+                carried = (-1,) * len(carried)
+            address = self.backend.coefficient_function(name)
+            stages.append((address, function.arguments, _positions(name, ENGINE_ARGUMENTS), carried, own))
         return tuple(stages), positions
 
     def position(self, operation: str, coefficient: str, positions: Positions) -> tuple[int, int]:
@@ -263,6 +268,7 @@ class Planner:
 
 
 @functools.cache
-def _engine_positions(name: str) -> tuple[int, ...]:
+def _positions(name: str, wanted: tuple[str, ...]) -> tuple[int, ...]:
+    """Where a coefficient function takes these arguments, or -1."""
     arguments = registry.coefficient_function(name).arguments
-    return tuple(arguments.index(each) if each in arguments else -1 for each in ENGINE_ARGUMENTS)
+    return tuple(arguments.index(each) if each in arguments else -1 for each in wanted)

@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..checks import flag
 from ..definitions.specs import SPECS, Spec
-from ..kernels.engine.plan import BUSY, Progress
+from ..kernels.engine.contract import BUSY, Progress
 from ..step.nonfinite import NonfiniteGradients
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from ..threads import get_num_threads

@@ -39,8 +39,7 @@ class PlainRule(torch.optim.Optimizer):
                 continue
             dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32  # as torch's others
             state["step"] = torch.tensor(0.0, dtype=dtype)
-            if self.spec.keeps_mu_product:
-                state["mu_product"] = torch.ones((), dtype=dtype)
+            state |= {name: torch.full((), start, dtype=dtype) for name, start in self.spec.carried.items()}
             for name in self.spec.all_states:
                 start = self.spec.initial.get(name, 0.0)
                 value = float(group[start]) if isinstance(start, str) else start

@@ -36,9 +36,8 @@ class DeviceRound(Round):
             self.tensors.append({name: value for name, value in values.items() if value is not None})
         for index, own in enumerate(self.tensors):
             if "step" in own:
-                self.steps[index] = int(own["step"].item())
-            if "mu_product" in own:
-                self.settings.mu_product[index] = own["mu_product"].item()
+                self.records.steps[index] = int(own["step"].item())
+            self.records.carried[index] = [own[name].item() for name in self.owner.spec.carried]
         self.known = [[tensor.item() for tensor in values.values()] for values in self.tensors]
         """What torch's state has, as it was last read or written."""
 
@@ -78,7 +77,8 @@ class DeviceRound(Round):
         """Bring what the device has counted to torch's state, where nobody else wrote; waits for the device."""
         self.engine.fetch()
         for index, (values, known) in enumerate(zip(self.tensors, self.known, strict=True)):
-            fetched = {"step": self.steps[index], "mu_product": self.settings.mu_product[index]}
+            fetched = dict(zip(self.owner.spec.carried, self.records.carried[index], strict=True))
+            fetched["step"] = self.records.steps[index]
             for position, (name, tensor) in enumerate(values.items()):
                 if tensor.item() == known[position]:
                     with torch.no_grad():

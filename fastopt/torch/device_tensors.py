@@ -30,7 +30,7 @@ class DeviceTensors:
     """Steps an engine on a device, whose parameters and gradients are tensors.
 
     It promises what `native.Tensors` does: whatever can change from one step to the next is compared with what it was,
-    by identity and address. Arguments with the same names are the same; `counts` and `mu_products` are not needed
+    by identity and address. Arguments with the same names are the same; `counts` and `carried` are not needed
     here: the device counts.
     """
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..kernels import backends
-from ..kernels.engine.plan import Segment, SegmentSettings
+from ..kernels.engine.contract import EngineInputs, SegmentRecords, SegmentSettings
+from ..kernels.engine.plan import Segment
 from ..step.options import check_group_options
 from ..step.planning import Planner
 from . import devices, tensors
@@ -54,10 +55,10 @@ class Round:
             Segment(entry.group, self.array(entry.memory), [self.array(each) for each in entry.states])
             for entry in self.entries
         ]
-        self.steps = np.array([steps_before.get(id(entry.param), 1) for entry in self.entries], np.int64)
-        self.settings = SegmentSettings.of(len(self.table))
+        self.records = SegmentRecords.of(len(self.table), owner.spec.carried.values())
+        self.records.steps[:] = [steps_before.get(id(entry.param), 1) for entry in self.entries]
         self.read_numbers()
-        self.engine = self.make_engine(update, self.table, self.steps, self.settings)
+        self.engine = self.make_engine(update, self.table, self.records)
         self.engines = [self.engine]
         self.native = self.make_native(entries, number)
         if self.native is not None and self.is_flat():
@@ -73,22 +74,26 @@ class Round:
     def read_numbers(self) -> None:
         """Find the numbers in torch's state."""
         self.step_counts = [self.number_array(entry, "step") for entry in self.entries]
-        self.mu_products = [self.number_array(entry, "mu_product") for entry in self.entries]
+        self.carried: list[list[Any]] = [
+            [self.number_array(entry, name) for name in self.owner.spec.carried] for entry in self.entries
+        ]
 
-    def make_engine(self, update: Update, table: list[Segment], steps: np.ndarray, settings: SegmentSettings) -> Any:
+    def make_engine(self, update: Update, table: list[Segment], records: SegmentRecords) -> Any:
         return self.backend.engine(
-            self.dtype,
-            [
-                self.planner.group_plan({**values, **self.group_options}, values["lr"])
-                for values in update.hyperparameters
-            ],
-            table,
-            steps,
-            settings,
-            self.owner.progress,
-            self.planner.step_plan(),
-            _accept,
-            self.owner.nonfinite,
+            EngineInputs(
+                dtype=self.dtype,
+                plans=[
+                    self.planner.group_plan({**values, **self.group_options}, values["lr"])
+                    for values in update.hyperparameters
+                ],
+                segments=table,
+                settings=SegmentSettings.of(len(table)),
+                records=records,
+                progress=self.owner.progress,
+                plan=self.planner.step_plan(),
+                reject=_accept,
+                report=self.owner.nonfinite,
+            )
         )
 
     def is_flat(self) -> bool:
@@ -111,7 +116,7 @@ class Round:
             names = self.owner.spec.states(update.hyperparameters[entries[0].group])
             states = [tensors.flat_array(buffer.states[name]) for name in names]
             table.append(Segment(entries[0].group, tensors.flat_array(buffer.param), states))
-        flat = self.make_engine(update, table, np.zeros(len(table), np.int64), SegmentSettings.of(len(table)))
+        flat = self.make_engine(update, table, SegmentRecords.of(len(table), self.owner.spec.carried.values()))
         self.engines.append(flat)
         addresses = [address for buffer in buffers for address in buffer.addresses]
         self.native.set_flat(flat, [len(buffer.params) for buffer in buffers], addresses)
@@ -145,7 +150,7 @@ class Round:
     def numbers(self) -> list[str]:
         """What is in torch's state beside tensors like the parameter: read before a step, written after it."""
         spec = self.owner.spec
-        return ["step"] * spec.counts_steps + ["mu_product"] * spec.keeps_mu_product
+        return ["step"] * spec.counts_steps + list(spec.carried)
 
     def kept(self, entry: Entry) -> list[Tensor]:
         """The tensors beside the parameter that the engine knows the memory of."""
@@ -167,7 +172,7 @@ class Round:
             self.segments(entries, number),
             [entry.memory for entry in self.entries],
             self.step_counts,
-            self.mu_products,
+            self.carried,
             [self.kept(entry) for entry in self.entries],
             self.owner.known_states,
             torch.autograd.graph.increment_version,
@@ -229,11 +234,10 @@ class Round:
         written: list[Tensor] = []
         for index, entry in enumerate(self.entries):
             gradient = entry.param.grad if only in (-1, entry.position) else None
-            count, mu_product = self.step_counts[index], self.mu_products[index]
+            count = self.step_counts[index]
             if count is not None:
-                self.steps[index] = count[0]
-            if mu_product is not None:
-                self.settings.mu_product[index] = mu_product[0]
+                self.records.steps[index] = count[0]
+            self.records.carried[index] = [number[0] for number in self.carried[index]]
             if gradient is None:
                 gradients.append(None)
                 continue
@@ -242,11 +246,11 @@ class Round:
             gradients.append(tensors.flat_array(gradient))
             written.append(entry.param)
         self.engine.step(gradients)
-        for index, (count, mu_product) in enumerate(zip(self.step_counts, self.mu_products, strict=True)):
+        for index, count in enumerate(self.step_counts):
             if count is not None:
-                count[0] = self.steps[index]
-            if mu_product is not None:
-                mu_product[0] = self.settings.mu_product[index]
+                count[0] = self.records.steps[index]
+            for number, value in zip(self.carried[index], self.records.carried[index], strict=True):
+                number[0] = value
         torch.autograd.graph.increment_version(written)
 
 

@@ -52,7 +52,7 @@ def steps_before(owner: NativeOptimizer) -> dict[int, int]:
         {
             id(entry.param): int(count)
             for each in owner._update.rounds
-            for entry, count in zip(each.entries, each.steps, strict=True)
+            for entry, count in zip(each.entries, each.records.steps, strict=True)
         }
         if owner._update is not None
         else {}

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.plan import Segment, SegmentSettings, StepPlan
+from ..engine.contract import SegmentSettings
+from ..engine.plan import Segment, StepPlan
 from ..formulas.registry import Loop
 from . import memory
 from .kernels import kernel
@@ -34,7 +35,7 @@ def add_up_arrays(arrays: list[Any], sum_over: Any, n_threads: int) -> float:
     """The sum over all elements of device arrays, with the bits of every other backend; waits for it."""
     if not arrays:
         return 0.0
-    structure = Structure((), (), sum_over, sum_over[-1].name == "square", -1, (-1, -1))
+    structure = Structure((), (), sum_over, sum_over[-1].name == "square", -1, ())
     tables = _tables(structure, arrays, LAUNCH_SHAPE.chunk)
     tables.gradients[:] = [memory.address(array) for array in arrays]
     memory.copy(tables.alive["gradients"], tables.gradients)
@@ -56,7 +57,7 @@ def change_arrays(arrays: list[Any], loop: Loop, coefficients: tuple[float, ...]
     if not arrays:
         return
     operation = (loop, (0,), tuple((0, index) for index in range(len(coefficients))))
-    structure = Structure((), (("swap", (operation,)),), (), False, -1, (-1, -1))
+    structure = Structure((), (("swap", (operation,)),), (), False, -1, ())
     tables = _tables(structure, arrays, LAUNCH_SHAPE.chunk)
     values = np.tile(np.array(coefficients or (0.0,), arrays[0].dtype), len(arrays))
     memory.copy(tables.alive["coefficients"], values)

@@ -11,18 +11,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ..engine.plan import (
-    BUSY,
-    SHARED,
-    SWAPPED,
-    GroupPlan,
-    Progress,
-    Reject,
-    Report,
-    Segment,
-    SegmentSettings,
-    StepPlan,
-)
+from ..engine.contract import BUSY, SHARED, SWAPPED, EngineInputs
+from ..engine.plan import GroupPlan, StepPlan
 from . import memory
 from .availability import is_simulated, require_cuda
 from .kernels import kernel
@@ -49,9 +39,9 @@ class CudaEngine:
 
     Parameters
     ----------
-    dtype, plans, segments, steps, settings, progress, plan, reject, report: see `python_engine.PythonEngine`
-        Parameters and states are contiguous device arrays (`memory.as_array`, `memory.empty`); `steps`, `settings` and
-        `progress` are NumPy arrays.
+    inputs: `contract.EngineInputs`
+        Parameters and states are contiguous device arrays (`memory.as_array`, `memory.empty`); those of `settings`,
+        `records` and `progress` are NumPy arrays.
 
     Attributes
     ----------
@@ -63,7 +53,7 @@ class CudaEngine:
 
     Notes
     -----
-    Step counts, `mu_product`, pending gradients and the counts of `progress` live on the device. What the host has of
+    The records of segments and the counts of `progress` live on the device. What the host has of
     them is right after `fetch()`; of `progress` the host also counts by itself, as if no step was skipped and no CUDA
     graph replayed. An engine starts from what the host has: fetch before another engine is made of the same arrays.
 
@@ -74,38 +64,26 @@ class CudaEngine:
     after the second, to report gradients that cannot be used before anything is written.
     """
 
-    def __init__(
-        self,
-        dtype: np.dtype,
-        plans: list[GroupPlan],
-        segments: list[Segment],
-        steps: np.ndarray,
-        settings: SegmentSettings,
-        progress: Progress,
-        plan: StepPlan,
-        reject: Reject,
-        report: Report,
-    ) -> None:
+    def __init__(self, inputs: EngineInputs) -> None:
         require_cuda()
-        if any(each.rows for each in plans):
+        if any(each.rows for each in inputs.plans):
             raise ValueError(
                 "backend='cuda' has no constraints on rows or whole parameters (L2Ball, L1Ball, Simplex, GroupLasso); "
                 "use another backend, or those on single elements (Box, NonNegative, L1, L2, ElasticNet)"
             )
-        self.dtype = np.dtype(dtype)
-        self.plans = list(plans)
-        self.segments = segments
-        self.steps = steps
-        self.settings = settings
-        self.progress = progress
-        self.plan = plan
-        self.reject = reject
-        self.report = report
-        self.n_threads = plan.n_threads
+        self.dtype = np.dtype(inputs.dtype)
+        self.plans = list(inputs.plans)
+        self.segments = segments = inputs.segments
+        self.settings = inputs.settings
+        self.records = inputs.records
+        self.progress = inputs.progress
+        self.plan = inputs.plan
+        self.reject = inputs.reject
+        self.report = inputs.report
+        self.n_threads = inputs.plan.n_threads
         self.bound = False
-        counting: Any = report  # where it counts skips, so that a new engine goes on
-        self.skipped = getattr(counting, "skipped", 0)
-        self.consecutive = counting.consecutive_after(int(progress.calls[0])) if self.skipped else 0
+        self.skipped = self.report.skipped  # so that a new engine goes on counting
+        self.consecutive = self.report.consecutive_after(int(self.progress.calls[0])) if self.skipped else 0
         self.lock = threading.Lock()
         self.gradients: list[Any] = [None] * len(segments)
         self.addresses = [0] * len(segments)
@@ -119,14 +97,14 @@ class CudaEngine:
             if array.size
         )
         structures: dict[Structure, int] = {}
-        structure_of = [structures.setdefault(Structure.of(each), len(structures)) for each in plans]
+        structure_of = [structures.setdefault(Structure.of(each), len(structures)) for each in inputs.plans]
         self.structures = list(structures)
         self.adds = any(each.sum for each in self.structures)
         self.shape = LAUNCH_SHAPE
         total = sum(int(segment.param.size) for segment in segments)
         self.chunk = self.shape.chunk_for(total)
-        self.tables = Tables(self.dtype, self.structures, structure_of, segments, settings, plan, self.chunk)
-        for index, each in enumerate(plans):
+        self.tables = Tables(self.dtype, self.structures, structure_of, segments, self.settings, self.plan, self.chunk)
+        for index, each in enumerate(inputs.plans):
             self.tables.set_group(index, each)
         self.changed = {"values"}
         self.kernels = self.make_kernels()
@@ -195,6 +173,11 @@ class CudaEngine:
         self.tables.set_step_plan(plan)
         self.changed.add("plan")
 
+    def settings_changed(self) -> None:
+        """Take over what was written to the settings; it counts from the next step."""
+        self.tables.set_settings(self.settings)
+        self.changed |= {"settings", "segments"}
+
     def set_scaler(self, found_inf: int, scale: int) -> None:
         """Take the addresses of two float32 numbers on the device, 0 for none; they count from the next step.
 
@@ -217,33 +200,28 @@ class CudaEngine:
 
     def send(self) -> None:
         """Take the host's step counts and progress to the device; waits."""
-        progress, n = self.progress, len(self.segments)
+        progress, records = self.progress, self.records
         known = {"accumulated": progress.accumulated[0], "calls": progress.calls[0]}
         known |= {"iterations": progress.iterations[0], "skipped": self.skipped, "consecutive": self.consecutive}
         counters = np.array([known.get(name, 0) for name in COUNTERS], np.int64)
-        numbers = np.concatenate([progress.grad_norm, self.settings.mu_product])
-        memory.copy(
-            self.tables.counters, np.concatenate([counters, self.steps, self.settings.pending]).astype(np.int64)
-        )
+        numbers = np.concatenate([progress.grad_norm, records.carried.reshape(-1)])
+        memory.copy(self.tables.counters, np.concatenate([counters, records.steps, records.pending]).astype(np.int64))
         memory.copy(self.tables.numbers, numbers.astype(np.float64))
-        assert self.tables.counters.size == len(COUNTERS) + 2 * n
 
     def fetch(self) -> None:
         """Bring step counts, progress and what else is counted on the device to the host; waits for the device."""
         n, first = len(self.segments), len(COUNTERS)
         words, numbers = memory.to_host(self.tables.counters), memory.to_host(self.tables.numbers)
         known = dict(zip(COUNTERS, words[:first].tolist(), strict=True))
-        self.steps[...] = words[first : first + n]
-        self.settings.pending[...] = words[first + n :] != 0
-        self.settings.mu_product[...] = numbers[len(NUMBERS) :]
+        self.records.steps[...] = words[first : first + n]
+        self.records.pending[...] = words[first + n :] != 0
+        self.records.carried[...] = numbers[len(NUMBERS) :].reshape(self.records.carried.shape)
         for name in ("accumulated", "calls", "iterations"):
             getattr(self.progress, name)[0] = known[name]
         self.progress.grad_norm[0] = numbers[NUMBERS.index("grad_norm")]
         skipped, self.skipped, self.consecutive = self.skipped, known["skipped"], known["consecutive"]
-        if hasattr(self.report, "fetched") and self.skipped != skipped:
-            self.report.fetched(self.skipped, self.consecutive, known["calls"], self.unusable())
-        elif hasattr(self.report, "fetched"):
-            self.report.fetched(self.skipped, self.consecutive, known["calls"], [])
+        counts = self.unusable() if self.skipped != skipped else []
+        self.report.fetched(self.skipped, self.consecutive, known["calls"], counts)
 
     def unusable(self) -> list[tuple[int, int]]:
         """(segment, elements of its gradient that cannot be used) of the last step that was skipped; waits."""

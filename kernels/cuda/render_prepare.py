@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..engine.plan import ENGINE_ARGUMENTS
 from ..formulas.dialect import Function
 from .source import ACTIVE, FINAL, SCALE, device, functions_source, kernel_source, row_of
-from .structures import Structure, coefficient_width, first_divisor, value_width
+from .structures import Structure, coefficient_width, first_divisor, n_carried, value_width
 from .table_format import (
     COUNTERS,
     COUNTS,
@@ -30,7 +30,7 @@ def coefficients_source(index: int, structure: Structure) -> str:
     lines = ["own_weight_decay = weight_decay"]
     offset = VALUES.index("arguments")
     divisor = first_divisor(structure)
-    for number, (functions, positions, n_arguments) in enumerate(structure.stages):
+    for number, (functions, positions, carried, n_arguments) in enumerate(structure.stages):
         arguments = [f"load_float64(values, {offset + k})" for k in range(n_arguments)]
         for name, position in zip(ENGINE_ARGUMENTS, positions, strict=True):
             if position >= 0 and name == "weight_decay":
@@ -40,6 +40,9 @@ def coefficients_source(index: int, structure: Structure) -> str:
                 arguments[position] = "weight_decay"
             elif position >= 0:
                 arguments[position] = name
+        for each, position in enumerate(carried):
+            if position >= 0:
+                arguments[position] = f"carried_{each}"
         if divisor in functions[-1].arguments:
             place = functions[-1].arguments.index(divisor)
             arguments[place] = f"multiply({arguments[place]}, scale)"
@@ -48,9 +51,10 @@ def coefficients_source(index: int, structure: Structure) -> str:
         offset += n_arguments
     for place, (stage, position) in enumerate(structure.picks):
         lines.append(f"store_real(target, {place}, real(result_{stage}_{position}))")
-    stage, position = structure.mu_product
-    lines.append(f"return {'mu_product' if stage < 0 else f'result_{stage}_{position}'}")
-    arguments_of = ("target", "values", "scale", *ENGINE_ARGUMENTS)
+    if structure.carried:
+        lines.append("return " + ", ".join(f"result_{stage}_{position}" for stage, position in structure.carried))
+    names = [f"carried_{each}" for each in range(len(structure.carried))]
+    arguments_of = ("target", "values", "scale", *ENGINE_ARGUMENTS, *names)
     return device(f"coefficients_{index}", arguments_of, lines)
 
 
@@ -61,7 +65,7 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
     functions = [function for each in structures for stage in each.stages for function in stage[0]]
     parts = functions_source([*functions, *clipping], "coefficient", "float64")
     parts += [coefficients_source(index, each) for index, each in enumerate(structures)]
-    width = value_width(structures)
+    width, count = value_width(structures), n_carried(structures)
     clip = f"coefficient_{clipping[-1].name}"
     body = [
         "decided = cuda.shared.array(2, dtype=float64)",
@@ -135,17 +139,18 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
         f"        target = coefficients + segment * {coefficient_width(structures) * itemsize}",
         f"        structure = load_int64(group_row, {GROUP.index('structure')})",
         f"        weight_decay = load_float64(own, {SETTINGS.index('weight_decay')})",
-        "        mu_product = load_float64(mu_products, segment)",
-        "        next_mu_product = mu_product",
+        *(f"        carried_{k} = load_float64(carried, segment * {count} + {k})" for k in range(count)),
+        *(f"        next_{k} = carried_{k}" for k in range(count)),
     ]
-    known = "float64(step), lr, weight_decay, clip_coefficient, mu_product"
+    known = ", ".join(["float64(step), lr, weight_decay, clip_coefficient", *(f"carried_{k}" for k in range(count))])
+    results = ", ".join(f"next_{k}" for k in range(count)) + (" = " if count else "")
     for index in range(len(structures)):
         body.append(f"        {'if' if index == 0 else 'elif'} structure == {index}:")
-        body.append(f"            next_mu_product = coefficients_{index}(target, group_values, scale, {known})")
+        body.append(f"            {results}coefficients_{index}(target, group_values, scale, {known})")
     body += [
         "        if final:",
         "            store_int64(steps, segment, step)",
-        "            store_float64(mu_products, segment, next_mu_product)",
+        *(f"            store_float64(carried, segment * {count} + {k}, next_{k})" for k in range(count)),
         "            store_int64(pending, segment, 0)",
         f"            variant = load_int64(group_row, {GROUP.index('update')})",
         "            if gradient == 0:",

@@ -28,8 +28,8 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
     if gathers:
         loop, _, picks = structure.program("update")[0]  # it gathers
         stage, position = picks[0]
-        functions, _, n_arguments = structure.stages[stage]
-        offset = VALUES.index("arguments") + sum(each[2] for each in structure.stages[:stage])
+        functions, _, _, n_arguments = structure.stages[stage]
+        offset = VALUES.index("arguments") + sum(each[3] for each in structure.stages[:stage])
         divided = functions[-1].arguments.index(first_divisor(structure))
         given = [f"load_float64(values, {offset + k})" for k in range(n_arguments)]
         given[divided] = f"multiply({given[divided]}, scale)"

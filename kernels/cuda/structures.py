@@ -20,18 +20,19 @@ Pick = tuple[int, int]
 class Structure:
     """What the kernels know of a group."""
 
-    stages: tuple[tuple[tuple[Function, ...], tuple[int, ...], int], ...]
-    """For each: the coefficient function with what it calls, `Stage.positions`, and how many arguments it takes."""
+    stages: tuple[tuple[tuple[Function, ...], tuple[int, ...], tuple[int, ...], int], ...]
+    """For each: the coefficient function with what it calls, `Stage.positions`, `Stage.carried`, and how many arguments
+    it takes."""
     programs: tuple[tuple[str, tuple[tuple[Loop, tuple[int, ...], tuple[Pick, ...]], ...]], ...]
     sum: tuple[Function, ...]
     sum_of_squares: bool
     accumulator: int
-    mu_product: Pick
+    carried: tuple[Pick, ...]
 
     @staticmethod
     def of(plan: GroupPlan) -> Structure:
         return Structure(
-            tuple((stage.function, stage.positions, len(stage.arguments)) for stage in plan.stages),
+            tuple((each.function, each.positions, each.carried, len(each.arguments)) for each in plan.stages),
             tuple(
                 (name, tuple((each.loop, each.streams, each.pick) for each in operations))
                 for name, operations in sorted(plan.programs.items())
@@ -39,7 +40,7 @@ class Structure:
             plan.sum or (),
             plan.sum_of_squares,
             plan.accumulator,
-            plan.mu_product,
+            plan.carried,
         )
 
     @property
@@ -89,6 +90,11 @@ def coefficient_width(structures: Sequence[Structure]) -> int:
     return max(1, *(len(each.picks) for each in structures))
 
 
+def n_carried(structures: Sequence[Structure]) -> int:
+    """Numbers in a row of the table of what coefficients carry; all structures carry the same."""
+    return max((len(each.carried) for each in structures), default=0)
+
+
 def n_streams(structures: Sequence[Structure]) -> int:
     """Addresses in a row of the table of segments."""
     indices = [
@@ -107,7 +113,7 @@ def segment_bytes(structures: Sequence[Structure]) -> int:
 
 def value_width(structures: Sequence[Structure]) -> int:
     """Numbers in a row of the table of values."""
-    return len(VALUES) - 1 + max(1, *(sum(stage[2] for stage in each.stages) for each in structures))
+    return len(VALUES) - 1 + max(1, *(sum(stage[3] for stage in each.stages) for each in structures))
 
 
 def first_divisor(structure: Structure) -> str:

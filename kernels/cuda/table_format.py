@@ -7,7 +7,7 @@ HEADER = (
     "steps",
     "pending",
     "numbers",
-    "mu_products",
+    "carried",
     "segments",
     "gradients",
     "settings",
@@ -40,7 +40,7 @@ SEGMENT = ("group", "size", "first_sum_block", "n_sum_blocks", "frozen", "stream
 """int64, a row for each segment; the addresses of its streams come last (that of the gradient is in `gradients`)."""
 
 SETTINGS = ("lr_scale", "weight_decay")
-"""float64, a row for each segment."""
+"""float64, a row for each segment: those of `contract.SegmentSettings`."""
 
 GROUP = ("structure", "sum_kind", "update", "without_gradient", "gather", "clear", "swap")
 """int64, a row for each group: which coefficients it takes, how its gradient is added up, and which variant of the

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..engine.plan import GroupPlan, Segment, SegmentSettings, StepPlan
+from ..engine.contract import SegmentSettings
+from ..engine.plan import GroupPlan, Segment, StepPlan
 from . import memory
 from .structures import (
     STEP,
     Structure,
     coefficient_width,
+    n_carried,
     n_streams,
     numbered_variants,
     value_width,
@@ -47,24 +49,32 @@ class Tables:
         self.first_sum_block = np.searchsorted(sum_blocks[:, 0], np.arange(len(sizes) + 1))
         counters = len(COUNTERS)
         self.counters = memory.empty(counters + 2 * self.n_segments, np.int64)
-        self.numbers = memory.empty(len(NUMBERS) + self.n_segments, np.float64)
+        self.numbers = memory.empty(len(NUMBERS) + self.n_segments * n_carried(structures), np.float64)
         addresses = {
             "counters": memory.address(self.counters),
             "steps": memory.address(self.counters) + 8 * counters,
             "pending": memory.address(self.counters) + 8 * (counters + self.n_segments),
             "numbers": memory.address(self.numbers),
-            "mu_products": memory.address(self.numbers) + 8 * len(NUMBERS),
+            "carried": memory.address(self.numbers) + 8 * len(NUMBERS),
         }
         self.gradients = np.zeros(self.n_segments, np.int64)
         self.values = np.zeros((len(structure_of), value_width(structures)))
         self.plan = np.zeros(len(PLAN))
         self.scaler = np.zeros(len(SCALER), np.int64)
         self.set_step_plan(plan)
-        self.host = {"gradients": self.gradients, "values": self.values, "plan": self.plan, "scaler": self.scaler}
+        self.segments = self.segment_rows(segments)
+        self.settings = np.zeros((self.n_segments, len(SETTINGS)))
+        self.set_settings(settings)
+        self.host = {
+            "gradients": self.gradients,
+            "values": self.values,
+            "plan": self.plan,
+            "scaler": self.scaler,
+            "segments": self.segments,
+            "settings": self.settings,
+        }
         tables = {
             **self.host,
-            "segments": self.segment_rows(segments, settings),
-            "settings": np.stack([settings.lr_scale, settings.weight_decay], axis=1),
             "groups": self.group_rows(),
             "chunks": chunks,
             "sum_blocks": sum_blocks,
@@ -84,7 +94,7 @@ class Tables:
         memory.copy(self.alive["header"], header)
         self.header = memory.address(self.alive["header"])
 
-    def segment_rows(self, segments: Sequence[Segment], settings: SegmentSettings) -> np.ndarray:
+    def segment_rows(self, segments: Sequence[Segment]) -> np.ndarray:
         width = n_streams(self.structures)
         rows = np.zeros((self.n_segments, len(SEGMENT) - 1 + width), np.int64)
         for index, (row, segment) in enumerate(zip(rows, segments, strict=True)):
@@ -95,7 +105,7 @@ class Tables:
                 "size": int(segment.param.size),
                 "first_sum_block": first,
                 "n_sum_blocks": int(self.first_sum_block[index + 1]) - first,
-                "frozen": int(settings.frozen[index]),
+                "frozen": 0,
             }
             row[: len(known)] = [known[name] for name in SEGMENT[:-1]]
             row[len(known) : len(known) + len(addresses)] = addresses[:width]
@@ -120,6 +130,11 @@ class Tables:
         }
         self.plan[:] = [float(known[name]) for name in PLAN]
 
+    def set_settings(self, settings: SegmentSettings) -> None:
+        for column, name in enumerate(SETTINGS):
+            self.settings[:, column] = getattr(settings, name)
+        self.segments[:, SEGMENT.index("frozen")] = settings.frozen
+
     def set_group(self, index: int, plan: GroupPlan) -> None:
         known = {"lr": plan.lr, "clip_norm": plan.clip_norm, "limit": plan.limit}
         arguments = [value for stage in plan.stages for value in stage.arguments]
@@ -137,6 +152,3 @@ def pieces(sizes: Sequence[int], length: int) -> np.ndarray:
     firsts = np.repeat(np.cumsum(counts) - counts, counts)
     starts = (np.arange(len(segments), dtype=np.int64) - firsts) * length
     return np.stack([segments, starts], axis=1)
-
-
-assert SETTINGS == ("lr_scale", "weight_decay"), "written in this order above"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -64,3 +65,21 @@ def is_writable(array: np.ndarray) -> bool:
 def place(array: np.ndarray) -> str:
     """Where an array is; arrays of one optimizer are all in one place."""
     return "main memory"
+
+
+def resized_message(array: np.ndarray) -> str:
+    return (
+        "an array was resized or its memory replaced after it was given to the optimizer "
+        f"(now of shape {array.shape}); nothing was changed, create a new optimizer"
+    )
+
+
+def with_owners(arrays: Iterable[np.ndarray | None]) -> list[np.ndarray]:
+    """These arrays and those that own their memory: what must stay in place while its addresses are held."""
+    watched: dict[int, np.ndarray] = {}
+    for array in arrays:
+        each: object = array
+        while isinstance(each, np.ndarray):
+            watched[id(each)] = each
+            each = each.base
+    return list(watched.values())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ PARAM, GRAD = 0, 1
 PREPARED, CLIPPED = -1, -2
 """Streams that are a thread's own block: the gradient as it was gathered, and with its values clipped."""
 
-ENGINE_ARGUMENTS = ("step", "lr", "weight_decay", "clip_coefficient", "mu_product")
+ENGINE_ARGUMENTS = ("step", "lr", "weight_decay", "clip_coefficient")
 """Arguments of coefficient functions whose values the engine puts in, because they differ by step or by segment."""
 
 PROGRAMS = ("update", "gather", "clear", "swap")
@@ -29,6 +29,7 @@ class Stage:
     function: Any  # an address for the native engine, a callable for the Python one
     arguments: tuple[float, ...]
     positions: tuple[int, ...]  # of each of ENGINE_ARGUMENTS among the arguments, or -1
+    carried: tuple[int, ...] = ()  # of each carried number among the arguments, or -1
 
 
 @dataclass(eq=False, repr=False)
@@ -72,7 +73,7 @@ class GroupPlan:
     limit: float = math.inf  # of a gradient's elements, beyond which they cannot be used
     clip_norm: float = 0.0  # of each segment, or 0
     accumulator: int = -1  # which of the streams holds the gradients of calls before
-    mu_product: tuple[int, int] = (-1, -1)  # (stage, which of its results) is the next, or none
+    carried: tuple[tuple[int, int], ...] = ()  # for each carried number (stage, which of its results) is the next
 
 
 @dataclass(eq=False, repr=False)
@@ -99,84 +100,3 @@ class StepPlan:
     unusable: Any = None  # the sum that counts them
     clears: bool = False  # whether a step zeroes the gradients
     waits: bool = True  # whether a step that is stopped is reported at once, also where that means to wait for a device
-
-
-@dataclass(eq=False, repr=False)
-class Progress:
-    """Where an optimizer is, one value each, in arrays that engines write together with everything else."""
-
-    accumulated: np.ndarray  # int64: calls since the last update
-    calls: np.ndarray  # int64: that were not declined
-    swapped: np.ndarray  # bool: whether parameters are exchanged with their averages
-    grad_norm: np.ndarray  # float64: of the last update that took it; NaN before
-    iterations: np.ndarray  # int64: updates, whichever parameters had a part in them
-
-    @staticmethod
-    def new() -> Progress:
-        return Progress(
-            accumulated=np.zeros(1, np.int64),
-            calls=np.zeros(1, np.int64),
-            swapped=np.zeros(1, np.bool_),
-            grad_norm=np.full(1, np.nan),
-            iterations=np.zeros(1, np.int64),
-        )
-
-
-@dataclass(eq=False, repr=False)
-class SegmentSettings:
-    """What can differ by segment, one value each; engines read these arrays at every step, and write the
-    last two."""
-
-    lr_scale: np.ndarray  # float64
-    weight_decay: np.ndarray  # float64; NaN: its group's
-    frozen: np.ndarray  # bool
-    pending: np.ndarray  # bool: whether it holds gradients of calls since the last update
-    mu_product: np.ndarray  # float64: what coefficients carry from step to step, beside its count
-
-    def extended(self, n: int) -> SegmentSettings:
-        """With so many more segments."""
-        more = SegmentSettings.of(n)
-        pairs = ((getattr(self, each.name), getattr(more, each.name)) for each in fields(self))
-        return SegmentSettings(*(np.concatenate(pair) for pair in pairs))
-
-    @staticmethod
-    def of(n: int) -> SegmentSettings:
-        return SegmentSettings(np.ones(n), np.full(n, np.nan), np.zeros(n, np.bool_), np.zeros(n, np.bool_), np.ones(n))
-
-
-def with_owners(arrays: Iterable[np.ndarray | None]) -> list[np.ndarray]:
-    """These arrays and those that own their memory: what must stay in place while its addresses are held."""
-    watched: dict[int, np.ndarray] = {}
-    for array in arrays:
-        each: object = array
-        while isinstance(each, np.ndarray):
-            watched[id(each)] = each
-            each = each.base
-    return list(watched.values())
-
-
-def resized_message(array: np.ndarray) -> str:
-    return (
-        "an array was resized or its memory replaced after it was given to the optimizer "
-        f"(now of shape {array.shape}); nothing was changed, create a new optimizer"
-    )
-
-
-BUSY = (
-    "this optimizer is in the middle of a step, or of being saved or changed, in another thread or around this call "
-    "(or was, when this process was forked: its memory may be half stepped, create a new one)"
-)
-
-SWAPPED = (
-    "the averages are swapped in, so this is not possible; call swap_averages() again, or leave the block of "
-    "averaged_params()"
-)
-
-SHARED = "gradients that zero_grads=True is to zero share memory; each needs its own"
-
-Reject = Callable[[int, object], None]
-"""Called with the index of a segment and a gradient that will not do; raises the error that says why."""
-
-Report = Callable[[list[tuple[int, int]], int], None]
-"""Called before anything is written, with (segment, how many elements of its gradient cannot be used) for each that
-has some, and the number of calls that went well before; may raise."""

@@ -1,10 +1,10 @@
 """Hyperparameters and step count -> the coefficients of a rule, once per step and group, in float64.
 
 One function per optimizer and convention, named `<optimizer>_<framework>` (without a framework where all agree), in the
-same dialect as `rules`. Its arguments are hyperparameters (and `step`, which counts from 1, and `mu_product`, which is
-kept from step to step); it returns variables, and a rule takes those that carry the names of its own arguments. Called
-from Python these are plain functions of floats; the compiled module runs what is rendered from this source, so a step
-needs no Python.
+same dialect as `rules`. Its arguments are hyperparameters, `step`, which counts from 1, and numbers that it carries
+from step to step: those it also returns. It returns variables, and a rule takes those that carry the names of its own
+arguments. Called from Python these are plain functions of floats; the compiled module runs what is rendered from this
+source, so a step needs no Python.
 """
 
 from .vocabulary import floor, maximum, select, sqrt

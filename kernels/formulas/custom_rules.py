@@ -27,7 +27,7 @@ DIGEST_LENGTH = 16
 
 RESERVED_STREAMS = (
     *("param", "grad", "param_i", "grad_i", "prepared", "clipped", "grad_accumulator", "param_average"),
-    *("step", "mu_product"),
+    "step",
 )
 """What the arrays of a step, and the numbers kept beside them, are called already."""
 
@@ -44,7 +44,7 @@ def register(
 ) -> registry.CustomRule:
     """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and look it up by name from now on.
 
-    `inputs` are the names that can be had without further ado: hyperparameters, `step` and `mu_product`.
+    `inputs` are the names that can be had without further ado: hyperparameters, `step` and carried numbers.
 
     Raises
     ------

@@ -39,7 +39,9 @@ cdef extern from "machine.h":
 
 from cython.parallel cimport parallel
 
-from ..engine.plan import BUSY, PROGRAMS, SHARED, SWAPPED, resized_message, with_owners
+from ..engine.contract import BUSY, SHARED, SWAPPED
+from ..engine.host_memory import resized_message, with_owners
+from ..engine.plan import PROGRAMS
 
 watch_forks()
 
@@ -85,18 +87,8 @@ cdef class Engine:
 
     Parameters
     ----------
-    dtype: numpy.dtype
-        float32 or float64, of everything.
-    plans: list of `plan.GroupPlan`
-    segments: list of `plan.Segment`
-    steps: int64 array, one count a segment; counted up by `step`.
-    settings: `plan.SegmentSettings`
-    progress: `plan.Progress`
-    plan: `plan.StepPlan`
-    reject: callable(segment index, gradient)
-        Raises the error that says what is wrong with a gradient.
-    report: `plan.Report`
-        Called when a step is not done because of gradients that cannot be used.
+    inputs: `contract.EngineInputs`
+        Loops, sums and coefficient functions are addresses.
     """
 
     cdef Table table
@@ -107,16 +99,17 @@ cdef class Engine:
     cdef bint is_float32
     cdef bint busy              # in the middle of a step, or claimed
     cdef readonly bint bound
-    cdef list alive             # the arrays that the table points into
-    cdef readonly object steps
-    cdef object settings
+    cdef list alive             # the arrays whose addresses it has
+    cdef readonly object records
+    cdef readonly object settings
     cdef double *lr_scale
     cdef double *weight_decay
     cdef bint uniform           # all have the rate and weight decay of their group
     cdef char *frozen
     cdef char *pending          # which segments hold gradients of calls before
-    cdef double *mu_product     # what coefficients carry from step to step
-    cdef double *mu_products    # and what it will be after this step, by row
+    cdef int n_carried
+    cdef double *carried        # what coefficients carry from step to step, n_carried a segment
+    cdef double *next_carried   # what they are after this step, n_carried a row
     cdef object report
     cdef public int n_threads   # at most; 0: the default
     cdef bint keeps_gil         # during a step, because of what another Python thread could do
@@ -130,7 +123,6 @@ cdef class Engine:
     cdef bint checks
     cdef bint clears
     cdef int accumulate_steps
-    cdef object progress
     cdef int64_t *accumulated   # calls since the last update
     cdef int64_t *calls         # that were not declined
     cdef char *swapped          # whether parameters are exchanged with their averages
@@ -141,40 +133,44 @@ cdef class Engine:
     cdef sum_function unusable
     cdef coefficient_function clipping
 
-    def __cinit__(self, dtype, list plans, list segments, cnp.ndarray steps, settings, progress, plan, reject, report):
+    def __cinit__(self, inputs):
         cdef Py_ssize_t index, k
+        cdef list plans = inputs.plans, segments = inputs.segments
+        settings, records, progress, plan = inputs.settings, inputs.records, inputs.progress, inputs.plan
         self.n_segments = len(segments)
         self.n_groups = len(plans)
-        self.is_float32 = dtype.itemsize == 4
-        self.table.itemsize = dtype.itemsize
-        self.steps = steps
-        self.counts = <int64_t *>cnp.PyArray_DATA(steps)
+        self.is_float32 = inputs.dtype.itemsize == 4
+        self.table.itemsize = inputs.dtype.itemsize
+        self.alive = [segments]
         self.settings = settings
         self.lr_scale = <double *>self.address(settings.lr_scale)
         self.weight_decay = <double *>self.address(settings.weight_decay)
-        self.uniform = bool((settings.lr_scale == 1).all() and (settings.weight_decay != settings.weight_decay).all())
         self.frozen = self.address(settings.frozen)
-        self.pending = self.address(settings.pending)
-        self.mu_product = <double *>self.address(settings.mu_product)
-        self.progress = progress
+        self.settings_changed()
+        self.records = records
+        self.counts = <int64_t *>self.address(records.steps)
+        self.pending = self.address(records.pending)
+        self.carried = <double *>self.address(records.carried)
+        self.n_carried = records.carried.shape[1]
+        if self.n_carried > MAX_CARRIED:
+            raise ValueError(f"too many carried numbers for the engine: {self.n_carried}")
         self.accumulated = <int64_t *>self.address(progress.accumulated)
         self.calls = <int64_t *>self.address(progress.calls)
         self.swapped = self.address(progress.swapped)
         self.grad_norm = <double *>self.address(progress.grad_norm)
         self.iterations = <int64_t *>self.address(progress.iterations)
-        self.report = report
+        self.report = inputs.report
         self.choice = ThreadChoice()
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
         self.adaptive = adaptive
-        self.alive = segments
-        self.memory = Memory(dtype.num, segments, plan.clears, reject)
+        self.memory = Memory(inputs.dtype.num, segments, plan.clears, inputs.reject)
         self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
         self.table.segments = <Segment *>calloc(max(self.n_segments, 1), sizeof(Segment))
         self.table.active = <Active *>calloc(max(self.n_segments, 1), sizeof(Active))
         self.table.rows = <Row *>calloc(max(self.n_segments, 1), sizeof(Row))
-        self.mu_products = <double *>calloc(max(self.n_segments, 1), sizeof(double))
+        self.next_carried = <double *>calloc(max(self.n_segments * self.n_carried, 1), sizeof(double))
         if not (
-            self.table.groups and self.table.segments and self.table.active and self.table.rows and self.mu_products
+            self.table.groups and self.table.segments and self.table.active and self.table.rows and self.next_carried
         ):
             raise MemoryError("no memory for the table of segments")
         self.set_step_plan(plan)
@@ -182,6 +178,8 @@ cdef class Engine:
             read_group(&self.table.groups[index], plans[index])
             self.adds = self.adds or plans[index].sum is not None
             self.clips = self.clips or plans[index].clip_norm > 0
+            if len(plans[index].carried) != self.n_carried:
+                raise ValueError(f"expected {self.n_carried} carried numbers, got {len(plans[index].carried)}")
         for index in range(self.n_segments):
             self.table.segments[index].group = segments[index].group
             self.table.segments[index].size = segments[index].param.size
@@ -198,10 +196,12 @@ cdef class Engine:
         free(self.table.segments)
         free(self.table.active)
         free(self.table.rows)
-        free(self.mu_products)
+        free(self.next_carried)
         free(self.table.partials)
 
     cdef char *address(self, cnp.ndarray array):
+        """Where an array is, which stays alive as long as this engine."""
+        self.alive.append(array)
         return <char *>cnp.PyArray_DATA(array)
 
     cdef int set_partials(self) except -1:
@@ -242,6 +242,11 @@ cdef class Engine:
         """Take a new divisor and largest norm; they count from the next step."""
         self.max_grad_norm = plan.max_grad_norm
         self.divisor = plan.divisor
+
+    def settings_changed(self):
+        """Take over what was written to the settings; it counts from the next step."""
+        settings = self.settings
+        self.uniform = bool((settings.lr_scale == 1).all() and (settings.weight_decay != settings.weight_decay).all())
 
     cdef void commit_gradients(self) noexcept:
         cdef Py_ssize_t index
@@ -437,11 +442,12 @@ cdef class Engine:
         `added` is whether gradients were added up for this update; only then there is something to clip by.
         """
         cdef Py_ssize_t index, k, n_rows = 0
+        cdef Py_ssize_t last = 0
         cdef Segment *segment
         cdef int group = -1
         cdef double values[N_ENGINE_ARGUMENTS]
         cdef int64_t count = -1
-        cdef double total = 0.0, clip_coefficient = 1.0, mu_product = 1.0
+        cdef double total = 0.0, clip_coefficient = 1.0
         cdef bint clips = self.clips and added
         cdef bint uniform = self.uniform and (not clips or self.max_grad_norm > 0)
         if clips:
@@ -454,26 +460,33 @@ cdef class Engine:
             segment = &self.table.segments[index]
             if clips:
                 clip_coefficient = self.clip_coefficient(&self.table.groups[segment.group], segment, total)
-            if (segment.group != group or self.counts[index] != count or self.mu_product[index] != mu_product
-                    or not uniform):
-                group, count, mu_product = segment.group, self.counts[index], self.mu_product[index]
+            if (segment.group != group or self.counts[index] != count or not uniform
+                    or (self.n_carried and not self.carry_alike(index, last))):
+                group, count, last = segment.group, self.counts[index], index
                 values[STEP] = <double>(count + 1)
                 values[RATE] = self.table.groups[group].lr * self.lr_scale[index]
                 values[WEIGHT_DECAY] = self.weight_decay[index]
                 values[CLIP_COEFFICIENT] = clip_coefficient
-                values[MU_PRODUCT] = mu_product
-                self.fill_row(&self.table.groups[group], values, n_rows)
+                self.fill_row(&self.table.groups[group], values, &self.carried[index * self.n_carried], n_rows)
                 n_rows += 1
             segment.lr = values[RATE]
             self.table.active[k].row = n_rows - 1
 
-    cdef void fill_row(self, Group *group, const double *values, Py_ssize_t index) noexcept:
+    cdef bint carry_alike(self, Py_ssize_t first, Py_ssize_t second) noexcept:
+        """Whether the carried numbers of two segments are the same."""
+        cdef int k
+        for k in range(self.n_carried):
+            if self.carried[first * self.n_carried + k] != self.carried[second * self.n_carried + k]:
+                return False
+        return True
+
+    cdef void fill_row(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept:
         cdef double results[MAX_STAGES * MAX_RESULTS]
         cdef Program *program = &group.programs[self.table.program]
         cdef Row *row = &self.table.rows[index]
         cdef Stage *stage
         cdef double kept
-        cdef int k, decay
+        cdef int k, each, decay
         for k in range(group.n_stages):
             stage = &group.stages[k]
             if stage.positions[STEP] >= 0:
@@ -482,8 +495,9 @@ cdef class Engine:
                 stage.arguments[stage.positions[RATE]] = values[RATE]
             if stage.positions[CLIP_COEFFICIENT] >= 0:
                 stage.arguments[stage.positions[CLIP_COEFFICIENT]] = values[CLIP_COEFFICIENT]
-            if stage.positions[MU_PRODUCT] >= 0:
-                stage.arguments[stage.positions[MU_PRODUCT]] = values[MU_PRODUCT]
+            for each in range(self.n_carried):
+                if stage.carried[each] >= 0:
+                    stage.arguments[stage.carried[each]] = carried[each]
             decay = stage.positions[WEIGHT_DECAY]
             if decay >= 0 and not isnan(values[WEIGHT_DECAY]):  # in place of the group's
                 kept = stage.arguments[decay]
@@ -492,7 +506,8 @@ cdef class Engine:
                 stage.arguments[decay] = kept
             else:
                 stage.function(stage.arguments, &results[k * MAX_RESULTS])
-        self.mu_products[index] = results[group.mu_product] if group.mu_product >= 0 else values[MU_PRODUCT]
+        for each in range(self.n_carried):
+            self.next_carried[index * self.n_carried + each] = results[group.carried[each]]
         for k in range(program.n_coefficients):
             if self.is_float32:
                 row.single[k] = <float>results[program.pick[k]]
@@ -509,12 +524,15 @@ cdef class Engine:
 
     cdef void count(self, bint final) noexcept:
         """After the last write: the steps of what was updated, and which segments hold gradients for the next call."""
-        cdef Py_ssize_t k, index
+        cdef Py_ssize_t k, index, row
+        cdef int each
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
             self.counts[index] += final
             if final:
-                self.mu_product[index] = self.mu_products[self.table.active[k].row]
+                row = self.table.active[k].row
+                for each in range(self.n_carried):
+                    self.carried[index * self.n_carried + each] = self.next_carried[row * self.n_carried + each]
             if self.accumulate_steps > 1:
                 self.pending[index] = not final
         self.accumulated[0] = 0 if final else self.accumulated[0] + 1

@@ -16,6 +16,10 @@ cdef int read_group(Group *group, plan) except -1:
         group.stages[k].function = <coefficient_function><uintptr_t>stage.function
         for position in range(N_ENGINE_ARGUMENTS):
             group.stages[k].positions[position] = stage.positions[position]
+        if len(stage.carried) > MAX_CARRIED:
+            raise ValueError(f"too many carried numbers for the engine: {len(stage.carried)}")
+        for position in range(MAX_CARRIED):
+            group.stages[k].carried[position] = stage.carried[position] if position < len(stage.carried) else -1
     for k, name in enumerate(PROGRAMS):
         read_program(&group.programs[k], plan.programs.get(name, ()))
     group.n_row_operations = len(plan.rows)
@@ -28,8 +32,10 @@ cdef int read_group(Group *group, plan) except -1:
         row_operation.argument = row.argument
         row_operation.start = row.start
         row_operation.iterates = row.iterates
-    stage_index, position = plan.mu_product
-    group.mu_product = -1 if stage_index < 0 else stage_index * MAX_RESULTS + position
+    if len(plan.carried) > MAX_CARRIED:
+        raise ValueError(f"too many carried numbers for the engine: {len(plan.carried)}")
+    for k, (stage_index, position) in enumerate(plan.carried):
+        group.carried[k] = stage_index * MAX_RESULTS + position
     return read_hyperparameters(group, plan)
 
 

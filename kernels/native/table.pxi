@@ -7,6 +7,7 @@ cdef enum:
     MAX_RESULTS = 24       # of one coefficient function
     MAX_ARGUMENTS = 16
     MAX_STAGES = 6
+    MAX_CARRIED = 4
     MAX_OPERATIONS = 8
     MAX_ROW_OPERATIONS = 2
     BOUNDARY = 64          # Threads meet at multiples of this many elements of a segment: never in one cache line.
@@ -31,7 +32,6 @@ cdef enum:  # plan.ENGINE_ARGUMENTS
     RATE
     WEIGHT_DECAY
     CLIP_COEFFICIENT
-    MU_PRODUCT
     N_ENGINE_ARGUMENTS
 
 ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
@@ -42,6 +42,7 @@ cdef struct Stage:
     coefficient_function function
     double arguments[MAX_ARGUMENTS]
     int positions[N_ENGINE_ARGUMENTS]  # of what is put in at each step, or -1
+    int carried[MAX_CARRIED]    # of each carried number, or -1
 
 cdef struct Operation:
     loop_function loop
@@ -79,7 +80,7 @@ cdef struct Group:
     double limit
     double clip_norm
     int accumulator
-    int mu_product              # which of the stages' results is the next one, or -1
+    int carried[MAX_CARRIED]    # for each carried number, which of the stages' results is the next
 
 cdef struct Segment:
     char *streams[MAX_SEGMENT_STREAMS]  # the parameter, its gradient (NULL: none this step), each state

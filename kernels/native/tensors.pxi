@@ -101,8 +101,8 @@ cdef class Tensors:
         What the engine's segments are: the parameters, or what stands for them.
     counts: list of float32 or float64 NumPy arrays of one element, or None, one a segment
         Counts of steps, which are read before a step and written after it.
-    mu_products: list of the same
-        What coefficients carry from step to step; a float32 is rounded after each.
+    carried: list of lists of the same, one list a segment
+        What coefficients carry from step to step, in the engine's order; a float32 is rounded after each.
     kept: list of lists of tensors, one a segment
         What the engine's states are; then what its numbers are in.
     states: dict
@@ -135,7 +135,7 @@ cdef class Tensors:
     cdef Layout *layouts
     cdef int64_t *extents
     cdef Number *counts
-    cdef Number *mu_products
+    cdef Number *carried         # as many a segment as the engine carries
     cdef list kept_alive         # what the pointers of `kept` point to
     cdef Kept *kept
     cdef readonly list odd       # (segment, gradient)
@@ -143,8 +143,8 @@ cdef class Tensors:
     cdef list written            # the tensors that it writes to
 
     def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, list counts,
-                  list mu_products, list kept, states, increment_version):
-        cdef Py_ssize_t index, n_extents = 0, n_kept = 0, n_segments = len(memory)
+                  list carried, list kept, states, increment_version):
+        cdef Py_ssize_t index, each, n_extents = 0, n_kept = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
         self.interface = exchange_interface(plain.__dlpack_c_exchange_api__)
@@ -158,7 +158,7 @@ cdef class Tensors:
         self.params = [param for group, _, _ in groups for param in group["params"]]
         self.n_params = len(self.params)
         self.memory = memory
-        self.arrays = [counts, mu_products]
+        self.arrays = [counts, carried]
         self.kept_alive = kept
         self.increment_version = increment_version
         for tensor in memory:
@@ -167,11 +167,9 @@ cdef class Tensors:
         self.layouts = <Layout *>calloc(max(n_segments, 1), sizeof(Layout))
         self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
         self.counts = <Number *>calloc(max(n_segments, 1), sizeof(Number))
-        self.mu_products = <Number *>calloc(max(n_segments, 1), sizeof(Number))
+        self.carried = <Number *>calloc(max(n_segments * engine.n_carried, 1), sizeof(Number))
         self.kept = <Kept *>calloc(max(sum([len(tensors) for tensors in kept]), 1), sizeof(Kept))
-        if not (
-            self.segments and self.layouts and self.extents and self.counts and self.mu_products and self.kept
-        ):
+        if not (self.segments and self.layouts and self.extents and self.counts and self.carried and self.kept):
             raise MemoryError("no memory for the table of tensors")
         n_extents = 0
         self.stepped = [None] * n_segments
@@ -200,7 +198,8 @@ cdef class Tensors:
             self.layouts[index].end_kept = n_kept
             work += self.layouts[index].size * engine.table.groups[engine.table.segments[index].group].cost
             self.counts[index] = number_in(counts[index])
-            self.mu_products[index] = number_in(mu_products[index])
+            for each in range(engine.n_carried):
+                self.carried[index * engine.n_carried + each] = number_in(carried[index][each])
         self.shares = work > NANOSECONDS_TO_SHARE
         engine.keeps_gil = not self.shares
         self.keep_states(states)
@@ -240,7 +239,7 @@ cdef class Tensors:
         free(self.layouts)
         free(self.extents)
         free(self.counts)
-        free(self.mu_products)
+        free(self.carried)
         free(self.kept)
 
     def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
@@ -272,18 +271,19 @@ cdef class Tensors:
                     return False
                 if self.engine.counts[index] != self.engine.counts[first]:
                     return False
-                if self.engine.mu_product[index] != self.engine.mu_product[first]:
+                if not self.engine.carry_alike(index, first):
                     return False
             first += <Py_ssize_t>length
         return True
 
     cdef int advance_flat(self, int n_threads) except -1:
-        cdef Py_ssize_t index, k, first = 0
+        cdef Py_ssize_t index, k, each, first = 0, n_carried = self.engine.n_carried
         self.flat.n_threads = n_threads
         self.flat.memory.check()
         for k, length in enumerate(self.flat_lengths):
             self.flat.counts[k] = self.engine.counts[first]
-            self.flat.mu_product[k] = self.engine.mu_product[first]
+            for each in range(n_carried):
+                self.flat.carried[k * n_carried + each] = self.engine.carried[first * n_carried + each]
             self.flat.memory.accepted[k] = self.layouts[first].flat
             first += <Py_ssize_t>length
         self.flat.commit_gradients()
@@ -292,7 +292,8 @@ cdef class Tensors:
         for k, length in enumerate(self.flat_lengths):
             for index in range(first, first + <Py_ssize_t>length):
                 self.engine.counts[index] = self.flat.counts[k]
-                self.engine.mu_product[index] = self.flat.mu_product[k]
+                for each in range(n_carried):
+                    self.engine.carried[index * n_carried + each] = self.flat.carried[k * n_carried + each]
             first += <Py_ssize_t>length
         return 0
 
@@ -495,7 +496,7 @@ cdef class Tensors:
     cdef int advance(self, int n_threads) except -1:
         cdef Engine engine = self.engine
         cdef int64_t calls = engine.calls[0]
-        cdef Py_ssize_t index
+        cdef Py_ssize_t index, each, n_carried = engine.n_carried
         engine.n_threads = n_threads
         engine.memory.check()
         if engine.clears:
@@ -504,8 +505,8 @@ cdef class Tensors:
         for index in range(engine.n_segments):
             if self.counts[index].address != NULL:
                 engine.counts[index] = <int64_t>read_number(&self.counts[index])
-            if self.mu_products[index].address != NULL:
-                engine.mu_product[index] = read_number(&self.mu_products[index])
+            for each in range(index * n_carried, (index + 1) * n_carried):
+                engine.carried[each] = read_number(&self.carried[each])
         if self.flat is not None and self.is_flat():
             self.advance_flat(n_threads)
         else:
@@ -517,8 +518,8 @@ cdef class Tensors:
                 continue
             if self.counts[index].address != NULL:
                 write_number(&self.counts[index], <double>engine.counts[index])
-            if self.mu_products[index].address != NULL:
-                write_number(&self.mu_products[index], engine.mu_product[index])
+            for each in range(index * n_carried, (index + 1) * n_carried):
+                write_number(&self.carried[each], engine.carried[each])
         if self.written:
             self.increment_version(self.written)
         return 0

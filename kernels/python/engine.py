@@ -21,25 +21,18 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .. import cpu
+from ..engine.contract import BUSY, SHARED, SWAPPED, EngineInputs
+from ..engine.host_memory import resized_message, with_owners
 from ..engine.plan import (
-    BUSY,
     CLIPPED,
     ENGINE_ARGUMENTS,
     GRAD,
     PREPARED,
-    SHARED,
-    SWAPPED,
     GroupPlan,
     Operation,
-    Progress,
-    Reject,
-    Report,
     RowOperation,
     Segment,
-    SegmentSettings,
     StepPlan,
-    resized_message,
-    with_owners,
 )
 from ..floating_point import with_denormals
 from .reference import add_up
@@ -70,30 +63,19 @@ class Work:
 class PythonEngine:
     """Takes what `engine.Engine` takes; loops, sums and coefficient functions are callables."""
 
-    def __init__(
-        self,
-        dtype: np.dtype,
-        plans: list[GroupPlan],
-        segments: list[Segment],
-        steps: np.ndarray,
-        settings: SegmentSettings,
-        progress: Progress,
-        plan: StepPlan,
-        reject: Reject,
-        report: Report,
-    ) -> None:
-        self.dtype = dtype
-        self.plans = list(plans)
-        self.segments = segments
-        self.steps = steps
-        self.settings = settings
-        self.progress = progress
-        self.plan = plan
-        self.reject = reject
-        self.report = report
-        self.n_threads = plan.n_threads
+    def __init__(self, inputs: EngineInputs) -> None:
+        self.dtype = inputs.dtype
+        self.plans = list(inputs.plans)
+        self.segments = inputs.segments
+        self.settings = inputs.settings
+        self.records = inputs.records
+        self.progress = inputs.progress
+        self.plan = inputs.plan
+        self.reject = inputs.reject
+        self.report = inputs.report
+        self.n_threads = inputs.plan.n_threads
         self.bound = False
-        self.gradients: list[Any] = [None] * len(segments)
+        self.gradients: list[Any] = [None] * len(inputs.segments)
         self.watched: list[tuple[np.ndarray, int, int]] = []
         self.watch()
         self.lock = threading.Lock()
@@ -126,6 +108,9 @@ class PythonEngine:
 
     def set_scale(self, plan: StepPlan) -> None:
         self.plan = plan
+
+    def settings_changed(self) -> None:
+        """Take over what was written to the settings: every step reads them."""
 
     def accept(self, gradients: list[Any]) -> None:
         for index, gradient in enumerate(gradients):
@@ -195,7 +180,7 @@ class PythonEngine:
             Work(index, self.segments[index], gradient, self.plan.clears)
             for index, gradient in enumerate(gradients)
             if not self.settings.frozen[index]
-            and (gradient is not None or (final and bool(self.settings.pending[index])))
+            and (gradient is not None or (final and bool(self.records.pending[index])))
         ]
         totals = {}
         if final or self.plan.checks:
@@ -205,18 +190,20 @@ class PythonEngine:
             self.decline(program, work)
             return
         clip, norm = self.clip_coefficients(totals) if final else ({}, math.nan)
-        steps, pending, mu_product = self.steps.copy(), self.settings.pending.copy(), self.settings.mu_product.copy()
+        records = self.records
+        steps, pending, carried = records.steps.copy(), records.pending.copy(), records.carried.copy()
         for each in work:
             self.run(program, each, clip.get(each.index, 1.0))
-            stage, position = self.plans[each.segment.group].mu_product
-            if final and stage >= 0:
-                mu_product[each.index] = self.results(each.index, 1.0)[stage][position]
+            picks = self.plans[each.segment.group].carried
+            if final and picks:
+                results = self.results(each.index, 1.0)
+                carried[each.index] = [results[stage][position] for stage, position in picks]
             steps[each.index] += final
             pending[each.index] = not final
         more = [
-            (self.steps, steps),
-            (self.settings.pending, pending),
-            (self.settings.mu_product, mu_product),
+            (records.steps, steps),
+            (records.pending, pending),
+            (records.carried, carried),
             (self.progress.accumulated, np.array([0 if final else accumulated])),
             (self.progress.calls, self.progress.calls + 1),
             (self.progress.iterations, self.progress.iterations + final),
@@ -273,15 +260,17 @@ class PythonEngine:
 
     def results(self, index: int, clip_coefficient: float) -> list[list[float]]:
         """What the coefficient functions of a segment's stages return."""
-        plan, settings = self.plans[self.segments[index].group], self.settings
-        weight_decay, mu_product = settings.weight_decay[index], settings.mu_product[index]
-        known = (self.steps[index] + 1, self.rate(index), weight_decay, clip_coefficient, mu_product)
+        plan, records = self.plans[self.segments[index].group], self.records
+        known = (records.steps[index] + 1, self.rate(index), self.settings.weight_decay[index], clip_coefficient)
         results = []
         for stage in plan.stages:
             arguments = [np.float64(value) for value in stage.arguments]  # that divide by zero as C does
             for name, position, value in zip(ENGINE_ARGUMENTS, stage.positions, known, strict=True):
                 if position >= 0 and not (name == "weight_decay" and math.isnan(value)):
                     arguments[position] = np.float64(value)
+            for position, value in zip(stage.carried, records.carried[index], strict=True):
+                if position >= 0:
+                    arguments[position] = value
             values = stage.function(*arguments)
             results.append([float(value) for value in (values if isinstance(values, tuple) else (values,))])
         return results

@@ -52,7 +52,7 @@ cdef void run_{real}(loop_function loop, void **streams, int n_streams, Py_ssize
 """
 
 _NUMBERS = """\
-cdef double {name}_numbers({arguments}, double *numbers) noexcept nogil:
+cdef void {name}_numbers({arguments}, double *numbers) noexcept nogil:
     cdef double passed[{most_arguments}]
 {declared}
 {body}
@@ -83,7 +83,7 @@ for position, name in enumerate({rules!r}):
 
 def _numbers(signature: Any) -> list[str]:
     """What a function takes after its size, declared."""
-    carried = ["double *mu_product"] if signature.spec.keeps_mu_product else []
+    carried = [f"double *{name}" for name in signature.spec.carried]
     hyperparameters = [f"{'bint' if signature.is_flag(name) else 'double'} {name}" for name in signature.arguments]
     return ["int64_t step", *carried, *hyperparameters]
 
@@ -95,7 +95,7 @@ def _declaration(signature: Any, real: str) -> str:
 
 
 def _coefficients(signature: Any, functions: list[str]) -> str:
-    """Calls the coefficient functions, and picks out what the loop takes, in its order; returns the next mu_product."""
+    """Calls the coefficient functions, and picks out what the loop takes, in its order."""
     declared: list[str] = []
     body: list[str] = []
     position: dict[str, str] = {}
@@ -104,12 +104,12 @@ def _coefficients(signature: Any, functions: list[str]) -> str:
         name = "regularize" if stage == 0 else signature.spec.coefficients
         declared.append(f"cdef double results_{stage}[{len(function.returns)}]")
         for index, value in enumerate(passed.values()):
-            body.append(f"passed[{index}] = {'mu_product[0]' if value == 'mu_product' else value}")
+            body.append(f"passed[{index}] = {value + '[0]' if value in signature.spec.carried else value}")
         body.append(f"functions[{functions.index(name)}](passed, results_{stage})")
         position |= {result: f"results_{stage}[{index}]" for index, result in enumerate(function.returned_names)}
     for index, name in enumerate(registry.loop(signature.rule).coefficients):
         body.append(f"numbers[{index}] = {position[name]}")
-    body.append(f"return {position['mu_product'] if signature.spec.keeps_mu_product else '1'}")
+    body += [f"{name}[0] = {position[name]}" for name in signature.spec.carried]
     return _NUMBERS.format(
         name=signature.name,
         arguments=", ".join(_numbers(signature)),
@@ -122,8 +122,7 @@ def _coefficients(signature: Any, functions: list[str]) -> str:
 def _function(signature: Any, real: str, rules: list[str]) -> str:
     streams = ("param", "grad", *signature.states)
     names = [each.split()[-1].lstrip("*") for each in _numbers(signature)]
-    call = f"{signature.name}_numbers({', '.join(names)}, numbers)"
-    body = [f"mu_product[0] = {call}" if signature.spec.keeps_mu_product else call]
+    body = [f"{signature.name}_numbers({', '.join(names)}, numbers)"]
     body += [f"streams[{index}] = <void *>{name}" for index, name in enumerate(streams)]
     return _FUNCTION.format(
         name=signature.name,
@@ -190,8 +189,10 @@ def updates_pxd(signatures: Iterable[Any]) -> str:
             for name, value in each.arguments.items()
         ]
         notes = [f"`{state}` starts with {_start(each, start)}." for state, start in each.initial.items()]
-        if each.spec.keeps_mu_product:
-            notes.append("`mu_product` points to 1.0 before the first step; it is changed.")
+        notes += [
+            f"`{name}` points to {start} before the first step; it is changed."
+            for name, start in each.spec.carried.items()
+        ]
         text = _PXD_FUNCTIONS.format(
             title=f"{each.name}: one update of `fastopt.{each.spec.name}`, rule `{each.rule}`.",
             optimizer=each.spec.name,

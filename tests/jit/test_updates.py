@@ -81,19 +81,18 @@ def test_the_bits_of_the_optimizers(given: Signature, dtype: Any) -> None:
             states.append(np.full(size, value if given.spec.name == "Rprop" else 0.0, dtype))
         if given.spec.name == "Rprop":
             optimizer.param_groups[0]["lr"] = SOME["lr"]
-        mu_product = np.ones(1)
-        carried = [mu_product.ctypes.data] if given.spec.keeps_mu_product else []
+        carried = {name: np.full(1, start) for name, start in given.spec.carried.items()}
         for step in range(1, STEPS + 1):
             grad = cases.random_gradient(random, size, dtype)
             addresses = [each.ctypes.data for each in (param, grad, *states)]
             values = [int(each) if given.is_flag(name) else each for name, each in numbers.items()]
-            function(*addresses, size, step, *carried, *values)
+            function(*addresses, size, step, *(each.ctypes.data for each in carried.values()), *values)
             optimizer.step(grad)
         assert cases.equal_bits(param, other)
         for name, state in zip(given.states, states, strict=True):
             assert cases.equal_bits(state, optimizer.state[0][name]), name
-        if carried:
-            assert mu_product[0] == optimizer.state[0]["mu_product"]
+        for name, number in carried.items():
+            assert number[0] == optimizer.state[0][name]
 
 
 def test_what_is_installed_is_what_is_rendered() -> None:

@@ -68,7 +68,7 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
     for spec in [spec_of(name, convention) for name in SPECS for convention in conventions_of(name)]:
         function = registry.coefficient_function(spec.coefficients)
         used_functions.add(spec.coefficients)
-        known = {"step", "lr", *(["mu_product"] if spec.keeps_mu_product else [])}
+        known = {"step", "lr", *spec.carried}
         known |= spec.numbers(spec.convert(spec.defaults)).keys()
         # What a convention does not have is 0.
         assert set(function.arguments) <= {*known, "dampening", "eps", "amsgrad", "eps_outside", "lr_decay"}

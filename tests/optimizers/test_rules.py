@@ -29,7 +29,7 @@ def made_anew(case: Case) -> tuple[type[fastopt.Optimizer], dict[str, Any]]:
     values = {**spec.defaults, **{name: value for name, value in case.options.items() if name in spec.defaults}}
     rule, function = spec.rule(values), registry.coefficient_function(spec.coefficients)
     numbers = {"lr": values["lr"], **spec.numbers(values)}
-    wanted = [name for name in function.arguments if name not in (*ENGINE_ARGUMENTS, "lr")]
+    wanted = [name for name in function.arguments if name not in (*ENGINE_ARGUMENTS, *spec.carried, "lr")]
     hyper = {"lr": numbers["lr"], **{name: float(numbers.get(name, 0.0)) for name in wanted}}
     for name, known in HYPERPARAMETERS.items():  # a flag of the same name is a flag here, too
         if known.flag and name in hyper:

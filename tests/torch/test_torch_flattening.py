@@ -56,7 +56,7 @@ def assert_same(mine: nn.Module, my_optimizer: Any, theirs: nn.Module, their_opt
 def is_stepped_as_one(optimizer: Any) -> bool:
     """Whether the last step was one run over a buffer: then the other engine counted no steps of its own."""
     (round_,) = optimizer._update.rounds
-    return len(round_.engines) == 2 and int(round_.engines[1].steps[0]) > 0
+    return len(round_.engines) == 2 and int(round_.engines[1].records.steps[0]) > 0
 
 
 @by_case

@@ -15,7 +15,8 @@ from fastopt.kernels import backends
 from fastopt.kernels.cuda import memory
 from fastopt.kernels.cuda.availability import is_simulated
 from fastopt.kernels.cuda.engine import CudaEngine
-from fastopt.kernels.engine.plan import Progress, Segment, SegmentSettings
+from fastopt.kernels.engine.contract import EngineInputs, Progress
+from fastopt.kernels.engine.plan import Segment
 from fastopt.kernels.formulas import registry
 from fastopt.step.planning import Planner, extra_states
 from fastopt.step.rates import rate_at
@@ -32,8 +33,29 @@ def on_device(array: np.ndarray, offset: int = 0) -> Any:
     return flat if array.ndim == 1 else flat.reshape(array.shape)
 
 
-def copied(settings: SegmentSettings) -> SegmentSettings:
-    return SegmentSettings(*(getattr(settings, each.name).copy() for each in dataclasses.fields(settings)))
+def copied(arrays: Any) -> Any:
+    """Settings or records of their own."""
+    return type(arrays)(*(getattr(arrays, each.name).copy() for each in dataclasses.fields(arrays)))
+
+
+class Reported:
+    """A report that keeps what it hears, and raises an error where it is given one."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self.error: Exception | None = None
+        self.heard: list[Any] = []
+
+    def __call__(self, counts: list[tuple[int, int]], calls: int) -> None:
+        self.heard.append((counts, calls))
+        if self.error is not None:
+            raise self.error
+
+    def consecutive_after(self, calls: int) -> int:
+        return 0
+
+    def fetched(self, skipped: int, consecutive: int, calls: int, counts: list[tuple[int, int]]) -> None:
+        pass
 
 
 def has_power(name: str) -> bool:
@@ -56,7 +78,7 @@ class Pair:
         self.opt = case.make(params, backend="reference", flush_denormals=False, **more)
         opt: Any = self.opt
         self.exact = is_simulated() or not has_power(opt.spec.coefficients)
-        self.reported: list[Any] = []
+        self.report = Reported()
         offsets = [*offsets, *[0] * (len(opt._params) - len(offsets))]
         backend = backends.load("cuda")
         self.planner = Planner(opt.spec, backend, opt._params[0].dtype, opt._options)
@@ -70,15 +92,17 @@ class Pair:
                 position += 1
         self.names = [tuple(state) for state in opt._states]
         self.engine: CudaEngine = backend.engine(
-            opt._params[0].dtype,
-            self.group_plans(),
-            segments,
-            opt._steps.copy(),
-            copied(opt._settings),
-            Progress.new(),
-            self.planner.step_plan(),
-            self.reject,
-            self.report,
+            EngineInputs(
+                dtype=opt._params[0].dtype,
+                plans=self.group_plans(),
+                segments=segments,
+                settings=copied(opt._settings),
+                records=copied(opt._records),
+                progress=Progress.new(),
+                plan=self.planner.step_plan(),
+                reject=self.reject,
+                report=self.report,
+            )
         )
 
     def group_plans(self) -> list[Any]:
@@ -87,9 +111,6 @@ class Pair:
 
     def reject(self, index: int, gradient: object) -> None:
         """The engine then raises its own error."""
-
-    def report(self, counts: list[tuple[int, int]], calls: int) -> None:
-        self.reported.append((counts, calls))
 
     def step(self, gradients: Sequence[np.ndarray | None], offsets: Sequence[int] = ()) -> None:
         """Steps both, and compares what becomes of the gradients."""
@@ -117,10 +138,10 @@ class Pair:
             states = [opt._states[index][name] for name in self.names[index]]
             for expected, actual in zip((param, *states), (segment.param, *segment.states), strict=True):
                 self.compare(np.asarray(expected), memory.to_host(actual))
-        assert self.engine.steps.tolist() == opt._steps.tolist()
-        assert self.engine.settings.pending.tolist() == opt._settings.pending.tolist()
+        assert self.engine.records.steps.tolist() == opt._records.steps.tolist()
+        assert self.engine.records.pending.tolist() == opt._records.pending.tolist()
         tolerance = 0.0 if self.exact else 1e-13
-        np.testing.assert_allclose(self.engine.settings.mu_product, opt._settings.mu_product, rtol=tolerance)
+        np.testing.assert_allclose(self.engine.records.carried, opt._records.carried, rtol=tolerance)
         for name in ("accumulated", "calls", "iterations", "swapped", "grad_norm"):
             assert np.array_equal(getattr(self.engine.progress, name), getattr(opt._progress, name), equal_nan=True), (
                 name

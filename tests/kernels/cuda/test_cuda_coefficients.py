@@ -30,7 +30,7 @@ def test_coefficients_at_any_step(case: Case, dtype: Any) -> None:
     engine.upload()
     structure = engine.structures[0]
     for step in STEPS:
-        engine.steps[0] = reference.steps[0] = step
+        engine.records.steps[0] = reference.records.steps[0] = step
         engine.send()
         engine._launch["prepare"](engine.tables.header)
         results = reference.results(0, 1.0)

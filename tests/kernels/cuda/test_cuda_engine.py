@@ -14,7 +14,7 @@ from engines import SHAPES, Pair, on_device, random_arrays
 from fastopt import constraints
 from fastopt.kernels.cuda import memory
 from fastopt.kernels.cuda.launches import LaunchShape
-from fastopt.kernels.engine.plan import BUSY, SHARED, SWAPPED
+from fastopt.kernels.engine.contract import BUSY, SHARED, SWAPPED, EngineInputs
 
 OFFSETS = [0, 0, 0, 0, 1]
 OPTIONS = {
@@ -116,7 +116,8 @@ def test_settings_of_single_parameters(rng: np.random.Generator) -> None:
         settings.lr_scale[:] = [1, 0.25, 2, 1, 1]
         settings.weight_decay[0] = 0.5
         settings.frozen[1] = True
-    pair.engine = remade(pair)
+    pair.opt._engine.settings_changed()  # type: ignore[attr-defined]
+    pair.engine.settings_changed()
     for _ in range(2):
         pair.step(random_arrays(rng, np.float64))
     pair.check()
@@ -126,15 +127,17 @@ def remade(pair: Pair) -> Any:
     """The engine made anew from what the host has, as an optimizer does when its structure changes."""
     old = pair.engine
     return type(old)(
-        old.dtype,
-        old.plans,
-        old.segments,
-        old.steps,
-        old.settings,
-        old.progress,
-        old.plan,
-        old.reject,
-        old.report,
+        EngineInputs(
+            old.dtype,
+            old.plans,
+            old.segments,
+            old.settings,
+            old.records,
+            old.progress,
+            old.plan,
+            old.reject,
+            old.report,
+        )
     )
 
 
@@ -166,7 +169,7 @@ def test_a_step_is_skipped_and_counted_on_the_device(more: dict[str, Any], rng: 
         assert pair.engine.skipped == sum(each <= call for each in bad)
         assert pair.engine.consecutive == (0, 1, 2, 0, 1, 0)[call]
     assert pair.engine.unusable() == [(0, 1), (4, 2)]
-    assert not pair.reported  # nothing waited
+    assert not pair.report.heard  # nothing waited
 
 
 def test_a_step_that_waits_reports_before_anything_is_written(rng: np.random.Generator) -> None:
@@ -174,15 +177,10 @@ def test_a_step_that_waits_reports_before_anything_is_written(rng: np.random.Gen
     pair.step(random_arrays(rng, np.float32))
     gradients = random_arrays(rng, np.float32)
     gradients[1][1, 2] = np.nan
-
-    def report(counts: list[tuple[int, int]], calls: int) -> None:
-        pair.report(counts, calls)
-        raise FloatingPointError("reported")
-
-    pair.engine.report = report
+    pair.report.error = FloatingPointError("reported")
     with pytest.raises(FloatingPointError, match="reported"):
         pair.engine.step([on_device(each) for each in gradients])
-    assert pair.reported == [([(1, 1)], 1)]
+    assert pair.report.heard == [([(1, 1)], 1)]
     pair.check()
     pair.step(random_arrays(rng, np.float32))
     pair.check()
