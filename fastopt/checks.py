@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import numbers
 from collections.abc import Callable
@@ -74,3 +75,17 @@ def one_of(*expected: str) -> Callable[[str, Any], str]:
         return str(value)
 
     return check
+
+
+def bound_arguments(name: str, signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The arguments of a call by name.
+
+    Raises
+    ------
+    TypeError
+        They do not fit; the message is Python's.
+    """
+    try:
+        return dict(signature.bind(*args, **kwargs).arguments)
+    except TypeError as error:
+        raise TypeError(f"{name}(): {error}") from None

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .checks import real_number
+from .checks import bound_arguments, real_number
 from .definitions.hyperparameters import HYPERPARAMETERS, Hyperparameter, between
 from .definitions.specs import CARRIED, Spec
 from .kernels.engine.plan import ENGINE_ARGUMENTS
@@ -53,20 +53,6 @@ class _ForTorch:
         from .torch.custom import torch_class
 
         return torch_class(owner)
-
-
-def bound_arguments(name: str, signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:
-    """The arguments of a call by name.
-
-    Raises
-    ------
-    TypeError
-        They do not fit; the message is Python's.
-    """
-    try:
-        return dict(signature.bind(*args, **kwargs).arguments)
-    except TypeError as error:
-        raise TypeError(f"{name}(): {error}") from None
 
 
 class RuleOptimizer(Optimizer):

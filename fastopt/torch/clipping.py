@@ -15,7 +15,7 @@ from torch import Tensor
 from ..checks import real_number
 from ..kernels import backends
 from ..threads import get_num_threads
-from . import devices, tensors
+from .stepping import devices, tensors
 
 
 def clip_grad_norm_(

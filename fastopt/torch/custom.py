@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..checks import bound_arguments
 from ..definitions.specs import Spec
-from ..rules import RuleOptimizer, bound_arguments
 from .base import NativeOptimizer
 
 
@@ -46,7 +46,7 @@ class PlainRule(torch.optim.Optimizer):
                 state[name] = torch.full_like(param, value, memory_format=torch.preserve_format)
 
 
-def torch_class(rule: type[RuleOptimizer]) -> type[NativeOptimizer]:
+def torch_class(rule: type[Any]) -> type[NativeOptimizer]:
     """The class for PyTorch's parameters of a class that `fastopt.rule` made; the same one each time."""
     key: Any = rule
     made: type[NativeOptimizer] = _torch_class(key)

@@ -19,7 +19,7 @@ cdef struct Layout:              # how a parameter lies in memory, and its gradi
     Py_ssize_t end_kept
     char *apart                  # where its last gradient was, apart from all that is written
 
-cdef struct Number:              # one that is kept for others: a float32 or float64, or none
+cdef struct Number:              # one that torch's state has: a float32 or float64
     char *address
     bint is_double
 
@@ -44,10 +44,10 @@ cdef enum:  # what `Tensors.step` finds; anything but READY is for its owner to 
     REPLACE      # gradients that the kernels cannot read as they are: `Tensors.odd`
 
 cdef Number number_in(cnp.ndarray array):
-    """That of an array of one element, or none where there is no array."""
+    """That of an array of one element."""
     cdef Number number
-    number.address = NULL if array is None else <char *>cnp.PyArray_DATA(array)
-    number.is_double = array is not None and array.itemsize == 8
+    number.address = <char *>cnp.PyArray_DATA(array)
+    number.is_double = array.itemsize == 8
     return number
 
 
@@ -99,10 +99,11 @@ cdef class Tensors:
         yet, -2 where another engine steps it.
     memory: list of tensors, one a segment
         What the engine's segments are: the parameters, or what stands for them.
-    counts: list of float32 or float64 NumPy arrays of one element, or None, one a segment
-        Counts of steps, which are read before a step and written after it.
-    carried: list of lists of the same, one list a segment
-        What coefficients carry from step to step, in the engine's order; a float32 is rounded after each.
+    counts_steps: bool
+        Whether the first of each segment's numbers is its count of steps.
+    numbers: list of lists of float32 or float64 NumPy arrays of one element, one list a segment
+        The count of steps, where there is one, then what coefficients carry from step to step, in the engine's order:
+        read before a step and written after it; a float32 is rounded after each.
     kept: list of lists of tensors, one a segment
         What the engine's states are; then what its numbers are in.
     states: dict
@@ -134,16 +135,17 @@ cdef class Tensors:
     cdef bint shares             # whether other Python threads may run during a step
     cdef Layout *layouts
     cdef int64_t *extents
-    cdef Number *counts
-    cdef Number *carried         # as many a segment as the engine carries
+    cdef bint counts_steps
+    cdef Py_ssize_t n_numbers    # of each segment
+    cdef Number *numbers
     cdef list kept_alive         # what the pointers of `kept` point to
     cdef Kept *kept
     cdef readonly list odd       # (segment, gradient)
     cdef list found              # the gradients of a step under way
     cdef list written            # the tensors that it writes to
 
-    def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, list counts,
-                  list carried, list kept, states, increment_version):
+    def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, bint counts_steps,
+                  list numbers, list kept, states, increment_version):
         cdef Py_ssize_t index, each, n_extents = 0, n_kept = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
@@ -158,7 +160,9 @@ cdef class Tensors:
         self.params = [param for group, _, _ in groups for param in group["params"]]
         self.n_params = len(self.params)
         self.memory = memory
-        self.arrays = [counts, carried]
+        self.arrays = numbers
+        self.counts_steps = counts_steps
+        self.n_numbers = counts_steps + engine.n_carried
         self.kept_alive = kept
         self.increment_version = increment_version
         for tensor in memory:
@@ -166,10 +170,9 @@ cdef class Tensors:
         self.segments = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
         self.layouts = <Layout *>calloc(max(n_segments, 1), sizeof(Layout))
         self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
-        self.counts = <Number *>calloc(max(n_segments, 1), sizeof(Number))
-        self.carried = <Number *>calloc(max(n_segments * engine.n_carried, 1), sizeof(Number))
+        self.numbers = <Number *>calloc(max(n_segments * self.n_numbers, 1), sizeof(Number))
         self.kept = <Kept *>calloc(max(sum([len(tensors) for tensors in kept]), 1), sizeof(Kept))
-        if not (self.segments and self.layouts and self.extents and self.counts and self.carried and self.kept):
+        if not (self.segments and self.layouts and self.extents and self.numbers and self.kept):
             raise MemoryError("no memory for the table of tensors")
         n_extents = 0
         self.stepped = [None] * n_segments
@@ -197,9 +200,8 @@ cdef class Tensors:
                 n_kept += 1
             self.layouts[index].end_kept = n_kept
             work += self.layouts[index].size * engine.table.groups[engine.table.segments[index].group].cost
-            self.counts[index] = number_in(counts[index])
-            for each in range(engine.n_carried):
-                self.carried[index * engine.n_carried + each] = number_in(carried[index][each])
+            for each in range(self.n_numbers):
+                self.numbers[index * self.n_numbers + each] = number_in(numbers[index][each])
         self.shares = work > NANOSECONDS_TO_SHARE
         engine.keeps_gil = not self.shares
         self.keep_states(states)
@@ -238,8 +240,7 @@ cdef class Tensors:
         free(self.segments)
         free(self.layouts)
         free(self.extents)
-        free(self.counts)
-        free(self.carried)
+        free(self.numbers)
         free(self.kept)
 
     def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
@@ -497,29 +498,34 @@ cdef class Tensors:
         cdef Engine engine = self.engine
         cdef int64_t calls = engine.calls[0]
         cdef Py_ssize_t index, each, n_carried = engine.n_carried
+        cdef Number *numbers
         engine.n_threads = n_threads
         engine.memory.check()
         if engine.clears:
             engine.memory.check_apart()
         engine.commit_gradients()
-        for index in range(engine.n_segments):
-            if self.counts[index].address != NULL:
-                engine.counts[index] = <int64_t>read_number(&self.counts[index])
-            for each in range(index * n_carried, (index + 1) * n_carried):
-                engine.carried[each] = read_number(&self.carried[each])
+        for index in range(engine.n_segments if self.n_numbers else 0):
+            numbers = self.numbers + index * self.n_numbers
+            if self.counts_steps:
+                engine.counts[index] = <int64_t>read_number(numbers)
+                numbers += 1
+            for each in range(n_carried):
+                engine.carried[index * n_carried + each] = read_number(&numbers[each])
         if self.flat is not None and self.is_flat():
             self.advance_flat(n_threads)
         else:
             engine.advance()
         if engine.calls[0] == calls:  # declined
             return 0
-        for index in range(engine.n_segments):
+        for index in range(engine.n_segments if self.n_numbers else 0):
             if engine.table.segments[index].streams[GRAD] == NULL:
                 continue
-            if self.counts[index].address != NULL:
-                write_number(&self.counts[index], <double>engine.counts[index])
-            for each in range(index * n_carried, (index + 1) * n_carried):
-                write_number(&self.carried[each], engine.carried[each])
+            numbers = self.numbers + index * self.n_numbers
+            if self.counts_steps:
+                write_number(numbers, <double>engine.counts[index])
+                numbers += 1
+            for each in range(n_carried):
+                write_number(&numbers[each], engine.carried[index * n_carried + each])
         if self.written:
             self.increment_version(self.written)
         return 0

@@ -55,7 +55,7 @@ def assert_same(mine: nn.Module, my_optimizer: Any, theirs: nn.Module, their_opt
 
 def is_stepped_as_one(optimizer: Any) -> bool:
     """Whether the last step was one run over a buffer: then the other engine counted no steps of its own."""
-    (round_,) = optimizer._update.rounds
+    (round_,) = optimizer._stepper.update.rounds
     return len(round_.engines) == 2 and int(round_.engines[1].records.steps[0]) > 0
 
 
@@ -170,7 +170,7 @@ def test_one_buffer_for_each_group_and_dtype() -> None:
     optimizer.step()
     assert [round(float(each.detach()[0]), 3) for each in (*params, other)] == [0.999, 0.999, 0.999, 0.5]
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(7))]})
-    assert len(optimizer.buffers) == 4
+    assert len(optimizer._host.buffers) == 4
 
 
 def test_gradients_stay_and_are_zeroed() -> None:
@@ -210,7 +210,7 @@ def test_copies_have_buffers_of_their_own(duplicate: Callable[[Any], Any]) -> No
         its.step()
     assert_same(module, optimizer, twin, twin_optimizer)
     assert twin[0].weight.data_ptr() != module[0].weight.data_ptr()
-    assert twin_optimizer.buffers
+    assert twin_optimizer._host.buffers
 
 
 def test_frozen_parameters_are_left_where_they_are() -> None:

@@ -152,7 +152,7 @@ def test_parameters_in_a_buffer_have_products_of_their_own(differ: bool) -> None
         if differ and seed == 1:
             for optimizer, params in ((flat, mine), (plain, theirs)):
                 products(optimizer, params)[1].fill_(0.75)
-    (round_,) = flat._update.rounds  # type: ignore[union-attr]
+    (round_,) = flat._stepper.update.rounds  # type: ignore[union-attr]
     assert int(round_.engines[1].records.steps[0]) == (2 if differ else 4)
     assert all(map(torch.equal, mine, theirs))
     assert products(flat, mine) == products(plain, theirs)

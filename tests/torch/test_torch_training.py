@@ -404,10 +404,10 @@ def test_torchs_number_of_threads_is_respected() -> None:
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            assert optimizer._threads() == count
+            assert optimizer._host.n_threads() == count
     finally:
         torch.set_num_threads(before)
-    assert fastopt.torch.Adam(parameters(), n_threads=3)._threads() == 3
+    assert fastopt.torch.Adam(parameters(), n_threads=3)._host.n_threads() == 3
 
 
 @pytest.mark.usefixtures("threads_always")

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch")
 import fastopt.torch  # noqa: E402
 from fastopt.definitions.specs import SPECS  # noqa: E402
 from fastopt.kernels.cuda.availability import is_simulated  # noqa: E402
-from fastopt.torch import devices  # noqa: E402
+from fastopt.torch.stepping import devices  # noqa: E402
 
 SIMULATED = is_simulated()
 DEVICE = "cpu" if SIMULATED else "cuda"
@@ -138,9 +138,9 @@ def test_every_class(on_device: Callable[[bool], None], name: str, dtype: Any) -
             torch.testing.assert_close(mine.cpu(), theirs, rtol=1e-6, atol=1e-7)
         return
     pair.check()
-    native = pair.device._update.single
-    assert native is None  # for the parameter with gaps
-    assert pair.device._update.rounds[0].on_device
+    walk = pair.device._stepper.update.single
+    assert walk is None  # because of the parameter with gaps
+    assert pair.device._stepper.update.rounds[0].on_device
 
 
 def test_steps_go_to_the_current_stream_without_a_look_at_the_device(
@@ -150,7 +150,7 @@ def test_steps_go_to_the_current_stream_without_a_look_at_the_device(
     optimizer = fastopt.torch.Adam([param], max_grad_norm=1.0)
     param.grad = torch.ones_like(param)
     optimizer.step()
-    (round_,) = optimizer._update.rounds
+    (round_,) = optimizer._stepper.update.rounds
     engine = round_.engine
     assert engine.stream == (STREAM if SIMULATED else torch.cuda.current_stream().cuda_stream)
 
@@ -163,7 +163,7 @@ def test_steps_go_to_the_current_stream_without_a_look_at_the_device(
         param.grad = torch.ones_like(param)
         optimizer.step()
         schedule.step()
-    assert optimizer._update.rounds == [round_]  # nothing was made anew
+    assert optimizer._stepper.update.rounds == [round_]  # nothing was made anew
     monkeypatch.undo()
     on_device(True)
     assert int(optimizer.state[param]["step"]) == 4
@@ -330,7 +330,7 @@ CHANGES: dict[str, Callable[[Any, list[Any]], object]] = {
 def test_changes(on_device: Callable[[bool], None], change: Callable[[Any, list[Any]], object], odd: bool) -> None:
     pair = Pair(on_device, "Adam", odd=odd)
     pair.step(0, 1, 2)  # now all have states
-    assert (pair.device._update.single is None) == odd
+    assert (pair.device._stepper.update.single is None) == odd
     pair.each(change)
     pair.step(3, 4)
     pair.check()
@@ -367,7 +367,7 @@ def test_parameters_on_both(on_device: Callable[[bool], None], monkeypatch: pyte
         for param in params:
             param.grad = torch.ones_like(param)
         optimizer.step()
-    assert [each.on_device for each in optimizer._update.rounds] == [False, True]
+    assert [each.on_device for each in optimizer._stepper.update.rounds] == [False, True]
     assert [int(optimizer.state[param]["step"]) for param in params] == [2, 2]
     for param in params:
         torch.testing.assert_close(param.detach().cpu(), torch.zeros(3, dtype=param.dtype), atol=1e-6, rtol=0)

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..state.arrays import ALIGNMENT
+from ...state.arrays import ALIGNMENT
 from . import tensors
-
-if TYPE_CHECKING:
-    from .base import NativeOptimizer
 
 
 class Buffer:
     """Parameters of one group and dtype, moved into one buffer, and their gradients in another.
 
-    Each starts on a cache line. What lies between them is zero, and stays so wherever a step is finite.
+    Each starts on a cache line. The gaps between them are zero, and stay zero as long as steps are finite.
     """
 
     def __init__(self, params: Sequence[Tensor]) -> None:
@@ -62,11 +59,11 @@ class Buffer:
             param.data_ptr() == start or not param.numel() for param, start in zip(self.params, starts, strict=True)
         )
 
-    def take_states(self, owner: NativeOptimizer, names: Iterable[str]) -> None:
-        """Move the parameters' states into buffers of their own; they are replaced by views in the owner's dict."""
+    def take_states(self, states_of: Mapping[Tensor, dict[str, Any]], names: Iterable[str]) -> None:
+        """Move all states of each of these names into a buffer; views replace them in the parameters' dicts."""
         for name in names:
             flat = self.states.get(name)
-            states = [owner.state[param] for param in self.params]
+            states = [states_of[param] for param in self.params]
             if flat is not None and all(
                 state[name].data_ptr() == view.data_ptr() or not view.numel()
                 for state, view in zip(states, self.views(flat), strict=True)
@@ -78,7 +75,7 @@ class Buffer:
             self.states[name] = flat
 
     def zero_grad(self) -> None:
-        """All gradients are zero, and where they belong."""
+        """Zero all gradients, and put those that were replaced back in their place."""
         self.grad.zero_()
         for index, (param, address) in enumerate(zip(self.params, self.addresses, strict=True)):
             grad = self.grad_views[index]
@@ -88,25 +85,28 @@ class Buffer:
                 param.grad = grad
 
 
-def flatten(owner: NativeOptimizer) -> list[Buffer]:
-    """Move the parameters of each group that are not in a buffer yet into one for each dtype.
+def flatten(owner: str, groups: Sequence[dict[str, Any]], buffers: Sequence[Buffer]) -> list[Buffer]:
+    """Move the parameters of each group that are not in one of these buffers into a new one for each dtype.
+
+    Returns the buffers that still hold their parameters, then the new ones; `owner` is the optimizer's name for
+    messages.
 
     Raises
     ------
     ValueError
         A parameter has gaps between its elements, or shares memory with another. Nothing has been changed.
     """
-    labels = tensors.labels(owner.param_groups)
-    placed = {id(param) for buffer in owner.buffers if buffer.holds_params() for param in buffer.params}
+    labels = tensors.labels(groups)
+    placed = {id(param) for buffer in buffers if buffer.holds_params() for param in buffer.params}
     spans: list[tuple[int, int, str]] = []
     wanted: list[list[Tensor]] = []
-    for group in owner.param_groups:
+    for group in groups:
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for param in group["params"]:
             label = next(labels)
             if not tensors.is_dense(param):
                 raise ValueError(
-                    f"{owner.name}: flatten=True needs parameters without gaps between their elements; "
+                    f"{owner}: flatten=True needs parameters without gaps between their elements; "
                     f"{label} has shape {tuple(param.shape)} and strides {param.stride()}"
                 )
             if param.numel():
@@ -117,8 +117,6 @@ def flatten(owner: NativeOptimizer) -> list[Buffer]:
     spans.sort()
     for (_, end, label), (begin, _, other) in itertools.pairwise(spans):
         if begin < end:
-            raise ValueError(
-                f"{owner.name}: flatten=True needs parameters that share no memory; {label} and {other} do"
-            )
-    kept = [buffer for buffer in owner.buffers if buffer.holds_params()]
+            raise ValueError(f"{owner}: flatten=True needs parameters that share no memory; {label} and {other} do")
+    kept = [buffer for buffer in buffers if buffer.holds_params()]
     return kept + [Buffer(params) for params in wanted]

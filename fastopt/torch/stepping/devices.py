@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..kernels import backends
+from ...kernels import backends
 
 BACKENDS = {"cpu": ("cython", "numba", "reference"), "cuda": ("cuda",)}
 """For each kind of device what can step parameters there; "auto" chooses among them."""

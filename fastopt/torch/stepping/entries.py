@@ -1,4 +1,4 @@
-"""The parameters of a step, and which of them can be stepped at once."""
+"""The parameters of a step, and which of them can be stepped together."""
 
 from __future__ import annotations
 
@@ -15,13 +15,15 @@ from .flattening import Buffer
 
 @dataclass(eq=False)
 class Entry:
-    """A parameter that is stepped: what stands for it in memory, and its states in the rule's order."""
+    """A parameter that is stepped: the tensor that stands for it in memory, its states in the rule's order, and the
+    numbers in its state in the order of `StateNumbers.names`."""
 
     label: str
     position: int
     group: int
     param: Tensor
     states: list[Tensor] = field(default_factory=list)
+    numbers: list[Tensor] = field(default_factory=list)
     memory: Tensor = field(init=False)
     buffer: Buffer | None = None
     round: int = 0
@@ -34,7 +36,7 @@ class Entry:
         return self.memory is self.param
 
     def spans(self) -> list[tuple[int, int]]:
-        """The addresses [begin, end) of all that is written; around the gaps, where a parameter has some."""
+        """The ranges of addresses [begin, end) that a step writes to, gaps between elements included."""
         spans = []
         for tensor in (self.param, *self.states):
             if tensor.numel():
@@ -44,10 +46,10 @@ class Entry:
 
 
 def assign_rounds(entries: Sequence[Entry]) -> int:
-    """Number the entries so that those of one round are of one dtype and on one device, and share no memory, and
-    sharers keep their order.
+    """Assign entries to rounds: those of one round have one dtype and one device and share no memory.
 
-    Returns how many rounds there are, at least one; O(n log n) where nothing is shared.
+    Entries that share memory keep their order. Returns the number of rounds, at least one. O(n log n) where nothing is
+    shared.
     """
     spans = sorted((begin, end, index) for index, entry in enumerate(entries) for begin, end in entry.spans())
     sharers: set[int] = set()

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import numbers
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor  # noqa: F401
-
-from ..definitions.hyperparameters import Hyperparameter
+from ...definitions.hyperparameters import Hyperparameter
+from ...definitions.specs import Spec
 from . import devices
-
-if TYPE_CHECKING:
-    from .base import NativeOptimizer
 
 Hyperparameters = dict[str, Any]
 
 UNSUPPORTED = {"differentiable": (), "capturable": ("cuda",)}
-"""Flags of torch's groups that ask for what a native step cannot give, but for parameters on these devices."""
+"""Flags of torch's groups that a native step supports only for parameters on these kinds of devices."""
 
 NOT_VALUES = ("params", "param_names")
 
 
 def check_flags(owner: str, group: dict[str, Any]) -> None:
-    """Check that nothing is asked for that a native step cannot give.
+    """Check the flags that a native step does not support everywhere; `owner` is the optimizer's name for messages.
 
     Raises
     ------
     ValueError
-        Something is.
+        One is set.
     """
     for name, able in UNSUPPORTED.items():
         if group.get(name) and not (able and all(devices.kind(param) in able for param in group["params"])):
@@ -41,21 +37,27 @@ def _number(hyperparameter: Hyperparameter, value: Any) -> Any:
     return tuple(map(float, value)) if hyperparameter.length else float(value)
 
 
-def read_hyperparameters(owner: NativeOptimizer, group: dict[str, Any]) -> Hyperparameters:
-    """A group's hyperparameters as plain numbers; torch checks none that are changed later, nor is any checked here."""
-    check_flags(owner.name, group)
-    known = owner.spec.hyperparameters
-    return {name: _number(known[name], group.get(name, default)) for name, default in owner.spec.defaults.items()}
+def read_hyperparameters(owner: str, spec: Spec, group: dict[str, Any]) -> Hyperparameters:
+    """A group's hyperparameters as plain numbers. As in torch, values that were changed later are not checked.
+
+    Raises
+    ------
+    ValueError
+        A flag asks for something that a native step cannot do; the message begins with `owner`, the optimizer's name.
+    """
+    check_flags(owner, group)
+    known = spec.hyperparameters
+    return {name: _number(known[name], group.get(name, default)) for name, default in spec.defaults.items()}
 
 
 def known_values(group: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:
-    """What is in a group, and whether any of it can change without being replaced."""
+    """The values in a group, and whether any of them can change in place."""
     changes = not all(is_constant(value) for name, value in group.items() if name not in NOT_VALUES)
     return tuple(group.values()), changes
 
 
 def is_constant(value: Any) -> bool:
-    """Whether a value is known to stay what it is, as tensors and lists do not, nor tuples of them."""
+    """Whether a value cannot change in place, as tensors, lists and tuples of them can."""
     if isinstance(value, tuple):
         return all(map(is_constant, value))
     return value is None or isinstance(value, (numbers.Number, str))

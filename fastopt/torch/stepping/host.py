@@ -1,0 +1,49 @@
+"""What stepping knows of an optimizer."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...definitions.specs import Spec
+from ...kernels.engine.contract import Progress
+from ...step.nonfinite import NonfiniteGradients
+from ...threads import get_num_threads
+from .flattening import Buffer
+
+Group = dict[str, Any]
+States = defaultdict[Tensor, dict[str, Any]]
+InitGroup = Callable[..., Any]
+"""torch's `_init_group` of an optimizer: makes the states of a group's parameters that have a gradient and none yet."""
+
+
+@dataclass(eq=False)
+class Host:
+    """What stepping needs to know of an optimizer for as long as it lives.
+
+    It does not refer to the optimizer. `param_groups` and `state`, which torch and users replace, are not part of it:
+    whoever needs them takes them as arguments, at each call.
+    """
+
+    name: str
+    """What messages call the optimizer."""
+    spec: Spec
+    options: dict[str, Any]
+    progress: Progress
+    report: NonfiniteGradients
+    buffers: list[Buffer] = field(default_factory=list)
+    """With `flatten=True`, the memory that the parameters were moved to."""
+    fresh: set[int] = field(default_factory=set)
+    """The ids of parameters whose states were made, but which no step has used yet."""
+    scaler: tuple[Any, Any] = (None, None)
+    """During a step on a device: a GradScaler's `found_inf` and `grad_scale`."""
+
+    def n_threads(self) -> int:
+        """The number of threads that a step uses at most."""
+        given: int | None = self.options["n_threads"]
+        return min(torch.get_num_threads(), get_num_threads()) if given is None else given

@@ -1,0 +1,238 @@
+"""An engine, and how torch's tensors get to it."""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...kernels import backends
+from ...kernels.engine.contract import EngineInputs, SegmentRecords, SegmentSettings
+from ...kernels.engine.plan import Segment
+from ...step.options import check_group_options
+from ...step.planning import Planner
+from . import devices, tensors
+from .entries import Entry
+from .flattening import Buffer
+from .found import NoSegment
+from .host import Group, Host, States
+from .hyperparameters import Hyperparameters, known_values
+from .states import StateNumbers
+from .walks import READY, ArrayWalk, KnownGroup, Replacements, TensorWalk
+
+
+class Contents(NamedTuple):
+    """What an optimizer has when engines are made for it."""
+
+    groups: list[Group]
+    states: States
+    hyperparameters: list[Hyperparameters]
+    """Each group's, as plain numbers."""
+    entries: list[Entry | None]
+    """For each parameter of all groups; None for those that have neither a gradient nor states yet."""
+    steps: dict[int, int]
+    """The number of steps of each parameter by id, where torch keeps no count."""
+
+    @property
+    def known_groups(self) -> list[KnownGroup]:
+        return [(group, *known_values(group)) for group in self.groups]
+
+
+class Round:
+    """An engine for some of the parameters: all of one dtype and device, none of which shares memory with another."""
+
+    on_device = False
+    """Whether the device counts steps, so that the numbers in torch's state have to be fetched."""
+
+    def __init__(self, host: Host, contents: Contents, number: int) -> None:
+        self.host = host
+        self.entries = [entry for entry in contents.entries if entry is not None and entry.round == number]
+        self.backend = self.load_backend()
+        self.dtype = tensors.DTYPES[self.entries[0].param.dtype] if self.entries else np.dtype(np.float32)
+        self.planner = Planner(host.spec, self.backend, self.dtype, host.options)
+        self.group_options = check_group_options(host.options, host.options["max_grad_norm"])
+        table = [
+            Segment(entry.group, self.array(entry.memory), [self.array(each) for each in entry.states])
+            for entry in self.entries
+        ]
+        self.numbers = StateNumbers(host.spec)
+        self.records = SegmentRecords.of(len(table), host.spec.carried.values())
+        self.records.steps[:] = [contents.steps.get(id(entry.param), 1) for entry in self.entries]
+        self.read_numbers()
+        self.engine = self.make_engine(contents, table, self.records)
+        self.engines = [self.engine]
+        self.walk = self.make_walk(contents, self.segments(contents.entries, number))
+
+    # --- what differs between devices ---------------------------------------------------------------------------------
+
+    def load_backend(self) -> Any:
+        return devices.backend_for("cpu", self.host.options["backend"], self.host.spec.custom)
+
+    def array(self, tensor: Tensor) -> Any:
+        """The memory of a dense tensor, as engines take it."""
+        return tensors.flat_array(tensor)
+
+    def read_numbers(self) -> None:
+        """Find the numbers in torch's state; the walk reads them at each step."""
+        self.number_arrays = [[tensors.flat_array(each) for each in entry.numbers] for entry in self.entries]
+
+    def make_walk(self, contents: Contents, segments: list[int]) -> TensorWalk:
+        kept = [[*entry.states, *entry.numbers] for entry in self.entries]
+        memory = [entry.memory for entry in self.entries]
+        if self.is_native():
+            return self.native_walk(contents, segments, memory, kept)
+        return ArrayWalk(
+            self.engine,
+            contents.known_groups,
+            segments,
+            memory,
+            kept,
+            contents.states,
+            numbers=self.numbers,
+            arrays=self.number_arrays,
+            records=self.records,
+            progress=self.host.progress,
+        )
+
+    # --- engines ------------------------------------------------------------------------------------------------------
+
+    def make_engine(self, contents: Contents, table: list[Segment], records: SegmentRecords) -> Any:
+        return self.backend.engine(
+            EngineInputs(
+                dtype=self.dtype,
+                plans=[
+                    self.planner.group_plan({**values, **self.group_options}, values["lr"])
+                    for values in contents.hyperparameters
+                ],
+                segments=table,
+                settings=SegmentSettings.of(len(table)),
+                records=records,
+                progress=self.host.progress,
+                plan=self.planner.step_plan(),
+                reject=_accept,
+                report=self.host.report,
+            )
+        )
+
+    def is_native(self) -> bool:
+        if backends.compiled_module_error() is not None:
+            return False
+        from ...kernels import native
+
+        return isinstance(self.engine, native.Engine)
+
+    def native_walk(
+        self, contents: Contents, segments: list[int], memory: list[Tensor], kept: list[list[Tensor]]
+    ) -> TensorWalk:
+        """The compiled walk; where buffers hold all parameters, with another engine that steps buffers as a whole."""
+        from ...kernels import native
+
+        walk: Any = native.Tensors(
+            Tensor,
+            inspect.getattr_static(Tensor, "grad"),
+            self.engine,
+            contents.known_groups,
+            segments,
+            memory,
+            self.host.spec.counts_steps,
+            self.number_arrays,
+            kept,
+            contents.states,
+            torch.autograd.graph.increment_version,
+        )
+        if self.is_flat():
+            buffers: dict[Buffer, list[Entry]] = {}
+            for entry in self.entries:
+                if entry.buffer is not None:
+                    buffers.setdefault(entry.buffer, []).append(entry)
+            flat = self.make_flat_engine(contents, buffers)
+            self.engines.append(flat)
+            addresses = [address for buffer in buffers for address in buffer.addresses]
+            walk.set_flat(flat, [len(buffer.params) for buffer in buffers], addresses)
+        found: TensorWalk = walk
+        return found
+
+    def is_flat(self) -> bool:
+        """Whether buffers hold all parameters, and no option needs to know of each parameter by itself."""
+        return (
+            bool(self.entries)
+            and all(entry.buffer is not None for entry in self.entries)
+            and self.host.options["clip_norm"] is None
+            and self.host.options["nonfinite"] == "propagate"
+        )
+
+    def make_flat_engine(self, contents: Contents, buffers: dict[Buffer, list[Entry]]) -> Any:
+        """An engine with one segment for each buffer."""
+        table = []
+        for buffer, entries in buffers.items():
+            names = self.host.spec.states(contents.hyperparameters[entries[0].group])
+            states = [tensors.flat_array(buffer.states[name]) for name in names]
+            table.append(Segment(entries[0].group, tensors.flat_array(buffer.param), states))
+        return self.make_engine(contents, table, SegmentRecords.of(len(table), self.host.spec.carried.values()))
+
+    @staticmethod
+    def segments(entries: Sequence[Entry | None], number: int) -> list[int]:
+        """For each parameter of all groups its segment in this round, or why it has none."""
+        positions = itertools.count()
+        return [
+            NoSegment.WITHOUT_GRADIENT
+            if entry is None
+            else next(positions)
+            if entry.round == number
+            else NoSegment.ELSEWHERE
+            for entry in entries
+        ]
+
+    # --- changes ------------------------------------------------------------------------------------------------------
+
+    def set_hyperparameters(self, index: int, values: Hyperparameters, only_lr: bool) -> None:
+        if only_lr:
+            for engine in self.engines:
+                engine.set_lr(index, values["lr"])
+            return
+        plan = self.planner.group_plan({**values, **self.group_options}, values["lr"])
+        for engine in self.engines:
+            engine.set_hyperparameters(index, plan)
+
+    def set_known_values(self, index: int, group: Group) -> None:
+        self.walk.set_values(index, *known_values(group))
+
+    def set_scale(self) -> None:
+        """Take over a changed gradient scale, as far as groups do not have it in their plans."""
+        for engine in self.engines:
+            engine.set_scale(self.planner.step_plan())
+
+    # --- a step -------------------------------------------------------------------------------------------------------
+
+    def step(self, groups: list[Group], states: States, replacements: Replacements, only: int) -> None:
+        """Step all parameters that have a gradient, or `only` the one at this position."""
+        gapped = [entry for entry in self.entries if not entry.in_place and entry.param.grad is not None]
+        for entry in gapped:  # They are stepped in memory without gaps.
+            entry.memory.copy_(entry.param)
+        found = self.walk.step(groups, states, self.host.n_threads(), False, replacements, True, only)
+        if found != READY:
+            raise RuntimeError(f"{self.host.name}: parameters, gradients or states were changed during a step")
+        for entry in gapped:
+            entry.param.copy_(entry.memory)
+
+    def readable_gradients(self) -> Replacements:
+        """Copies of the gradients that the walk found that it cannot read as they are."""
+        return {segment: self.readable_copy(self.entries[segment], gradient) for segment, gradient in self.walk.odd}
+
+    def readable_copy(self, entry: Entry, gradient: Tensor) -> Tensor:
+        tensors.check_gradient(self.host.name, entry.label, entry.param, gradient)
+        if self.host.options["zero_grads"]:
+            raise ValueError(
+                f"{self.host.name}: zero_grads=True needs gradients that lie in memory as their parameters do, and "
+                f"apart from them; that of {entry.label} has strides {gradient.stride()}"
+            )
+        return tensors.laid_out_like(gradient, entry.memory)
+
+
+def _accept(index: int, gradient: object) -> None:
+    """Engines in Python call this with each gradient; it has been checked."""

@@ -1,0 +1,101 @@
+"""A step of an optimizer's parameters, and what to do first when something has changed."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+from torch import Tensor
+
+from ...kernels.engine.contract import BUSY
+from .host import Group, Host, InitGroup, States
+from .updates import Update
+from .walks import READY, REREAD, TensorWalk
+
+
+class Stepper:
+    """Steps the parameters of one optimizer, and keeps the engines from step to step.
+
+    Like its host, it does not refer to the optimizer, whose groups and states it gets at each call. `only` restricts a
+    step to the parameter at this position among all groups'; -1 stands for all.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.update: Update | None = None
+        self.walk: TensorWalk | None = None
+        """The walk that steps all parameters, if there is one."""
+        self.settling = threading.Lock()
+        self.counts_on_device = False
+        """Whether states are behind what a device has counted; nothing is counted while an update is made."""
+
+    def step(self, groups: list[Group], states: States, states_were_read: bool, only: int) -> bool:
+        """A step in one call of a walk; False, and nothing done, if `settle` has to do it.
+
+        After states were read, the walk checks that they have the same memory as before.
+        """
+        walk, host = self.walk, self.host
+        if walk is None:
+            return False
+        found = walk.step(groups, states, host.n_threads(), states_were_read, None, False, only)
+        if found == REREAD and self.walk is walk and self.update is not None and self.update.reread(groups):
+            found = walk.step(groups, states, host.n_threads(), states_were_read, None, True, only)
+        return bool(found == READY)
+
+    def settle(self, groups: list[Group], states: States, init_group: InitGroup, only: int) -> None:
+        """A step that first takes care of new parameters, memory, hyperparameters and gradients that lie differently.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            Something is not usable, or another thread is in the middle of a step. Nothing has been changed.
+        """
+        if not self.settling.acquire(blocking=False):
+            raise RuntimeError(BUSY)
+        try:
+            update = self.update
+            if update is None or not update.reread(groups):
+                update = self.make_update(groups, states, init_group)
+            replacements = update.look(groups, states, only)
+            if replacements is None:
+                update = self.make_update(groups, states, init_group)
+                replacements = update.look(groups, states, only)
+                assert replacements is not None, "an update that was just made is up to date"
+            with torch.no_grad():
+                update.step(groups, states, replacements, only)
+        finally:
+            self.settling.release()
+
+    def make_update(self, groups: list[Group], states: States, init_group: InitGroup) -> Update:
+        self.write_counts()
+        self.counts_on_device = False
+        try:
+            update = Update(self.host, groups, states, init_group, self.steps())
+            self.update, self.walk = update, update.single
+        finally:
+            self.counts_on_device = self.update is not None and any(each.on_device for each in self.update.rounds)
+        return update
+
+    def forget(self) -> None:
+        """Drop the engines: the next step makes new ones."""
+        self.update = self.walk = None
+
+    def steps(self) -> dict[int, int]:
+        """The number of steps of parameters by id, where torch keeps no count; 1 stands for any number above 0."""
+        known = {} if self.update is None else dict(self.update.steps())
+        return {**known, **dict.fromkeys(self.host.fresh, 0)}
+
+    def position(self, param: Tensor) -> int | None:
+        """A parameter's position among all groups' when the engines were made."""
+        return None if self.update is None else self.update.positions.get(id(param))
+
+    def set_grad_scale(self, scale: float) -> None:
+        if scale != self.host.options["grad_scale"]:
+            self.host.options["grad_scale"] = scale
+            if self.update is not None:
+                self.update.set_scale()
+
+    def write_counts(self) -> None:
+        """Bring what a device has counted, steps above all, to torch's states; waits for the device."""
+        if self.counts_on_device and self.update is not None:
+            self.update.write_numbers()

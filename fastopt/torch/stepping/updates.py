@@ -1,0 +1,240 @@
+"""From a torch optimizer's groups, parameters and states to engines that step them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from . import devices, tensors
+from .device_rounds import DeviceRound
+from .entries import Entry, assign_rounds
+from .host import Group, Host, InitGroup, States
+from .hyperparameters import read_hyperparameters
+from .rounds import Contents, Round
+from .states import StateNumbers, has_state, make_states
+from .walks import REBUILD, REPLACE, Replacements
+
+
+class Update:
+    """The engines for a torch optimizer as it now is; replaced when its parameters, states or their memory change.
+
+    The constructor checks everything first, then lets torch make the states of parameters that have their first
+    gradient. `steps` is the number of steps of each parameter by id, where torch keeps no count.
+    """
+
+    def __init__(
+        self, host: Host, groups: list[Group], states: States, init_group: InitGroup, steps: dict[int, int]
+    ) -> None:
+        self.host = host
+        self.hyperparameters = [read_hyperparameters(host.name, host.spec, group) for group in groups]
+        self.check_states_are_dicts(states)
+        labels = tensors.labels(groups)
+        entries: list[Entry | None] = []
+        for index, group in enumerate(groups):
+            entries += [
+                self.entry(states, next(labels), position, index, param)
+                for position, param in enumerate(group["params"], start=len(entries))
+            ]
+        active = [entry for entry in entries if entry is not None]
+        self.positions = {id(entry.param): entry.position for entry in reversed(active)}  # the first of equal ones
+        for entry in active:
+            if not entry.in_place and entry.param.grad is not None:
+                with torch.no_grad():
+                    # If torch cannot write to it, the error comes now, before anything has changed.
+                    entry.param.copy_(entry.memory.copy_(entry.param))
+        self.made: list[Tensor] = []
+        try:
+            self.make_states(groups, states, init_group, active)
+            for entry in active:
+                self.find_states(states, entry)
+            self.flatten_states(states, active)
+            n_rounds = assign_rounds(active)
+            self.check_rounds(active, n_rounds)
+            on_device = {entry.round for entry in active if devices.kind(entry.param) == "cuda"}
+            contents = Contents(
+                groups, states, self.hyperparameters, entries, {**steps, **dict.fromkeys(host.fresh, 0)}
+            )
+            self.rounds = [
+                (DeviceRound if number in on_device else Round)(host, contents, number) for number in range(n_rounds)
+            ]
+        except BaseException:
+            self.drop_made_states(states)
+            raise
+        host.report.labels = [entry.label for entry in active]
+        host.report.sizes = [entry.param.numel() for entry in active]
+        host.fresh.clear()
+        walks = [each.walk for each in self.rounds]
+        self.single = walks[0] if len(walks) == 1 and all(entry.in_place for entry in active) else None
+        """The one walk that steps all parameters, if there is nothing to do around it."""
+
+    def check_states_are_dicts(self, states: States) -> None:
+        for state in states.values():
+            if not isinstance(state, dict):
+                raise TypeError(f"{self.host.name}: a parameter's state must be a dict, got {state!r}")
+
+    def entry(self, states: States, label: str, position: int, group: int, param: Tensor) -> Entry | None:
+        """A parameter to step, now or later; None if it has neither a gradient nor states."""
+        host = self.host
+        if param.grad is not None:
+            tensors.check_gradient(host.name, label, param, param.grad)
+        elif not has_state(states, param) and host.spec.states(self.hyperparameters[group]):
+            return None
+        tensors.check_param(host.name, label, param)
+        return Entry(label, position, group, param)
+
+    def make_states(
+        self, groups: Sequence[Group], states: States, init_group: InitGroup, entries: Sequence[Entry]
+    ) -> None:
+        """Let torch make the states of parameters that have none, but have a gradient."""
+        for index, group in enumerate(groups):
+            own = (entry.param for entry in entries if entry.group == index)
+            new = [param for param in own if param.grad is not None and not has_state(states, param)]
+            if new:
+                self.made += new
+                make_states(self.host, states, init_group, group, new)
+
+    def drop_made_states(self, states: States) -> None:
+        """Leave the states as they were: a step that is not done makes none."""
+        for param in self.made:
+            states.pop(param, None)
+
+    def find_states(self, states: States, entry: Entry) -> None:
+        """Find an entry's states and numbers; states that lie in memory differently from the parameter are replaced.
+
+        Raises
+        ------
+        TypeError, ValueError
+            One is missing, or is not a tensor like the parameter.
+        """
+        host, state = self.host, states.get(entry.param, {})
+        hyperparameters = self.hyperparameters[entry.group]
+        for name in host.spec.states(hyperparameters):
+            value = state.get(name)
+            if not isinstance(value, Tensor):
+                variants = ", ".join(f"{key}={hyperparameters[key]!r}" for key in host.spec.variants)
+                raise ValueError(
+                    f"{host.name}: the state of {entry.label} has no {name!r}, which {variants or 'a step'} needs "
+                    f"(it has {', '.join(map(repr, state)) or 'nothing'})"
+                )
+            label = f"{name!r} in the state of {entry.label}"
+            tensors.check_param(host.name, label, value)
+            if value.dtype != entry.param.dtype or value.shape != entry.param.shape:
+                raise ValueError(
+                    f"{host.name}: {label} must be of its parameter's dtype and shape, {entry.param.dtype} "
+                    f"{tuple(entry.param.shape)}, got {value.dtype} {tuple(value.shape)}"
+                )
+            if value.device != entry.param.device:
+                raise ValueError(
+                    f"{host.name}: {label} must be on its parameter's device {entry.param.device}, got {value.device}"
+                )
+            if not tensors.is_dense(value) or not tensors.lies_like(value, entry.memory):
+                value = state[name] = tensors.laid_out_like(value, entry.memory)
+            entry.states.append(value)
+        for name in StateNumbers(host.spec).names:
+            value, label = state.get(name), f"{name!r} in the state of {entry.label}"
+            if not isinstance(value, Tensor) or value.numel() != 1 or value.dtype not in tensors.DTYPES:
+                raise TypeError(
+                    f"{host.name}: {label} must be a float32 or float64 tensor of one element, got {value!r}"
+                )
+            tensors.check_param(host.name, label, value)
+            if devices.kind(entry.param) == "cpu" and devices.kind(value) != "cpu":
+                raise ValueError(
+                    f"{host.name}: {label} is on {value.device}; it must be in main memory, as its parameter is"
+                )
+            entry.numbers.append(value)
+
+    def flatten_states(self, states: States, entries: Sequence[Entry]) -> None:
+        """Where parameters are in a buffer, move their states into others, once each has some."""
+        by_param = {id(entry.param): entry for entry in entries}
+        for buffer in self.host.buffers:
+            own = [by_param[id(param)] for param in buffer.params if id(param) in by_param]
+            if len(own) == len(buffer.params) and len({entry.group for entry in own}) == 1 and buffer.holds_params():
+                names = self.host.spec.states(self.hyperparameters[own[0].group])
+                buffer.take_states(states, names)
+                for entry in own:
+                    entry.states = [states[entry.param][name] for name in names]
+                    entry.buffer = buffer
+
+    def check_rounds(self, entries: Sequence[Entry], n_rounds: int) -> None:
+        """Check that there is one round if an option looks at all gradients first.
+
+        Raises
+        ------
+        ValueError
+            There are several.
+        """
+        options = self.host.options
+        wanted = [f"max_grad_norm={options['max_grad_norm']!r}"] * (options["max_grad_norm"] is not None)
+        wanted += [f"nonfinite={options['nonfinite']!r}"] * (options["nonfinite"] != "propagate")
+        if n_rounds > 1 and wanted:
+            other = next(entry for entry in entries if entry.round)
+            raise ValueError(
+                f"{self.host.name}: {wanted[0]} needs all parameters to be of one dtype, on one device, and none to "
+                f"share memory; {other.label} is {other.param.dtype} on {other.param.device}, or shares memory with "
+                "another"
+            )
+
+    def steps(self) -> Iterator[tuple[int, int]]:
+        """(id, number of steps) of each parameter."""
+        for each in self.rounds:
+            for entry, count in zip(each.entries, each.records.steps, strict=True):
+                yield id(entry.param), int(count)
+
+    def reread(self, groups: list[Group]) -> bool:
+        """Take over changed hyperparameters; whether that was possible without new engines."""
+        if len(groups) != len(self.hyperparameters):
+            return False
+        spec = self.host.spec
+        for index, group in enumerate(groups):
+            known, values = self.hyperparameters[index], read_hyperparameters(self.host.name, spec, group)
+            if values != known:
+                if spec.rule(values) != spec.rule(known):
+                    return False
+                only_lr = {**known, "lr": values["lr"]} == values
+                for each in self.rounds:
+                    each.set_hyperparameters(index, values, only_lr)
+                self.hyperparameters[index] = values
+            for each in self.rounds:
+                each.set_known_values(index, group)
+        return True
+
+    def look(self, groups: list[Group], states: States, only: int) -> list[Replacements] | None:
+        """For each round the copies of gradients that it cannot read as they are; None if this is out of date.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            A gradient is not usable.
+        """
+        replacements: list[Replacements] = []
+        try:
+            for each in self.rounds:
+                found = each.walk.look(groups, states, None, True, only)
+                if found == REBUILD:
+                    return None
+                replacements.append(each.readable_gradients() if found == REPLACE else {})
+        except BaseException:
+            self.drop_made_states(states)
+            raise
+        self.made = []
+        return replacements
+
+    def step(self, groups: list[Group], states: States, replacements: Sequence[Replacements], only: int) -> None:
+        """A step of what `look` has looked at."""
+        for each, own in zip(self.rounds, replacements, strict=True):
+            each.step(groups, states, own, only)
+
+    def set_scale(self) -> None:
+        """Take over a changed gradient scale."""
+        for each in self.rounds:
+            each.set_scale()
+            for index, values in enumerate(self.hyperparameters):
+                each.set_hyperparameters(index, values, False)
+
+    def write_numbers(self) -> None:
+        """Bring the numbers that devices keep to torch's states; waits for the devices."""
+        for each in self.rounds:
+            if isinstance(each, DeviceRound):
+                each.write_numbers()
