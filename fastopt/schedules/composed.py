@@ -25,7 +25,7 @@ from .base import (
     steps_or_zero,
 )
 from .decays import CosineDecay, InverseTimeDecay, PolynomialDecay
-from .formulas import between
+from .curves import between
 
 
 @dataclass(frozen=True, repr=False)
