@@ -10,7 +10,6 @@ from typing import Any
 from . import findings
 
 BEST = "best library"
-BY_HAND = "best by hand"
 ROOFLINE = "roofline"
 
 
