@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import sys
 import tempfile
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastopt.command.main import CommandError, UsageError, positive_integer, writable
+from fastopt.command.arguments import CommandError, UsageError, positive_integer, positive_number, writable
 
 from . import listing, suite
 from .results import Results
@@ -26,14 +25,6 @@ EXAMPLES = """examples:
   fastopt bench --select "flat and Adam" --peers torch,optax
   fastopt bench --json results.json --report report  everything, about an hour: tables, plots and JSON
 """
-
-
-def positive_number(value: str) -> float:
-    with contextlib.suppress(ValueError):
-        number = float(value)
-        if 0 < number < float("inf"):
-            return number
-    raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}")
 
 
 def folder(value: str) -> Path:

@@ -9,8 +9,7 @@ matters.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 
@@ -311,44 +310,3 @@ TEXTBOOK: dict[str, Callable[..., Textbook]] = {
     each.__name__: each for each in (SGD, Adam, AdamW, RMSprop, Adagrad, Rprop, Adadelta, Adamax, NAdam, RAdam, Lion)
 }
 """Classes by the name of fastopt's class."""
-
-TOLERANCE = 1e-4
-"""Results count as equal within this share of the distance that an element moves, apart from rounding."""
-
-
-def find_expected(
-    name: str, start: np.ndarray, gradients: Sequence[np.ndarray], settings: Mapping[str, Any]
-) -> tuple[np.ndarray, np.ndarray]:
-    """The result of steps with these gradients, computed in float64, and the limit within which results count as equal.
-
-    The limit of each element is the sum of three parts: `TOLERANCE` of the distance that the element moves, back and
-    forth included; one rounding to the dtype of `start` for each step; and the effect of gradients that are off by a
-    few roundings. The last part matters if the sign of a sum decides, as in Lion: for a sum near zero, rounding can
-    change the sign.
-    """
-    floats = np.finfo(start.dtype)
-    params, way = _follow(name, start, gradients, settings, 0)
-    limit = TOLERANCE * way + len(gradients) * (floats.eps * (np.abs(start) + way) + floats.tiny / floats.eps)
-    for share in (8 * floats.eps, -8 * floats.eps):
-        limit += np.abs(_follow(name, start, gradients, settings, share)[0] - params)
-    return params, limit
-
-
-def _follow(
-    name: str, start: np.ndarray, gradients: Sequence[np.ndarray], settings: Mapping[str, Any], share: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The result of steps, and how far each element moved; gradients are alternately larger and smaller by `share`."""
-    params = start.astype(np.float64)
-    optimizer = TEXTBOOK[name](params, **settings)
-    way = np.zeros_like(params)
-    for number, gradient in enumerate(gradients):
-        before = params.copy()
-        optimizer.step(gradient.astype(np.float64) * (1 + (-1) ** number * share))
-        way += np.abs(params - before)
-    return params, way
-
-
-def is_equal(result: np.ndarray, expected: tuple[np.ndarray, np.ndarray]) -> bool:
-    """Whether a result is within the limit of `find_expected`. NaN never is."""
-    goal, limit = expected
-    return bool(np.all(np.abs(result - goal) <= limit))

@@ -1,6 +1,6 @@
-"""`fastopt demo`: train a character-level network with every optimizer, and compare their steps with others'.
+"""`fastopt demo`: train a character-level network with every optimizer; print and plot the losses.
 
-It needs the extra `cli`. The network and its training are in `examples/char_rnn.py`; this file is what is seen of them.
+It needs the extra `cli`. The network and its training are in `examples/char_rnn.py`.
 """
 
 from __future__ import annotations
@@ -27,19 +27,17 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from .. import optimizers
 from ..definitions.specs import SPECS
-from ..examples import char_rnn, textbook
+from ..examples import char_rnn
 from ..examples.char_rnn import SETTINGS, Corpus, Training, bits
 from ..optimizers.base import Optimizer
-from ..threads import get_num_threads
-from .comparison import IMPLEMENTATIONS, Comparison, Timing, compare
 
 MAIN = "RMSprop"
 """The optimizer that trains longest, and writes the sample."""
 
-COMPARED_STEPS = 4
 SAMPLE_LENGTH = 500
 
 LOSS_COLUMNS = ("loss", "bits per\ncharacter", "held-out\nloss", "held-out bits\nper character")
+STEP_COLUMN = "ms per\nstep"
 
 
 @dataclass(frozen=True)
@@ -50,11 +48,10 @@ class Preset:
     max_characters: int
     training: Training
     comparison_epochs: int
-    timing: Timing
 
 
-FULL = Preset(96, 600_000, Training(epochs=6), 1, timing=Timing(repeats=9, seconds=2e-3))
-QUICK = Preset(48, 40_000, Training(2, sequence=16), 1, timing=Timing(repeats=3, seconds=3e-4))
+FULL = Preset(96, 600_000, Training(epochs=6), 1)
+QUICK = Preset(48, 40_000, Training(2, sequence=16), 1)
 
 
 @dataclass
@@ -77,6 +74,11 @@ class Run:
         trained = self.losses[epoch * self.steps_per_epoch : (epoch + 1) * self.steps_per_epoch]
         losses = (statistics.fmean(trained), self.held_out_losses[epoch])
         return [f"{each:.3f}" for loss in losses for each in (loss, bits(loss))]
+
+    @property
+    def step_cell(self) -> str:
+        """The mean time of a step, the network's work included."""
+        return f"{1e3 * self.seconds / len(self.losses):.2f}"
 
 
 # --- what is printed --------------------------------------------------------------------------------------------------
@@ -190,46 +192,20 @@ def train_others(console: Console, main: Run, corpus: Corpus, preset: Preset, se
     training = replace(preset.training, epochs=preset.comparison_epochs)
     epochs = min(training.epochs, preset.training.epochs)
     title = f"All optimizers, from the same weights, in epoch {epochs}"
-    table, bar = new_table(title, "optimizer", "rate", *LOSS_COLUMNS), new_progress_bar()
+    table, bar = new_table(title, "optimizer", "rate", *LOSS_COLUMNS, STEP_COLUMN), new_progress_bar()
     with shown(console, table, bar):
         for name in SPECS:
             if name not in runs:
                 runs[name] = start_run(name, corpus, preset, seed)
                 for _ in train(runs[name], corpus, training, bar):
                     pass
-            table.add_row(name, f"{runs[name].optimizer.defaults['lr']:g}", *runs[name].table_cells(epochs - 1))
+            table.add_row(
+                name,
+                f"{runs[name].optimizer.defaults['lr']:g}",
+                *runs[name].table_cells(epochs - 1),
+                runs[name].step_cell,
+            )
     return runs
-
-
-def compare_all(console: Console, run: Run, corpus: Corpus, preset: Preset, n_threads: int) -> dict[str, Comparison]:
-    """Compare the implementations of every optimizer on the parameters of a network and some of its gradients."""
-    network, training, gradients = run.network, preset.training, []
-    for inputs, targets in char_rnn.batches(corpus.training, training.batch, training.sequence)[:COMPARED_STEPS]:
-        network.loss_and_gradients(inputs, targets, network.initial_state(training.batch))
-        gradients.append(network.flat_gradients.copy())
-    title = f"Microseconds a step, {network.flat.size:,} parameters, {n_threads} thread{'s'[: n_threads - 1]}"
-    table = new_table(title, "optimizer", *IMPLEMENTATIONS, "results")
-    comparisons: dict[str, Comparison] = {}
-    with shown(console, table):
-        for name in SPECS:
-            found = comparisons[name] = compare(name, network.flat, gradients, n_threads, preset.timing)
-            table.add_row(name, *map(found.cell, IMPLEMENTATIONS), found.verdict)
-    return comparisons
-
-
-def print_notes(console: Console, run: Run, comparison: Comparison, preset: Preset) -> None:
-    """How to read the tables of times, and what the times are beside the work of the network itself."""
-    seconds = run.seconds / len(run.losses)
-    shares = ", ".join(f"{each / seconds:.1%} with {name}" for name, each in comparison.seconds.items())
-    notes = [
-        f"Medians of {preset.timing.repeats} interleaved repeats, in cache. 2.0x: twice fastopt's time. ?: other "
-        f"programs interfered. equal: after {COMPARED_STEPS} steps each element is where the textbook's update leads "
-        f"in float64, to {textbook.TOLERANCE:g} of the way there and roundings.",
-        f"Of one training step, {seconds * 1e3:.1f} ms, {run.name}'s update is {shares}.",
-    ]
-    if "PyTorch" not in comparison.seconds.keys() | comparison.wrong:
-        notes.append("PyTorch is not installed: `pip install 'fastopt[torch]'` adds it to the comparison.")
-    console.print(*notes, "", sep="\n", style="dim", highlight=False, markup=False)
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
@@ -243,8 +219,8 @@ def run_demo(
     epochs: int | None = None,
     comparison_epochs: int | None = None,
     quick: bool = False,
-) -> bool:
-    """Train, write, compare and plot; whether no result was wrong.
+) -> None:
+    """Train, write and plot.
 
     `text` is a name and the text itself, `plot` where the plot of the losses goes. Raises
     `char_rnn.TextTooShortError`, before anything else, if the text does not fill one batch.
@@ -268,9 +244,9 @@ def run_demo(
         train_main(console, main, corpus, preset.training)
         print_sample(console, main, corpus, seed)
         runs = train_others(console, main, corpus, preset, seed)
-        comparisons = [compare_all(console, main, corpus, preset, n) for n in sorted({1, get_num_threads()})]
-    print_notes(console, main, comparisons[0][MAIN], preset)
+    console.print(
+        "`fastopt bench --quick` times the updates beside PyTorch's and others'.", "", style="dim", highlight=False
+    )
     plot_losses(plot, runs, corpus.unigram_loss(), name)
     seconds = time.perf_counter() - start
     console.print(f"Losses plotted in {escape(str(plot))}; {seconds:.0f} seconds in all.", highlight=False)
-    return not any(each.wrong for found in comparisons for each in found.values())

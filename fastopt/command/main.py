@@ -7,16 +7,15 @@ are one line on the standard error stream.
 from __future__ import annotations
 
 import argparse
-import ast
-import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from .. import __version__, show_config
+from .._version import __version__
+from ..config import show_config
+from .arguments import CommandError, UsageError, natural_number, png_path, positive_integer, setting, text_file
 
 EXTRA = {
     "rich": ("rich", "cli"),
@@ -29,76 +28,11 @@ EXTRA = {
 """The modules without which some subcommands cannot run, their packages, and the extras that bring them."""
 
 
-class UsageError(Exception):
-    """The arguments cannot be used; the message says why, in one line."""
-
-
-class CommandError(Exception):
-    """A command could not do its work; the message says why, in one line."""
-
-
 class Parser(argparse.ArgumentParser):
     """Raises its errors, so that all errors are reported in one place and in one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
-
-
-# --- kinds of arguments -----------------------------------------------------------------------------------------------
-
-
-def positive_integer(value: str) -> int:
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {value!r}")
-    return int(value)
-
-
-def natural_number(value: str) -> int:
-    if not value.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {value!r}")
-    return int(value)
-
-
-def setting(value: str) -> tuple[str, Any]:
-    """NAME=VALUE; the value is a number, True or False, None, a word, or several of these with commas between."""
-    name, separator, words = value.partition("=")
-    if not separator or not name.isidentifier() or not words:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {value!r}")
-    with contextlib.suppress(ValueError, SyntaxError):
-        return name, ast.literal_eval(words)
-    return name, words
-
-
-def text_file(value: str) -> tuple[str, str]:
-    """A file's name and what is in it."""
-    path = Path(value)
-    try:
-        return path.name, path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise argparse.ArgumentTypeError(
-            f"{value} is not text in UTF-8: {error.reason} at byte {error.start}"
-        ) from None
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot read {value}: {error.strerror}") from None
-
-
-def writable(value: str) -> Path:
-    """A file that can be written; found out by opening it now, since it is written minutes later."""
-    path = Path(value)
-    is_new = not path.exists()
-    try:
-        path.open("ab").close()
-        if is_new:
-            path.unlink()
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write {value}: {error.strerror}") from None
-    return path
-
-
-def png_path(value: str) -> Path:
-    if Path(value).suffix.lower() != ".png":
-        raise argparse.ArgumentTypeError(f"cannot write {value}: expected a name that ends in .png")
-    return writable(value)
 
 
 # --- subcommands ------------------------------------------------------------------------------------------------------
@@ -122,7 +56,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
     from . import demo
 
     try:
-        all_equal = demo.run_demo(
+        demo.run_demo(
             arguments.text,
             arguments.plot,
             seed=arguments.seed,
@@ -132,7 +66,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
         )
     except TextTooShortError as error:
         raise UsageError(f"the text is too short: {error}") from None
-    return 0 if all_equal else 1
+    return 0
 
 
 def add_describe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -214,7 +148,7 @@ class Command:
 COMMANDS = {
     "bench": Command("measure beside PyTorch, optax, Keras and other peers", run_bench, add_bench_arguments),
     "config": Command("print versions, instruction set and threads for a bug report", run_config),
-    "demo": Command("train a small text model with each optimizer, and time them", run_demo, add_demo_arguments),
+    "demo": Command("train a small text model with each optimizer", run_demo, add_demo_arguments),
     "describe": Command(
         "print an optimizer's exact update, as one of the frameworks has it", run_describe, add_describe_arguments
     ),

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ..checks import above_zero
 from ..definitions.specs import SPECS
 from ..tuning.choices import OptimizerChoice, choose_optimizer, logarithmic_grid
 from ..tuning.diagnoses import diagnose
@@ -28,7 +27,7 @@ from ..tuning.sources import (
     load_source,
 )
 from ..tuning.sweeps import Sweep, run_plan
-from .main import UsageError, natural_number, positive_integer, setting
+from .arguments import CommandError, UsageError, natural_number, positive_integer, positive_number, setting
 
 PROBLEM_HELP = "a bundled problem, or your own module:function"
 
@@ -77,16 +76,6 @@ PROBLEM_CODE = """\
 """
 
 
-# --- kinds of arguments -----------------------------------------------------------------------------------------------
-
-
-def rate(value: str) -> float:
-    try:
-        return above_zero("a rate", float(value))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}") from None
-
-
 def plot_path(value: str) -> Path:
     from ..tuning.plots import check_path
 
@@ -126,7 +115,10 @@ def add_diagnose_arguments(parser: argparse.ArgumentParser) -> None:
     own_code = TRAINING_OF_EPOCHS + "\n" + PROBLEM_CODE.format(begin="A function or class that does not take lr")
     _add_shared(parser, "fastopt-diagnose", own_code, examples)
     parser.add_argument(
-        "--lr", type=rate, metavar="RATE", help="the rate of each step (what the optimizer has as its default)"
+        "--lr",
+        type=positive_number,
+        metavar="RATE",
+        help="the rate of each step (the optimizer's default)",
     )
     parser.add_argument("--epochs", type=positive_integer, metavar="N", help="at least 3 (the problem's own)")
     parser.add_argument("--seed", type=natural_number, default=0, metavar="N", help=SEED_HELP)
@@ -140,8 +132,8 @@ def add_range_test_arguments(parser: argparse.ArgumentParser) -> None:
     )
     own_code = PROBLEM_CODE.format(begin="The function, or class,")
     _add_shared(parser, "fastopt-range-test", own_code, examples)
-    parser.add_argument("--min-lr", type=rate, default=1e-7, metavar="RATE", help="the first rate (%(default)s)")
-    parser.add_argument("--max-lr", type=rate, default=10.0, metavar="RATE", help="the last (%(default)s)")
+    parser.add_argument("--min-lr", type=positive_number, default=1e-7, metavar="RATE", help="first rate (%(default)s)")
+    parser.add_argument("--max-lr", type=positive_number, default=10.0, metavar="RATE", help="last rate (%(default)s)")
     parser.add_argument("--points", type=positive_integer, metavar="N", help="how many steps (100; --quick: 40)")
     parser.add_argument(
         "--method", choices=SUGGESTIONS, default="steepest", metavar="NAME",
@@ -160,8 +152,12 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
     )
     own_code = TRAINING + "\n" + PROBLEM_CODE.format(begin="A function or class that does not take lr")
     _add_shared(parser, "fastopt-sweep", own_code, examples)
-    parser.add_argument("--min-lr", type=rate, default=MIN_LR, metavar="RATE", help="the lowest rate (%(default)s)")
-    parser.add_argument("--max-lr", type=rate, default=MAX_LR, metavar="RATE", help="the highest (%(default)s)")
+    parser.add_argument(
+        "--min-lr", type=positive_number, default=MIN_LR, metavar="RATE", help="lowest rate (%(default)s)"
+    )
+    parser.add_argument(
+        "--max-lr", type=positive_number, default=MAX_LR, metavar="RATE", help="highest rate (%(default)s)"
+    )
     parser.add_argument("--points", type=positive_integer, metavar="N", help=f"how many rates ({POINTS}; --quick: 6)")
     parser.add_argument("--seeds", type=positive_integer, metavar="N", help="runs at each rate (3; --quick: 1)")
     parser.add_argument("--epochs", type=positive_integer, metavar="N", help="by default the problem's own")
@@ -223,8 +219,6 @@ def _make_folders(arguments: argparse.Namespace, name: str) -> None:
 
 def _run_users_code(arguments: argparse.Namespace, run: Callable[[], Any]) -> Any:
     """Call what may raise anything; an error is one line, and its traceback a file."""
-    from .main import CommandError
-
     try:
         return run()
     except Exception as error:
@@ -338,7 +332,6 @@ def run_range_test(arguments: argparse.Namespace) -> int:
 
 def run_sweep(arguments: argparse.Namespace) -> int:
     from ..tuning import plots, tables  # noqa: F401
-    from .main import CommandError
 
     with _usage():
         source, choice = _chosen(arguments)

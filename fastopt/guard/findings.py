@@ -11,9 +11,6 @@ Kind = Literal["nonfinite", "explosion", "oscillation", "stagnation", "vanishing
 DIVERGENCES: tuple[Kind, ...] = ("nonfinite", "explosion", "oscillation")
 """Findings after which an update would do harm: `on_divergence` says what happens."""
 
-STALLS: tuple[Kind, ...] = ("stagnation", "vanishing")
-"""Findings that no skipped update and no lower rate helps against: `on_stall` says what happens."""
-
 
 @dataclass(frozen=True)
 class Finding:

@@ -6,7 +6,7 @@ import functools
 import linecache
 import threading
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
@@ -20,6 +20,7 @@ from ..kernels.render.numba_source import functions_source, numba_source
 from . import modes, support
 from .render import conditions, python_source, stages_called, state_fields
 from .stamps import stamping
+from .states import state_class
 
 _making = threading.RLock()
 
@@ -51,21 +52,6 @@ class Functions(ModuleType):
     parallel: Any
     update: Any
     update_parallel: Any
-
-
-@functools.cache
-def state_class(rule: str, fields: tuple[str, ...]) -> Any:
-    """The NamedTuple class of a state; one that Numba's cache finds by its name."""
-    from . import states
-
-    words = "".join(word[:1].upper() + word[1:] for word in rule.split("_"))
-    usual = {state_fields(each) for each in signatures().values() if each.rule == rule}
-    name = f"{words}State" if not usual or fields in usual else f"{words}StateOf" + str(len(fields))
-    made: Any = NamedTuple(name, [(field, np.ndarray) for field in fields])  # type: ignore[misc]
-    made.__module__, made.__qualname__ = states.__name__, name
-    made.__doc__ = f"What the update {rule!r} keeps: arrays, and `step`, how many updates were done, as one int64."
-    setattr(states, name, made)
-    return made
 
 
 @functools.cache

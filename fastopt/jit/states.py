@@ -1,16 +1,31 @@
-"""The NamedTuple classes of states, by name; Numba's cache finds them here in another process."""
+"""The NamedTuple classes of states, by name: Numba's cache looks them up here in another process."""
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..definitions.signatures import signatures
+from .render import state_fields
+
+
+@functools.cache
+def state_class(rule: str, fields: tuple[str, ...]) -> Any:
+    """The NamedTuple class of a state; one that Numba's cache finds by its name."""
+    words = "".join(word[:1].upper() + word[1:] for word in rule.split("_"))
+    usual = {state_fields(each) for each in signatures().values() if each.rule == rule}
+    name = f"{words}State" if not usual or fields in usual else f"{words}StateOf{len(fields)}"
+    made: Any = NamedTuple(name, [(field, np.ndarray) for field in fields])  # type: ignore[misc]
+    made.__module__, made.__qualname__ = __name__, name
+    made.__doc__ = f"What the update {rule!r} keeps: arrays, and `step`, how many updates were done, as one int64."
+    globals()[name] = made
+    return made
 
 
 def find(name: str) -> Any:
     """The class of a built-in update's state, by its name; or None."""
-    from ..definitions.signatures import signatures
-    from .making import state_class
-    from .render import state_fields
-
     made = (state_class(each.rule, state_fields(each)) for each in signatures().values())
     return next((each for each in made if each.__name__ == name), None)
 

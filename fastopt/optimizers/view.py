@@ -159,9 +159,9 @@ class OptimizerView:
 
     def restore(self, saved: SavedState) -> None:
         """Put back what `save` copied, in the same memory and to the last bit."""
-        for array, values in saved.arrays:
+        for array, copied in saved.arrays:
             if array.flags.writeable:  # bound gradients need not be
-                array[...] = values
+                array[...] = copied
         vars(self.optimizer._nonfinite).update(saved.skips)
         for group, values in zip(self.optimizer.param_groups, saved.groups, strict=True):
             group.update(values)

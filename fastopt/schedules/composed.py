@@ -24,8 +24,8 @@ from .base import (
     steps,
     steps_or_zero,
 )
+from .curves import between
 from .decays import CosineDecay, InverseTimeDecay, PolynomialDecay
-from .formulas import between
 
 
 @dataclass(frozen=True, repr=False)

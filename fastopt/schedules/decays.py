@@ -16,7 +16,7 @@ from .base import (
     at_least_zero_or_none,
     checked_by,
 )
-from .formulas import LARGEST, between, half_cosine, power
+from .curves import LARGEST, between, half_cosine, power
 
 
 @dataclass(frozen=True, repr=False)

@@ -21,7 +21,7 @@ from .base import (
     steps,
     steps_or_none,
 )
-from .formulas import SHAPES, between, count_at_most, power
+from .curves import SHAPES, between, count_at_most, power
 
 RATES = checked_by(sequence_of(at_least_zero))
 

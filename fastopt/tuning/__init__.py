@@ -35,9 +35,9 @@ from .histories import History
 from .range_tests import RangeTest, range_test
 from .readings import READINGS, Evidence, Reading, read_history
 from .results import OtherConfigurationError
-from .runs import SweepRun
+from .runs import RatePoint, SweepRun
 from .sources import BUNDLED, Problem, load_source
-from .sweeps import RatePoint, Sweep, sweep
+from .sweeps import Sweep, sweep
 
 __all__ = [
     "BUNDLED",

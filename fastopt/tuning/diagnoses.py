@@ -57,15 +57,16 @@ class Diagnosis:
 
     def table(self) -> Table:
         """The metrics of each epoch, for a terminal; needs rich."""
-        from .tables import diagnosis_table
+        from .tables import history_table
 
-        return diagnosis_table(self)
+        return history_table(self._heading, self.history)
 
     def plot(self, path: str | Path) -> Path:
         """Draw the curves as PNG, SVG or PDF by the name of the file; needs matplotlib."""
-        from .plots import plot_diagnosis, save
+        from .plots import plot_history, save
 
-        return save(plot_diagnosis(self), path)
+        heading = f"{self._heading}: {self.reading}"
+        return save(plot_history(self.history, heading, log_loss=self.evidence.overshoot > 5), path)
 
     def __repr__(self) -> str:
         return f"Diagnosis({self.title}, lr={self.lr}, reading={self.reading!r})"
@@ -74,6 +75,11 @@ class Diagnosis:
     def title(self) -> str:
         """What was trained and by what."""
         return ", ".join(filter(None, [self.name, self.optimizer]))
+
+    @property
+    def _heading(self) -> str:
+        lr = self.lr if isinstance(self.lr, str) else f"{self.lr:g}"
+        return f"{self.title}, lr {lr}"
 
 
 def finite_or_none(value: Any) -> Any:

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .runs import COMPLETED, DIVERGED
-
-if TYPE_CHECKING:
-    from .diagnoses import Diagnosis
-    from .range_tests import RangeTest
-    from .sweeps import Sweep
+from .histories import History
+from .runs import COMPLETED, DIVERGED, RatePoint, SweepRun
 
 FORMATS = (".png", ".svg", ".pdf")
 """What files plots can be, by the ends of their names."""
@@ -46,9 +43,8 @@ def _titled(axes: Any, title: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
+def plot_history(history: History, title: str, log_loss: bool = False) -> Figure:
     """A panel for each kind of metric: training and held-out values over the epochs; then the rate, if it changes."""
-    history = diagnosis.history
     names = list(dict.fromkeys(name.removeprefix("val_") for epoch in history.epochs for name in epoch if name != "lr"))
     rates = [rate for rate in history.curve("lr") if math.isfinite(rate)]
     panels = [*names, "lr"] if len(set(rates)) > 1 else names
@@ -65,52 +61,61 @@ def plot_diagnosis(diagnosis: Diagnosis) -> Figure:
             points = [point for point in points if abs(point[1]) <= largest]  # what is NaN is not, either
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
-        if name == "loss" and diagnosis.evidence.overshoot > 5:
+        if name == "loss" and log_loss:
             axes.set_yscale("log")
         if name == "lr" and min(rates) > 0 and max(rates) > 20 * min(rates):  # schedules are mostly about factors
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _titled(axes, _diagnosis_title(diagnosis) if not index else "")
+        _titled(axes, title if not index else "")
         if name != "lr":
             axes.legend()
     figure.axes[-1].set_xlabel("epoch")
     return figure
 
 
-def _diagnosis_title(diagnosis: Diagnosis) -> str:
-    lr = diagnosis.lr if isinstance(diagnosis.lr, str) else f"{diagnosis.lr:g}"
-    return f"{diagnosis.title}, lr {lr}: {diagnosis.reading}"
-
-
-def plot_range_test(found: RangeTest) -> Figure:
+def plot_range_test(
+    title: str,
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestions: Mapping[str, float],
+    method: str,
+    diverged_at: float | None,
+) -> Figure:
     """Loss over rate, smoothed and as it was, with the suggestions marked."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot(xlabel="learning rate", ylabel="loss", xscale="log")
-    axes.plot(found.rates, found.losses, color=MUTED, linewidth=0.8, label="loss of each step")
-    axes.plot(found.rates, found.smoothed, color=TRAINING, linewidth=2, label="smoothed")
-    if found.smoothed:
-        low, high = min(found.losses), max(found.smoothed[0], min(found.losses))
+    axes.plot(rates, losses, color=MUTED, linewidth=0.8, label="loss of each step")
+    axes.plot(rates, smoothed, color=TRAINING, linewidth=2, label="smoothed")
+    if smoothed:
+        low, high = min(losses), max(smoothed[0], min(losses))
         room = (high - low) or abs(high) or 1.0
         axes.set_ylim(low - 0.15 * room, high + 0.6 * room)
-    for method, rate in found.suggestions.items():
-        chosen = method == found.method
+    for name, rate in suggestions.items():
+        chosen = name == method
         style = {"color": ACCENT, "linewidth": 2} if chosen else {"color": MUTED, "linestyle": "--"}
-        axes.axvline(rate, label=f"{method}: {rate:.3g}{' (suggested)' if chosen else ''}", **style)
-    if found.diverged_at is not None:
-        axes.axvline(
-            found.diverged_at, color="C3", linestyle=":", label=f"stopped: diverged at {found.diverged_at:.3g}"
-        )
-    _titled(axes, f"Range test: {found.name}, {found.optimizer}")
+        axes.axvline(rate, label=f"{name}: {rate:.3g}{' (suggested)' if chosen else ''}", **style)
+    if diverged_at is not None:
+        axes.axvline(diverged_at, color="C3", linestyle=":", label=f"stopped: diverged at {diverged_at:.3g}")
+    _titled(axes, title)
     axes.legend()
     return figure
 
 
-def plot_sweep(sweep: Sweep) -> Figure:
+def plot_sweep(
+    title: str,
+    metric: str,
+    mode: str,
+    runs: Sequence[SweepRun],
+    all_points: Sequence[RatePoint],
+    best: RatePoint | None,
+    region: tuple[float, float] | None,
+) -> Figure:
     """The metric over the rate: median and spread over the seeds, each run, what diverged, and the best region."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="learning rate", ylabel=f"{sweep.metric} of the last epoch", xscale="log")
-    completed = [run for run in sweep.runs if run.status == COMPLETED]
-    points = [point for point in sweep.points if math.isfinite(point.median)]
+    axes = figure.add_subplot(xlabel="learning rate", ylabel=f"{metric} of the last epoch", xscale="log")
+    completed = [run for run in runs if run.status == COMPLETED]
+    points = [point for point in all_points if math.isfinite(point.median)]
     if points:
         rates = [point.lr for point in points]
         axes.plot(rates, [point.median for point in points], "-", color=TRAINING, label="median over seeds")
@@ -120,27 +125,27 @@ def plot_sweep(sweep: Sweep) -> Figure:
             [point.lr for point in whole], low, high, color=TRAINING, alpha=0.2, label="spread over seeds"
         )
     if completed:
-        values = [run.metrics[sweep.metric] for run in completed]
+        values = [run.metrics[metric] for run in completed]
         axes.plot([run.lr for run in completed], values, ".", color=TRAINING, markersize=5)
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
-    if sweep.region is not None and sweep.best is not None:
-        low_lr, high_lr = sweep.region
-        factor = _half_a_step(sweep)
+    if region is not None and best is not None:
+        low_lr, high_lr = region
+        factor = _half_a_step(all_points)
         axes.axvspan(low_lr / factor, high_lr * factor, color=SHADE, alpha=0.15, label="about as good as the best")
-        axes.axvline(sweep.best.lr, color=ACCENT, label=f"best: {sweep.best.lr:.3g}")
-    diverged = [run.lr for run in sweep.runs if run.status == DIVERGED]
+        axes.axvline(best.lr, color=ACCENT, label=f"best: {best.lr:.3g}")
+    diverged = [run.lr for run in runs if run.status == DIVERGED]
     if diverged:
-        top = 0.97 if sweep.mode == "min" else 0.03
+        top = 0.97 if mode == "min" else 0.03
         where = axes.get_xaxis_transform()
         axes.plot(diverged, [top] * len(diverged), "x", color="C3", transform=where, clip_on=False, label="diverged")
-    _titled(axes, f"Sweep: {sweep.title}")
+    _titled(axes, title)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     return figure
 
 
-def _half_a_step(sweep: Sweep) -> float:
+def _half_a_step(points: Sequence[RatePoint]) -> float:
     """The square root of the least factor between neighbouring rates, so that one rate can be shaded."""
-    rates = [point.lr for point in sweep.points]
+    rates = [point.lr for point in points]
     return math.sqrt(min((high / low for low, high in itertools.pairwise(rates)), default=1.2))

@@ -93,13 +93,16 @@ class RangeTest:
         """Some of the rates with their losses, for a terminal; needs rich."""
         from .tables import range_test_table
 
-        return range_test_table(self)
+        title = f"{self.name}, {self.optimizer}"
+        return range_test_table(title, self.rates, self.losses, self.smoothed, self.suggestions)
 
     def plot(self, path: str | Path) -> Path:
         """Draw loss over rate, the suggestions marked, as PNG, SVG or PDF by the name of the file; needs matplotlib."""
         from .plots import plot_range_test, save
 
-        return save(plot_range_test(self), path)
+        curves = self.rates, self.losses, self.smoothed
+        title = f"Range test: {self.name}, {self.optimizer}"
+        return save(plot_range_test(title, *curves, self.suggestions, self.method, self.diverged_at), path)
 
     def __repr__(self) -> str:
         rate = "none" if self.suggestion is None else f"{self.suggestion:.3g}"

@@ -1,12 +1,13 @@
-"""One run of a sweep: a rate and a seed, and what came of them."""
+"""One run of a sweep, at one rate with one seed, and its result; and the runs at one rate taken together."""
 
 from __future__ import annotations
 
 import math
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 from .choices import OptimizerChoice
@@ -79,6 +80,39 @@ class SweepRun:
             raise ValueError(f"unknown status: {run.status!r}")
         changed = {"metrics": numbers(run.metrics), "epochs": [numbers(each) for each in run.epochs]}
         return cls(**{**values, **changed})
+
+
+@dataclass(frozen=True)
+class RatePoint:
+    """What the seeds did at one rate.
+
+    Attributes
+    ----------
+    lr: float
+    median, low, high: float
+        Of the metric over the seeds. A diverged run counts as infinitely bad, a failed one not at all; NaN where all
+        failed.
+    completed, diverged, failed: int
+        How many runs.
+    """
+
+    lr: float
+    median: float
+    low: float
+    high: float
+    completed: int
+    diverged: int
+    failed: int
+
+    @classmethod
+    def of(cls, lr: float, runs: Sequence[SweepRun], metric: str, mode: str) -> RatePoint:
+        """Take the runs at one rate together."""
+        worst = math.inf if mode == "min" else -math.inf
+        values = [worst if run.status == DIVERGED else run.metrics[metric] for run in runs if run.status != FAILED]
+        counts = [sum(run.status == status for run in runs) for status in (COMPLETED, DIVERGED, FAILED)]
+        if not values:
+            return cls(lr, math.nan, math.nan, math.nan, *counts)
+        return cls(lr, median(values), min(values), max(values), *counts)
 
 
 def run_job(job: Job) -> SweepRun:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from .choices import logarithmic_grid
@@ -16,7 +14,7 @@ from .diagnoses import finite_or_none
 from .plans import MAX_LR, MIN_LR, POINTS, Plan, make_plan
 from .pool import Died, run_jobs
 from .results import metric_names, open_runs, write_csv, write_file
-from .runs import COMPLETED, DIVERGED, FAILED, Job, SweepRun, run_job
+from .runs import COMPLETED, FAILED, Job, RatePoint, SweepRun, run_job
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,29 +29,6 @@ RUNS_FILE, JSON_FILE, CSV_FILE = "runs.jsonl", "sweep.json", "sweep.csv"
 
 RunDone = Callable[[SweepRun, int, int], None]
 """Called after each run with it, how many are done and how many there are."""
-
-
-@dataclass(frozen=True)
-class RatePoint:
-    """What the seeds did at one rate.
-
-    Attributes
-    ----------
-    lr: float
-    median, low, high: float
-        Of the metric over the seeds. A diverged run counts as infinitely bad, a failed one not at all; NaN where all
-        failed.
-    completed, diverged, failed: int
-        How many runs.
-    """
-
-    lr: float
-    median: float
-    low: float
-    high: float
-    completed: int
-    diverged: int
-    failed: int
 
 
 @dataclass(frozen=True)
@@ -82,15 +57,9 @@ class Sweep:
     def points(self) -> tuple[RatePoint, ...]:
         """The runs of each rate taken together."""
         rates = sorted({run.lr for run in self.runs})
-        return tuple(self._point(rate, [run for run in self.runs if run.lr == rate]) for rate in rates)
-
-    def _point(self, lr: float, runs: list[SweepRun]) -> RatePoint:
-        worst = math.inf if self.mode == "min" else -math.inf
-        values = [worst if run.status == DIVERGED else run.metrics[self.metric] for run in runs if run.status != FAILED]
-        counts = [sum(run.status == status for run in runs) for status in (COMPLETED, DIVERGED, FAILED)]
-        if not values:
-            return RatePoint(lr, math.nan, math.nan, math.nan, *counts)
-        return RatePoint(lr, median(values), min(values), max(values), *counts)
+        return tuple(
+            RatePoint.of(rate, [run for run in self.runs if run.lr == rate], self.metric, self.mode) for rate in rates
+        )
 
     @property
     def best(self) -> RatePoint | None:
@@ -166,7 +135,8 @@ class Sweep:
         """One row for each rate, for a terminal; needs rich."""
         from .tables import sweep_table
 
-        return sweep_table(self)
+        title = f"{self.title}, {self.metric} of the last epoch"
+        return sweep_table(title, self.points, self.best, self.region)
 
     def plot(self, path: str | Path) -> Path:
         """Draw the metric over the rate as PNG, SVG or PDF by the name of the file; needs matplotlib.
@@ -176,7 +146,8 @@ class Sweep:
         """
         from .plots import plot_sweep, save
 
-        return save(plot_sweep(self), path)
+        points, best, region = self.points, self.best, self.region
+        return save(plot_sweep(f"Sweep: {self.title}", self.metric, self.mode, self.runs, points, best, region), path)
 
     def __repr__(self) -> str:
         best = "none" if self.best is None else f"{self.best.lr:.3g}"

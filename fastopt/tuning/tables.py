@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from .diagnoses import Diagnosis
-    from .range_tests import RangeTest
-    from .sweeps import RatePoint, Sweep
+from .histories import History
+from .runs import RatePoint
 
 SHOWN = 20
 """Longer tables leave rows out."""
@@ -31,11 +29,9 @@ def number(value: float) -> str:
     return f"{value:.4g}"
 
 
-def diagnosis_table(diagnosis: Diagnosis) -> Table:
-    history = diagnosis.history
+def history_table(title: str, history: History) -> Table:
     names = list(dict.fromkeys(name for epoch in history.epochs for name in epoch))
-    lr = diagnosis.lr if isinstance(diagnosis.lr, str) else f"{diagnosis.lr:g}"
-    table = new_table(f"{diagnosis.title}, lr {lr}", "epoch", *names)
+    table = new_table(title, "epoch", *names)
 
     def add(epoch: int, metrics: dict[str, float]) -> None:
         table.add_row(str(epoch), *(number(metrics[name]) if name in metrics else "" for name in names))
@@ -55,35 +51,39 @@ def spread(count: int) -> list[int]:
     return sorted({round(index * (count - 1) / (SHOWN - 1)) for index in range(SHOWN)})
 
 
-def range_test_table(found: RangeTest) -> Table:
-    table = new_table(f"{found.name}, {found.optimizer}", "lr", "loss", "smoothed", "")
+def range_test_table(
+    title: str,
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestions: Mapping[str, float],
+) -> Table:
+    table = new_table(title, "lr", "loss", "smoothed", "")
     marks: dict[int, list[str]] = {}
-    for method, rate in found.suggestions.items():
-        nearest = min(range(len(found.rates)), key=lambda index: abs(math.log(found.rates[index] / rate)))
+    for method, rate in suggestions.items():
+        nearest = min(range(len(rates)), key=lambda index: abs(math.log(rates[index] / rate)))
         marks.setdefault(nearest, []).append(method)
-    for index in sorted({*spread(len(found.rates)), *marks}):
-        cells = found.rates[index], found.losses[index], found.smoothed[index]
+    for index in sorted({*spread(len(rates)), *marks}):
+        cells = rates[index], losses[index], smoothed[index]
         table.add_row(*map(number, cells), ", ".join(marks.get(index, [])))
     return table
 
 
-def sweep_table(sweep: Sweep) -> Table:
-    title = f"{sweep.title}, {sweep.metric} of the last epoch"
+def sweep_table(
+    title: str, points: Sequence[RatePoint], best: RatePoint | None, region: tuple[float, float] | None
+) -> Table:
     table = new_table(title, "lr", "median", "lowest", "highest", "runs", "")
-    for point in sweep.points:
+    for point in points:
         values = [number(value) if math.isfinite(value) else "-" for value in (point.median, point.low, point.high)]
-        table.add_row(f"{point.lr:.3g}", *values, _counts(point), _mark(sweep, point))
+        mark = ""
+        if best is not None and point.lr == best.lr:
+            mark = "best"
+        elif region is not None and region[0] <= point.lr <= region[1]:
+            mark = "about as good"
+        table.add_row(f"{point.lr:.3g}", *values, _counts(point), mark)
     return table
 
 
 def _counts(point: RatePoint) -> str:
     counts = {"": point.completed, " diverged": point.diverged, " failed": point.failed}
     return ", ".join(f"{count}{word}" for word, count in counts.items() if count)
-
-
-def _mark(sweep: Sweep, point: RatePoint) -> str:
-    if sweep.best is not None and point.lr == sweep.best.lr:
-        return "best"
-    if sweep.region is not None and sweep.region[0] <= point.lr <= sweep.region[1]:
-        return "about as good"
-    return ""

@@ -1,4 +1,4 @@
-"""The command line, the demo, and the two examples that it shows."""
+"""The command line, the demo, and the network that it trains."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import fastopt
-from fastopt.command import comparison, demo
+from fastopt.command import demo
 from fastopt.command import main as cli
 from fastopt.definitions.specs import SPECS
-from fastopt.examples import char_rnn, textbook
+from fastopt.examples import char_rnn
 
-TIMING = comparison.Timing(repeats=3, seconds=3e-4)
 TEXT = char_rnn.python_documentation()[:20_000]
 
 
@@ -41,6 +40,13 @@ def rows(output: str) -> dict[str, list[str]]:
         if line.split():
             found.setdefault(line.split()[0], []).append(line)
     return found
+
+
+def without_times(output: str) -> list[str]:
+    """The lines of the demo's output, without the times of steps and of the whole."""
+    *lines, _ = output.splitlines()
+    timed = [line.split()[:1] and line.split()[0] in SPECS for line in lines]
+    return [" ".join(line.split()[:-1]) if has_time else line for line, has_time in zip(lines, timed, strict=True)]
 
 
 # --- the network ------------------------------------------------------------------------------------------------------
@@ -104,78 +110,6 @@ def test_training_reduces_the_loss_and_decays_the_rate() -> None:
     assert held_out[-1] < 0.85 * corpus.unigram_loss()
 
 
-# --- the comparison ---------------------------------------------------------------------------------------------------
-
-
-def test_every_optimizer_has_a_textbook_update() -> None:
-    assert textbook.TEXTBOOK.keys() == SPECS.keys()
-
-
-@pytest.mark.parametrize("settings", [{}, char_rnn.SETTINGS], ids=["defaults", "settings"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", SPECS)
-def test_textbook_updates_are_fastopts(name: str, dtype: type, settings: dict[str, dict[str, object]]) -> None:
-    random = np.random.default_rng(0)
-    start = random.normal(size=1000).astype(dtype)
-    gradients = [random.normal(size=1000).astype(dtype) for _ in range(10)]
-    ours, theirs = start.copy(), start.copy()
-    hyperparameters = settings.get(name, {})
-    ours_optimizer = getattr(fastopt, name)(ours, **hyperparameters)
-    theirs_optimizer = textbook.TEXTBOOK[name](theirs, **hyperparameters)
-    for gradient in gradients:
-        ours_optimizer.step(gradient)
-        theirs_optimizer.step(gradient)
-    assert not np.array_equal(ours, start)
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 if dtype is np.float32 else 1e-13)
-    expected = textbook.find_expected(name, start, gradients, hyperparameters)
-    assert textbook.is_equal(ours, expected)
-    assert textbook.is_equal(theirs, expected)
-
-
-@pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("wrong", ["fastopt", "NumPy", "PyTorch"])
-def test_a_wrong_update_is_wrong_and_not_fast(name: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("torch")
-    if (name, wrong) == ("Lion", "PyTorch"):
-        pytest.skip("PyTorch has no Lion")
-    right = comparison.IMPLEMENTATIONS[wrong]
-
-    def slightly_wrong(name: str, params: np.ndarray, grads: np.ndarray, n_threads: int) -> comparison.Step:
-        step = right(name, params, grads, n_threads)
-
-        def wrong_step() -> None:
-            before = params[7]
-            step()
-            params[7] += 1e-2 * (params[7] - before)  # one element goes one percent too far
-
-        return wrong_step
-
-    monkeypatch.setitem(comparison.IMPLEMENTATIONS, wrong, slightly_wrong)
-    random = np.random.default_rng(0)
-    start, *gradients = random.normal(size=(5, 64)).astype(np.float32)
-    found = comparison.compare(name, start, gradients, 1, TIMING)
-    assert found.wrong == {wrong}
-    assert wrong not in found.seconds
-    assert found.verdict == comparison.WRONG
-    assert [each for each in comparison.IMPLEMENTATIONS if found.cell(each) == comparison.WRONG] == [wrong]
-
-
-def test_nan_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    def not_a_number(name: str, params: np.ndarray, grads: np.ndarray, n_threads: int) -> comparison.Step:
-        return lambda: params.fill(np.nan)
-
-    monkeypatch.setitem(comparison.IMPLEMENTATIONS, "fastopt", not_a_number)
-    found = comparison.compare("SGD", np.ones(8, np.float32), [np.ones(8, np.float32)], 1, TIMING)
-    assert found.wrong == {"fastopt"}
-
-
-def test_an_optimizer_without_a_textbook_is_shown_as_unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(textbook.TEXTBOOK, "SGD")
-    found = comparison.compare("SGD", np.ones(8, np.float32), [np.ones(8, np.float32)], 1, TIMING)
-    assert "unchecked" in found.verdict
-    assert found.cell("NumPy") == "-"
-
-
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
@@ -183,13 +117,13 @@ def test_demo_end_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main(["demo", "--quick"]) == 0
     output = capsys.readouterr().out
     assert (folder / "fastopt-demo.png").read_bytes().startswith(b"\x89PNG")
-    assert "WRONG" not in output
     assert "What the network writes after RMSprop" in output
     found = rows(output)
     for name in SPECS:
-        _, *times = found[name]
-        assert len(times) == len({1, fastopt.get_num_threads()})
-        assert all(line.split()[-1] == "equal" for line in times)
+        (row,) = (line for line in found[name] if name == line.split()[0])
+        *losses, milliseconds = map(float, row.split()[1:])
+        assert len(losses) == 5
+        assert milliseconds > 0
     baseline = float(found["To"][0].split()[2])
     held_out = [float(found[epoch][0].split()[-1]) for epoch in ("1", "2")]
     assert held_out[1] < held_out[0]
@@ -202,30 +136,12 @@ def test_demo_reads_another_text_and_is_deterministic(folder: Path, capsys: pyte
     outputs = []
     for seed in ("3", "3", "4"):
         assert cli.main([*command, seed]) == 0
-        outputs.append(capsys.readouterr().out.partition("Microseconds")[0])
-    assert "tiny.txt: 7,200 characters to train on" in outputs[0]
-    assert "\N{SNOWMAN}" in outputs[0]
+        outputs.append(without_times(capsys.readouterr().out))
+    assert any("tiny.txt: 7,200 characters to train on" in line for line in outputs[0])
+    assert any("\N{SNOWMAN}" in line for line in outputs[0])
     assert outputs[0] == outputs[1] != outputs[2]
     assert (folder / "out.png").exists()
     assert not (folder / "fastopt-demo.png").exists()
-
-
-def test_demo_without_torch_and_with_a_wrong_result(
-    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def nothing(name: str, params: np.ndarray, grads: np.ndarray, n_threads: int) -> comparison.Step:
-        return lambda: None
-
-    (folder / "tiny.txt").write_text(TEXT[:8000], encoding="utf-8")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setitem(comparison.IMPLEMENTATIONS, "NumPy", nothing)
-    assert cli.main(["demo", "--quick", "--text", "tiny.txt", "--epochs", "1"]) == 1
-    output = capsys.readouterr().out
-    assert "PyTorch is not installed: `pip install 'fastopt[torch]'`" in " ".join(output.split())
-    for name in SPECS:
-        for line in rows(output)[name][1:]:
-            _, _, *others = (word for word in line.split() if word != "?")  # other programs interfered
-            assert others == ["WRONG", "-", "-", "WRONG"]
 
 
 @pytest.mark.parametrize(

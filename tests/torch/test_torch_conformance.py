@@ -218,8 +218,6 @@ def torch_setups(info: OptimizerInfo) -> list[Setup]:
 TORCH_SETUPS = [setup for info in INFOS.values() for setup in torch_setups(info)]
 SETUPS = TORCH_SETUPS + [Setup(case.optimizer, f"case {case}", torch_options(case)) for case in IN_TORCH]
 
-by_setup = pytest.mark.parametrize("setup", SETUPS, ids=str)
-
 
 def implementations(name: str) -> list[str]:
     return ["for loop", *(kind for kind in IMPLEMENTATIONS if kind in INFOS[name].supported_impls)]

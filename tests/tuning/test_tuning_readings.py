@@ -190,9 +190,9 @@ def test_a_diagnosis_is_deterministic_and_seeds_differ() -> None:
 def test_the_rate_is_a_panel_where_it_changes(decay_rate: float, scale: str) -> None:
     plots = importlib.import_module("fastopt.tuning.plots")
     lr = fastopt.schedules.ExponentialDecay(1.0, 1, decay_rate)
-    axes = plots.plot_diagnosis(diagnose("diabetes", optimizer="SGD", lr=lr * 0.01, epochs=20)).axes
+    axes = plots.plot_history(diagnose("diabetes", optimizer="SGD", lr=lr * 0.01, epochs=20).history, "").axes
     assert (axes[-1].get_ylabel(), axes[-1].get_yscale()) == ("lr", scale)
-    axes = plots.plot_diagnosis(diagnose("diabetes", optimizer="SGD", lr=0.01, epochs=20)).axes
+    axes = plots.plot_history(diagnose("diabetes", optimizer="SGD", lr=0.01, epochs=20).history, "").axes
     assert "lr" not in [each.get_ylabel() for each in axes]
 
 

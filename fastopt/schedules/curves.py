@@ -1,4 +1,4 @@
-"""Parts of formulas, as plain scalar functions that Python runs and Numba compiles."""
+"""The curves that schedules are made of, as plain scalar functions that Python runs and Numba compiles."""
 
 from __future__ import annotations
 

@@ -1,0 +1,80 @@
+"""The errors of the command line, and the kinds of arguments that its subcommands take."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import math
+from pathlib import Path
+from typing import Any
+
+
+class UsageError(Exception):
+    """The arguments cannot be used; the message says why, in one line."""
+
+
+class CommandError(Exception):
+    """A command could not do its work; the message says why, in one line."""
+
+
+def positive_integer(value: str) -> int:
+    if not value.isdecimal() or int(value) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {value!r}")
+    return int(value)
+
+
+def natural_number(value: str) -> int:
+    if not value.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 0, got {value!r}")
+    return int(value)
+
+
+def setting(value: str) -> tuple[str, Any]:
+    """NAME=VALUE; the value is a number, True or False, None, a word, or several of these with commas between."""
+    name, separator, words = value.partition("=")
+    if not separator or not name.isidentifier() or not words:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {value!r}")
+    with contextlib.suppress(ValueError, SyntaxError):
+        return name, ast.literal_eval(words)
+    return name, words
+
+
+def text_file(value: str) -> tuple[str, str]:
+    """A file's name and what is in it."""
+    path = Path(value)
+    try:
+        return path.name, path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(
+            f"{value} is not text in UTF-8: {error.reason} at byte {error.start}"
+        ) from None
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot read {value}: {error.strerror}") from None
+
+
+def writable(value: str) -> Path:
+    """A file that can be written; found out by opening it now, since it is written minutes later."""
+    path = Path(value)
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {value}: {error.strerror}") from None
+    return path
+
+
+def png_path(value: str) -> Path:
+    if Path(value).suffix.lower() != ".png":
+        raise argparse.ArgumentTypeError(f"cannot write {value}: expected a name that ends in .png")
+    return writable(value)
+
+
+def positive_number(value: str) -> float:
+    with contextlib.suppress(ValueError):
+        number = float(value)
+        if 0 < number < math.inf:
+            return number
+    raise argparse.ArgumentTypeError(f"expected a number above 0, got {value!r}")

@@ -1,0 +1,98 @@
+"""The textbook's updates in NumPy, written independently of the kernels, agree with fastopt's in float64."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastopt
+from fastopt.definitions.specs import SPECS
+from fastopt.examples import char_rnn
+from fastopt.examples.textbook import TEXTBOOK
+
+TOLERANCE = 1e-4
+"""Results count as equal within this share of the distance that an element moves, apart from rounding."""
+
+
+def find_expected(
+    name: str, start: np.ndarray, gradients: Sequence[np.ndarray], settings: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The result of steps with these gradients, computed in float64, and the limit within which results count as equal.
+
+    The limit of each element is the sum of three parts: `TOLERANCE` of the distance that the element moves, back and
+    forth included; one rounding to the dtype of `start` for each step; and the effect of gradients that are off by a
+    few roundings. The last part matters if the sign of a sum decides, as in Lion: for a sum near zero, rounding can
+    change the sign.
+    """
+    floats = np.finfo(start.dtype)
+    params, way = _follow(name, start, gradients, settings, 0)
+    limit = TOLERANCE * way + len(gradients) * (floats.eps * (np.abs(start) + way) + floats.tiny / floats.eps)
+    for share in (8 * floats.eps, -8 * floats.eps):
+        limit += np.abs(_follow(name, start, gradients, settings, share)[0] - params)
+    return params, limit
+
+
+def _follow(
+    name: str, start: np.ndarray, gradients: Sequence[np.ndarray], settings: Mapping[str, Any], share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The result of steps, and how far each element moved; gradients are alternately larger and smaller by `share`."""
+    params = start.astype(np.float64)
+    optimizer = TEXTBOOK[name](params, **settings)
+    way = np.zeros_like(params)
+    for number, gradient in enumerate(gradients):
+        before = params.copy()
+        optimizer.step(gradient.astype(np.float64) * (1 + (-1) ** number * share))
+        way += np.abs(params - before)
+    return params, way
+
+
+def is_equal(result: np.ndarray, expected: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Whether a result is within the limit of `find_expected`. NaN never is."""
+    goal, limit = expected
+    return bool(np.all(np.abs(result - goal) <= limit))
+
+
+def test_every_optimizer_has_a_textbook_update() -> None:
+    assert TEXTBOOK.keys() == SPECS.keys()
+
+
+@pytest.mark.parametrize("settings", [{}, char_rnn.SETTINGS], ids=["defaults", "settings"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", SPECS)
+def test_textbook_updates_are_fastopts(name: str, dtype: type, settings: dict[str, dict[str, object]]) -> None:
+    random = np.random.default_rng(0)
+    start = random.normal(size=1000).astype(dtype)
+    gradients = [random.normal(size=1000).astype(dtype) for _ in range(10)]
+    ours, theirs = start.copy(), start.copy()
+    hyperparameters = settings.get(name, {})
+    ours_optimizer = getattr(fastopt, name)(ours, **hyperparameters)
+    theirs_optimizer = TEXTBOOK[name](theirs, **hyperparameters)
+    for gradient in gradients:
+        ours_optimizer.step(gradient)
+        theirs_optimizer.step(gradient)
+    assert not np.array_equal(ours, start)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-5 if dtype is np.float32 else 1e-13)
+    expected = find_expected(name, start, gradients, hyperparameters)
+    assert is_equal(ours, expected)
+    assert is_equal(theirs, expected)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_one_element_that_goes_one_percent_too_far_is_not_equal(name: str) -> None:
+    random = np.random.default_rng(0)
+    start, *gradients = random.normal(size=(5, 64)).astype(np.float32)
+    params = start.copy()
+    optimizer = getattr(fastopt, name)(params)
+    for gradient in gradients:
+        before = params[7]
+        optimizer.step(gradient)
+        params[7] += 1e-2 * (params[7] - before)
+    assert not is_equal(params, find_expected(name, start, gradients, {}))
+
+
+def test_nan_is_not_equal() -> None:
+    ones = np.ones(8, np.float32)
+    assert not is_equal(np.full(8, np.nan, np.float32), find_expected("SGD", ones, [ones], {}))
