@@ -31,6 +31,8 @@ from fastopt.schedules import (
     one_cycle,
 )
 
+pytestmark = pytest.mark.jax
+
 LR = 0.3
 STEPS = 70
 
