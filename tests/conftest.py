@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,10 @@ if "FASTOPT_CACHE_DIR" not in os.environ:  # Not the user's own; processes that 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-WITH_JAX = ("test_frameworks", "test_schedules_agreement")
-"""Run last: JAX's threads do not go together with the forks of other tests."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: item.path.stem in WITH_JAX)
+    """Tests marked `jax` run last: JAX starts threads, and a process with threads should not fork as other tests do."""
+    items.sort(key=lambda item: item.get_closest_marker("jax") is not None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -59,35 +57,3 @@ def threads_always() -> Iterator[None]:
 def _default_threads() -> Iterator[None]:
     yield
     fastopt.set_num_threads(None)
-
-
-def _is_about_nadam(request: pytest.FixtureRequest) -> bool:
-    return "NAdam" in request.node.name and request.module.__name__.startswith("test_torch_")
-
-
-@pytest.fixture
-def default_dtype() -> Iterator[Callable[[str], None]]:
-    """Sets torch's default dtype for a test."""
-    import torch
-
-    before = torch.get_default_dtype()
-    yield lambda name: torch.set_default_dtype(getattr(torch, name))
-    torch.set_default_dtype(before)
-
-
-@pytest.fixture(autouse=True)
-def _precise_mu_product(request: pytest.FixtureRequest) -> None:
-    """Let torch keep NAdam's `mu_product` in float64 where the parameters are.
-
-    Torch keeps it in its default dtype, rounds it in each step, and takes it over in the parameter's from a state dict.
-    """
-    dtype = request.node.callspec.params.get("dtype") if hasattr(request.node, "callspec") else None
-    if _is_about_nadam(request) and "float64" in str(dtype):
-        request.getfixturevalue("default_dtype")("float64")
-
-
-@pytest.fixture
-def mu_product_in_float64(request: pytest.FixtureRequest) -> None:
-    """The same in a test without `dtype`, or that compares with NumPy's optimizers, which keep it in float64."""
-    if _is_about_nadam(request):
-        request.getfixturevalue("default_dtype")("float64")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,11 +20,34 @@ from torch.testing._internal.common_optimizers import (
 from fastopt.definitions.specs import SPECS
 from fastopt.torch import lion
 
+CarryIn = Callable[[str, torch.dtype], object]
+"""The fixture `carry_in`: an optimizer's name, and the dtype of what torch carries for it from step to step."""
+
 TORCH = SimpleNamespace(**{name: getattr(lion if name == "Lion" else torch.optim, name) for name in SPECS})
 """By name, as in the module torch.optim."""
 
 IN_TORCH = [case for case in CASES if case.in_torch or case.optimizer == "Lion"]
 """What `TORCH` can do."""
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Torch's default dtype inside of a `with` statement."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def carrying_in(optimizer: str, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Torch carries an optimizer's numbers from step to step in this dtype; no effect if it carries none.
+
+    NAdam's `mu_product` is one: fastopt keeps it in float64, torch in its default dtype, which rounds it in each step.
+    A test that compares the two to more digits than float32 has, or with NumPy's optimizers, asks for float64.
+    """
+    return default_dtype(dtype) if SPECS[optimizer].keeps_mu_product else nullcontext()
 
 
 def torch_options(options: dict[str, Any], name: str) -> dict[str, Any]:

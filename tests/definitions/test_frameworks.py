@@ -20,8 +20,11 @@ from fastopt.definitions import conventions
 from fastopt.definitions.conventions import DIFFERENCES, spec_of
 from fastopt.schedules import CosineDecay, Warmup
 
-# Keras' own code on PyTorch, with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.jax,
+    # Keras' own code on PyTorch, with NumPy 2.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 LIVE = ("keras", "optax")
 ROWS = [(convention, optimizer) for convention in LIVE for optimizer in DIFFERENCES[convention]]

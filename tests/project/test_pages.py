@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -31,12 +30,29 @@ SHOWN = re.findall(
 """Commands of the guide, and what it shows of their output."""
 
 
-def same(shown: str, printed: str) -> bool:
-    """Whether two words are equal, or numbers that are as near as other processors' sums are."""
+CHAOTIC = {"fastopt sweep": {"0.1": 3.0, "0.316": 1.5}}
+"""Rates at which training is chaotic, by command, and the factor by which losses may differ from the guide's.
+
+At these rates a change in the last bit of a matrix product, which differs from processor to processor, changes the
+loss: in 12 sweeps with random changes of every gradient's last bit by factors of up to 2.0 at 0.1 and 1.24 at 0.316.
+At all other rates of the sweep the losses differed by a factor of at most 1.0002.
+"""
+
+
+def same(shown: str, printed: str, factor: float) -> bool:
+    """Whether two words are equal, or numbers that differ by a factor of at most `factor`."""
     try:
-        return math.isclose(float(shown.strip("%.,;")), float(printed.strip("%.,;")), rel_tol=0.1)
-    except ValueError:
+        ratio = float(shown.strip("%.,;")) / float(printed.strip("%.,;"))
+    except (ValueError, ZeroDivisionError):
         return shown == printed
+    return 1 / factor <= ratio <= factor
+
+
+def same_line(command: str, shown: list[str], printed: list[str]) -> bool:
+    if len(shown) != len(printed) or not same(shown[0], printed[0], 1.1):
+        return False
+    factor = CHAOTIC.get(command, {}).get(shown[0], 1.1)
+    return all(same(*words, factor) for words in zip(shown[1:], printed[1:], strict=True))
 
 
 @pytest.mark.parametrize(("command", "text"), SHOWN, ids=[command for command, _ in SHOWN])
@@ -49,8 +65,7 @@ def test_the_guide_shows_what_commands_print(
         assert cli.main(command.split()[1:]) == 0
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     for line in filter(None, text.splitlines()):
-        words = line.split()
-        assert any(len(words) == len(each) and all(map(same, words, each)) for each in printed), line
+        assert any(same_line(command, line.split(), each) for each in printed), line
 
 
 def test_the_guide_shows_commands() -> None:

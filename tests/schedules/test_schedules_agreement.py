@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from fractions import Fraction
@@ -30,6 +31,8 @@ from fastopt.schedules import (
     multi_step,
     one_cycle,
 )
+
+pytestmark = pytest.mark.jax
 
 LR = 0.3
 STEPS = 70
@@ -275,20 +278,38 @@ KERAS = [
 ]
 
 
+def growing_restarts(schedule: Schedule) -> list[int]:
+    """The steps at which periods of growing length begin, unless they begin between two steps.
+
+    Keras finds the period with a float32 logarithm. There it is a whole number, or on some processors the float just
+    below, and then Keras is still at the end of the old period.
+    """
+    if not isinstance(schedule, CosineDecayRestarts) or schedule.t_mul == 1:
+        return []
+    begins = itertools.accumulate(schedule.first_decay_steps * schedule.t_mul**period for period in range(STEPS))
+    return [int(begin) for begin in itertools.takewhile(lambda begin: begin < STEPS, begins) if begin.is_integer()]
+
+
 @table(*KERAS)
 def test_keras(same: Same, keras: Any) -> None:
     """The same arguments, the same rates: Keras computes in float32, where 1 - cos and 1 - p lose digits near 0."""
     theirs = same.theirs(keras)
-    rates = [float(theirs(step)) for step in range(STEPS)]
-    np.testing.assert_allclose(ours(same.ours), rates, rtol=2e-6, atol=1e-7)
+    rates = np.array([float(theirs(step)) for step in range(STEPS)])
+    expected = np.array(ours(same.ours))
+    for step in growing_restarts(same.ours):
+        if rates[step] < 0.5 * expected[step]:
+            expected[step] = same.ours.alpha * LR
+    np.testing.assert_allclose(rates, expected, rtol=2e-6, atol=1e-7)
 
 
 def test_a_late_restart_is_where_it_should_be(keras: Any) -> None:
-    """Keras' logarithm in float32 is not: 8 + 16 + ... + 32768 steps are over, and it is still in the old period."""
+    """After 8 + 16 + ... + 32768 steps a new period begins; Keras may still be at the end of the old one."""
     begin = 8 * (2**13 - 1)
     assert [CosineDecayRestarts(1.0, 8)(begin + each) for each in (-1, 0)] == [pytest.approx(0, abs=1e-8), 1.0]
     theirs = keras.optimizers.schedules.CosineDecayRestarts(1.0, 8)
-    assert float(theirs(begin)) < 1e-6 < float(theirs(begin + 1))
+    at_begin = float(theirs(begin))
+    assert at_begin == pytest.approx(0, abs=1e-6) or at_begin == pytest.approx(1)
+    assert float(theirs(begin + 1)) == pytest.approx(1)
 
 
 def test_every_schedule_of_keras_is_in_the_table(keras: Any) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from cases import DTYPES, Case
-from torch_peers import IN_TORCH, TORCH, torch_options
+from torch_peers import IN_TORCH, TORCH, CarryIn, torch_options
 
 import fastopt
 
@@ -82,7 +82,8 @@ class Pair:
 
 @by_case
 @by_dtype
-def test_fifty_steps(case: Case, dtype: Any) -> None:
+def test_fifty_steps(case: Case, dtype: Any, carry_in: CarryIn) -> None:
+    carry_in(case.optimizer, torch.float64 if dtype is np.float64 else torch.float32)
     pair = Pair(case, dtype)
     for number in range(STEPS):
         pair.step(number)
@@ -93,7 +94,10 @@ def test_fifty_steps(case: Case, dtype: Any) -> None:
 @by_dtype
 @pytest.mark.parametrize("direction", ["to torch", "from torch"])
 @pytest.mark.parametrize("steps_before", [0, 7])
-def test_state_dicts_load_both_ways(case: Case, dtype: Any, direction: str, steps_before: int) -> None:
+def test_state_dicts_load_both_ways(
+    case: Case, dtype: Any, direction: str, steps_before: int, carry_in: CarryIn
+) -> None:
+    carry_in(case.optimizer, torch.float64 if dtype is np.float64 else torch.float32)
     pair = Pair(case, dtype)
     for number in range(steps_before):
         pair.step(number)

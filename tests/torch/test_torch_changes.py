@@ -18,7 +18,7 @@ from torch_cases import (
     parameters,
     train,
 )
-from torch_peers import TORCH
+from torch_peers import TORCH, CarryIn
 
 import fastopt
 import fastopt.torch
@@ -41,8 +41,8 @@ CHANGES_IN_PLACE = {
 @pytest.mark.parametrize(
     ("name", "key"), [(name, key) for name, keys in CHANGES_IN_PLACE.items() for key in keys], ids=str
 )
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_a_tensor_that_is_changed_in_place_is_noticed(name: str, key: str) -> None:
+def test_a_tensor_that_is_changed_in_place_is_noticed(name: str, key: str, carry_in: CarryIn) -> None:
+    carry_in(name, torch.float64)
     trained = []
     for module in (fastopt.torch, TORCH):
         value = torch.tensor(0.25, dtype=torch.float64)
@@ -136,8 +136,8 @@ CHANGES = [
 
 @by_name
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_changes_between_steps(name: str, change: Callable[[Any, Parameter], None]) -> None:
+def test_changes_between_steps(name: str, change: Callable[[Any, Parameter], None], carry_in: CarryIn) -> None:
+    carry_in(name, torch.float64)
     dtype = torch.float64
     trained = []
     for module in (fastopt.torch, TORCH):

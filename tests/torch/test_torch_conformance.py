@@ -31,7 +31,7 @@ from torch_cases import (
     torch_options,
     train,
 )
-from torch_peers import IN_TORCH, TORCH
+from torch_peers import IN_TORCH, TORCH, CarryIn
 
 import fastopt
 import fastopt.torch
@@ -232,7 +232,8 @@ def implementations(name: str) -> list[str]:
     ],
 )
 @by_dtype
-def test_every_input(setup: Setup, implementation: str, dtype: torch.dtype) -> None:
+def test_every_input(setup: Setup, implementation: str, dtype: torch.dtype, carry_in: CarryIn) -> None:
+    carry_in(setup.optimizer, dtype)
     flags = IMPLEMENTATIONS[implementation]
     params, others = (parameters(dtype, plain=implementation == "fused") for _ in range(2))
     if implementation == "foreach" and setup.has_tensors and setup.optimizer in REFUSE_TENSORS_WITH_FOREACH:
@@ -256,8 +257,8 @@ def test_every_input(setup: Setup, implementation: str, dtype: torch.dtype) -> N
         for number, schedulers in enumerate(INFOS[setup.optimizer].scheduler_inputs)
     ],
 )
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_every_scheduler_input(setup: Setup, schedulers: Any) -> None:
+def test_every_scheduler_input(setup: Setup, schedulers: Any, carry_in: CarryIn) -> None:
+    carry_in(setup.optimizer, torch.float64)
     dtype = torch.float64
     trained = []
     for module in (fastopt.torch, TORCH):
@@ -359,9 +360,9 @@ def test_every_error_input(wrong: WrongInput) -> None:
 
 
 @by_name
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_a_parameter_that_is_given_twice_is_stepped_twice(name: str) -> None:
+def test_a_parameter_that_is_given_twice_is_stepped_twice(name: str, carry_in: CarryIn) -> None:
     """As torch does it, with a warning, until it will be an error there."""
+    carry_in(name, torch.float64)
     case = next(case for case in CASES if case.optimizer == name and case.options.get("momentum", True))
     trained = []
     for module in (fastopt.torch, TORCH):

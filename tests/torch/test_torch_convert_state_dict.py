@@ -9,15 +9,15 @@ import pytest
 import torch
 from cases import Case, random_gradient
 from torch import nn
-from torch_peers import IN_TORCH, TORCH, torch_options
+from torch_peers import IN_TORCH, TORCH, CarryIn, torch_options
 
 import fastopt.torch
 
 
 @pytest.mark.parametrize("case", IN_TORCH, ids=str)
 @pytest.mark.parametrize("steps_before", [0, 3])
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_steps_go_on_with_the_same_bits(case: Case, steps_before: int) -> None:
+def test_steps_go_on_with_the_same_bits(case: Case, steps_before: int, carry_in: CarryIn) -> None:
+    carry_in(case.optimizer, torch.float64)
     rng = np.random.default_rng(0)
     arrays = [rng.standard_normal((3, 4)), rng.standard_normal(5)]
     numpy_optimizer = case.make(arrays)

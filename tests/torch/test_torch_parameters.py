@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Parameter
 from torch_pairs import MAIN, TOLERANCE, by_case, by_class, check_same, make, parameters, set_gradients, train
-from torch_peers import TORCH
+from torch_peers import TORCH, CarryIn, carrying_in, default_dtype
 
 import fastopt.torch
 
@@ -56,8 +56,9 @@ LAYOUTS: dict[str, Callable[[], list[Any]]] = {
 
 @by_case
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_layouts_of_parameters(case: Case, layout: Callable[[], list[Any]]) -> None:
+def test_layouts_of_parameters(case: Case, layout: Callable[[], list[Any]], carry_in: CarryIn) -> None:
+    carry_in(case.optimizer, torch.float64)
+
     def make_params() -> list[Any]:
         torch.manual_seed(0)
         return layout()
@@ -228,8 +229,8 @@ def gradients_kept_and_zeroed(optimizer: torch.optim.Optimizer, params: list[Par
         gradients_kept_and_zeroed,
     ],
 )
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_which_parameters_have_gradients(case: Case, situation: Any) -> None:
+def test_which_parameters_have_gradients(case: Case, situation: Any, carry_in: CarryIn) -> None:
+    carry_in(case.optimizer, torch.float64)
     check_same(case, situation)
 
 
@@ -382,11 +383,8 @@ def test_a_module_in_another_dtype_with_fresh_states(case: Case) -> None:
 def test_counts_of_steps_are_of_torchs_dtype(name: str, default: torch.dtype, fused: bool | None) -> None:
     if fused and "fused" not in inspect.signature(getattr(TORCH, name)).parameters:
         fused = None
-    torch.set_default_dtype(default)
-    try:
+    with default_dtype(default):
         check_same(Case(name, {"lr": 0.01}), train, **({"fused": fused} if fused else {}))
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 # --- copies ---------------------------------------------------------------------------------------------------------
@@ -459,13 +457,8 @@ def test_any_tensors(case: Case, plans: list[Any], split: int) -> None:
                 param.grad = laid_out(shape, *layout, dtype, seed) if given_at[step] else None
             optimizer.step()
 
-    before = torch.get_default_dtype()
-    if case.optimizer == "NAdam":
-        torch.set_default_dtype(torch.float64)  # in which torch then keeps its mu_product, too
-    try:
+    with carrying_in(case.optimizer, torch.float64):
         check_same(case, situation, make_params)
-    finally:
-        torch.set_default_dtype(before)
 
 
 def test_what_the_tests_compare_can_differ() -> None:

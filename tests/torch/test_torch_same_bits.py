@@ -20,6 +20,7 @@ from torch_cases import (
     train,
     train_numpy,
 )
+from torch_peers import CarryIn
 from torch_workers import JOBS, SHARDED_STEPS, shard
 
 import fastopt
@@ -28,8 +29,9 @@ import fastopt.torch
 
 @by_case
 @by_dtype
-@pytest.mark.usefixtures("threads_always", "mu_product_in_float64")
-def test_backends_threads_and_numpy_give_the_same_bits(case: Case, dtype: torch.dtype) -> None:
+@pytest.mark.usefixtures("threads_always")
+def test_backends_threads_and_numpy_give_the_same_bits(case: Case, dtype: torch.dtype, carry_in: CarryIn) -> None:
+    carry_in(case.optimizer, torch.float64)
     arrays = as_arrays(parameters(dtype))
     expected = case.make(numpy_groups(arrays))
     train_numpy(expected, arrays, parameters(dtype), range(STEPS))

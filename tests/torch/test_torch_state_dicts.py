@@ -33,7 +33,7 @@ from torch_cases import (
     train,
     train_numpy,
 )
-from torch_peers import TORCH
+from torch_peers import TORCH, CarryIn
 
 import fastopt
 import fastopt.torch
@@ -55,8 +55,9 @@ def through_a_file(saved: dict[str, Any], path: Path) -> Any:
     ],
 )
 def test_training_goes_on_from_a_state_dict(
-    case: Case, dtype: torch.dtype, first: Any, second: Any, exact: bool, tmp_path: Path
+    case: Case, dtype: torch.dtype, first: Any, second: Any, exact: bool, tmp_path: Path, carry_in: CarryIn
 ) -> None:
+    carry_in(case.optimizer, dtype)
     params, others = parameters(dtype), parameters(dtype)
     one = make(first, case, params)
     train(one, params, BEFORE)
@@ -88,7 +89,8 @@ def saved_whole(optimizer: Any, params: dict[str, Parameter]) -> Any:
 @by_dtype
 @pytest.mark.parametrize("duplicate", [deep_copy, pickled, saved_whole])
 @pytest.mark.parametrize("steps", [0, 4])
-def test_a_copy_goes_on_alike(case: Case, dtype: torch.dtype, duplicate: Any, steps: int) -> None:
+def test_a_copy_goes_on_alike(case: Case, dtype: torch.dtype, duplicate: Any, steps: int, carry_in: CarryIn) -> None:
+    carry_in(case.optimizer, dtype)
     params = parameters(dtype)
     if duplicate is deep_copy:  # torch closes the gaps
         del params["gapped"]
@@ -105,9 +107,9 @@ def test_a_copy_goes_on_alike(case: Case, dtype: torch.dtype, duplicate: Any, st
 @by_case
 @by_dtype
 @pytest.mark.parametrize("direction", ["to NumPy", "from NumPy"])
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_state_dicts_and_numpy(case: Case, dtype: torch.dtype, direction: str) -> None:
+def test_state_dicts_and_numpy(case: Case, dtype: torch.dtype, direction: str, carry_in: CarryIn) -> None:
     """Between `fastopt.torch` and `fastopt` over NumPy arrays: the same bits as without the change."""
+    carry_in(case.optimizer, torch.float64)
     params = parameters(dtype)
     optimizer = make(fastopt.torch, case, params)
     train(optimizer, params, BEFORE)
@@ -133,9 +135,9 @@ def test_state_dicts_and_numpy(case: Case, dtype: torch.dtype, direction: str) -
 
 
 @by_name
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_older_state_dicts_load(name: str) -> None:
+def test_older_state_dicts_load(name: str, carry_in: CarryIn) -> None:
     """Those from before an option or a tensor as count of steps was there load as into torch's class."""
+    carry_in(name, torch.float64)
     dtype = torch.float64
     loaded = []
     for module in (fastopt.torch, TORCH):
@@ -174,9 +176,9 @@ def test_names_of_parameters_are_kept_in_state_dicts(name: str, names: tuple[boo
 
 
 @by_case
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_a_state_dict_from_another_layout(case: Case) -> None:
+def test_a_state_dict_from_another_layout(case: Case, carry_in: CarryIn) -> None:
     """A state is laid out like its parameter, whatever it was saved with."""
+    carry_in(case.optimizer, torch.float64)
     dtype = torch.float64
     params = parameters(dtype)
     others = {
@@ -205,9 +207,9 @@ def prepare_for_backward(optimizer: Any, params: dict[str, Parameter]) -> None:
 
 @by_case
 @pytest.mark.parametrize("prepare", [skip_a_step, prepare_for_backward])
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_a_first_step_that_is_still_to_come_is_saved_as_that(case: Case, prepare: Any) -> None:
+def test_a_first_step_that_is_still_to_come_is_saved_as_that(case: Case, prepare: Any, carry_in: CarryIn) -> None:
     """Where states are made early, a first step from what is saved is a first step: SGD's has no dampening."""
+    carry_in(case.optimizer, torch.float64)
     dtype = torch.float64
     params = parameters(dtype)
     del params["gapped"]  # copy.deepcopy closes the gaps
@@ -228,8 +230,8 @@ def test_a_first_step_that_is_still_to_come_is_saved_as_that(case: Case, prepare
 
 
 @by_case
-@pytest.mark.usefixtures("mu_product_in_float64")
-def test_a_state_dict_loads_before_the_first_step_in_backward(case: Case) -> None:
+def test_a_state_dict_loads_before_the_first_step_in_backward(case: Case, carry_in: CarryIn) -> None:
+    carry_in(case.optimizer, torch.float64)
     params, others = ({"vector": Parameter(torch.linspace(1, 2, 5, dtype=torch.float64))} for _ in range(2))
     options = torch_options(case)
     optimizer, other = (getattr(fastopt.torch, case.optimizer)(own.values(), **options) for own in (params, others))

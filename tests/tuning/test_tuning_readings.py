@@ -28,14 +28,17 @@ def _one_thread_for_matrices() -> Iterator[None]:
 
 MOMENTUM = {"momentum": 0.9}
 
+# Readings that do not depend on the processor: random changes of every gradient's last bit move what the rules look at
+# by less than 1 % of the distance to the nearest threshold. No reading of a chaotic run is so certain: Adam at 0.1 on
+# `digits-mlp` was oscillating in 18 of 50 runs with such changes, too high in 28, and good in 4.
 REAL = [
     ("digits", "SGD", {}, 1e-4, "too low"),
     ("digits", "SGD", {}, 1e-2, "too low"),
     ("digits", "SGD", {}, 1.0, "good"),
-    ("digits", "SGD", {}, 10.0, "oscillating"),
+    ("digits", "SGD", {}, 8.0, "oscillating"),
     ("digits", "SGD", MOMENTUM, 1e-3, "too low"),
     ("digits", "SGD", MOMENTUM, 0.1, "good"),
-    ("digits", "SGD", MOMENTUM, 10.0, "oscillating"),
+    ("digits", "RMSprop", {}, 0.12, "oscillating"),
     ("digits-mlp", "SGD", {}, 1e-5, "too low"),
     ("digits-mlp", "SGD", {}, 0.3, "good"),
     ("digits-mlp", "SGD", {}, 3.0, "too high"),
@@ -43,10 +46,8 @@ REAL = [
     ("digits-mlp", "Adam", {}, 1e-6, "too low"),
     ("digits-mlp", "Adam", {}, 1e-4, "too low"),
     ("digits-mlp", "Adam", {}, 1e-2, "good"),
-    ("digits-mlp", "Adam", {}, 0.1, "oscillating"),
     ("digits-mlp", "Adam", {}, 1.0, "too high"),
     ("digits-mlp", "RMSprop", {}, 1e-2, "good"),
-    ("digits-mlp", "RMSprop", {}, 0.1, "oscillating"),
     ("digits-mlp", "Adagrad", {}, 1e-3, "too low"),
     ("digits-mlp", "Adagrad", {}, 0.1, "good"),
     ("digits-mlp", "Adagrad", {}, 1.0, "too high"),
@@ -55,10 +56,13 @@ REAL = [
     ("diabetes", "SGD", {}, 1e-3, "premature"),
     ("diabetes", "SGD", {}, 1e-2, "good"),
     ("diabetes", "SGD", {}, 0.2, "oscillating"),
+    ("diabetes", "SGD", MOMENTUM, 0.05, "oscillating"),
     ("diabetes", "SGD", {}, 0.3, "diverged"),
     ("diabetes", "SGD", {}, 1.0, "diverged"),
     ("diabetes", "Adam", {}, 1e-2, "good"),
+    ("diabetes", "Adam", {}, 0.3, "oscillating"),
     ("diabetes", "Adam", {}, 1.0, "too high"),
+    ("diabetes", "RMSprop", {}, 0.1, "oscillating"),
 ]
 
 
