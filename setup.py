@@ -27,7 +27,10 @@ from kernels import cpu  # noqa: E402  (these import the standard library alone)
 from kernels.render import cython_source, updates_source  # noqa: E402
 
 NATIVE = HERE / "kernels" / "native"
+TORCH = HERE / "fastopt" / "torch" / "stepping"
 GENERATED = HERE / "build" / "generated"
+INCLUDE = GENERATED / "include"
+"""Where Cython finds the declarations of compiled modules by the names that these are installed under."""
 UPDATES = HERE / "fastopt"
 """Where Cython and C find the declarations of `fastopt.updates`: in the package."""
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -62,6 +65,7 @@ def enabled(variable: str) -> bool:
 
 def write(path: Path, text: str) -> None:
     """Write a file, unless it is so already."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         path.write_text(text, encoding="utf-8")
 
@@ -80,7 +84,6 @@ def extensions() -> list[Extension]:
     import numpy as np
     from Cython.Build import cythonize
 
-    GENERATED.mkdir(parents=True, exist_ok=True)
     sources = {"_coefficients": cython_source.coefficients_source()}
     sources |= {cpu.module_name(level): cython_source.loops_source(level) for level in LEVELS}
     table = signatures()
@@ -88,6 +91,8 @@ def extensions() -> list[Extension]:
     write(UPDATES / "updates.pxd", updates_source.updates_pxd(table))
     for name, text in sources.items():
         write(GENERATED / f"{name}.pyx", text)
+    for source in NATIVE.glob("*.pxd"):
+        write(INCLUDE / "fastopt" / "kernels" / "native" / source.name, source.read_text(encoding="utf-8"))
 
     def extension(name: str, source: Path, flags: list[str]) -> Extension:
         relative = os.path.relpath(source, HERE)
@@ -96,7 +101,10 @@ def extensions() -> list[Extension]:
             [relative],
             include_dirs=[np.get_include(), "kernels/native"],
             depends=[
-                str(path.relative_to(HERE)) for path in sorted(NATIVE.glob("*.[ph]*")) if path.suffix in (".pxi", ".h")
+                str(path.relative_to(HERE))
+                for folder in (NATIVE, TORCH)
+                for path in sorted(folder.glob("*.[ph]*"))
+                if path.suffix in (".pxd", ".pxi", ".h")
             ],
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
             extra_compile_args=[*COMPILE, *flags],
@@ -105,6 +113,7 @@ def extensions() -> list[Extension]:
     modules = [
         extension("fastopt.kernels.native.engine", NATIVE / "engine.pyx", []),
         extension("fastopt.kernels.native._coefficients", GENERATED / "_coefficients.pyx", []),
+        extension("fastopt.torch.stepping.native_walk", TORCH / "native_walk.pyx", []),
         extension("fastopt.updates", GENERATED / "updates.pyx", []),
     ]
     for level in LEVELS:
@@ -116,7 +125,7 @@ def extensions() -> list[Extension]:
     compiled = cythonize(
         modules,
         build_dir=os.path.relpath(GENERATED, HERE),
-        include_path=[str(HERE)],
+        include_path=[str(INCLUDE), str(HERE)],
         language_level=3,
         quiet=True,
     )

@@ -213,9 +213,9 @@ def _pieces(gradients: list[Tensor], itemsize: int) -> tuple[Any, list[Tensor]]:
     """Native pieces for what lies contiguously, and the rest; without the compiled module, that is everything."""
     if backends.compiled_module_error() is not None:
         return None, gradients
-    from ..kernels import native
+    from .stepping import native_walk  # type: ignore[attr-defined]
 
-    pieces: tuple[Any, list[Tensor]] = native.pieces_of_tensors(Tensor, gradients, itemsize)
+    pieces: tuple[Any, list[Tensor]] = native_walk.pieces_of_tensors(Tensor, gradients, itemsize)
     return pieces
 
 

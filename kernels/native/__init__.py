@@ -20,9 +20,6 @@ ThreadChoice = _engine.ThreadChoice
 add_up_arrays = _engine.add_up_arrays
 change_arrays = _engine.change_arrays
 Pieces = _engine.Pieces
-pieces_of_tensors = _engine.pieces_of_tensors
-Tensors = _engine.Tensors
-FOUND: dict[str, int] = _engine.FOUND
 
 PREFETCH_DISTANCE = cpu.choose_prefetch_distance(CAPABILITIES)
 _engine.set_prefetch_distance(PREFETCH_DISTANCE)

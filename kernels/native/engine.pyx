@@ -48,7 +48,7 @@ watch_forks()
 include "table.pxi"
 include "threads.pxi"
 include "pieces.pxi"
-include "memory.pxi"
+include "watched_arrays.pxi"
 include "plans.pxi"
 
 
@@ -91,56 +91,13 @@ cdef class Engine:
         Loops, sums and coefficient functions are addresses.
     """
 
-    cdef Table table
-    cdef readonly Py_ssize_t n_segments
-    cdef Py_ssize_t n_groups
-    cdef Memory memory
-    cdef int64_t *counts
-    cdef bint is_float32
-    cdef bint busy              # in the middle of a step, or claimed
-    cdef readonly bint bound
-    cdef list alive             # the arrays whose addresses it has
-    cdef readonly object records
-    cdef readonly object settings
-    cdef double *lr_scale
-    cdef double *weight_decay
-    cdef bint uniform           # all have the rate and weight decay of their group
-    cdef char *frozen
-    cdef char *pending          # which segments hold gradients of calls before
-    cdef int n_carried
-    cdef double *carried        # what coefficients carry from step to step, n_carried a segment
-    cdef double *next_carried   # what they are after this step, n_carried a row
-    cdef object report
-    cdef public int n_threads   # at most; 0: the default
-    cdef bint keeps_gil         # during a step, because of what another Python thread could do
-    cdef ThreadChoice choice
-    cdef double nanoseconds_per_thread
-    cdef bint adaptive
-    cdef double work            # of the step under way, in nanoseconds
-    cdef double reading         # the part of it that adding up gradients is
-    cdef bint adds              # gradients are added up before the update
-    cdef bint clips
-    cdef bint checks
-    cdef bint clears
-    cdef int accumulate_steps
-    cdef int64_t *accumulated   # calls since the last update
-    cdef int64_t *calls         # that were not declined
-    cdef char *swapped          # whether parameters are exchanged with their averages
-    cdef double *grad_norm      # of the last update that took it
-    cdef int64_t *iterations    # updates
-    cdef double max_grad_norm
-    cdef double divisor
-    cdef sum_function unusable
-    cdef coefficient_function clipping
-
     def __cinit__(self, inputs):
         cdef Py_ssize_t index, k
         cdef list plans = inputs.plans, segments = inputs.segments
         settings, records, progress, plan = inputs.settings, inputs.records, inputs.progress, inputs.plan
         self.n_segments = len(segments)
         self.n_groups = len(plans)
-        self.is_float32 = inputs.dtype.itemsize == 4
-        self.table.itemsize = inputs.dtype.itemsize
+        self.itemsize = inputs.dtype.itemsize
         self.alive = [segments]
         self.settings = settings
         self.lr_scale = <double *>self.address(settings.lr_scale)
@@ -148,7 +105,7 @@ cdef class Engine:
         self.frozen = self.address(settings.frozen)
         self.settings_changed()
         self.records = records
-        self.counts = <int64_t *>self.address(records.steps)
+        self.steps = <int64_t *>self.address(records.steps)
         self.pending = self.address(records.pending)
         self.carried = <double *>self.address(records.carried)
         self.n_carried = records.carried.shape[1]
@@ -163,7 +120,11 @@ cdef class Engine:
         self.choice = ThreadChoice()
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
         self.adaptive = adaptive
-        self.memory = Memory(inputs.dtype.num, segments, plan.clears, inputs.reject)
+        self.arrays = WatchedArrays(inputs.dtype.num, segments, plan.clears, inputs.reject)
+        self.table = <Table *>calloc(1, sizeof(Table))
+        if not self.table:
+            raise MemoryError("no memory for the table of segments")
+        self.table.itemsize = self.itemsize
         self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
         self.table.segments = <Segment *>calloc(max(self.n_segments, 1), sizeof(Segment))
         self.table.active = <Active *>calloc(max(self.n_segments, 1), sizeof(Active))
@@ -192,12 +153,14 @@ cdef class Engine:
         self.set_partials()
 
     def __dealloc__(self):
-        free(self.table.groups)
-        free(self.table.segments)
-        free(self.table.active)
-        free(self.table.rows)
+        if self.table:
+            free(self.table.groups)
+            free(self.table.segments)
+            free(self.table.active)
+            free(self.table.rows)
+            free(self.table.partials)
+        free(self.table)
         free(self.next_carried)
-        free(self.table.partials)
 
     cdef char *address(self, cnp.ndarray array):
         """Where an array is, which stays alive as long as this engine."""
@@ -248,15 +211,31 @@ cdef class Engine:
         settings = self.settings
         self.uniform = bool((settings.lr_scale == 1).all() and (settings.weight_decay != settings.weight_decay).all())
 
+    cdef double cost(self, Py_ssize_t segment) noexcept:
+        """Nanoseconds that an update of a segment takes on one thread, in cache."""
+        return self.table.segments[segment].size * self.table.groups[self.table.segments[segment].group].cost
+
+    cdef bint has_gradient(self, Py_ssize_t segment) noexcept:
+        """Whether the step under way has a gradient for it."""
+        return self.table.segments[segment].streams[GRAD] != NULL
+
+    cdef int take_gradients(self) except -1:
+        """Check what can have changed since gradients were accepted by their addresses, and step with them."""
+        self.arrays.check()
+        if self.clears:
+            self.arrays.check_apart()
+        self.commit_gradients()
+        return 0
+
     cdef void commit_gradients(self) noexcept:
         cdef Py_ssize_t index
         for index in range(self.n_segments):
-            self.table.segments[index].streams[GRAD] = self.memory.accepted[index]
+            self.table.segments[index].streams[GRAD] = self.arrays.accepted[index]
 
     def bind(self, list gradients):
         """Check gradients once and use them in every step that is not given others."""
-        self.memory.accept(gradients)
-        self.memory.watch([gradient for gradient in gradients if gradient is not None])
+        self.arrays.accept(gradients)
+        self.arrays.watch([gradient for gradient in gradients if gradient is not None])
         self.commit_gradients()
         self.bound = True
 
@@ -265,6 +244,9 @@ cdef class Engine:
             raise RuntimeError(BUSY)
         self.busy = True
         return 0
+
+    cdef void release(self) noexcept:
+        self.busy = False
 
     def alone(self, function):
         """The result of `function()`, with other threads' steps kept out; an error when one is under way.
@@ -284,13 +266,13 @@ cdef class Engine:
         """
         self.claim()
         try:
-            self.memory.check()
+            self.arrays.check()
             if self.swapped[0]:
                 raise RuntimeError(SWAPPED)
             if prepare is not None:
                 prepare()
             if gradients is not None:
-                self.memory.accept(gradients)
+                self.arrays.accept(gradients)
                 self.commit_gradients()
             self.advance()
         finally:
@@ -306,7 +288,7 @@ cdef class Engine:
         """Exchange every parameter with its average."""
         self.claim()
         try:
-            self.memory.check()
+            self.arrays.check()
             self.list_active(SWAP)
             self.fill_rows(False)
             self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))
@@ -420,7 +402,7 @@ cdef class Engine:
             self.run(n_threads)
         return 0
 
-    cdef double clip_coefficient(self, Group *group, Segment *segment, double total) noexcept:
+    cdef double clip_coefficient(self, Group *group, Py_ssize_t segment, double total) noexcept:
         """Of a segment's gradient; `total` is the sum of squares of all of them."""
         cdef double arguments[3]
         cdef double result[1]
@@ -428,7 +410,7 @@ cdef class Engine:
             arguments[0] = total
             arguments[2] = self.max_grad_norm
         elif group.clip_norm > 0:
-            arguments[0] = segment.total
+            arguments[0] = self.table.segments[segment].total
             arguments[2] = group.clip_norm
         else:
             return 1.0
@@ -459,10 +441,10 @@ cdef class Engine:
             index = self.table.active[k].segment
             segment = &self.table.segments[index]
             if clips:
-                clip_coefficient = self.clip_coefficient(&self.table.groups[segment.group], segment, total)
-            if (segment.group != group or self.counts[index] != count or not uniform
+                clip_coefficient = self.clip_coefficient(&self.table.groups[segment.group], index, total)
+            if (segment.group != group or self.steps[index] != count or not uniform
                     or (self.n_carried and not self.carry_alike(index, last))):
-                group, count, last = segment.group, self.counts[index], index
+                group, count, last = segment.group, self.steps[index], index
                 values[STEP] = <double>(count + 1)
                 values[RATE] = self.table.groups[group].lr * self.lr_scale[index]
                 values[WEIGHT_DECAY] = self.weight_decay[index]
@@ -509,7 +491,7 @@ cdef class Engine:
         for each in range(self.n_carried):
             self.next_carried[index * self.n_carried + each] = results[group.carried[each]]
         for k in range(program.n_coefficients):
-            if self.is_float32:
+            if self.itemsize == 4:
                 row.single[k] = <float>results[program.pick[k]]
             else:
                 row.full[k] = results[program.pick[k]]
@@ -518,9 +500,9 @@ cdef class Engine:
         self.table.n_threads = n_threads
         if not self.keeps_gil and (n_threads > 1 or self.work > NANOSECONDS_TO_RELEASE):
             with nogil:
-                run_table(&self.table)
+                run_table(self.table)
         else:
-            run_table(&self.table)
+            run_table(self.table)
 
     cdef void count(self, bint final) noexcept:
         """After the last write: the steps of what was updated, and which segments hold gradients for the next call."""
@@ -528,7 +510,7 @@ cdef class Engine:
         cdef int each
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
-            self.counts[index] += final
+            self.steps[index] += final
             if final:
                 row = self.table.active[k].row
                 for each in range(self.n_carried):
@@ -538,7 +520,3 @@ cdef class Engine:
         self.accumulated[0] = 0 if final else self.accumulated[0] + 1
         self.iterations[0] += final
         self.calls[0] += 1
-
-
-include "dlpack.pxi"
-include "tensors.pxi"

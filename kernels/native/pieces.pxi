@@ -11,29 +11,28 @@ cdef class Pieces:
     0 for the default; the bits do not depend on it. Whoever adds a piece keeps its memory.
     """
 
-    cdef Table table
-    cdef Group group
-    cdef Py_ssize_t capacity
-    cdef Py_ssize_t n_partials
-
     def __cinit__(self, Py_ssize_t capacity, Py_ssize_t itemsize):
-        memset(&self.table, 0, sizeof(Table))
-        memset(&self.group, 0, sizeof(Group))
         self.capacity = capacity
-        self.group.accumulator = -1
-        self.table.groups = &self.group
+        self.table = <Table *>calloc(1, sizeof(Table))
+        if not self.table:
+            raise MemoryError("no memory for the table of pieces")
         self.table.itemsize = itemsize
+        self.table.groups = <Group *>calloc(1, sizeof(Group))
         self.table.segments = <Segment *>calloc(max(capacity, 1), sizeof(Segment))
         self.table.active = <Active *>calloc(max(capacity, 1), sizeof(Active))
         self.table.rows = <Row *>calloc(1, sizeof(Row))
-        if not (self.table.segments and self.table.active and self.table.rows):
+        if not (self.table.groups and self.table.segments and self.table.active and self.table.rows):
             raise MemoryError("no memory for the table of pieces")
+        self.table.groups[0].accumulator = -1
 
     def __dealloc__(self):
-        free(self.table.segments)
-        free(self.table.active)
-        free(self.table.rows)
-        free(self.table.partials)
+        if self.table:
+            free(self.table.groups)
+            free(self.table.segments)
+            free(self.table.active)
+            free(self.table.rows)
+            free(self.table.partials)
+        free(self.table)
 
     cdef int append(self, char *address, Py_ssize_t size) except -1:
         cdef Py_ssize_t k = self.table.n_active
@@ -60,7 +59,7 @@ cdef class Pieces:
         self.table.partials = <double *>calloc(max(self.n_partials, 1), sizeof(double))
         if not self.table.partials:
             raise MemoryError("no memory for partial sums")
-        self.group.sum = <sum_function>address
+        self.table.groups[0].sum = <sum_function>address
         self.table.adding = True
         self.run(self.table.total * NANOSECONDS_TO_ADD, n_threads)
         for k in range(self.table.n_active):
@@ -74,7 +73,7 @@ cdef class Pieces:
 
     def change(self, size_t address, tuple coefficients, int n_threads):
         """Call a loop of one stream on each piece."""
-        cdef Program *program = &self.group.programs[0]
+        cdef Program *program = &self.table.groups[0].programs[0]
         program.n_operations = 1
         program.plain = True
         program.operations[0].loop = <loop_function>address
@@ -96,7 +95,7 @@ cdef class Pieces:
         cdef double start = nanoseconds()
         self.table.n_threads = pieces_choice.choose(affordable) if learning else affordable
         with nogil:
-            run_table(&self.table)
+            run_table(self.table)
         if learning:
             pieces_choice.learn(self.table.n_threads, affordable, (nanoseconds() - start) / work)
 

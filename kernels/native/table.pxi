@@ -34,10 +34,6 @@ cdef enum:  # plan.ENGINE_ARGUMENTS
     CLIP_COEFFICIENT
     N_ENGINE_ARGUMENTS
 
-ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
-ctypedef void (*coefficient_function)(const double *, double *) noexcept nogil
-ctypedef void (*sum_function)(const void *, Py_ssize_t, double, double *) noexcept nogil
-
 cdef struct Stage:
     coefficient_function function
     double arguments[MAX_ARGUMENTS]

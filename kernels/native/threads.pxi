@@ -78,11 +78,6 @@ cdef class ThreadChoice:
     work, because a step need not update every parameter.
     """
 
-    cdef double serial          # a unit of work on one thread, once known
-    cdef double probed          # the same, of the probe under way
-    cdef int until_probe, probes, slow, pause, pause_length
-    cdef int settling           # steps on several threads until they are judged by SLOW
-
     def __cinit__(self):
         self.until_probe = WARM_STEPS
 

@@ -130,9 +130,9 @@ class Round:
         self, contents: Contents, segments: list[int], memory: list[Tensor], kept: list[list[Tensor]]
     ) -> TensorWalk:
         """The compiled walk; where buffers hold all parameters, with another engine that steps buffers as a whole."""
-        from ...kernels import native
+        from . import native_walk  # type: ignore[attr-defined]
 
-        walk: Any = native.Tensors(
+        walk: Any = native_walk.Tensors(
             Tensor,
             inspect.getattr_static(Tensor, "grad"),
             self.engine,

@@ -1,4 +1,4 @@
-# Another library's tensors: where their memory is, and how it lies there; part of engine.pyx.
+# Where a tensor's memory is, and how it lies there; part of native_walk.pyx.
 #
 # This is asked through DLPack's C exchange interface (https://dmlc.github.io/dlpack/latest/c_api.html): some
 # nanoseconds a tensor, and nothing is allocated.
@@ -6,7 +6,7 @@
 from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     DLPACK_MAJOR = 1
@@ -74,30 +74,3 @@ cdef bint is_contiguous(const DLTensor *description) noexcept:
             return False
         expected *= description.shape[axis]
     return True
-
-
-def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
-    """`Pieces` of tensors of this itemsize, and a list of those that are no contiguous floats in main memory.
-
-    A subclass of the type `plain` need not have its elements in memory.
-    """
-    cdef ExchangeInterface *interface = exchange_interface(plain.__dlpack_c_exchange_api__)
-    cdef Pieces pieces = Pieces(len(tensors), itemsize)
-    cdef DLTensor description
-    cdef list others = []
-    cdef int64_t size
-    for tensor in tensors:
-        if (
-            type(tensor) is not plain
-            or not describe_tensor(interface, tensor, &description)
-            or not holds_floats(&description, itemsize)
-            or not is_contiguous(&description)
-            or tensor.is_neg()
-        ):
-            others.append(tensor)
-            continue
-        size = 1
-        for axis in range(description.ndim):
-            size *= description.shape[axis]
-        pieces.append(description.data, size)
-    return pieces, others

@@ -17,24 +17,11 @@ cdef int by_begin(const void *a, const void *b) noexcept nogil:
 
 
 @cython.final
-cdef class Memory:
+cdef class WatchedArrays:
     """Watches that arrays stay where they are, and looks at gradients before they are read.
 
     `zeroed` says that gradients are written, too; `reject(index, gradient)` raises the error that says what is wrong.
     """
-
-    cdef Py_ssize_t n_params
-    cdef list params
-    cdef list watched           # the arrays that the guards point to
-    cdef Guard *guards
-    cdef Py_ssize_t n_guards
-    cdef Span *intervals        # all memory that a step writes, sorted
-    cdef Py_ssize_t n_intervals
-    cdef char **accepted        # addresses of the gradients of the step under way
-    cdef Span *spans            # the same, to be sorted
-    cdef int type_number
-    cdef bint zeroed
-    cdef object reject
 
     def __cinit__(self, int type_number, list segments, bint zeroed, reject):
         self.n_params = len(segments)

@@ -1,4 +1,22 @@
-# Steps of parameters and gradients that are another library's tensors; part of engine.pyx.
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: binding=True, embedsignature=True
+"""Walks over torch's tensors without Python: finds the gradients of a step, and whatever changed since the last one.
+
+What a tensor is, it asks DLPack, so that this is compiled without torch. What it finds it gives to an engine by address.
+"""
+
+from libc.stdint cimport int64_t, uintptr_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+cimport cython
+cimport numpy as cnp
+
+from fastopt.kernels.native.engine cimport Engine, Pieces, WatchedArrays
+
+cnp.import_array()
+
+include "dlpack.pxi"
 
 cdef extern from "Python.h":  # by pointer: what they point to is kept elsewhere, and not counted for each look
     int PyDict_Next(PyObject *container, Py_ssize_t *position, PyObject **key, PyObject **value) noexcept
@@ -9,7 +27,7 @@ cdef extern from "Python.h":  # by pointer: what they point to is kept elsewhere
         descrgetfunc tp_descr_get
     PyTypeObject *Py_TYPE(object) noexcept
 
-cdef struct Layout:              # how a parameter lies in memory, and its gradient must
+cdef struct Placement:              # how a parameter lies in memory, and its gradient must
     char *data
     int32_t ndim
     Py_ssize_t size
@@ -133,7 +151,7 @@ cdef class Tensors:
     cdef Engine flat             # steps all segments as fewer and longer ones, or None
     cdef list flat_lengths       # how many segments each of those is
     cdef bint shares             # whether other Python threads may run during a step
-    cdef Layout *layouts
+    cdef Placement *placements
     cdef int64_t *extents
     cdef bint counts_steps
     cdef Py_ssize_t n_numbers    # of each segment
@@ -168,11 +186,11 @@ cdef class Tensors:
         for tensor in memory:
             n_extents += 2 * tensor.ndim
         self.segments = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
-        self.layouts = <Layout *>calloc(max(n_segments, 1), sizeof(Layout))
+        self.placements = <Placement *>calloc(max(n_segments, 1), sizeof(Placement))
         self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
         self.numbers = <Number *>calloc(max(n_segments * self.n_numbers, 1), sizeof(Number))
         self.kept = <Kept *>calloc(max(sum([len(tensors) for tensors in kept]), 1), sizeof(Kept))
-        if not (self.segments and self.layouts and self.extents and self.numbers and self.kept):
+        if not (self.segments and self.placements and self.extents and self.numbers and self.kept):
             raise MemoryError("no memory for the table of tensors")
         n_extents = 0
         self.stepped = [None] * n_segments
@@ -183,23 +201,23 @@ cdef class Tensors:
         for index in range(n_segments):
             if not describe_tensor(self.interface, memory[index], &description):
                 raise TypeError(f"parameter {index} has no memory that DLPack can describe")
-            self.layouts[index].data = description.data
-            self.layouts[index].ndim = description.ndim
-            self.layouts[index].size = memory[index].numel()
-            self.layouts[index].first = n_extents
+            self.placements[index].data = description.data
+            self.placements[index].ndim = description.ndim
+            self.placements[index].size = memory[index].numel()
+            self.placements[index].first = n_extents
             for axis in range(description.ndim):
                 self.extents[n_extents + axis] = description.shape[axis]
                 self.extents[n_extents + description.ndim + axis] = description.strides[axis]
             n_extents += 2 * description.ndim
-            self.layouts[index].first_kept = n_kept
+            self.placements[index].first_kept = n_kept
             for tensor in kept[index]:
                 if not describe_tensor(self.interface, tensor, &description):
                     raise TypeError(f"a state of parameter {index} has no memory that DLPack can describe")
                 self.kept[n_kept].tensor = <PyObject *>tensor
                 self.kept[n_kept].data = description.data
                 n_kept += 1
-            self.layouts[index].end_kept = n_kept
-            work += self.layouts[index].size * engine.table.groups[engine.table.segments[index].group].cost
+            self.placements[index].end_kept = n_kept
+            work += engine.cost(index)
             for each in range(self.n_numbers):
                 self.numbers[index * self.n_numbers + each] = number_in(numbers[index][each])
         self.shares = work > NANOSECONDS_TO_SHARE
@@ -238,7 +256,7 @@ cdef class Tensors:
         free(self.state_values)
         free(self.state_of)
         free(self.segments)
-        free(self.layouts)
+        free(self.placements)
         free(self.extents)
         free(self.numbers)
         free(self.kept)
@@ -258,7 +276,7 @@ cdef class Tensors:
         self.flat = flat
         self.flat_lengths = lengths
         for index in range(self.engine.n_segments):
-            self.layouts[index].flat = <char *><uintptr_t>addresses[index]
+            self.placements[index].flat = <char *><uintptr_t>addresses[index]
         flat.keeps_gil = not self.shares
 
     cdef bint is_flat(self) noexcept:
@@ -267,10 +285,10 @@ cdef class Tensors:
         cdef char *accepted
         for length in self.flat_lengths:
             for index in range(first, first + <Py_ssize_t>length):
-                accepted = self.engine.memory.accepted[index]
-                if accepted == NULL or (accepted != self.layouts[index].flat and self.layouts[index].size):
+                accepted = self.engine.arrays.accepted[index]
+                if accepted == NULL or (accepted != self.placements[index].flat and self.placements[index].size):
                     return False
-                if self.engine.counts[index] != self.engine.counts[first]:
+                if self.engine.steps[index] != self.engine.steps[first]:
                     return False
                 if not self.engine.carry_alike(index, first):
                     return False
@@ -280,36 +298,35 @@ cdef class Tensors:
     cdef int advance_flat(self, int n_threads) except -1:
         cdef Py_ssize_t index, k, each, first = 0, n_carried = self.engine.n_carried
         self.flat.n_threads = n_threads
-        self.flat.memory.check()
         for k, length in enumerate(self.flat_lengths):
-            self.flat.counts[k] = self.engine.counts[first]
+            self.flat.steps[k] = self.engine.steps[first]
             for each in range(n_carried):
                 self.flat.carried[k * n_carried + each] = self.engine.carried[first * n_carried + each]
-            self.flat.memory.accepted[k] = self.layouts[first].flat
+            self.flat.arrays.accepted[k] = self.placements[first].flat
             first += <Py_ssize_t>length
-        self.flat.commit_gradients()
+        self.flat.take_gradients()
         self.flat.advance()
         first = 0
         for k, length in enumerate(self.flat_lengths):
             for index in range(first, first + <Py_ssize_t>length):
-                self.engine.counts[index] = self.flat.counts[k]
+                self.engine.steps[index] = self.flat.steps[k]
                 for each in range(n_carried):
                     self.engine.carried[index * n_carried + each] = self.flat.carried[k * n_carried + each]
             first += <Py_ssize_t>length
         return 0
 
-    cdef bint lies_alike(self, const Layout *layout, const DLTensor *description) noexcept:
+    cdef bint lies_alike(self, const Placement *placement, const DLTensor *description) noexcept:
         """Whether a tensor is of a segment's dtype, shape and strides, in main memory; strides of one element are free.
         """
-        cdef const int64_t *shape = self.extents + layout.first
-        cdef const int64_t *strides = shape + layout.ndim
+        cdef const int64_t *shape = self.extents + placement.first
+        cdef const int64_t *strides = shape + placement.ndim
         cdef int axis
-        if not holds_floats(description, self.engine.table.itemsize) or description.ndim != layout.ndim:
+        if not holds_floats(description, self.engine.itemsize) or description.ndim != placement.ndim:
             return False
-        for axis in range(layout.ndim):
+        for axis in range(placement.ndim):
             if description.shape[axis] != shape[axis]:
                 return False
-            if shape[axis] != 1 and layout.size and description.strides[axis] != strides[axis]:
+            if shape[axis] != 1 and placement.size and description.strides[axis] != strides[axis]:
                 return False
         return True
 
@@ -385,12 +402,12 @@ cdef class Tensors:
             expected += 1
         return result
 
-    cdef bint keeps_states(self, const Layout *layout) noexcept:
+    cdef bint keeps_states(self, const Placement *placement) noexcept:
         """Whether a segment's states are where they were: assigning `data`, or moving to shared memory, moves them."""
         cdef const Kept *kept
         cdef DLTensor description
         cdef Py_ssize_t index
-        for index in range(layout.first_kept, layout.end_kept):
+        for index in range(placement.first_kept, placement.end_kept):
             kept = &self.kept[index]
             if not describe_tensor(self.interface, <object>kept.tensor, &description) or description.data != kept.data:
                 return False
@@ -400,14 +417,14 @@ cdef class Tensors:
         """Note where the gradients are; `replacements` are tensors in place of some, by segment."""
         cdef Py_ssize_t index, segment
         cdef Py_ssize_t first = 0 if only < 0 else only, last = self.n_params if only < 0 else only + 1
-        cdef Layout *layout
+        cdef Placement *placement
         cdef DLTensor description
-        cdef Memory memory = self.engine.memory
-        cdef Py_ssize_t itemsize = self.engine.table.itemsize
+        cdef WatchedArrays arrays = self.engine.arrays
+        cdef Py_ssize_t itemsize = self.engine.itemsize
         cdef Py_ssize_t n_found = 0
         self.odd, self.found, self.written = [], [], []
         if only >= 0:
-            memset(memory.accepted, 0, self.engine.n_segments * sizeof(char *))
+            memset(arrays.accepted, 0, self.engine.n_segments * sizeof(char *))
         for index in range(first, last):
             segment = self.segments[index]
             if segment == -2:
@@ -416,38 +433,38 @@ cdef class Tensors:
             gradient = self.get_gradient(self.attribute, param, type(param))
             if gradient is None:
                 if segment >= 0:
-                    memory.accepted[segment] = NULL
+                    arrays.accepted[segment] = NULL
                 continue
             if segment < 0:
                 return REBUILD
-            layout = &self.layouts[segment]
+            placement = &self.placements[segment]
             if self.memory[segment] is param and not (
                 describe_tensor(self.interface, param, &description)
-                and description.data == layout.data
-                and self.lies_alike(layout, &description)
+                and description.data == placement.data
+                and self.lies_alike(placement, &description)
             ):
                 return REBUILD
-            if thorough and not self.keeps_states(layout):
+            if thorough and not self.keeps_states(placement):
                 return REBUILD
             gradient = replacements.get(segment, gradient) if replacements else gradient
             if (
                 type(gradient) is not self.plain
                 or not describe_tensor(self.interface, gradient, &description)
-                or not self.lies_alike(layout, &description)
+                or not self.lies_alike(placement, &description)
                 or (
-                    description.data != layout.apart
-                    and memory.is_written(description.data, description.data + layout.size * itemsize)
+                    description.data != placement.apart
+                    and arrays.is_written(description.data, description.data + placement.size * itemsize)
                 )
-                or (layout.size == 1 and gradient.is_neg())  # a view that negates; only this small does it lie alike
+                or (placement.size == 1 and gradient.is_neg())  # a view that negates; only this small does it lie alike
             ):
                 self.odd.append((segment, gradient))
                 continue
-            memory.accepted[segment] = description.data if layout.size else <char *>&empty_gradient
-            layout.apart = description.data
+            arrays.accepted[segment] = description.data if placement.size else <char *>&empty_gradient
+            placement.apart = description.data
             n_found += 1
             if self.shares:  # Another thread may drop it meanwhile.
                 self.found.append(gradient)
-            if memory.zeroed:
+            if arrays.zeroed:
                 self.written.append(gradient)
         if only >= 0 and n_found:
             self.written.append(self.params[only])
@@ -474,7 +491,7 @@ cdef class Tensors:
             return self.find(param_groups, states, replacements, reread, only, True)
         finally:
             self.found = self.written = None
-            self.engine.busy = False
+            self.engine.release()
 
     def step(self, list param_groups, states, int n_threads, bint thorough, dict replacements=None, bint reread=False,
              Py_ssize_t only=-1):
@@ -492,7 +509,7 @@ cdef class Tensors:
             return found
         finally:
             self.found = self.written = None
-            self.engine.busy = False
+            self.engine.release()
 
     cdef int advance(self, int n_threads) except -1:
         cdef Engine engine = self.engine
@@ -500,14 +517,11 @@ cdef class Tensors:
         cdef Py_ssize_t index, each, n_carried = engine.n_carried
         cdef Number *numbers
         engine.n_threads = n_threads
-        engine.memory.check()
-        if engine.clears:
-            engine.memory.check_apart()
-        engine.commit_gradients()
+        engine.take_gradients()
         for index in range(engine.n_segments if self.n_numbers else 0):
             numbers = self.numbers + index * self.n_numbers
             if self.counts_steps:
-                engine.counts[index] = <int64_t>read_number(numbers)
+                engine.steps[index] = <int64_t>read_number(numbers)
                 numbers += 1
             for each in range(n_carried):
                 engine.carried[index * n_carried + each] = read_number(&numbers[each])
@@ -518,11 +532,11 @@ cdef class Tensors:
         if engine.calls[0] == calls:  # declined
             return 0
         for index in range(engine.n_segments if self.n_numbers else 0):
-            if engine.table.segments[index].streams[GRAD] == NULL:
+            if not engine.has_gradient(index):
                 continue
             numbers = self.numbers + index * self.n_numbers
             if self.counts_steps:
-                write_number(numbers, <double>engine.counts[index])
+                write_number(numbers, <double>engine.steps[index])
                 numbers += 1
             for each in range(n_carried):
                 write_number(&numbers[each], engine.carried[index * n_carried + each])
@@ -532,3 +546,30 @@ cdef class Tensors:
 
 
 cdef double empty_gradient  # stands for the memory of a gradient without elements, which may have no address
+
+
+def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
+    """`Pieces` of tensors of this itemsize, and a list of those that are no contiguous floats in main memory.
+
+    A subclass of the type `plain` need not have its elements in memory.
+    """
+    cdef ExchangeInterface *interface = exchange_interface(plain.__dlpack_c_exchange_api__)
+    cdef Pieces pieces = Pieces(len(tensors), itemsize)
+    cdef DLTensor description
+    cdef list others = []
+    cdef int64_t size
+    for tensor in tensors:
+        if (
+            type(tensor) is not plain
+            or not describe_tensor(interface, tensor, &description)
+            or not holds_floats(&description, itemsize)
+            or not is_contiguous(&description)
+            or tensor.is_neg()
+        ):
+            others.append(tensor)
+            continue
+        size = 1
+        for axis in range(description.ndim):
+            size *= description.shape[axis]
+        pieces.append(description.data, size)
+    return pieces, others

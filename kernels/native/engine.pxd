@@ -1,0 +1,129 @@
+# The classes of engine.pyx, for what steps an engine from another extension module: by the addresses of gradients.
+#
+# Such a caller claims the engine, writes the address of each segment's gradient (NULL: none) to `arrays.accepted`, and
+# calls `take_gradients` and `advance`; then it releases the engine.
+
+from libc.stdint cimport int64_t
+
+cimport numpy as cnp
+
+ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
+ctypedef void (*coefficient_function)(const double *, double *) noexcept nogil
+ctypedef void (*sum_function)(const void *, Py_ssize_t, double, double *) noexcept nogil
+
+cdef struct Table
+cdef struct Group
+cdef struct Guard
+cdef struct Span
+
+
+cdef class ThreadChoice:
+    cdef double serial          # a unit of work on one thread, once known
+    cdef double probed          # the same, of the probe under way
+    cdef int until_probe, probes, slow, pause, pause_length
+    cdef int settling           # steps on several threads until they are judged by SLOW
+
+    cpdef int choose(self, int n_threads) noexcept
+    cpdef void learn(self, int n_threads, int could_use, double time) noexcept
+    cdef void judge(self, double time) noexcept
+
+
+cdef class WatchedArrays:
+    cdef Py_ssize_t n_params
+    cdef list params
+    cdef list watched           # the arrays that the guards point to
+    cdef Guard *guards
+    cdef Py_ssize_t n_guards
+    cdef Span *intervals        # all memory that a step writes, sorted
+    cdef Py_ssize_t n_intervals
+    cdef char **accepted        # addresses of the gradients of the step under way
+    cdef Span *spans            # the same, to be sorted
+    cdef int type_number
+    cdef readonly bint zeroed
+    cdef object reject
+
+    cdef int watch(self, gradients) except -1
+    cdef int check(self) except -1
+    cdef int set_intervals(self, list segments) except -1
+    cdef bint is_written(self, char *begin, char *end) noexcept
+    cdef int accept(self, list gradients) except -1
+    cdef int check_apart(self) except -1
+
+
+cdef class Engine:
+    cdef Table *table
+    cdef readonly Py_ssize_t n_segments
+    cdef readonly Py_ssize_t itemsize
+    cdef Py_ssize_t n_groups
+    cdef WatchedArrays arrays
+    cdef list alive             # the arrays whose addresses it has
+    cdef bint busy              # in the middle of a step, or claimed
+    cdef readonly bint bound
+    cdef public int n_threads   # at most; 0: the default
+    cdef bint keeps_gil         # during a step, because of what another Python thread could do
+    # contract.SegmentSettings
+    cdef readonly object settings
+    cdef double *lr_scale
+    cdef double *weight_decay
+    cdef bint uniform           # all have the rate and weight decay of their group
+    cdef char *frozen
+    # contract.SegmentRecords
+    cdef readonly object records
+    cdef int64_t *steps
+    cdef char *pending
+    cdef int n_carried
+    cdef double *carried        # n_carried a segment
+    cdef double *next_carried   # what they are after this step, n_carried a row
+    # contract.Progress
+    cdef int64_t *accumulated
+    cdef int64_t *calls
+    cdef char *swapped
+    cdef double *grad_norm
+    cdef int64_t *iterations
+    # plan.StepPlan
+    cdef bint adds              # gradients are added up before the update
+    cdef bint clips
+    cdef bint checks
+    cdef bint clears
+    cdef int accumulate_steps
+    cdef double max_grad_norm
+    cdef double divisor
+    cdef sum_function unusable
+    cdef coefficient_function clipping
+    cdef object report
+    # the step under way
+    cdef ThreadChoice choice
+    cdef double nanoseconds_per_thread
+    cdef bint adaptive
+    cdef double work            # in nanoseconds
+    cdef double reading         # the part of it that adding up gradients is
+
+    cdef char *address(self, cnp.ndarray array)
+    cdef int set_partials(self) except -1
+    cdef int set_step_plan(self, plan) except -1
+    cdef int claim(self) except -1
+    cdef void release(self) noexcept
+    cdef double cost(self, Py_ssize_t segment) noexcept
+    cdef bint has_gradient(self, Py_ssize_t segment) noexcept
+    cdef bint carry_alike(self, Py_ssize_t first, Py_ssize_t second) noexcept
+    cdef int take_gradients(self) except -1
+    cdef void commit_gradients(self) noexcept
+    cdef int advance(self) except -1
+    cdef void list_active(self, int program) noexcept
+    cdef void add_up_gradients(self, int n_threads) noexcept
+    cdef bint all_usable(self) noexcept
+    cdef int decline(self, int n_threads) except -1
+    cdef double clip_coefficient(self, Group *group, Py_ssize_t segment, double total) noexcept
+    cdef void fill_rows(self, bint added) noexcept
+    cdef void fill_row(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept
+    cdef void run(self, int n_threads) noexcept
+    cdef void count(self, bint final) noexcept
+
+
+cdef class Pieces:
+    cdef Table *table
+    cdef Py_ssize_t capacity
+    cdef Py_ssize_t n_partials
+
+    cdef int append(self, char *address, Py_ssize_t size) except -1
+    cdef void run(self, double work, int n_threads) noexcept
