@@ -1,4 +1,4 @@
-"""The optimizer in the backward pass: each parameter is stepped as soon as its gradient is there."""
+"""The optimizer in the backward pass: each parameter is stepped as soon as its gradient is complete."""
 
 from __future__ import annotations
 
@@ -12,46 +12,45 @@ from .base import NativeOptimizer
 Class = TypeVar("Class", bound=NativeOptimizer)
 
 NEEDS_ALL_GRADIENTS = {"max_grad_norm": None, "nonfinite": "propagate", "zero_grads": False}
-"""Options that look at all gradients before the first update, or need them after it, and their harmless values."""
+"""Options that need all gradients at once, and the values with which they do not."""
 
 
 def step_in_backward(module: torch.nn.Module | Iterable[Any], optimizer_class: type[Class], **options: Any) -> Class:
-    """An optimizer whose steps are taken by `backward()`: each parameter is updated while its gradient is in the cache,
-    and the gradient is freed at once.
+    """An optimizer that steps in `backward()`: each parameter is updated while its gradient is in the cache, and the
+    gradient is freed at once.
 
-    At no time is there more than one gradient of a parameter, where otherwise there are all of them: as much memory as
-    the parameters take. The updates are those of `optimizer.step()` after `backward()`, bit by bit.
+    Only one parameter's gradient exists at a time. That saves as much memory as the parameters take. The updates have
+    the same bits as those of `optimizer.step()` after `backward()`.
 
     Parameters
     ----------
-    module: torch.nn.Module, or what `optimizer_class` takes as its parameters
+    module: torch.nn.Module, or the parameters as `optimizer_class` takes them
         Parameters of a module that do not require gradients are left out.
-    optimizer_class: one of this package's, as `fastopt.torch.Adam`
+    optimizer_class: a class of this package, for example `fastopt.torch.Adam`
     options: the arguments of `optimizer_class`
-        Not `max_grad_norm`, `nonfinite` and `zero_grads`, which need all gradients at once.
+        All but `max_grad_norm`, `nonfinite` and `zero_grads`, which need all gradients at once.
 
     Returns
     -------
     optimizer: optimizer_class
-        For schedulers, state dicts, hyperparameters. Its `step()` and `zero_grad()` find nothing left to do; a training
-        loop may go on calling them. Its states are made now. Groups that are added are stepped in the same way.
-        The parameters keep it, so it need not be; `optimizer.step_after_backward()` ends this.
+        For schedulers, state dicts and hyperparameters. A training loop may still call its `step()` and `zero_grad()`,
+        which find nothing to do. Its states are made now. Groups that are added later are stepped in the same way.
+        The parameters keep the optimizer alive. `optimizer.step_after_backward()` ends stepping in `backward()`.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not usable. From `backward()`: what `step()` raises; parameters whose gradients came before have
-        been updated then.
+        An argument is not usable. `backward()` raises the errors of `step()`; by then, parameters whose gradients were
+        complete earlier have been updated.
 
     Notes
     -----
-    Every `backward()` is a step: gradients cannot be accumulated over several, nor clipped by their common norm (clip
-    each parameter's with `clip_norm`). A GradScaler cannot unscale them. Hooks of `step()` are not called. Built on
-    torch.Tensor.register_post_accumulate_grad_hook.
+    Every `backward()` is a step: gradients cannot be accumulated over several of them, nor clipped by their common norm
+    (clip each parameter's with `clip_norm`). A GradScaler cannot unscale them. Hooks of `step()` are not called. Built
+    on torch.Tensor.register_post_accumulate_grad_hook.
 
-    Keep the optimizer: once it is gone, nothing is stepped, and gradients stay. A parameter that is taken out of its
-    group is not stepped any more. A copy of the optimizer with its module, by `copy.deepcopy` or pickle, steps its own
-    parameters in the backward pass, too.
+    A parameter that is taken out of its group is no longer stepped. A copy of the optimizer with its module, by
+    `copy.deepcopy` or pickle, also steps its own parameters in the backward pass.
 
     Examples
     --------

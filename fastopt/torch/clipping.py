@@ -1,4 +1,4 @@
-"""torch.nn.utils.clip_grad_norm_ and clip_grad_value_, natively."""
+"""torch.nn.utils.clip_grad_norm_ and clip_grad_value_ in native code."""
 
 from __future__ import annotations
 
@@ -27,36 +27,35 @@ def clip_grad_norm_(
 ) -> Tensor:
     """Scale all gradients together, in place, to an L2 norm of at most `max_norm`; as torch.nn.utils.clip_grad_norm_.
 
-    grad = grad * min(1, max_norm / (norm + 1e-6)). Squares are added up in float64 in a fixed order, so the result has
-    the same bits with any number of threads. Gradients whose norm is small enough are not written to.
+    grad = grad * min(1, max_norm / (norm + 1e-6)). Squares are added up in float64 in a fixed order, so that the result
+    has the same bits on any number of threads. Gradients whose norm is small enough are not written to. Torch's own
+    function clips gradients on a CUDA device.
 
-    Gradients on a CUDA device are torch's own function's to clip.
-
-    The optimizers' `max_grad_norm=` does the same without writing to the gradients at all.
+    The optimizers' `max_grad_norm=` does the same without writing to the gradients.
 
     Parameters
     ----------
     parameters: tensor or iterable of tensors
-        Those without gradient are passed over.
+        Parameters without a gradient are left out.
     max_norm: float
         At least 0.
     norm_type: float, default 2
-        Another norm is handed to torch's own function.
+        Torch's own function takes any other norm.
     error_if_nonfinite: bool, default False
-        Raise a RuntimeError, and change nothing, where the norm is NaN or infinite.
+        Raise a RuntimeError, and change nothing, if the norm is NaN or infinite.
     foreach: bool, optional
-        Accepted as by torch; changes nothing.
+        Accepted as by torch, then ignored.
 
     Returns
     -------
     norm: tensor of no dimensions
-        Of all gradients before clipping; float64 where one of them is, else float32. 0 without gradients.
+        The norm of all gradients before clipping; 0 without gradients. float64 if one of them is, else float32.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        `max_norm` is no number or negative, a gradient is not dense float32 or float64 in main memory, or the norm is
-        not finite where that is an error. Nothing has been changed.
+        `max_norm` is negative or not a number, a gradient is not dense float32 or float64 in main memory, or the norm
+        is not finite and `error_if_nonfinite` is set. Nothing has been changed.
 
     Examples
     --------
@@ -93,23 +92,23 @@ def clip_grad_norm_(
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, foreach: bool | None = None) -> None:
     """Limit each element of the gradients to [-clip_value, clip_value], in place; as torch.nn.utils.clip_grad_value_.
 
-    NaN stays NaN. Gradients on a CUDA device are torch's own function's to clip. The optimizers' `clip_value=` does the
-    same without writing to the gradients.
+    NaN stays NaN. Torch's own function clips gradients on a CUDA device. The optimizers' `clip_value=` does the same
+    without writing to the gradients.
 
     Parameters
     ----------
     parameters: tensor or iterable of tensors
-        Those without gradient are passed over.
+        Parameters without a gradient are left out.
     clip_value: float
         At least 0.
     foreach: bool, optional
-        Accepted as by torch; changes nothing.
+        Accepted as by torch, then ignored.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        `clip_value` is no number or negative, or a gradient is not dense float32 or float64 in main memory. Nothing has
-        been changed.
+        `clip_value` is negative or not a number, or a gradient is not dense float32 or float64 in main memory. Nothing
+        has been changed.
 
     Examples
     --------
@@ -141,13 +140,13 @@ def _listed(parameters: Tensor | Iterable[Tensor], warns: bool = True) -> list[T
     if isinstance(parameters, Tensor):
         return [parameters]
     listed = list(parameters)
-    if warns and not listed and isinstance(parameters, types.GeneratorType):  # as torch warns: it was used up before
+    if warns and not listed and isinstance(parameters, types.GeneratorType):  # as torch warns: it has been used up
         warnings.warn("`parameters` is an empty generator, no gradient clipping will occur.", stacklevel=3)
     return listed
 
 
 class Gradients:
-    """The gradients of some parameters, checked, to be added up or changed in one native call for each dtype."""
+    """The gradients of some parameters, checked; one native call for each dtype adds them up or changes them."""
 
     def __init__(self, owner: str, parameters: list[Tensor]) -> None:
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
@@ -171,8 +170,11 @@ class Gradients:
 
 
 class Part:
-    """Those of one dtype; some can be `on_device`, and then nothing is done here. `others` do not lie contiguously:
-    they are read and written through copies that do."""
+    """The gradients of one dtype.
+
+    `others` are not contiguous in memory, and are read and written through contiguous copies. If some gradients are
+    `on_device`, nothing here is used.
+    """
 
     def __init__(self, owner: str, parameters: list[Tensor], dtype: torch.dtype, gradients: list[Tensor]) -> None:
         self.gradients = gradients
@@ -210,7 +212,7 @@ class Part:
 
 
 def _pieces(gradients: list[Tensor], itemsize: int) -> tuple[Any, list[Tensor]]:
-    """Native pieces for what lies contiguously, and the rest; without the compiled module, that is everything."""
+    """Native pieces for contiguous gradients, and the other gradients: all of them without the compiled module."""
     if backends.compiled_module_error() is not None:
         return None, gradients
     from .stepping import native_walk  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""State dicts of NumPy optimizers, for torch's."""
+"""State dicts of NumPy optimizers as torch's."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 
 
 def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict of `fastopt.Adam` (or another) as one that `fastopt.torch.Adam` and `torch.optim.Adam` load.
+    """Convert a state dict of `fastopt.Adam` (or another) to one that `fastopt.torch.Adam` and `torch.optim.Adam` load.
 
-    The other way round nothing is needed: `fastopt.Adam` loads torch's state dicts as they are.
+    In the other direction, `fastopt.Adam` loads torch's state dicts as they are.
 
     Parameters
     ----------
     state_dict: dict
-        What `state_dict()` of one of fastopt's NumPy optimizers returns.
+        From `state_dict()` of one of fastopt's NumPy optimizers.
 
     Returns
     -------
     state_dict: dict
-        The same with tensors, which share no memory with the arrays, and with step counts as torch has them.
+        The same with tensors, which share no memory with the arrays, and with step counts in torch's form.
 
     Raises
     ------
     TypeError
-        It is no state dict.
+        It is not a state dict.
 
     Examples
     --------

@@ -1,7 +1,7 @@
-"""Which devices parameters can be on, and what steps them there.
+"""The devices that parameters can be on, and the backends that step them there.
 
-`kind` and `current_stream` are all that is asked of torch about a CUDA device; tests without one put others in their
-place.
+Stepping asks torch about CUDA devices through `kind`, `current_stream` and `check_current` alone; tests without a
+device replace them.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from torch import Tensor
 from ...kernels import backends
 
 BACKENDS = {"cpu": ("cython", "numba", "reference"), "cuda": ("cuda",)}
-"""For each kind of device what can step parameters there; "auto" chooses among them."""
+"""The backends that can step parameters on each kind of device; "auto" chooses among them."""
 
 
 def kind(tensor: Tensor) -> str:
-    """The kind of device that a tensor is on, a key of `BACKENDS` where parameters can be stepped."""
+    """The kind of a tensor's device; a key of `BACKENDS` if parameters can be stepped there."""
     return tensor.device.type
 
 
 def current_stream(device: torch.device) -> int:
-    """The stream on which torch works on a device now."""
+    """The handle of torch's current stream on a device."""
     return int(torch.cuda.current_stream(device).cuda_stream)
 
 
 def check_current(owner: str, label: str, tensor: Tensor) -> None:
-    """Check that a parameter is on the device that kernels are launched on.
+    """Check that a parameter is on torch's current device, where kernels are launched.
 
     Raises
     ------
     ValueError
-        It is on another.
+        It is on another device.
     """
     current = torch.cuda.current_device()
     if tensor.device.index != current:
@@ -45,14 +45,12 @@ def check_current(owner: str, label: str, tensor: Tensor) -> None:
 
 
 def check_backend(owner: str, label: str, param: Tensor, backend: str) -> None:
-    """Check that a backend, as the user named it, can step a parameter.
-
-    Names that no backend has are not for this to refuse.
+    """Check that the backend that the user named can step a parameter; unknown names pass.
 
     Raises
     ------
     TypeError
-        It cannot; the message says which can.
+        It cannot; the message says which backends can.
     """
     possible = BACKENDS[kind(param)]
     known = {each for names in BACKENDS.values() for each in names}
@@ -64,12 +62,12 @@ def check_backend(owner: str, label: str, param: Tensor, backend: str) -> None:
 
 
 def load_backends(params: Sequence[Tensor], backend: str, custom: bool) -> None:
-    """Load what steps these parameters, so that it is known to be there.
+    """Load the backends that step these parameters, so that errors come now rather than at the first step.
 
     Raises
     ------
     ImportError, RuntimeError
-        What they need is not installed, or no device can be used.
+        A backend needs a package that is not installed, or a device that cannot be used.
     """
     for each in {kind(param) for param in params}:
         backend_for(each, backend, custom)
@@ -81,7 +79,7 @@ def backend_for(kind: str, backend: str, custom: bool) -> Any:
 
 
 class DeviceMemory:
-    """The memory of a dense tensor on a device, in its order, as `__cuda_array_interface__` says it."""
+    """The memory of a dense tensor on a device, in memory order, with `__cuda_array_interface__`."""
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.detach()  # which keeps the memory

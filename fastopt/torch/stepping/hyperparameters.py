@@ -1,4 +1,4 @@
-"""The hyperparameters in torch's groups, as plain numbers, and whether they can change unseen."""
+"""The hyperparameters in torch's groups, as plain numbers, and whether they can change in place."""
 
 from __future__ import annotations
 

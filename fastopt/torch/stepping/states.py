@@ -1,4 +1,4 @@
-"""States in torch's form: made by torch, when they are needed."""
+"""The states of parameters: torch's own tensors, which torch makes when they are needed."""
 
 from __future__ import annotations
 

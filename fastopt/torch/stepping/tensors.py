@@ -1,4 +1,4 @@
-"""What kernels need to know of torch's tensors: whether they can be walked over, and where they are."""
+"""Checks of torch's tensors, their layouts, and their memory as arrays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32),
 
 
 def labels(groups: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """What to call each parameter of all groups in a message: by its name where it has one, else by its position."""
+    """What messages call each parameter of all groups: by its name if it has one, else by its position."""
     position = 0
     for group in groups:
         names = group.get("param_names")
@@ -30,7 +30,7 @@ def check_param(owner: str, label: str, param: Tensor) -> None:
     Raises
     ------
     RuntimeError, TypeError, ValueError
-        They cannot; the message says what is in the way and what to use instead. For sparse ones it is torch's.
+        They cannot; the message says why, and what to use instead. It begins with `owner`, the optimizer's name.
     """
     _check(owner, label, param)
     if param.is_neg():
@@ -75,7 +75,7 @@ def _check(owner: str, label: str, tensor: Tensor) -> None:
 
 
 def is_dense(tensor: Tensor) -> bool:
-    """Whether a tensor's elements fill its memory without gaps, each once, in whatever order of dimensions."""
+    """Whether a tensor's elements fill its memory without gaps or overlaps, in any order of dimensions."""
     if tensor.numel() == 0:
         return True
     expected = 1
@@ -89,7 +89,7 @@ def is_dense(tensor: Tensor) -> bool:
 
 
 def strides_that_count(tensor: Tensor) -> list[int]:
-    """Those of dimensions of more than one element."""
+    """The strides of dimensions with more than one element."""
     return [stride for stride, size in zip(tensor.stride(), tensor.shape, strict=True) if size != 1]
 
 
@@ -99,11 +99,11 @@ def lies_like(tensor: Tensor, other: Tensor) -> bool:
 
 
 def flat_array(tensor: Tensor) -> np.ndarray:
-    """The memory of a dense tensor, in its order. Torch does not resize or free it while the array is there."""
+    """The memory of a dense tensor, in memory order. Torch does not resize or free it while the array lives."""
     array: np.ndarray = torch.as_strided(tensor.detach(), (tensor.numel(),), (1,)).numpy()
     return array
 
 
 def laid_out_like(tensor: Tensor, other: Tensor) -> Tensor:
-    """A copy with its elements in the order that those of `other` have in memory."""
+    """A copy of a tensor in the memory layout of another."""
     return torch.empty_like(other, requires_grad=False).copy_(tensor.detach().as_subclass(Tensor))
