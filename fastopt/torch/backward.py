@@ -65,7 +65,7 @@ def step_in_backward(module: torch.nn.Module | Iterable[Any], optimizer_class: t
     """
     if not (isinstance(optimizer_class, type) and issubclass(optimizer_class, NativeOptimizer)):
         raise TypeError(
-            f"optimizer_class must be one of fastopt.torch's, as fastopt.torch.Adam, got {optimizer_class!r}"
+            f"optimizer_class must be a class of fastopt.torch, for example fastopt.torch.Adam, got {optimizer_class!r}"
         )
     for name, harmless in NEEDS_ALL_GRADIENTS.items():
         if options.get(name, harmless) != harmless:

@@ -171,7 +171,7 @@ class NativeOptimizer(torch.optim.Optimizer):
             if self.options["flatten"] and devices.kind(param) != "cpu":
                 raise ValueError(
                     f"{self.name}: flatten=True is for parameters in main memory, {label} is on {param.device}, where "
-                    "a step launches as many kernels for many parameters as for one"
+                    "one step of many parameters launches no more kernels than one step of a single parameter"
                 )
         devices.load_backends(params, self.options["backend"], self.spec.custom)
         self.on_device = all(devices.kind(param) == "cuda" for param in params)

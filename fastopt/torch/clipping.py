@@ -188,8 +188,8 @@ class Part:
             tensors.check_gradient(owner, f"parameters[{index}]", parameters[index], gradient)
             if any(size > 1 and stride == 0 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
                 raise RuntimeError(
-                    f"{owner}: the gradient of parameters[{index}] is expanded: several of its elements are at one "
-                    "place in memory, and cannot be written to; clone() it first"
+                    f"{owner}: the gradient of parameters[{index}] is expanded: several of its elements share "
+                    "memory, so it cannot be written to; clone() it first"
                 )
         copied = () if self.on_device else self.others
         self.copies = [gradient.detach().clone(memory_format=torch.contiguous_format) for gradient in copied]

@@ -30,7 +30,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fastopt/config.py", "fastopt/definitions"),
     ("fastopt/step",),
     ("fastopt/state",),
-    ("fastopt/norms.py", "fastopt/optimizers", "fastopt/torch", "fastopt/jit"),
+    ("fastopt/norms.py", "fastopt/optimizers", "fastopt/torch/stepping", "fastopt/jit"),
+    ("fastopt/torch",),
     ("fastopt/guard", "fastopt/rules.py"),
     ("fastopt/__init__.py",),
     ("examples",),
@@ -46,6 +47,14 @@ NARROWER: Mapping[str, tuple[str, ...]] = {
     "fastopt/constraints.py": ("fastopt/checks.py",),
     "fastopt/jit": ("fastopt/_version.py", "fastopt/definitions", "kernels"),
     "fastopt/schedules": ("fastopt/checks.py",),
+    "fastopt/torch": (
+        "fastopt/checks.py",
+        "fastopt/definitions",
+        "fastopt/step",
+        "fastopt/threads.py",
+        "fastopt/torch/stepping",
+        "kernels",
+    ),
 }
 """Entries that may import from these alone."""
 
@@ -61,14 +70,6 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
 BEING_REMOVED = (
     "fastopt/definitions/describe.py -> fastopt/optimizers/base.py",
     "fastopt/step/planning.py -> fastopt/state/arrays.py",
-    "fastopt/torch/custom.py -> fastopt/rules.py",
-    "fastopt/torch/flattening.py -> fastopt/torch/base.py",
-    "fastopt/torch/gradient_hooks.py -> fastopt/torch/base.py",
-    "fastopt/torch/hyperparameters.py -> fastopt/torch/base.py",
-    "fastopt/torch/states.py -> fastopt/torch/base.py",
-    "fastopt/torch/updates.py -> fastopt/torch/base.py",
-    "fastopt/torch/updates.py -> fastopt/torch/device_rounds.py",
-    "fastopt/torch/updates.py -> fastopt/torch/rounds.py",
 )
 """Imports that the tests below do not look at yet."""
 

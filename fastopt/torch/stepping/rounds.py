@@ -228,8 +228,8 @@ class Round:
         tensors.check_gradient(self.host.name, entry.label, entry.param, gradient)
         if self.host.options["zero_grads"]:
             raise ValueError(
-                f"{self.host.name}: zero_grads=True needs gradients that lie in memory as their parameters do, and "
-                f"apart from them; that of {entry.label} has strides {gradient.stride()}"
+                f"{self.host.name}: zero_grads=True needs gradients with their parameters' strides and memory of their "
+                f"own; the gradient of {entry.label} has strides {gradient.stride()}"
             )
         return tensors.laid_out_like(gradient, entry.memory)
 

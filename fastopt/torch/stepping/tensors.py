@@ -36,7 +36,7 @@ def check_param(owner: str, label: str, param: Tensor) -> None:
     if param.is_neg():
         raise ValueError(f"{owner}: {label} is a view that negates; give it memory of its own with .resolve_neg()")
     if param.is_inference():
-        raise ValueError(f"{owner}: {label} is an inference tensor, which nothing may change; clone() it first")
+        raise ValueError(f"{owner}: {label} is an inference tensor, which cannot be changed; clone() it first")
 
 
 def check_gradient(owner: str, label: str, param: Tensor, gradient: Tensor) -> None:
