@@ -114,7 +114,7 @@ _IN_PARTS = [
 
 
 def _attempt(signature: Signature, name: str, decorator: str, walk: list[str]) -> str:
-    """The update. It returns 0, 0.0 and the next carried numbers; or the result of `first_problem`, with no update done.
+    """The update. It returns 0, 0.0 and the next carried numbers; or the result of `first_problem`, without an update.
 
     It never raises (see `support.quiet`) and has no branches: either would make Numba count references to arrays.
     """
