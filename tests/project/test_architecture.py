@@ -61,14 +61,6 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
 BEING_REMOVED = (
     "fastopt/definitions/describe.py -> fastopt/optimizers/base.py",
     "fastopt/step/planning.py -> fastopt/state/arrays.py",
-    "fastopt/torch/custom.py -> fastopt/rules.py",
-    "fastopt/torch/flattening.py -> fastopt/torch/base.py",
-    "fastopt/torch/gradient_hooks.py -> fastopt/torch/base.py",
-    "fastopt/torch/hyperparameters.py -> fastopt/torch/base.py",
-    "fastopt/torch/states.py -> fastopt/torch/base.py",
-    "fastopt/torch/updates.py -> fastopt/torch/base.py",
-    "fastopt/torch/updates.py -> fastopt/torch/device_rounds.py",
-    "fastopt/torch/updates.py -> fastopt/torch/rounds.py",
 )
 """Imports that the tests below do not look at yet."""
 
