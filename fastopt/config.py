@@ -1,4 +1,4 @@
-"""What this installation is and what it found on this machine."""
+"""Versions, backends and settings of this installation on this machine."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from .threads import get_num_threads
 
 
 def get_config() -> dict[str, Any]:
-    """What `show_config` prints, as a dict."""
-    # Slow to load, and not needed to step.
+    """The contents of `show_config` as a dict."""
+    # Slow to load, and not needed for steps.
     import importlib.util
     import platform
 
@@ -65,7 +65,7 @@ def get_config() -> dict[str, Any]:
 
 
 def _openmp_runtimes() -> list[str]:
-    """The OpenMP libraries in this process, from what it has mapped; Linux only."""
+    """The OpenMP libraries mapped into this process; only known on Linux."""
     try:
         lines = Path("/proc/self/maps").read_text().splitlines()
     except OSError:
@@ -75,7 +75,7 @@ def _openmp_runtimes() -> list[str]:
 
 
 def get_include() -> str:
-    """The folder in which Cython finds `fastopt/updates.pxd`, and a C compiler `fastopt/updates_api.h`.
+    """The include folder: Cython finds `fastopt/updates.pxd` in it, and C compilers `fastopt/updates_api.h`.
 
     For `cythonize(..., include_path=[fastopt.get_include()])` and `Extension(..., include_dirs=[...])`; see
     docs/your-loop.md.
@@ -90,6 +90,6 @@ def get_include() -> str:
 
 
 def show_config() -> None:
-    """Print versions, backends, instruction set, threads and OpenMP runtimes: what a bug report needs."""
+    """Print versions, backends, instruction set, threads and OpenMP runtimes, for bug reports."""
     for key, value in get_config().items():
         print(f"{key + ':':<22}{value}")

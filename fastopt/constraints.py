@@ -1,10 +1,11 @@
-"""What parameters can be held to after each update: projections onto sets, and proximal steps of penalties.
+"""Constraints on parameters after each update: projections onto sets and proximal steps for penalties.
 
-An optimizer takes one of each, as `projection=` and `prox=`, for all groups or for one. They are done in the same pass
-over memory as the update: first the proximal step, then the projection.
+An optimizer takes one of each, as `projection=` and `prox=`, for all groups or for one. They run in the same pass over
+memory as the update: first the proximal step, then the projection.
 
-A *row* is `param[i]`, flattened, for each i of the leading axis; a parameter of one dimension or none is a single row.
-With `per="param"` the whole parameter is one. A projection and a prox that both have a `per` must have the same.
+A *row* is `param[i]`, flattened, for each index i of the leading axis; a parameter with fewer than two dimensions is a
+single row. With `per="param"` the constraint applies to the whole parameter. A projection and a prox that both have
+`per` must have the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["L1", "L2", "Box", "ElasticNet", "GroupLasso", "L1Ball", "L2Ball", "N
 
 
 def _number(owner: Any, name: str, *, positive: bool = False) -> None:
-    """Check a number of a constraint, and make it a float."""
+    """Check an argument of a constraint and convert it to a float."""
     value = getattr(owner, name)
     number = real_number(f"{type(owner).__name__}: {name}", value)
     if not (number > 0 if positive else number >= 0) or math.isinf(number):
@@ -36,10 +37,10 @@ def _per(owner: Any, value: Any) -> None:
 
 
 class RowKind(NamedTuple):
-    """How a constraint on rows is computed: names of a coefficient function, a sum and an operation."""
+    """The parts of a constraint on rows: the names of a coefficient function, a sum and an operation."""
 
     function: str
-    argument: str  # the constraint's attribute that the function gets
+    argument: str  # the attribute of the constraint that the function gets
     sum: str
     loop: str
     start: float = 0.0
@@ -47,7 +48,7 @@ class RowKind(NamedTuple):
 
 
 class Constraint:
-    """`row` says how rows are computed; without it, elements are taken one by one, with these `numbers`."""
+    """Constraints on rows have `row`; element-wise ones have `numbers`."""
 
     row: ClassVar[RowKind | None] = None
 
@@ -56,21 +57,21 @@ class Constraint:
 
 
 class Projection(Constraint):
-    """The nearest point of a set, for `projection=`."""
+    """Maps a parameter to the nearest point of a set; for `projection=`."""
 
 
 class Prox(Constraint):
     """A proximal step, for `prox=`: argmin over x of |x - p|^2 / 2 + rate * penalty(x).
 
-    The rate is that of the update, element by element: `lr` for SGD, lr / (sqrt(v) + eps) with the bias corrections for
-    Adam and its relatives, the step size for Rprop. So the steps minimise loss + penalty. Momentum of SGD and RMSprop
-    adds gradients up to g / (1 - momentum): beside it a penalty counts (1 - momentum) times.
+    The rate is that of the update, for each element: `lr` for SGD, lr / (sqrt(v) + eps) with bias corrections for Adam
+    and its relatives, the step size for Rprop. The steps therefore minimise loss + penalty. Momentum in SGD and RMSprop
+    accumulates gradients to g / (1 - momentum), so a penalty then weighs (1 - momentum) times as much.
     """
 
 
 @dataclass(frozen=True)
 class Box(Projection):
-    """low <= p <= high, element by element.
+    """low <= p <= high, for each element.
 
     Examples
     --------
@@ -99,7 +100,7 @@ class Box(Projection):
 
 @dataclass(frozen=True)
 class NonNegative(Box):
-    """p >= 0, element by element; what is negative becomes 0 exactly."""
+    """p >= 0, for each element; negative elements become exactly 0."""
 
     low: float = field(default=0.0, init=False)
     high: float = field(default=math.inf, init=False)
@@ -107,11 +108,11 @@ class NonNegative(Box):
 
 @dataclass(frozen=True)
 class L2Ball(Projection):
-    """|p|_2 <= radius: p * min(1, radius / |p|_2). Per row it is the max-norm constraint of dropout's paper.
+    """|p|_2 <= radius: p * min(1, radius / |p|_2). With `per="row"` it is the max-norm constraint of [1]_.
 
     References
     ----------
-    Srivastava et al., Dropout, 2014, section 5.1; Keras' `MaxNorm`, which takes the norm along an axis of its choice.
+    .. [1] Srivastava et al., Dropout, 2014, section 5.1. Keras' `MaxNorm` takes the norm along any axis.
     """
 
     radius: float = 1.0
@@ -125,11 +126,11 @@ class L2Ball(Projection):
 
 @dataclass(frozen=True)
 class L1Ball(Projection):
-    """sum |p| <= radius: sign(p) * max(|p| - t, 0), with the least t >= 0 that satisfies it.
+    """sum |p| <= radius: sign(p) * max(|p| - t, 0), with the smallest t >= 0 that satisfies it.
 
     References
     ----------
-    Duchi et al., Efficient projections onto the l1-ball, 2008; t is found by Michelot's iteration.
+    Duchi et al., Efficient projections onto the l1-ball, 2008. Michelot's iteration finds t.
     """
 
     radius: float = 1.0
@@ -163,8 +164,8 @@ class Simplex(Projection):
 class ElasticNet(Prox):
     """Penalty l1 * |p|_1 + l2 / 2 * |p|_2^2: sign(p) * max(|p| - rate * l1, 0) / (1 + rate * l2).
 
-    With SGD this is TensorFlow 1's ProximalGradientDescentOptimizer, with Adagrad its ProximalAdagradOptimizer. What
-    is nearer to zero than rate * l1 becomes zero exactly.
+    With SGD this is TensorFlow 1's ProximalGradientDescentOptimizer, with Adagrad its ProximalAdagradOptimizer.
+    Elements closer to zero than rate * l1 become exactly zero.
 
     Examples
     --------
@@ -208,10 +209,10 @@ class L2(ElasticNet):
 
 @dataclass(frozen=True)
 class GroupLasso(Prox):
-    """Penalty strength * |p|_2, not squared: p * max(0, 1 - lr * strength / |p|_2); a row that is too short becomes 0.
+    """Penalty strength * |p|_2, not squared: p * max(0, 1 - lr * strength / |p|_2); short rows become 0.
 
-    The rate is `lr` for every optimizer (times the parameter's `lr_scale`): rates that differ within a row have no such
-    closed form.
+    The rate is `lr` for every optimizer (times the parameter's `lr_scale`), because there is no closed form for rates
+    that differ within a row.
 
     References
     ----------

@@ -1,4 +1,4 @@
-"""The norm of arrays: of gradients, parameters, whatever they hold."""
+"""The global norm of arrays."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from .threads import check_n_threads
 def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
     """The L2 norm of all elements of all arrays together, in one parallel pass.
 
-    sqrt(sum x^2). Squares are taken and added in float64 in a fixed order, so the result has the same bits with any
-    number of threads, and an array of float32 loses no accuracy. It is the norm that `max_grad_norm` clips by.
+    sqrt(sum x^2). Squares are computed and added in float64 in a fixed order, so the result has the same bits with any
+    number of threads, and float32 arrays lose no accuracy. `max_grad_norm` clips by this norm.
 
     Parameters
     ----------
     arrays: numpy.ndarray, or dict or sequence of them
-        C-contiguous, all float32 or all float64. None in a list or dict is passed over.
+        C-contiguous, all float32 or all float64. None in a list or dict is ignored.
     n_threads: int, optional
-        At most so many; default `fastopt.get_num_threads()`.
+        The maximum number of threads; default `fastopt.get_num_threads()`.
 
     Returns
     -------
     norm: float
-        0 for no elements; NaN where there is a NaN.
+        0 without elements; NaN if any element is NaN.
 
     Raises
     ------
     TypeError, ValueError
-        Something is no such array, or the dtypes differ.
+        An entry is not such an array, or dtypes differ.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
 
 
 def norm_of(checked: list[np.ndarray], n_threads: int | None = None) -> float:
-    """`global_norm` of arrays that are known to be of one dtype and C-contiguous."""
+    """`global_norm` of arrays that are already known to have one dtype and to be C-contiguous."""
     if not checked:
         return 0.0
     add_up_arrays, square = _sum_of_squares(checked[0].dtype)

@@ -1,4 +1,4 @@
-"""How many threads a step uses."""
+"""The number of threads of a step."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ def _number_of_threads(name: str, value: Any) -> int:
 
 
 def check_n_threads(value: Any) -> int:
-    """An optimizer's `n_threads` as the engine takes it: 0 for the default."""
+    """An optimizer's `n_threads` for the engine: 0 means the default."""
     return 0 if value is None else _number_of_threads("n_threads", value)
 
 
 def set_num_threads(n: int | None) -> None:
-    """Set how many threads optimizers without their own `n_threads` use at most, from their next step on.
+    """Set the maximum number of threads for optimizers without their own `n_threads`, from the next step on.
 
-    Small steps use fewer: a thread must have a few microseconds of work to be worth waking up. The results are the same
-    bits with any number.
+    Small steps use fewer threads, because waking a thread takes as long as a few microseconds of work. The results
+    have the same bits with any number.
 
     Parameters
     ----------
     n: int or None
-        At least 1. None goes back to the default: OMP_NUM_THREADS where it is set, else the processors that this
-        process may use (its affinity, and its control group's quota rounded up).
+        At least 1. None restores the default: OMP_NUM_THREADS if set, or else the number of processors that this
+        process may use (by its affinity and by its control group's quota, rounded up).
 
     Raises
     ------
     TypeError, ValueError
-        `n` is no integer, or less than 1.
+        `n` is not an integer, or less than 1.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def set_num_threads(n: int | None) -> None:
 
 
 def get_num_threads() -> int:
-    """How many threads optimizers without their own `n_threads` use at most; see `set_num_threads`."""
+    """The maximum number of threads for optimizers without their own `n_threads`; see `set_num_threads`."""
     return _default_threads()()
 
 

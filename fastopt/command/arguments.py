@@ -1,4 +1,4 @@
-"""The errors of the command line, and the kinds of arguments that its subcommands take."""
+"""Errors of the command line, and types for argparse that its subcommands share."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 
 
 class UsageError(Exception):
-    """The arguments cannot be used; the message says why, in one line."""
+    """The arguments are not usable; the message has the reason in one line."""
 
 
 class CommandError(Exception):
-    """A command could not do its work; the message says why, in one line."""
+    """A command failed; the message has the reason in one line."""
 
 
 def positive_integer(value: str) -> int:
@@ -31,7 +31,7 @@ def natural_number(value: str) -> int:
 
 
 def setting(value: str) -> tuple[str, Any]:
-    """NAME=VALUE; the value is a number, True or False, None, a word, or several of these with commas between."""
+    """NAME=VALUE, where the value is a number, True, False, None, a word, or several of these separated by commas."""
     name, separator, words = value.partition("=")
     if not separator or not name.isidentifier() or not words:
         raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {value!r}")
@@ -41,7 +41,7 @@ def setting(value: str) -> tuple[str, Any]:
 
 
 def text_file(value: str) -> tuple[str, str]:
-    """A file's name and what is in it."""
+    """The name and the content of a file."""
     path = Path(value)
     try:
         return path.name, path.read_text(encoding="utf-8-sig")
@@ -54,7 +54,7 @@ def text_file(value: str) -> tuple[str, str]:
 
 
 def writable(value: str) -> Path:
-    """A file that can be written; found out by opening it now, since it is written minutes later."""
+    """The path of a file that can be written. It is opened now as a check, because it is only written minutes later."""
     path = Path(value)
     is_new = not path.exists()
     try:

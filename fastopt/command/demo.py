@@ -32,7 +32,7 @@ from ..examples.char_rnn import SETTINGS, Corpus, Training, bits
 from ..optimizers.base import Optimizer
 
 MAIN = "RMSprop"
-"""The optimizer that trains longest, and writes the sample."""
+"""The optimizer that trains longest and generates the sample."""
 
 SAMPLE_LENGTH = 500
 
@@ -42,7 +42,7 @@ STEP_COLUMN = "ms per\nstep"
 
 @dataclass(frozen=True)
 class Preset:
-    """How much to do."""
+    """The amount of work."""
 
     n_hidden: int
     max_characters: int
@@ -70,14 +70,14 @@ class Run:
         return len(self.losses) // len(self.held_out_losses)
 
     def table_cells(self, epoch: int) -> list[str]:
-        """Loss and bits per character of an epoch, in training and held out."""
+        """The loss and bits per character of an epoch, in training and held out."""
         trained = self.losses[epoch * self.steps_per_epoch : (epoch + 1) * self.steps_per_epoch]
         losses = (statistics.fmean(trained), self.held_out_losses[epoch])
         return [f"{each:.3f}" for loss in losses for each in (loss, bits(loss))]
 
     @property
     def step_cell(self) -> str:
-        """The mean time of a step, the network's work included."""
+        """The mean time of a training step, mostly the work of the network."""
         return f"{1e3 * self.seconds / len(self.losses):.2f}"
 
 
@@ -103,7 +103,7 @@ def new_progress_bar() -> Progress:
 
 @contextlib.contextmanager
 def shown(console: Console, *renderables: Table | Progress) -> Iterator[None]:
-    """Keep what is shown up to date while it changes; where the output is no terminal, print it at the end."""
+    """Update the display while it changes; if the output is not a terminal, print it once at the end."""
     with Live(Group(*renderables), console=console):
         yield
     if not console.is_terminal:
@@ -129,7 +129,7 @@ def print_sample(console: Console, run: Run, corpus: Corpus, seed: int) -> None:
 
 
 def plot_losses(path: Path, runs: Mapping[str, Run], unigram_loss: float, text_name: str) -> None:
-    """Training losses as lines, each point the mean of the steps around it, and held-out losses as dots."""
+    """Draw training losses as lines, each point the mean of the steps around it, and held-out losses as dots."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot(xlabel="training step", ylabel="bits per character")
     axes.set_title(f"A character-level network learns {text_name}", loc="left", parse_math=False)
@@ -155,7 +155,7 @@ def plot_losses(path: Path, runs: Mapping[str, Run], unigram_loss: float, text_n
 
 
 def start_run(name: str, corpus: Corpus, preset: Preset, seed: int) -> Run:
-    """A new network, the same for every optimizer, and an optimizer over it."""
+    """A new network, with the same weights for every optimizer, and an optimizer over it."""
     network = char_rnn.CharacterNetwork(len(corpus.characters), preset.n_hidden, seed)
     create = getattr(optimizers, name)
     optimizer = create(network.flat, grads=network.flat_gradients, **SETTINGS.get(name, {}))
@@ -163,7 +163,7 @@ def start_run(name: str, corpus: Corpus, preset: Preset, seed: int) -> Run:
 
 
 def train(run: Run, corpus: Corpus, training: Training, bar: Progress) -> Iterator[char_rnn.Progress]:
-    """Train with a progress bar, keep the losses in `run`, and hand on what is reported at the end of an epoch."""
+    """Train with a progress bar, keep the losses in `run`, and yield the progress at the end of each epoch."""
     n_steps = len(char_rnn.batches(corpus.training, training.batch, training.sequence)) * training.epochs
     task = bar.add_task(run.name, total=n_steps, state="")
     start = time.perf_counter()
@@ -178,7 +178,7 @@ def train(run: Run, corpus: Corpus, training: Training, bar: Progress) -> Iterat
 
 
 def train_main(console: Console, run: Run, corpus: Corpus, training: Training) -> None:
-    """The main job, with a rate that decays from epoch to epoch."""
+    """Train with the main optimizer, with a rate that decays after each epoch."""
     title = f"{run.name}, its rate times {training.decay_rate:g} after each epoch"
     table, bar = new_table(title, "epoch", "rate", *LOSS_COLUMNS), new_progress_bar()
     with shown(console, table, bar):
@@ -187,7 +187,7 @@ def train_main(console: Console, run: Run, corpus: Corpus, training: Training) -
 
 
 def train_others(console: Console, main: Run, corpus: Corpus, preset: Preset, seed: int) -> dict[str, Run]:
-    """The other optimizers, from the same weights; the main one is in the table after as many epochs."""
+    """Train with the other optimizers, from the same weights; the table has the main one after as many epochs."""
     runs = {main.name: main}
     training = replace(preset.training, epochs=preset.comparison_epochs)
     epochs = min(training.epochs, preset.training.epochs)
@@ -220,10 +220,19 @@ def run_demo(
     comparison_epochs: int | None = None,
     quick: bool = False,
 ) -> None:
-    """Train, write and plot.
+    """Train with every optimizer, generate a sample, and plot the losses.
 
-    `text` is a name and the text itself, `plot` where the plot of the losses goes. Raises
-    `char_rnn.TextTooShortError`, before anything else, if the text does not fill one batch.
+    Parameters
+    ----------
+    text: (str, str), optional
+        A name and the text; default Python's documentation.
+    plot: Path
+        The file for the plot.
+
+    Raises
+    ------
+    char_rnn.TextTooShortError
+        The text does not fill one batch. Raised before anything else.
     """
     start, console = time.perf_counter(), Console()
     preset = QUICK if quick else FULL
@@ -236,9 +245,9 @@ def run_demo(
     if len(content) > preset.max_characters:
         name, content = f"{name}, its beginning", content[: preset.max_characters]
     corpus = Corpus.from_text(content)
-    for part in (corpus.training, corpus.held_out):  # is it long enough?
+    for part in (corpus.training, corpus.held_out):  # raises if it is too short
         char_rnn.batches(part, preset.training.batch, preset.training.sequence)
-    with threadpool_limits(1, "blas"):  # the matrices are small: more threads in NumPy's products only get in the way
+    with threadpool_limits(1, "blas"):  # with small matrices, more threads in NumPy's products are slower
         main = start_run(MAIN, corpus, preset, seed)
         print_introduction(console, name, corpus, preset, main)
         train_main(console, main, corpus, preset.training)

@@ -1,7 +1,7 @@
-"""The command `fastopt`: a table of subcommands, each with its arguments and what it runs.
+"""The command `fastopt`: a table of subcommands, each with its arguments and the function that it runs.
 
-Exit codes: 0 done, 1 something is missing or a result is wrong, 2 the arguments cannot be used, 130 interrupted. Errors
-are one line on the standard error stream.
+Exit codes: 0 success, 1 failure, 2 unusable arguments, 130 interrupted. Errors are one line on the standard error
+stream.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ EXTRA = {
     "pytest": ("pytest", "bench"),
     "pytest_benchmark": ("pytest-benchmark", "bench"),
 }
-"""The modules without which some subcommands cannot run, their packages, and the extras that bring them."""
+"""Modules that some subcommands need, with their packages and the extras that install them."""
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises its errors, so that all errors are reported in one place and in one line."""
+    """A parser that raises its errors, so that all errors are reported in one place, as one line."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -43,11 +43,15 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", type=text_file, metavar="FILE", help="a text in UTF-8; default Python's documentation"
     )
     parser.add_argument(
-        "--plot", type=png_path, metavar="PNG", default="fastopt-demo.png", help="the plot of the losses (%(default)s)"
+        "--plot",
+        type=png_path,
+        metavar="PNG",
+        default="fastopt-demo.png",
+        help="file for the plot of the losses (%(default)s)",
     )
-    parser.add_argument("--seed", type=natural_number, default=0, help="of the weights and the sample (%(default)s)")
-    parser.add_argument("--epochs", type=positive_integer, help="how often RMSprop goes through the text")
-    parser.add_argument("--comparison-epochs", type=positive_integer, help="how often the other optimizers do")
+    parser.add_argument("--seed", type=natural_number, default=0, help="for weights and sample (%(default)s)")
+    parser.add_argument("--epochs", type=positive_integer, help="epochs of RMSprop")
+    parser.add_argument("--comparison-epochs", type=positive_integer, help="epochs of the other optimizers")
     parser.add_argument("--quick", action="store_true", help="a small network and little text: a few seconds")
 
 
@@ -107,9 +111,9 @@ def run_config(arguments: argparse.Namespace) -> int:
 
 def add_tuning_arguments(name: str) -> Callable[[argparse.ArgumentParser], None]:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
-        from . import tuning as commands
+        from . import tuning_arguments
 
-        getattr(commands, f"add_{name}_arguments")(parser)
+        getattr(tuning_arguments, f"add_{name}_arguments")(parser)
 
     return add_arguments
 
@@ -138,7 +142,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand. `run` and `add_arguments` import what they need themselves, so that the others do without."""
+    """A subcommand. `run` and `add_arguments` import what they need, so that other subcommands do not load it."""
 
     summary: str
     run: Callable[[argparse.Namespace], int]
@@ -146,43 +150,43 @@ class Command:
 
 
 COMMANDS = {
-    "bench": Command("measure beside PyTorch, optax, Keras and other peers", run_bench, add_bench_arguments),
+    "bench": Command("measure steps beside PyTorch, optax, Keras and other peers", run_bench, add_bench_arguments),
     "config": Command("print versions, instruction set and threads for a bug report", run_config),
     "demo": Command("train a small text model with each optimizer", run_demo, add_demo_arguments),
     "describe": Command(
-        "print an optimizer's exact update, as one of the frameworks has it", run_describe, add_describe_arguments
+        "print an optimizer's exact update under a framework's convention", run_describe, add_describe_arguments
     ),
     "diagnose": Command(
-        "train at one rate, and read the curve: too high, too low, good",
+        "train at one rate and read the curve: too high, too low, good",
         run_tuning("diagnose"),
         add_tuning_arguments("diagnose"),
     ),
     "range-test": Command(
-        "let the rate grow during one short run, and suggest one",
+        "raise the rate during one short run and suggest one",
         run_tuning("range_test"),
         add_tuning_arguments("range_test"),
     ),
     "sweep": Command(
-        "train at many rates with several seeds, and find the best",
+        "train at many rates with several seeds and find the best",
         run_tuning("sweep"),
         add_tuning_arguments("sweep"),
     ),
 }
-"""By name, in the order of the alphabet. A summary is one line of `fastopt --help`."""
+"""The subcommands by name, in alphabetical order. A summary is one line of `fastopt --help`."""
 
 
 def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
-    """The parser, with the arguments of the chosen command; the others are only listed."""
+    """The parser, with the arguments of the chosen command only."""
     listed = "".join(f"  {name:<12}{command.summary}\n" for name, command in COMMANDS.items())
     parser = Parser(
         "fastopt",
-        description="Fused, in-place optimizer updates on the CPU. How to choose a learning rate.",
-        epilog=f"commands:\n{listed}",  # not argparse's own list, which breaks lines after long names
+        description="Fused, in-place optimizer updates on the CPU, and tools to choose a learning rate.",
+        epilog=f"commands:\n{listed}",  # argparse's own list breaks lines after long names
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"fastopt {__version__}")
     subparsers = parser.add_subparsers(
-        dest="command", metavar="command", required=True, help="one of these; its own --help says more"
+        dest="command", metavar="command", required=True, help="one of those below; COMMAND --help has its options"
     )
     for name, command in COMMANDS.items():
         description = f"{command.summary[:1].upper()}{command.summary[1:]}."
@@ -195,17 +199,17 @@ def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line, by default this process's; the exit code."""
+    """Run a command line, by default that of this process, and return the exit code."""
     try:
         words = sys.argv[1:] if argv is None else argv
-        chosen = next((word for word in words if word in COMMANDS), None)  # no option before it takes a value
+        chosen = next((word for word in words if word in COMMANDS), None)  # options before it take no value
         arguments, unknown = make_parser(chosen).parse_known_args(words)
-        if unknown:  # argparse's own error points at the help of all commands
+        if unknown:  # argparse's own error refers to the help of all commands
             raise UsageError(f"unrecognized arguments: {' '.join(unknown)} (see fastopt {chosen} --help)")
         exit_code = COMMANDS[arguments.command].run(arguments)
         sys.stdout.flush()
         return exit_code
-    except BrokenPipeError:  # who read the output, such as `head`, has ended; Python is not to find that out at its end
+    except BrokenPipeError:  # the reader, such as `head`, has ended; keep Python from noticing at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except UsageError as error:
@@ -217,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if package not in EXTRA:
             raise
         distribution, extra = EXTRA[package]
-        message, code = f"{distribution} is not installed: `pip install 'fastopt[{extra}]'` brings it", 1
+        message, code = f"{distribution} is not installed: `pip install 'fastopt[{extra}]'` installs it", 1
     except KeyboardInterrupt as error:
         message, code = ": ".join(["interrupted", *map(str, error.args)]), 130
     print(f"fastopt: error: {message}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""A monitor of loss and gradients: says what goes wrong in a training, where it began, and what to try.
+"""A monitor of loss and gradients: it reports what goes wrong in training, where it started and what to try.
 
 >>> import numpy as np, fastopt
 >>> w = np.array([1.0])

@@ -1,4 +1,4 @@
-"""What users hand to a guard, checked."""
+"""Checks of the arguments and state dicts that users pass to a guard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..checks import real_number
 
 
 def check_like(name: str, value: Any, expected: Any) -> None:
-    """Check that something saved has the keys and the kinds of what would be saved now."""
+    """Check that a saved value has the keys and types of `expected`, which is what would be saved now."""
     if isinstance(expected, Mapping) and name != "state_dict['quiet_until']":
         if not isinstance(value, Mapping) or set(value) != set(expected):
             raise ValueError(f"{name} must be a dict with {', '.join(map(repr, expected))}, got {value!r}")
@@ -26,7 +26,7 @@ def read_loss(loss: Any) -> float:
     Raises
     ------
     TypeError
-        It is no single real number.
+        It is not a single real number.
     """
     shape = getattr(loss, "shape", ())
     if len(shape) > 0:

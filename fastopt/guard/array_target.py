@@ -1,4 +1,4 @@
-"""What a guard sees of fastopt's optimizers over NumPy arrays."""
+"""A guard's target: one of fastopt's optimizers over NumPy arrays."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong, found in one step or over many; the thresholds are in `signals`, the deeds in `guard`."""
+"""Detection of what goes wrong, in one step or over many: `signals` has the statistics, `guard` acts on findings."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .signals import Oscillation, Progress, Signal
 from .target import Leaves, Target, origin
 
 LOOKS_TO_VANISH = 5
-"""In how many looks at single gradients in a row one must be vanishing to be reported."""
+"""Vanishing is reported after this many consecutive looks at single gradients in which it holds."""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """A finding before it is known what is done about it; see `Finding`."""
+    """A finding before the guard has decided on an action; see `Finding`."""
 
     kind: Kind
     message: str
@@ -29,7 +29,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What `DivergenceGuard` takes under these names."""
+    """The arguments of `DivergenceGuard` with these names."""
 
     window: int
     explosion_factor: float
@@ -39,7 +39,7 @@ class Thresholds:
 
 
 class Detector:
-    """Remembers a training's losses, norms and directions, and compares each step with them."""
+    """Keeps the statistics of losses, gradient norms and directions, and compares each step with them."""
 
     def __init__(self, target: Target, thresholds: Thresholds) -> None:
         self.target = target
@@ -55,7 +55,7 @@ class Detector:
         return len(self.zero_looks)
 
     def forget_gradients(self) -> None:
-        """Forget the directions of gradients, and the norms of single ones."""
+        """Reset the statistics of gradient directions and of single gradients."""
         size = len(self.target.names)
         self.oscillation = Oscillation(self.thresholds.window)
         self.probe: np.ndarray | None = None
@@ -63,7 +63,7 @@ class Detector:
         self.zero_looks, self.small_looks = [0] * size, [0] * size
 
     def forget_recent(self) -> None:
-        """After going back to a state of before, what came since counts no more."""
+        """Reset what was recorded since the snapshot, after the optimizer was restored."""
         self.losses.forget_recent()
         self.norms.forget_recent()
         self.forget_gradients()
@@ -80,7 +80,7 @@ class Detector:
     # --- in one step ------------------------------------------------------------------------------------------------
 
     def harm(self, loss: float, leaves: Leaves, norm: float | None) -> Diagnosis | None:
-        """What this one update would do harm by; `norm` is None where it is not known yet."""
+        """Why this update would do harm; None if it would not. `norm` is None if it is not known yet."""
         self.steps += 1
         if not math.isfinite(loss) or (norm is not None and not math.isfinite(norm)):
             return self._nonfinite(loss, leaves)
@@ -113,7 +113,7 @@ class Detector:
         return Diagnosis("nonfinite", f"{message}; {names[index]!r} or its state is not finite already", names[index])
 
     def _grew_most(self, leaves: Leaves) -> Any:
-        """The name of the parameter whose gradient grew most since the last look; else that of the largest gradient."""
+        """The name of the parameter whose gradient grew most since the last look, or else of the largest gradient."""
         norms = self.target.norms(leaves)
         growth = [now / before if before > 0 else 0.0 for now, before in zip(norms, self.last_look, strict=False)]
         return _name_of_largest(growth or norms, self.target.names)
@@ -121,7 +121,7 @@ class Detector:
     # --- over many steps --------------------------------------------------------------------------------------------
 
     def record(self, loss: float, leaves: Leaves) -> None:
-        """Take in a step that is sound."""
+        """Record a sound step."""
         self.losses.add(loss)
         if self.thresholds.patience is not None:
             self.progress.add(loss)
@@ -133,12 +133,12 @@ class Detector:
         self.oscillation.add(float(before @ self.probe) / size if 0 < size < math.inf else 0.0, loss)
 
     def record_norm(self, norm: float) -> None:
-        """Take in a norm that is sound: before `record`, or after the step in which the optimizer measured it."""
+        """Record a sound norm: before `record`, or after the step in which the optimizer measured it."""
         self.norms.add(norm)
         self.oscillation.norms.append(norm)
 
     def disorders(self, loss: float, leaves: Leaves) -> Iterator[Diagnosis]:
-        """What shows over many steps, once the last one is recorded; every window, single gradients are looked at."""
+        """Findings over many steps, the last one recorded. Single gradients are examined once every window."""
         window = self.thresholds.window
         if self.oscillation.goes_on(self.norms.early):
             message = (
@@ -187,5 +187,5 @@ class Detector:
 
 
 def _name_of_largest(values: list[float], names: list[Any]) -> Any:
-    """The name that goes with the largest value; NaN, where there is no gradient, is none."""
+    """The name of the largest value; NaN, for missing gradients, is ignored."""
     return names[max(range(len(values)), key=lambda index: -1.0 if math.isnan(values[index]) else values[index])]

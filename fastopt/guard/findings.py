@@ -1,4 +1,4 @@
-"""What a guard reports: the kinds of findings, what to try against each, and how they are raised or warned about."""
+"""The findings of a guard: their kinds, the advice for each, and the error and warning that carry them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any, Literal
 Kind = Literal["nonfinite", "explosion", "oscillation", "stagnation", "vanishing"]
 
 DIVERGENCES: tuple[Kind, ...] = ("nonfinite", "explosion", "oscillation")
-"""Findings after which an update would do harm: `on_divergence` says what happens."""
+"""Findings after which an update would do harm; `on_divergence` sets the reaction. For others `on_stall` does."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a guard found in one step.
+    """A problem that a guard found in one step.
 
     Attributes
     ----------
     kind: "nonfinite", "explosion", "oscillation", "stagnation" or "vanishing"
     step: int
-        How many steps the guard had seen before this one: 0 for the first.
+        The number of steps that the guard had seen before this one: 0 for the first.
     message: str
-        One line, with the numbers.
+        One line, with numbers.
     parameter: optional
-        Where it began, if that can be told: its key in the dict that parameters were given in, its name where torch
-        was given names, else its position among all parameters.
+        Where the problem started, if known: the parameter's key in the dict passed to the optimizer, its name if torch
+        was given names, or else its position among all parameters.
     advice: tuple of str
-        What to try, the most promising first.
+        Remedies, the most promising first.
     action: "raised", "stopped", "skipped", "restored" or "warned"
-        What the guard did.
+        The guard's reaction.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class Finding:
 
 
 class DivergenceError(ArithmeticError):
-    """A guard's finding, raised; `error.finding` is the finding. Its text is the finding's."""
+    """A guard's finding as an error: `error.finding` is the `Finding`, and the message is its text."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding)
@@ -62,16 +62,16 @@ class DivergenceError(ArithmeticError):
 
 
 class DivergenceWarning(UserWarning):
-    """A guard's finding, as a warning."""
+    """A guard's finding as a warning."""
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """What advice depends on.
+    """What the advice depends on.
 
     Attributes
     ----------
-    rates: the rate of each group that the next step would use.
+    rates: the learning rate that the next step would use, for each group.
     clips: whether gradients are clipped already.
     skips: whether the optimizer skips gradients that are not finite.
     zero_gradient: whether the finding is about a gradient that is exactly zero.
@@ -83,14 +83,14 @@ class Circumstances:
     zero_gradient: bool = False
 
     def rate(self, factor: float) -> str:
-        """From which rate to which, by this factor."""
+        """The rates before and after multiplication by a factor, in words."""
         old = ", ".join(f"{rate:.3g}" for rate in self.rates)
         new = ", ".join(f"{rate * factor:.3g}" for rate in self.rates)
         return f"from {old} to {new}"
 
 
 def advice(kind: Kind, now: Circumstances) -> tuple[str, ...]:
-    """What to try, the most promising first."""
+    """Remedies, the most promising first."""
     return tuple(text for text in _ADVICE[kind](now) if text)
 
 

@@ -1,4 +1,4 @@
-"""The guard: looks at each step before it is done, and acts."""
+"""The guard: it examines each step before the update and reacts to what it finds."""
 
 from __future__ import annotations
 
@@ -23,117 +23,117 @@ OnStall = Literal["warn", "raise", "stop"]
 KEPT_FINDINGS = 100
 
 QUIET_WINDOWS = 10
-"""So many windows pass before the same kind of finding is warned about again."""
+"""The same kind of finding is warned about again after this many windows."""
 
 DONE = {"raise": "raised", "stop": "stopped", "skip": "skipped", "restore": "restored", "warn": "warned"}
-"""What was done, for each policy."""
+"""A finding's `action` for each policy."""
 
 
 class DivergenceGuard:
-    """Watches a training, finds out when and where it goes wrong, says what to try, and acts before harm is done.
+    """Watches training, detects when and where it goes wrong, suggests remedies, and acts before the harmful update.
 
-    Call `step(loss, grads)` in place of `optimizer.step(grads)`; or call `check(loss)` yourself before each update.
+    Call `step(loss, grads)` in place of `optimizer.step(grads)`, or call `check(loss)` before each update.
 
     Parameters
     ----------
     optimizer: fastopt.Optimizer or torch.optim.Optimizer
-        Whose parameters are watched. Of torch's optimizers (fastopt.torch's among them) the gradients are read from the
+        The optimizer to watch. With torch's optimizers, fastopt.torch's included, gradients are read from the
         parameters' `.grad`.
     on_divergence: "raise", "stop", "skip", "restore" or "warn", default "raise"
-        What happens after a loss or gradient that is not finite, an explosion or an oscillation:
+        The reaction to a loss or gradient that is not finite, to an explosion and to an oscillation:
 
-        - "raise": a DivergenceError. The update is not done, parameters and states are as they were.
-        - "stop": `should_stop` is True, and nothing is updated any more.
-        - "skip": this update is not done, the next one is if it is sound. An oscillation is no matter of one step: it
-          is warned about.
-        - "restore": back to the last good state, in place, and the rate of every group times `lr_factor`.
-        - "warn": a DivergenceWarning; the update is done.
+        - "raise": raise a DivergenceError. The update is not done; parameters and states stay unchanged.
+        - "stop": set `should_stop`, and update nothing any more.
+        - "skip": leave out this update; the next one is done if it is sound. Skipping one step does not end an
+          oscillation, so it only causes a warning.
+        - "restore": restore the last good state, in place, and multiply the rate of each group by `lr_factor`.
+        - "warn": issue a DivergenceWarning and do the update.
     on_stall: "warn", "raise" or "stop", default "warn"
-        What happens after stagnation and vanishing gradients, which need another model or rate, not another step.
+        The reaction to stagnation and vanishing gradients, which call for another model or rate, not another step.
     window: int, default 20
-        Over how many steps medians and directions are taken, and how often single gradients are looked at. At least 4.
+        The number of steps over which medians and directions are taken, and between looks at single gradients. At
+        least 4.
     explosion_factor: float, default 10
         See Notes. `math.inf` for losses that may grow. More than 1.
     patience: int or None, default 500
-        After how many steps without improvement a training stagnates. None never says so.
+        Training stagnates after this many steps without improvement. None turns this off.
     min_improvement: float, default 1e-3
-        What counts as improvement, as a part of the first loss.
+        The least improvement that counts, as a fraction of the first loss.
     vanishing_ratio: float, default 1e-5
-        A weight's gradient vanishes when its norm is less than this part of the largest weight's.
+        A weight's gradient vanishes if its norm is less than this fraction of the largest norm of a weight's gradient.
     lr_factor: float, default 0.5
-        What rates are multiplied by at each restoration. Between 0 and 1.
+        The factor for learning rates at each restoration. Between 0 and 1.
     max_restores: int, default 3
-        How often to go back, over the guard's life; then a DivergenceError is raised.
+        The number of restorations over the guard's life; after that a DivergenceError is raised.
     max_consecutive_skips: int, default 10
-        How many steps may be skipped in a row; then a DivergenceError is raised.
+        The number of steps that may be skipped in a row; after that a DivergenceError is raised.
     snapshot_every: int, default 100
-        So many good steps lie between two copies of the state; only with "restore".
+        The number of good steps between two copies of the state; only used with "restore".
 
     Attributes
     ----------
     finding: Finding or None
-        What was found last.
+        The latest finding.
     findings: list of Finding
-        All that was found, of the last 100.
+        The last 100 findings.
     should_stop: bool
-        Whether to end the training.
+        Whether to end training.
     restores: int
-        How often the guard went back.
+        The number of restorations.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not usable; "restore" with torch's optimizers is not.
+        An argument is not usable. "restore" is not usable with torch's optimizers.
 
     Notes
     -----
     l is the loss and n = |g|_2 the norm of all gradients (divided by `grad_scale`), w = `window`, f =
-    `explosion_factor`. Of x = l or n, only steps that were not out of proportion are remembered: x_0 the first, m(x)
-    the median of the last w, early(x) the first such median, excess(x) the largest x - m(x), forgotten by half in 10 w
-    steps.
+    `explosion_factor`. For x = l and x = n, statistics are kept over the steps that were in proportion: x_0 is the
+    first value, m(x) the median of the last w, early(x) the first of these medians, and excess(x) the largest x - m(x),
+    which decays by half over 10 w steps.
 
     - *nonfinite*: l, or an element of a gradient, is NaN or infinite.
-    - *explosion*, when any of these holds (so a loss may be negative, and batches may be noisy):
-      x - m(x) > f max(|m(x)|, excess(x)) and x - m(x) > c |early(x)|, with c = 1 / f for l, and f for n (unless the
-      optimizer clips, then n may be what it is);
+    - *explosion*, if any of these holds (losses may be negative, and batches noisy):
+      x - m(x) > f max(|m(x)|, excess(x)) and x - m(x) > c |early(x)|, with c = 1 / f for l, and f for n (n is not
+      checked if the optimizer clips);
       l - early(l) > f max(|early(l)|, the largest excess of the first w);
       l - l_0 > f^2 |l_0|, in the second such step in a row, or the second in a row in which l rose;
       n overflows float64.
-    - *oscillation*: the mean over 2 w steps of cos(g_t, g_{t-1}) is below -0.98, and from the first to the second w of
-      them the medians of n and of l fall by less than a tenth, and n is above a thousandth of early(n). The loss alone
-      would not show it: just under the largest rate, 2 / L, a quadratic's hardly changes. The cosine is that of about
-      4,000 elements of the gradients, always the same ones.
-    - *stagnation*: after `patience` steps (at least 4 w) the level of the loss, the mean of medians of w steps over the
-      later half of `patience`, is not below its start by more than `min_improvement` of it and more than noise: two
-      standard deviations of l below the first three steps, or three of the median below the first w. Also a weight
-      whose gradient was exactly 0 in all looks for `patience` steps, while others' were not. A plateau after progress
-      is not reported: it may be convergence.
-    - *vanishing*: in 5 looks in a row, one every w steps, the gradient of a parameter of two or more dimensions has a
-      norm that is not 0 and less than `vanishing_ratio` times the largest such norm.
+    - *oscillation*: the mean of cos(g_t, g_{t-1}) over 2 w steps is below -0.98, from the first w to the second w of
+      these steps the medians of n and of l fall by less than a tenth, and n is above a thousandth of early(n). The loss
+      alone would not show it: just under the largest stable rate, 2 / L, the loss of a quadratic hardly changes. The
+      cosine is computed over about 4,000 elements of the gradients, always the same ones.
+    - *stagnation*: after `patience` steps (at least 4 w) the loss has not improved. Its level is the mean of medians of
+      w steps over the later half of `patience`. It has improved if it is below the start by more than `min_improvement`
+      of the start and by more than noise: two standard deviations of l below the first three steps, or three of the
+      median below the first w. A weight also stagnates if its gradient was exactly 0 in all looks for `patience` steps
+      while others' were not. A plateau after progress is not reported, since it may be convergence.
+    - *vanishing*: in 5 looks in a row, one every w steps, the gradient of a parameter with two or more dimensions has a
+      norm above 0 and below `vanishing_ratio` times the largest such norm.
 
-    `finding.parameter` is, for *nonfinite*, a parameter that is not finite itself or whose state is not, else the one
-    with the smallest part of gradient elements that are not finite, since backwards through the layers they become
-    more; among equals the last, as parameters are usually given in the order of layers. For *explosion* it is the one
-    whose gradient grew most since the last look, for *oscillation* the one with the largest gradient, for *stagnation*
-    and *vanishing* the one with the least.
+    `finding.parameter` is, for *nonfinite*, a parameter with NaN or infinity in itself or in its state. If all are
+    finite, it is the one whose gradient has the smallest fraction of elements that are not finite, because
+    backpropagation spreads them; among equals it is the last, because parameters usually come in the order of layers.
+    For *explosion* it is the parameter whose gradient grew most since the last look, for *oscillation* the one with the
+    largest gradient, for *stagnation* and *vanishing* the one with the smallest.
 
-    Cost: a step takes one more read of the gradients (4 bytes a float32 parameter, beside 28 of Adam's step), and every
-    `window` steps another; none, where the optimizer itself limits the norm and skips what is not finite
-    (`max_grad_norm=` and `nonfinite="skip"`): then `step` takes its `grad_norm`, and a step that the optimizer skipped
-    counts as found by the guard (`check` always reads). A call costs some tens of microseconds of Python. "restore"
-    keeps two copies of parameters and states (for float32 Adam 24 bytes a parameter), one made every `snapshot_every`
-    steps, in one pass.
+    Cost: each step reads the gradients once more (4 bytes per float32 parameter; a step of Adam moves 28), and once
+    every `window` steps again. With `max_grad_norm=` and `nonfinite="skip"` in the optimizer, `step` reads nothing:
+    it takes the optimizer's `grad_norm`, and a step that the optimizer skipped counts as a finding (`check` always
+    reads). A call takes some tens of microseconds in Python. "restore" keeps two copies of parameters and states (24
+    bytes per parameter for float32 Adam) and makes one every `snapshot_every` steps, in one pass.
 
-    "restore" goes back to the newest copy that is at least `window` steps old, if there are two, else to the oldest.
-    Parameters, in their own memory, and states have the same bits as then; step counts and schedules go on from there,
-    your batches do not. Rates are what they were at the time of the finding, times `lr_factor`; a schedule given as
-    `lr=` is scaled as a whole; a rate that you assign afterwards is what counts. All checks come before the first
-    write. A KeyboardInterrupt in the middle is raised after everything is written; what a second one leaves undone is
-    done first in the next call.
+    "restore" restores the newest copy that is at least `window` steps old, or else the oldest. Parameters, in their own
+    memory, and states get the same bits as then. Step counts and schedules continue from that point; your batches do
+    not. Each rate is its value at the time of the finding times `lr_factor`; a schedule given as `lr=` is scaled as a
+    whole, and a rate that you assign later replaces it. All checks come before the first write. A KeyboardInterrupt
+    during restoration is raised after everything is written; if a second one prevents that, the next call completes it
+    first.
 
     See Also
     --------
-    fastopt.Optimizer : `nonfinite="skip"` and `max_grad_norm=` are cheaper where they are enough.
+    fastopt.Optimizer : `nonfinite="skip"` and `max_grad_norm=` are cheaper, if they are enough.
 
     Examples
     --------
@@ -205,43 +205,43 @@ class DivergenceGuard:
 
     @property
     def finding(self) -> Finding | None:
-        """What was found last; None while nothing was."""
+        """The latest finding; None if there is none."""
         return self._findings[-1] if self._findings else None
 
     @property
     def findings(self) -> list[Finding]:
-        """All that was found, of the last 100."""
+        """The last 100 findings."""
         return list(self._findings)
 
     @property
     def should_stop(self) -> bool:
-        """Whether something was found for which the guard is to stop."""
+        """Whether a finding has set the guard to stop."""
         return self._should_stop
 
     @property
     def restores(self) -> int:
-        """How often the guard went back to a state of before."""
+        """The number of restorations."""
         return self._restores
 
     def step(self, loss: Any, grads: Any = None) -> bool:
-        """Look at the loss and the gradients, then let the optimizer step unless that would do harm.
+        """Examine the loss and the gradients, and let the optimizer step unless the update would do harm.
 
         Parameters
         ----------
         loss: number or array or tensor without dimensions
-            What these gradients are the gradients of, at the parameters as they are now.
+            The loss that the gradients belong to, at the current parameters.
         grads: as `optimizer.step` takes them
-            Not given when gradients are bound, and with torch.
+            Omitted if gradients are bound, and with torch.
 
         Returns
         -------
         updated: bool
-            Whether the optimizer stepped. `finding` says why not.
+            Whether the optimizer stepped. If not, `finding` has the reason.
 
         Raises
         ------
         DivergenceError
-            Something was found, and the guard is to raise.
+            The guard found a problem and is set to raise.
         TypeError, ValueError
             The loss or a gradient is not usable. Nothing has been changed.
         """
@@ -254,7 +254,7 @@ class DivergenceGuard:
         return self._judge_last_step(leaves)
 
     def check(self, loss: Any, grads: Any = None) -> bool:
-        """As `step`, but leaves the update to you: do it when this returns True.
+        """Examine a step as `step` does, but leave the update to you: do it if this returns True.
 
         Returns
         -------
@@ -276,7 +276,7 @@ class DivergenceGuard:
         return self._look(value, leaves, self._target.norm(leaves))
 
     def state_dict(self) -> dict[str, Any]:
-        """Counters and statistics, as numbers, lists and dicts; neither findings nor snapshots."""
+        """Counters and statistics as numbers, lists and dicts. Findings and snapshots are not included."""
         return {
             "restores": self._restores,
             "consecutive_skips": self._consecutive_skips,
@@ -287,12 +287,12 @@ class DivergenceGuard:
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Go on from a `state_dict`. Load the optimizer's first: with "restore", a snapshot of it is taken now.
+        """Continue from a `state_dict`. Load the optimizer's first: with "restore", this takes a snapshot of it.
 
         Raises
         ------
         TypeError, ValueError
-            It is no state dict of a guard, or of one with another window. Nothing has been changed.
+            It is not a guard's state dict, or its window differs. Nothing has been changed.
         """
         expected = self.state_dict()
         check_like("state_dict", state_dict, expected)
@@ -315,7 +315,7 @@ class DivergenceGuard:
     # --- looking ----------------------------------------------------------------------------------------------------
 
     def _look(self, loss: float, leaves: Leaves, norm: float | None) -> bool:
-        """Whether the update should be done. `norm` is None where the optimizer takes it in the step."""
+        """Whether the update should be done. `norm` is None if the optimizer measures it in the step."""
         if self._snapshots is not None:
             self._snapshots.finish()
         if self._should_stop:
@@ -342,7 +342,7 @@ class DivergenceGuard:
         self._consecutive_skips = 0
 
     def _judge_last_step(self, leaves: Leaves) -> bool:
-        """Whether the optimizer, which measures the norm itself, did the step."""
+        """Whether the optimizer, which measures the norm itself, has done the step."""
         norm = self._target.norm_of_last_step()
         if math.isfinite(norm):
             self._record_norm(norm)
@@ -354,7 +354,7 @@ class DivergenceGuard:
     # --- acting -----------------------------------------------------------------------------------------------------
 
     def _act(self, diagnosis: Diagnosis, leaves: Leaves) -> bool:
-        """Do what is to be done after a finding; whether the update should still be done."""
+        """React to a finding; whether the update should still be done."""
         kind, message, step = diagnosis.kind, diagnosis.message, self._detector.steps - 1
         action = self._on_divergence if kind in DIVERGENCES else self._on_stall
         if action == "skip" and kind == "oscillation":
@@ -389,7 +389,7 @@ class DivergenceGuard:
 
 
 def _level_outside() -> int:
-    """The `stacklevel` with which a warning points to where the guard was called."""
+    """The `stacklevel` with which a warning points to the caller of the guard."""
     frame, level = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__") == __name__:
         frame, level = frame.f_back, level + 1

@@ -1,4 +1,4 @@
-"""Which target an optimizer gets."""
+"""The choice of the target for an optimizer."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .target import Target
 
 
 def make_target(optimizer: Any) -> Target:
-    """What a guard needs of this optimizer.
+    """The target of an optimizer over NumPy arrays or torch's tensors.
 
     Raises
     ------
     TypeError
-        It is neither fastopt's nor torch's.
+        The optimizer is neither fastopt's nor torch's.
     """
     if isinstance(optimizer, Optimizer):
         return ArrayTarget(optimizer)

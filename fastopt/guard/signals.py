@@ -1,6 +1,6 @@
-"""How divergence is told from noise: running statistics of the loss, of gradient norms and of directions.
+"""Running statistics of losses, gradient norms and directions, which tell divergence from noise.
 
-Plain numbers only: nothing here knows an optimizer. `DivergenceGuard` has the formulas in words.
+They work on plain numbers and know no optimizer. The docstring of `DivergenceGuard` has the formulas.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MEMORY = 10
-"""Over how many windows the largest excess that was seen is forgotten by half."""
+"""The largest excess seen so far decays by half over this many windows."""
 
 BLOCKS_AT_LEAST = 4
-"""How many windows of losses there must be before a training can be said to stagnate."""
+"""Stagnation is reported after at least this many windows of losses."""
 
 REVERSAL = -0.98
-"""The mean cosine between consecutive gradients, below which they turn back on each other. Sound trainings with all
-data at once, at a rate near the largest, come to -0.96; k batches that take turns around their common minimum to
--1 / (k - 1), so two of them look like an oscillation."""
+"""Gradients oscillate if the mean cosine between consecutive ones is below this. Sound full-batch training at a rate
+near the largest stable one reaches -0.96. With k alternating batches near their common minimum the cosine is
+-1 / (k - 1), so two batches look like an oscillation."""
 
 SHRINKING = 0.9
-"""An oscillation is dying out when its amplitude shrinks to less than this from one half of the window to the next."""
+"""An oscillation dies out if its amplitude falls below this fraction from one half of the window to the next."""
 
 CONVERGED = 1e-3
-"""Of the norm that gradients had at the beginning: what oscillates below it has arrived."""
+"""A fraction of the initial gradient norm; oscillations below it count as convergence."""
 
 
 def median(values: Sequence[float]) -> float:
@@ -40,16 +40,16 @@ def standard_deviation(values: Sequence[float]) -> float:
 
 
 class Signal:
-    """A sequence of numbers: its last `window`, what the first ones were, and how far it ever strayed upwards.
+    """A sequence of numbers: its last `window` values, its start, and its largest upward deviation.
 
     Attributes
     ----------
     recent: deque of float
         The last `window` values.
     early: float
-        The median of the first `window` values; NaN before there are as many.
+        The median of the first `window` values; NaN until then.
     early_excess: float
-        How far the largest of the first `window` values was above their median.
+        The distance from the median of the first `window` values up to the largest of them.
     excess: float
         The largest excess above the running median, halved every 10 windows.
     """
@@ -71,7 +71,7 @@ class Signal:
         return len(self.recent) == self.window
 
     def add(self, value: float) -> None:
-        """Take in a value that is no outlier."""
+        """Record a value that is not an outlier."""
         if self.is_full:
             self.excess = max(value - self.median, self.excess * self._decay)
         if math.isnan(self.first):
@@ -84,21 +84,21 @@ class Signal:
             self.excess = self.early_excess = max(self.recent) - self.median
 
     def forget_recent(self) -> None:
-        """After going back to a state of before: what came since counts no more, what was at the beginning does."""
+        """Forget the recent values, after the optimizer was restored, but not the first ones."""
         self.recent.clear()
         self.last, self.leaps = math.nan, 0
 
     def is_outlier(self, value: float, factor: float, least: float) -> str | None:
-        """Why the next value is out of proportion to the recent ones, in words; None if it is not.
+        """Why the next value is out of proportion to the recent ones, in words; None if it is in proportion.
 
         Parameters
         ----------
         value: float
-            Not yet added.
+            Not yet recorded.
         factor: float
-            It is above the median by more than so many times the median, and as many times the largest excess.
+            An outlier exceeds the median by more than `factor` times the median and `factor` times the largest excess.
         least: float
-            It is above the median by more than so many times the early median.
+            An outlier exceeds the median by more than `least` times the early median.
         """
         rise = value - self.median
         if not self.is_full or not rise > max(factor * abs(self.median), factor * self.excess, least * abs(self.early)):
@@ -106,7 +106,7 @@ class Signal:
         return f"its median over {self.window} steps is {self.median:.4g}"
 
     def outgrows_start(self, value: float, factor: float) -> str | None:
-        """Why the next value is far above the first ones, in words; None if it is not."""
+        """Why the next value is too far above the first ones, in words; None if it is not."""
         is_far = value - self.first > factor**2 * abs(self.first) > 0
         self.leaps = self.leaps + 1 if is_far or value > self.last else 0
         self.last = value
@@ -126,9 +126,9 @@ class Signal:
 
 
 class Progress:
-    """Whether the loss has come down from where it began, by more than its noise.
+    """Whether the loss has fallen from its start by more than its noise.
 
-    The losses are put together in blocks of `window`, of which only the medians are kept.
+    Losses are grouped in blocks of `window`, and only the median of each block is kept.
     """
 
     def __init__(self, window: int, patience: int, min_improvement: float) -> None:
@@ -150,7 +150,7 @@ class Progress:
         if not self.medians:
             self.start = min(self.block[0], median(self.block[:3]))
         self.medians = [*self.medians, median(self.block)][: self.blocks_needed + 1]
-        if len(self.medians) > self.blocks_needed:  # the first stays, the rest are the last ones
+        if len(self.medians) > self.blocks_needed:  # keep the first and the latest
             del self.medians[1]
         self.noise = standard_deviation(self.block)
         self.block = []
@@ -169,7 +169,7 @@ class Progress:
     def _improves(self) -> bool:
         least = self.min_improvement * abs(self.start)
         noise_of_median = 1.25 * self.noise / math.sqrt(self.window)
-        fast = self.start - self.level  # within the first block, even
+        fast = self.start - self.level  # counts progress within the first block
         steady = self.medians[0] - self.level
         return fast > max(least, 2 * self.noise) or steady > max(least, 3 * noise_of_median)
 
@@ -182,7 +182,7 @@ class Progress:
 
 
 class Oscillation:
-    """Whether gradients turn back on each other, through two windows, without dying out or getting anywhere."""
+    """Whether gradients point back and forth for two windows, while neither their norm nor the loss falls."""
 
     def __init__(self, window: int) -> None:
         self.window = window
@@ -197,7 +197,7 @@ class Oscillation:
         self.losses.append(loss)
 
     def goes_on(self, early_norm: float) -> bool:
-        """Whether there is one; `early_norm` is the norm that gradients had at the beginning."""
+        """Whether there is an oscillation; `early_norm` is the gradients' norm at the start of training."""
         if not len(self.cosines) == len(self.norms) == 2 * self.window or not self.mean_cosine < REVERSAL:
             return False
         norm_before, norm_after = self._medians(self.norms)

@@ -1,4 +1,4 @@
-"""Copies of an optimizer's parameters and states in memory, and the way back to one."""
+"""Copies of an optimizer's parameters and states in memory, to restore them from."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..optimizers.view import OptimizerView
 
 @dataclass(frozen=True)
 class ScaledRate:
-    """A rate that is a function of the step, times a factor.
+    """A learning rate that is a function of the step, times a factor.
 
     Examples
     --------
@@ -31,7 +31,7 @@ class ScaledRate:
 
 
 def scaled_rate(rate: Any, factor: float) -> Any:
-    """A rate, as groups have it, times a factor: a number, a schedule or another function of the step."""
+    """A group's `lr` times a factor; it is a number, a schedule or another function of the step."""
     if not callable(rate):
         return rate * factor
     if isinstance(rate, ScaledRate):
@@ -41,7 +41,7 @@ def scaled_rate(rate: Any, factor: float) -> Any:
 
 @dataclass
 class Snapshot:
-    """The parameters and the state dict of an optimizer after so many of the guard's steps."""
+    """The parameters and the state dict of an optimizer after a number of the guard's steps."""
 
     step: int
     params: list[np.ndarray]
@@ -51,8 +51,8 @@ class Snapshot:
 class Snapshots:
     """The last two snapshots of an optimizer.
 
-    The older one is kept because a training that diverges is found out some steps later: the newest snapshot may have
-    been taken in between. Parameters are copied into buffers that are made once; state dicts are made anew.
+    Two, because divergence is detected some steps after it starts, and the newest snapshot may have been taken in
+    between. Parameters are copied into buffers that are reused; each snapshot has a new state dict.
     """
 
     def __init__(self, view: OptimizerView) -> None:
@@ -65,8 +65,8 @@ class Snapshots:
         return self.kept[-1].step
 
     def take(self, step: int) -> None:
-        """Copy everything; the older of two snapshots makes room."""
-        state_dict = self.view.complete_state_dict()  # which may refuse, before anything here is changed
+        """Take a snapshot. It replaces the older one if there are two."""
+        state_dict = self.view.complete_state_dict()  # may raise, so it comes first
         params = self.view.params
         if self.kept and len(self.kept[0].params) != len(params):  # groups were added: the snapshots do not fit
             self.kept = [Snapshot(step, [param.copy() for param in params], state_dict)]
@@ -80,12 +80,11 @@ class Snapshots:
         self.kept = [*self.kept, Snapshot(step, buffers, state_dict)]
 
     def restore(self, before: int, factor: float, step: int) -> None:
-        """Go back to the newest snapshot of the step `before` or earlier, else to the oldest, and lower the rates.
+        """Restore the newest snapshot of step `before` or earlier, or else the oldest, and lower the learning rates.
 
-        It counts as taken at `step` from now on, and newer ones are dropped.
-
-        The rates are those that the groups have now, times `factor`. An interrupt in the middle is raised after all is
-        written; should another come even then, `finish` does the rest.
+        The rates become the groups' current ones times `factor`. The snapshot then counts as taken at `step`, and newer
+        ones are dropped. A KeyboardInterrupt is raised after everything is written; if a second one comes meanwhile,
+        `finish` writes the rest.
         """
         old_enough = [index for index, snapshot in enumerate(self.kept) if snapshot.step <= before]
         self.kept = self.kept[: max(old_enough, default=0) + 1]
@@ -100,7 +99,7 @@ class Snapshots:
             raise
 
     def finish(self) -> None:
-        """Write what an interrupted `restore` was to write; nothing when none was interrupted."""
+        """Complete an interrupted `restore`, if there is one."""
         if self._unfinished is None:
             return
         snapshot, rates = self._unfinished

@@ -1,4 +1,4 @@
-"""What a guard sees of an optimizer: names, gradients, norms, rates; and how it goes back to a state of before."""
+"""The interface between a guard and an optimizer: names, gradients, norms, learning rates, and the step itself."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ PROBED_ARRAYS = 16
 
 
 class Target(ABC):
-    """An optimizer, as a guard needs it. Gradients are what `leaves` gave."""
+    """An optimizer, as a guard sees it. The methods take gradients as `leaves` returns them."""
 
     @property
     @abstractmethod
     def names(self) -> list[Any]:
-        """What its owner calls each parameter."""
+        """The user's name of each parameter."""
 
     @property
     @abstractmethod
     def dimensions(self) -> list[int]:
-        """How many dimensions each parameter has."""
+        """The number of dimensions of each parameter."""
 
     @property
     @abstractmethod
     def rates(self) -> list[float]:
-        """The rate of each group that the next step uses."""
+        """The learning rate that the next step uses, for each group."""
 
     @property
     @abstractmethod
     def clips(self) -> bool:
-        """Whether gradients are clipped by the optimizer."""
+        """Whether the optimizer clips gradients."""
 
     @property
     @abstractmethod
@@ -46,69 +46,71 @@ class Target(ABC):
 
     @property
     def takes_norm(self) -> bool:
-        """Whether the optimizer measures and limits the norm itself and refuses what is not finite: then a guard needs
-        no pass of its own, and `norm_of_last_step` says what it was."""
+        """Whether the optimizer limits the global norm and skips gradients that are not finite.
+
+        The guard then needs no pass of its own over the gradients and reads `norm_of_last_step` after the step.
+        """
         return False
 
     @abstractmethod
     def leaves(self, grads: Any) -> Leaves:
-        """The gradients that a step would read, checked.
+        """The gradients that a step would read, after checks.
 
         Raises
         ------
         TypeError, ValueError
-            They are not usable.
+            A gradient is not usable.
         """
 
     @abstractmethod
     def norm(self, leaves: Leaves) -> float:
-        """The norm of all together, as the optimizer would see it."""
+        """The L2 norm of all gradients together, divided by `grad_scale`."""
 
     @abstractmethod
     def nonfinite(self, leaves: Leaves) -> list[tuple[int, float]]:
-        """Positions of the gradients that are not finite, and which part of their elements is not."""
+        """For each gradient with NaN or infinity, its position and the fraction of its elements that are not finite."""
 
     @abstractmethod
     def nonfinite_values(self) -> int | None:
-        """The position of the first parameter that is not finite itself, or whose state is not."""
+        """The position of the first parameter with NaN or infinity in itself or in its state."""
 
     @abstractmethod
     def probe(self, leaves: Leaves) -> np.ndarray | None:
-        """Some thousand elements of the gradients, always the same ones; None where gradients are missing."""
+        """About 4,000 elements of the gradients, the same ones at each call; None if a gradient is missing."""
 
     @abstractmethod
     def step(self, grads: Any) -> bool:
-        """Let the optimizer step; whether it did, and did not skip it."""
+        """Let the optimizer step. Return False if it skipped the step."""
 
     @abstractmethod
     def discard(self, leaves: Leaves) -> None:
-        """What the optimizer does to the gradients of a step that it does not do."""
+        """Treat the gradients of a step that is not done as the optimizer would: zero them with `zero_grads`."""
 
     def norms(self, leaves: Leaves) -> list[float]:
-        """The norm of each gradient; NaN where there is none."""
+        """The norm of each gradient; NaN for a missing one."""
         return [math.nan if leaf is None else self.norm([leaf]) for leaf in leaves]
 
     def norm_of_last_step(self) -> float:
-        """The norm of the gradients of the last step; NaN when it was skipped."""
+        """The global norm of the gradients in the last step; NaN if that step was skipped."""
         raise NotImplementedError
 
     def first_nonfinite_of_last_step(self) -> Any:
-        """The name of the first parameter whose gradient made the optimizer skip."""
+        """The name of the parameter whose gradient most likely caused the skip; see `origin`."""
         raise NotImplementedError
 
 
 def choose_probes(sizes: Sequence[int]) -> list[tuple[int, int]]:
-    """Which of the arrays to read, and every how many elements: the largest, in order, some thousand elements."""
+    """Choose which arrays to probe, and the stride: about 4,000 elements in all, from the largest arrays."""
     largest = sorted(range(len(sizes)), key=lambda index: -sizes[index])[:PROBED_ARRAYS]
     stride = max(1, -(-sum(sizes[index] for index in largest) // PROBED_ELEMENTS))
     return [(index, stride) for index in sorted(largest) if sizes[index]]
 
 
 def origin(parts: Sequence[tuple[int, float]], names: Sequence[Any]) -> Any:
-    """Where the elements that are not finite began: from layer to layer they become more, backwards.
+    """The name of the gradient in which the first NaN or infinity most likely appeared.
 
-    So it is where the smallest part of the elements is not finite; among equals the last, which backpropagation came to
-    first.
+    Backpropagation spreads them from layer to layer, so the origin is the gradient with the smallest fraction of
+    elements that are not finite; among equals the last, which backpropagation reaches first.
     """
     if not parts:
         return None

@@ -1,4 +1,4 @@
-"""What a guard sees of torch.optim's optimizers, fastopt.torch's among them. Loaded only where torch is."""
+"""A guard's target: one of torch.optim's or fastopt.torch's optimizers. Imported only if torch already is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def is_torch_optimizer(optimizer: Any) -> bool:
 
 
 class TorchTarget(Target):
-    """An optimizer over torch's tensors: its gradients are the parameters' `.grad`."""
+    """An optimizer over torch's tensors; its gradients are the parameters' `.grad`."""
 
     def __init__(self, optimizer: Any) -> None:
         self.optimizer = optimizer
@@ -50,7 +50,7 @@ class TorchTarget(Target):
 
     @property
     def skips(self) -> bool:
-        return False  # torch's never do, and fastopt.torch's do not say
+        return False  # torch's never do, and fastopt.torch's do not tell
 
     def leaves(self, grads: Any) -> Leaves:
         if grads is not None:

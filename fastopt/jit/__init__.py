@@ -1,4 +1,4 @@
-"""Updates to call inside of your own `@njit` function."""
+"""Updates to call inside your own `@njit` functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docstrings of rendered functions."""
+"""The docstrings of the rendered functions."""
 
 from __future__ import annotations
 
@@ -8,37 +8,37 @@ _ARRAYS = """\
 param: C-contiguous array of float32 or float64
         Changed in place; any shape.
     grad: array of the same shape and dtype
-        Only read."""
+        Read only."""
 
-_STATE = "state: NamedTuple\n        What `{state}(param)` returns; changed in place, its `step` counted up."
+_STATE = "state: NamedTuple\n        The result of `{state}(param)`; changed in place, and its `step` is incremented."
 
 _SINGLE = """\
 {arrays}: array of the same shape and dtype
         Changed in place.
     step: int
-        Which update it is, from 1.{carried}"""
+        The number of the update, from 1.{carried}"""
 
 _CARRIED = """
     {name}: float
-        {start} at first, then what the call before returned."""
+        {start} in the first call, then the result of the call before."""
 
 _NUMBERS = """
     {names}: float
-        As of `fastopt.{optimizer}`: {expected}.
+        As in `fastopt.{optimizer}`: {expected}.
     {scale}: float
         The gradient is divided by it."""
 
 _WHAT = {
     "step": "One update of `{optimizer}` ({convention}), in place.",
-    "parallel": "`{step}` on Numba's threads, for large arrays outside of a parallel region; the same bits.",
-    "update": "One update of `{optimizer}` ({convention}), in place, given the arrays themselves.",
-    "update_parallel": "The same on Numba's threads, for large arrays outside of a parallel region; the same bits.",
-    "state": "The state that an update of `{optimizer}` needs, new, for `param`.",
+    "parallel": "`{step}` on Numba's threads, for large arrays outside parallel regions; the result has the same bits.",
+    "update": "One update of `{optimizer}` ({convention}), in place, with states passed as arrays.",
+    "update_parallel": "The same on Numba's threads, for large arrays outside parallel regions; the same bits.",
+    "state": "A new state of `{optimizer}` for `param`.",
 }
 
 
 def documentation(signature: Signature, function: str) -> str:
-    """The docstring of a function of a signature."""
+    """The docstring of one of a signature's functions."""
     what = _WHAT[function].format(
         optimizer=signature.spec.name, convention=signature.spec.convention, step=signature.name
     )

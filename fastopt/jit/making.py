@@ -25,24 +25,24 @@ from .states import state_class
 _making = threading.RLock()
 
 _made: dict[Any, Functions] = {}
-"""What `functions` was asked for, so that asking again compiles nothing again."""
+"""The results of `functions`, so that repeated calls do not compile again."""
 
 _INTERNAL = ("all_numbers", "before", "first", "last", "own_mode", "part", "parts", "problem", "shown", "size", "state")
-"""Variables of the rendered source that a user's hyperparameters and states cannot be called."""
+"""Variables in the rendered source; a custom rule cannot use these names for hyperparameters or states."""
 
 
 class Functions(ModuleType):
-    """The functions of one optimizer, for an `@njit` function to call as attributes of this.
+    """The functions of one optimizer, as attributes that an `@njit` function can call.
 
-    It is a module, because Numba finds functions in a module's attributes.
+    It is a module, because Numba resolves attributes of modules.
 
     Attributes
     ----------
-    State: the NamedTuple class of its state.
+    State: the NamedTuple class of the state.
     state(param): a new state.
     step(param, grad, state, ...): one update, in place.
     parallel(param, grad, state, ...): the same on Numba's threads.
-    update(param, grad, *states, step, ...): one update of the arrays themselves.
+    update(param, grad, *states, step, ...): one update, with states passed as arrays.
     update_parallel(...): the same on Numba's threads.
     """
 
@@ -56,7 +56,7 @@ class Functions(ModuleType):
 
 @functools.cache
 def _loop(rule: str) -> Any:
-    """The rule's loop, over pointers, as a function for each dtype."""
+    """The loop of a rule, over pointers, with one version for each dtype."""
 
     def compiled(real: str) -> Any:
         namespace = dict(vocabulary(real))
@@ -66,15 +66,15 @@ def _loop(rule: str) -> Any:
 
     single, double = compiled("float32"), compiled("float64")
 
-    def loop(streams: Any, size: Any, coefficients: Any, prefetch: Any) -> None:
-        """Chooses by dtype."""
+    def loop(operands: Any, size: Any, coefficients: Any, prefetch: Any) -> None:
+        """Select the version by dtype."""
 
     @numba.extending.overload(loop, inline="always")
-    def _choose(streams: Any, size: Any, coefficients: Any, prefetch: Any) -> Any:
-        chosen = single if streams[0].dtype == numba.float32 else double
+    def _choose(operands: Any, size: Any, coefficients: Any, prefetch: Any) -> Any:
+        chosen = single if operands[0].dtype == numba.float32 else double
 
-        def run(streams: Any, size: Any, coefficients: Any, prefetch: Any) -> Any:
-            chosen(streams, size, coefficients, prefetch)
+        def run(operands: Any, size: Any, coefficients: Any, prefetch: Any) -> Any:
+            chosen(operands, size, coefficients, prefetch)
 
         return run
 
@@ -83,7 +83,7 @@ def _loop(rule: str) -> Any:
 
 @functools.cache
 def _coefficients(name: str) -> Any:
-    """A coefficient function."""
+    """A compiled coefficient function."""
     namespace = {**vocabulary("float64"), "inline": support.inline, "__name__": __package__}
     functions = registry.functions_of_coefficients(name)
     exec(_compile("\n\n".join(functions_source(functions)), name), namespace)
@@ -92,7 +92,7 @@ def _coefficients(name: str) -> Any:
 
 def _compile(source: str, name: str) -> Any:
     filename = f"<fastopt.jit {name}>"
-    # Lets Numba and tracebacks show the lines.
+    # So that Numba and tracebacks can show the lines.
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     return compile(source, filename, "exec")
 
@@ -102,7 +102,7 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
     fields = state_fields(given)
     mode = modes.FLUSH_BITS if flush_denormals else None
     result = Functions(f"{__package__}.{given.name}", f"The updates of {given.spec.name}, rule {given.rule!r}.")
-    # The names that Numba looks up when it compiles; `__name__` where its cache looks for them.
+    # The names that Numba looks up when it compiles. Its cache looks for them in `__name__`.
     namespace: dict[str, Any] = {
         "__name__": __package__,
         "State": state_class(given.rule, fields),
@@ -139,7 +139,7 @@ def _flushing() -> Any:
 
 @functools.cache
 def built_in(name: str) -> Functions:
-    """The functions of a variant of `signatures()`."""
+    """The functions of one of `signatures()`, by name."""
     with _making:
         return make(signatures()[name])
 
@@ -147,19 +147,19 @@ def built_in(name: str) -> Functions:
 def functions(
     optimizer: Any, convention: str = "torch", flush_denormals: bool = True, **hyperparameters: Any
 ) -> Functions:
-    """The updates of an optimizer, under any convention or of a custom rule, for an `@njit` function to call.
+    """The updates of an optimizer, under any convention, or of a custom rule, to call in an `@njit` function.
 
     Parameters
     ----------
     optimizer: class
-        `fastopt.Adam` and so on, or what `fastopt.rule` made.
+        `fastopt.Adam` etc., or a class that `fastopt.rule` made.
     convention: str
-        As of the class.
+        As in the class.
     flush_denormals: bool
-        Whether updates take denormals as zero. If not, they do what the code around them does.
+        Whether updates treat denormals as zero. If False, they use the mode of the code around them.
     **hyperparameters
-        Those of the class. Flags, and whether `momentum` is 0, choose the variant; numbers are the defaults of the
-        functions' arguments.
+        The hyperparameters of the class. Flags, and whether `momentum` is 0, select the variant; numbers become the
+        defaults of the functions' arguments.
 
     Returns
     -------
@@ -169,7 +169,7 @@ def functions(
     Raises
     ------
     TypeError, ValueError
-        The optimizer has no such hyperparameter or convention, or it cannot have this value.
+        The optimizer does not have such a hyperparameter or convention, or the value is not usable.
 
     Examples
     --------
@@ -188,10 +188,10 @@ def functions(
     >>> bool(abs(w).max() < 0.1)
     True
     """
-    own = getattr(optimizer, "spec", None)
-    if not isinstance(optimizer, type) or not isinstance(own, Spec):
+    given = getattr(optimizer, "spec", None)
+    if not isinstance(optimizer, type) or not isinstance(given, Spec):
         raise TypeError(f"optimizer must be a class of fastopt or one that fastopt.rule made, got {optimizer!r}")
-    spec = conventions.under(own, convention)
+    spec = conventions.under(given, convention)
     conventions.hyperparameters(spec, hyperparameters)
     key = (optimizer, convention, flush_denormals, repr(sorted(hyperparameters.items())))
     with _making:

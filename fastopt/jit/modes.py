@@ -1,4 +1,4 @@
-"""The floating-point mode of a thread, for code that Numba compiles: whether denormals are zero."""
+"""The floating-point mode of a thread in compiled code: whether denormals are treated as zero."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ ARM = platform.machine().lower() in ("aarch64", "arm64")
 
 
 def _inline(function: Function) -> Function:
-    """Compiled, whatever the flags of the function that calls it."""
+    """The function compiled with these flags, whatever those of its caller are."""
     return cast(Function, njit(error_model="numpy", fastmath=False, boundscheck=False, forceinline=True)(function))
 
 
 FLUSH_BITS = 0x8040 if X86 else (1 << 24 if ARM else 0)
-"""Of the control register: denormals are zero, on input and on output. As in kernels/machine.h; 0: not known how."""
+"""Bits of the control register that make denormals zero, on input and output, as in kernels/native/machine.h; 0 on
+processors for which they are not known."""
 
 _BYTES = ir.IntType(8).as_pointer()
 
@@ -34,7 +35,7 @@ def _call(builder: Any, name: str, result: Any, arguments: list[Any]) -> Any:
 
 
 def _nothing_moves_past(builder: Any) -> None:
-    """No load or store is moved from before this to after it, or back."""
+    """Keep the compiler from moving loads and stores across this point."""
     builder.asm(ir.FunctionType(ir.VoidType(), []), "", "~{memory}", [], True)
 
 
@@ -55,7 +56,7 @@ def get_mode(typing_context: Any) -> Any:
 
 @intrinsic
 def write_mode(typing_context: Any, mode: Any) -> Any:
-    """Make this the control register."""
+    """Set the control register."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _nothing_moves_past(builder)
@@ -77,7 +78,7 @@ _BITS: Any = _uint64(FLUSH_BITS)
 
 @_inline
 def set_mode(mode: int) -> int:
-    """Set the bits for denormals as they are in `mode`; what the mode was before. A write is slow, so only at need."""
+    """Set the bits for denormals as in `mode`, and return the mode before. Writes are slow, so only if it differs."""
     before: int = get_mode()  # type: ignore[call-arg]
     if (before ^ mode) & _BITS:
         write_mode((before & ~_BITS) | (mode & _BITS))
@@ -86,12 +87,11 @@ def set_mode(mode: int) -> int:
 
 @_inline
 def flush_denormals() -> int:
-    """From here on this thread takes denormals as zero, in all its arithmetic; returns the mode that it had.
+    """Treat denormals as zero in all later arithmetic of this thread, and return the mode before.
 
     Denormals are numbers closer to zero than 1.2e-38 (float32) or 2.2e-308 (float64). Arithmetic with them takes up to
-    a hundred times as long. The updates of `fastopt.jit` flush them by themselves; this is for the rest of a loop. To
-    be called from Python or inside of an `@njit` function. Where it is not known how (neither x86-64 nor AArch64), it
-    does nothing.
+    a hundred times as long. The updates of `fastopt.jit` flush them anyway; this function is for the rest of a loop.
+    Call it from Python or inside an `@njit` function. It does nothing on processors other than x86-64 and AArch64.
 
     Returns
     -------
@@ -118,5 +118,5 @@ def flush_denormals() -> int:
 
 @_inline
 def restore_denormals(mode: int) -> None:
-    """Take denormals as before `flush_denormals`, which returned `mode`. Other bits of the mode stay as they are."""
+    """Treat denormals as before `flush_denormals`, which returned `mode`. Other bits of the mode are kept."""
     set_mode(_uint64(mode))

@@ -24,15 +24,15 @@ def {function}({arguments}):
 def python_source(signature: Signature) -> str:
     """All functions of a signature.
 
-    It expects in its globals the coefficient functions as `coefficients_...`, the rule's loop as `loop`, its `State`,
-    and what else `making` puts there.
+    Its globals must have the coefficient functions as `coefficients_...`, the rule's loop as `loop`, its `State`, and
+    the other names that `making` provides.
     """
     return "\n\n".join(
         [
             _coefficients(signature),
             _first_problem(signature),
             _elements(signature),
-            _attempt(signature, "attempt", "inline", ["quiet(elements, ({streams}, 0, size, all_numbers, own_mode))"]),
+            _attempt(signature, "attempt", "inline", ["quiet(elements, ({operands}, 0, size, all_numbers, own_mode))"]),
             _attempt(signature, "attempt_parallel", "parallel", _IN_PARTS),
             _update(signature, "update", "attempt"),
             _update(signature, "update_parallel", "attempt_parallel"),
@@ -44,7 +44,7 @@ def python_source(signature: Signature) -> str:
 
 
 def parameters(signature: Signature) -> str:
-    """The numbers that a function takes, with their defaults, as the end of its list of parameters."""
+    """The numeric parameters of a function, with defaults, as the end of its parameter list."""
     return "".join(
         f", {name}" if default is None else f", {name}={_literal(signature, name, default)}"
         for name, default in signature.arguments.items()
@@ -56,7 +56,7 @@ def _literal(signature: Signature, name: str, value: float) -> str:
 
 
 def stages_called(signature: Signature) -> tuple[str, ...]:
-    """The coefficient functions that are called, by name."""
+    """The names of the coefficient functions that an update calls."""
     return ("regularize", signature.spec.coefficients, *(["decayed_rate"] if _decays(signature) else []))
 
 
@@ -83,61 +83,61 @@ def _numbers(signature: Signature) -> list[str]:
     return ["step", *signature.spec.carried, *signature.arguments]
 
 
-def _streams(signature: Signature) -> tuple[str, ...]:
+def _operands(signature: Signature) -> tuple[str, ...]:
     return ("param", "grad", *signature.states)
 
 
 def _elements(signature: Signature) -> str:
-    """Updates elements [start, stop) with denormals as `mode` has them; coefficients are rounded here."""
-    streams = _streams(signature)
+    """Update elements [first, last), with coefficients rounded to the dtype and denormals treated as in `own_mode`."""
+    operands = _operands(signature)
     count = len(registry.loop(signature.rule).coefficients)
-    pointers = ", ".join(f"pointer({name}, first)" for name in streams)
+    pointers = ", ".join(f"pointer({name}, first)" for name in operands)
     rounded = ", ".join(f"number_like(param, all_numbers[{index}])" for index in range(count))
     lines = [
         "before = set_mode(own_mode)",
-        f"loop(({pointers},), last - first, ({rounded},), prefetch_distance(param, {len(streams)}))",
+        f"loop(({pointers},), last - first, ({rounded},), prefetch_distance(param, {len(operands)}))",
         "set_mode(before)",
     ]
-    arguments = ", ".join((*streams, "first", "last", "all_numbers", "own_mode"))
+    arguments = ", ".join((*operands, "first", "last", "all_numbers", "own_mode"))
     return _INLINE.format(function="elements", arguments=arguments, body=indent(lines, 1))
 
 
 _IN_PARTS = [
     "parts = number_of_parts(size, nanoseconds)",
     "if parts <= 1:",
-    "    elements({streams}, 0, size, all_numbers, own_mode)",
+    "    elements({operands}, 0, size, all_numbers, own_mode)",
     "else:",
     "    for part in prange(parts):",
-    "        elements({streams}, first_of_part(part, parts, size),",
+    "        elements({operands}, first_of_part(part, parts, size),",
     "                 first_of_part(part + 1, parts, size), all_numbers, own_mode)",
 ]
 
 
 def _attempt(signature: Signature, name: str, decorator: str, walk: list[str]) -> str:
-    """The update; 0, 0.0 and the next carried numbers, or what `first_problem` found, and then no element was updated.
+    """The update. It returns 0, 0.0 and the next carried numbers; or the result of `first_problem`, without an update.
 
-    It never raises (see `support.quiet`) and does not branch: with either, Numba would count references to arrays.
+    It never raises (see `support.quiet`) and has no branches: either would make Numba count references to arrays.
     """
-    streams = ", ".join(_streams(signature))
-    checked = ", ".join((*_streams(signature), "step", *signature.arguments))
+    operands = ", ".join(_operands(signature))
+    checked = ", ".join((*_operands(signature), "step", *signature.arguments))
     lines = [
         f"problem, shown = quiet(first_problem, ({checked},))",
         "size = param.size * (problem == 0)",
         f"all_numbers = quiet(all_coefficients, ({', '.join(_numbers(signature))},))",
         "own_mode = mode_of_updates()",
-        *(line.format(streams=streams) for line in walk),
+        *(line.format(operands=operands) for line in walk),
     ]
     count = len(signature.spec.carried)
     lines.append(", ".join(["return problem, shown", *(f"all_numbers[{each - count}]" for each in range(count))]))
-    arguments = ", ".join((*_streams(signature), *_numbers(signature)))
+    arguments = ", ".join((*_operands(signature), *_numbers(signature)))
     return f"@{decorator}\ndef {name}({arguments}):\n{indent(lines, 1)}\n"
 
 
 def conditions(signature: Signature) -> list[tuple[str, str, str]]:
-    """What must hold of arguments; where it does not, the error's message, and the value that it shows."""
+    """The conditions on arguments, each with the error message and the value that the message shows."""
     found = [
         (f"{name}.shape == param.shape", f"{name} must have the shape of param; its size is", f"{name}.size")
-        for name in _streams(signature)[1:]
+        for name in _operands(signature)[1:]
     ]
     for name in ("step", *signature.arguments):
         bound = signature.bound(name)
@@ -148,15 +148,15 @@ def conditions(signature: Signature) -> list[tuple[str, str, str]]:
 
 
 def _first_problem(signature: Signature) -> str:
-    """Which of the conditions does not hold, counted from 1, or 0; and the value to show.
+    """The number, from 1, of the first condition that does not hold, or 0; and the value to show.
 
-    Arrays are not seen in branches, or references to them would be counted.
+    Branches do not touch arrays, because Numba would then count references to them.
     """
     lines, branches = [], ["problem, shown = 0, 0.0"]
     for number, (condition, _, value) in reversed(list(enumerate(conditions(signature), start=1))):
         lines += [f"holds_{number} = {condition}", f"value_{number} = float64({value})"]
         branches += [f"if not holds_{number}:", f"    problem, shown = {number}, value_{number}"]
-    arguments = ", ".join((*_streams(signature), "step", *signature.arguments))
+    arguments = ", ".join((*_operands(signature), "step", *signature.arguments))
     body = indent([*lines, *branches, "return problem, shown"], 1)
     return _INLINE.format(function="first_problem", arguments=arguments, body=body)
 
@@ -167,7 +167,7 @@ def _next(signature: Signature) -> list[str]:
 
 def _call(signature: Signature, attempt: str) -> list[str]:
     numbers = [f"{name} = float64({name})" for name in signature.arguments]
-    passed = ", ".join((*_streams(signature), *_numbers(signature)))
+    passed = ", ".join((*_operands(signature), *_numbers(signature)))
     return [
         *numbers,
         f"{', '.join(['problem, shown', *_next(signature)])} = quiet({attempt}, ({passed},))",
@@ -177,8 +177,8 @@ def _call(signature: Signature, attempt: str) -> list[str]:
 
 
 def _update(signature: Signature, name: str, attempt: str) -> str:
-    streams = _streams(signature)
-    lines = ["stamp()", f"check_arrays(({', '.join(streams)},))", "step = int64(step)"]
+    operands = _operands(signature)
+    lines = ["stamp()", f"check_arrays(({', '.join(operands)},))", "step = int64(step)"]
     lines += [f"{each} = float64({each})" for each in signature.spec.carried]
     lines += _call(signature, attempt)
     if signature.spec.carried:
@@ -186,7 +186,7 @@ def _update(signature: Signature, name: str, attempt: str) -> str:
     return _FUNCTION.format(
         decorator="inline",
         name=name,
-        arguments=", ".join((*streams, *_numbers(signature)[: -len(signature.arguments)])) + parameters(signature),
+        arguments=", ".join((*operands, *_numbers(signature)[: -len(signature.arguments)])) + parameters(signature),
         documentation=documentation(signature, name),
         body=indent(lines, 1),
     )
@@ -195,7 +195,7 @@ def _update(signature: Signature, name: str, attempt: str) -> str:
 def _step(signature: Signature, name: str, attempt: str) -> str:
     lines = ["stamp()", "check_state(state)"]
     lines += [f"{each} = state.{each}" for each in signature.states]
-    lines += [f"check_arrays(({', '.join(_streams(signature))},))", "step = state.step[0] + 1"]
+    lines += [f"check_arrays(({', '.join(_operands(signature))},))", "step = state.step[0] + 1"]
     lines += [f"{each} = state.{each}[0]" for each in signature.spec.carried]
     lines += _call(signature, attempt)
     lines += [f"state.{each}[0] = next_{each}" for each in signature.spec.carried]
@@ -238,7 +238,7 @@ def _state(signature: Signature) -> str:
 
 
 def state_fields(signature: Signature) -> tuple[str, ...]:
-    """The fields of its State."""
+    """The fields of the state of an update."""
     return ("step", *signature.spec.carried, *signature.states)
 
 

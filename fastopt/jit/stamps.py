@@ -1,9 +1,8 @@
-"""So that Numba's cache forgets what was compiled from an update that has changed since.
+"""Stamps that make Numba's cache drop code compiled from an update that has changed since.
 
-With `cache=True`, Numba keeps a user's function together with the updates that it calls, and looks only at the user's
-own file to see whether that is out of date. Every update puts a stamp among the constants of its environment, which
-are pickled with what is cached. A stamp of another version raises OSError when it is read, and Numba takes an OSError
-to mean that there is nothing in the cache: it compiles again.
+With `cache=True`, Numba caches a user's function together with the updates that it calls, and checks only the user's
+file for changes. Therefore every update puts a stamp into the constants of its environment, which are pickled with the
+cached code. Unpickling a stamp of another version raises OSError. Numba treats an OSError as a miss and compiles again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from ..kernels.formulas import registry
 
 @functools.cache
 def digest() -> str:
-    """Of everything that compiled updates come from, but for custom rules."""
+    """A digest of all sources of compiled updates, except custom rules."""
     text = hashlib.sha256(f"{__version__} {registry.digest()}".encode())
     folder = Path(__file__).parent
     for path in (*sorted(folder.glob("*.py")), folder.parent / "definitions" / "signatures.py"):
@@ -31,8 +30,7 @@ def digest() -> str:
 
 
 class Stamp:
-    """What an update was compiled from: the digest, and the name of its rule, which for a custom rule is another
-    one for another content."""
+    """The version of an update: the digest, and the name of its rule. A custom rule's name changes with its content."""
 
     def __init__(self, digest: str, rule: str) -> None:
         self.digest = digest
@@ -43,12 +41,12 @@ class Stamp:
 
 
 def read_stamp(found: str, rule: str) -> Stamp:
-    """The stamp, when it is read from a cache.
+    """Read a stamp from a cache.
 
     Raises
     ------
     OSError
-        It is of another version.
+        The stamp is of another version.
     """
     if found != digest() or not (rule in registry.rules() or rule in registry.CUSTOM_RULES):
         raise OSError(f"compiled from another version of the update {rule!r}")
@@ -56,7 +54,7 @@ def read_stamp(found: str, rule: str) -> Stamp:
 
 
 def stamping(rule: str) -> Any:
-    """A function that does nothing, and puts a stamp into the environment of the function that calls it."""
+    """A function that does nothing but put a stamp into the environment of its caller."""
 
     @intrinsic
     def stamp(typing_context: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the rendered functions call beside formulas: checks, addresses, the way powers are taken, parts for threads."""
+"""Functions that the rendered source calls beside formulas: checks, addresses, prefetching, parts for threads."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from numba.np import arrayobj
 from ..kernels import backends
 
 PREFETCH_BYTES = 64 << 20
-"""Only what cannot be in a cache is worth a prefetch; as in engine.pyx."""
+"""Prefetching helps only if the arrays do not fit into a cache; as in engine.pyx."""
 
 NANOSECONDS_A_PART = 20_000.0
-"""A part of an update that is worth a thread."""
+"""The least work for which an update uses another thread."""
 
 CACHE_LINE = 64
 
@@ -35,11 +35,11 @@ _PREFETCH_ELEMENTS = _prefetch_elements()
 
 
 _EXACT: dict[str, Any] = {"error_model": "numpy", "fastmath": False, "boundscheck": False}
-"""What is said to Numba for every function: what is not, it takes over from the function that calls it."""
+"""Options of every compiled function; Numba takes those that are not set from the caller."""
 
 
 def inline(function: Callable[..., Any]) -> Any:
-    """`numba.njit`, with divisions as NumPy does them, and inlined by LLVM: calls with many arrays are slow."""
+    """`numba.njit` with NumPy's division, inlined by LLVM, because calls with many arrays are slow."""
     return numba.njit(forceinline=True, **_EXACT)(function)
 
 
@@ -56,9 +56,9 @@ def parallel(function: Callable[..., Any]) -> Any:
 
 
 def array_check(names: tuple[str, ...]) -> Any:
-    """A function of a tuple of arrays of these names that does nothing, but does not compile where they will not do.
+    """A function of a tuple of arrays that does nothing, but only compiles if the arrays are usable.
 
-    The first is the parameter, the second its gradient.
+    The first is the parameter, the second its gradient; `names` is for error messages.
     """
 
     def check_arrays(arrays: Any) -> None:
@@ -90,7 +90,7 @@ def array_check(names: tuple[str, ...]) -> Any:
 
 
 def state_check(fields: tuple[str, ...], carried: Iterable[str]) -> Any:
-    """The same of a NamedTuple that must have these fields; those that are `carried` are single numbers."""
+    """The same for a NamedTuple that must have these fields; `carried` ones are arrays of one number."""
     numbers = {"step": types.int64, **dict.fromkeys(carried, types.float64)}
     expected = ", ".join(fields)
 
@@ -117,12 +117,12 @@ def state_check(fields: tuple[str, ...], carried: Iterable[str]) -> Any:
     return check_state
 
 
-# --- what only LLVM can say -------------------------------------------------------------------------------------------
+# --- written in LLVM -------------------------------------------------------------------------------------------
 
 
 @intrinsic
 def pointer(typing_context: Any, array: Any, index: Any) -> Any:
-    """The address of an element of a C-contiguous array, counted from its first."""
+    """The address of the element of a C-contiguous array with this flat index."""
     if not isinstance(array, types.Array):
         return None
 
@@ -135,10 +135,10 @@ def pointer(typing_context: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def quiet(typing_context: Any, function: Any, arguments: Any) -> Any:
-    """`function(*arguments)` of a compiled function that raises nothing.
+    """`function(*arguments)`, for a compiled function that never raises.
 
-    Numba would look after each call whether it did, and for that path count references to all arrays, atomically: for
-    small arrays that is a fifth of an update.
+    Numba checks for an exception after each call, and counts references to all arrays, atomically, for that path. For
+    small arrays this takes a fifth of an update.
     """
     dispatcher, given = function.dispatcher, tuple(arguments)
     dispatcher.get_call_template(given, {})  # compiles it
@@ -153,11 +153,11 @@ def quiet(typing_context: Any, function: Any, arguments: Any) -> Any:
     return compiled.signature.return_type(function, arguments), generate
 
 
-# --- how elements are walked over -------------------------------------------------------------------------------------
+# --- loops and parts -------------------------------------------------------------------------------------
 
 
 def number_like(array: Any, value: Any) -> Any:
-    """The value in the dtype of the array."""
+    """The value rounded to the dtype of the array."""
 
 
 @overload(number_like, inline="always")
@@ -173,18 +173,18 @@ def _number_like(array: Any, value: Any) -> Any:
 
 
 @inline
-def prefetch_distance(param: Any, streams: int) -> int:
-    """How many elements ahead are prefetched."""
-    return _PREFETCH_ELEMENTS if param.nbytes * streams > PREFETCH_BYTES else 0
+def prefetch_distance(param: Any, operands: int) -> int:
+    """The prefetch distance in elements."""
+    return _PREFETCH_ELEMENTS if param.nbytes * operands > PREFETCH_BYTES else 0
 
 
 @inline
 def number_of_parts(size: int, cost: float) -> int:
-    """How many threads an update of so many elements pays for, at so many nanoseconds each."""
+    """The number of threads for `size` elements that take `cost` nanoseconds each."""
     return min(numba.get_num_threads(), int(size * cost / NANOSECONDS_A_PART))
 
 
 @inline
 def first_of_part(part: int, parts: int, size: int) -> int:
-    """Where a part begins: parts meet at cache lines."""
+    """The first element of a part; parts start at cache lines."""
     return size if part == parts else size * part // parts // CACHE_LINE * CACHE_LINE

@@ -1,4 +1,4 @@
-"""Learning rates as functions of the step: for `lr=` of any optimizer or group, or to be called by hand.
+"""Learning rates as functions of the step: pass one as `lr=` to an optimizer or group, or call it yourself.
 
 >>> import numpy as np, fastopt
 >>> from fastopt.schedules import CosineDecay, Warmup
@@ -8,7 +8,7 @@
 >>> lr * 0.1
 Warmup(CosineDecay(0.5, 900), 100) * 0.1
 
-docs/schedules.md has the table of the names in torch, Keras and optax.
+docs/schedules.md lists the corresponding names in torch, Keras and optax.
 """
 
 from .base import Constant, Product, Scaled, Schedule

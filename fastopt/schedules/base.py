@@ -1,4 +1,4 @@
-"""What all schedules share: they are values, pure functions of the step, and their formula also runs in Numba."""
+"""The base of all schedules: immutable values, functions of the step, whose formula also runs in Numba."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Compile(Protocol):
-    """What is done with each function that a formula is made of: nothing, or `numba.njit`."""
+    """Applied to each function that a formula consists of: the identity or `numba.njit`."""
 
     def __call__(self, function: F, /) -> F: ...
 
@@ -28,7 +28,7 @@ def plain(function: F) -> F:
 
 
 def _compiled(function: Any) -> Any:
-    """Compiled as it is written: what is not said here, Numba takes over from the first function that calls it."""
+    """The function compiled with these options; Numba would take others from the first function that calls it."""
     import numba
 
     return numba.njit(fastmath=False, error_model="python", boundscheck=False)(function)
@@ -38,8 +38,8 @@ _compiled_once = functools.lru_cache(maxsize=32)(_compiled)
 
 
 def njit(function: F) -> F:
-    """The function compiled; one that closes over nothing is compiled once for all schedules."""
-    if hasattr(function, "py_func"):  # the user's own, compiled already
+    """The function compiled. A function without a closure is compiled once for all schedules."""
+    if hasattr(function, "py_func"):  # the user has compiled it
         return function
     if getattr(function, "__closure__", None) is None:
         return cast(F, _compiled_once(function))
@@ -113,7 +113,7 @@ def check_step(step: Any) -> int:
     Raises
     ------
     TypeError, ValueError
-        It is not a whole number, or negative.
+        The step is not a whole number, or negative.
     """
     if isinstance(step, bool) or not isinstance(step, numbers.Integral):
         raise TypeError(f"step must be a whole number, got {step!r} of type {type(step).__name__}")
@@ -127,11 +127,11 @@ def check_step(step: Any) -> int:
 
 @dataclass(frozen=True, repr=False)
 class Schedule:
-    """A learning rate as a function of the step: call it, or give it to an optimizer as `lr=`.
+    """A learning rate as a function of the step: call it, or pass it to an optimizer as `lr=`.
 
-    Schedules are immutable, picklable, hashable, equal when they are made of equal arguments. `schedule * number`
-    scales one (repeated scaling is one factor), `schedule * schedule` multiplies two. The step is the number of updates
-    done before, 0 for the first one.
+    Schedules are immutable, picklable and hashable, and equal if their arguments are equal. `schedule * number` scales
+    a schedule (repeated scaling is merged into one factor), and `schedule * schedule` multiplies two. The step is the
+    number of updates done before: 0 for the first one.
     """
 
     def __post_init__(self) -> None:
@@ -141,7 +141,7 @@ class Schedule:
         self.check()
 
     def check(self) -> None:
-        """Check what concerns several arguments together."""
+        """Check conditions on several arguments together."""
 
     def formula(self, compiled: Compile) -> Function:
         """The rate as a function of the step; `compiled` is applied to every function that it calls."""
@@ -155,7 +155,7 @@ class Schedule:
         return self.function(plain)
 
     def __call__(self, step: int) -> float:
-        """The rate of the update that is done after `step` updates.
+        """The learning rate of the update that follows `step` updates.
 
         Raises
         ------
@@ -168,14 +168,14 @@ class Schedule:
 
     @functools.cached_property
     def jit(self) -> Any:
-        """The same formula as a `numba.njit` function of the step, to be called inside of other such functions.
+        """The same formula as a `numba.njit` function of the step, to call in other compiled functions.
 
-        It is compiled when it is first called. It does not check its argument: steps are integers >= 0.
+        It is compiled at the first call. It does not check its argument, which must be an integer >= 0.
 
         Notes
         -----
-        The bits are those of the call from Python, except that LLVM may compute a power or a cosine with another
-        function than Python: then they differ by some units in the last place.
+        The result has the same bits as the call from Python, unless LLVM computes a power or a cosine with another
+        function than Python does; then it differs by some units in the last place.
 
         Examples
         --------
@@ -197,7 +197,7 @@ class Schedule:
         if isinstance(other, Schedule):
             return Product((self, other))
         if not isinstance(other, numbers.Real):
-            return NotImplemented  # a TypeError, of which Python says the types
+            return NotImplemented  # Python raises a TypeError that names the types
         return Scaled(self, cast(float, other))
 
     __rmul__ = __mul__
@@ -225,9 +225,9 @@ class CountingSchedule(Schedule):
     Parameters
     ----------
     per: "step" or "epoch"
-        What the schedule's step is: an update, or an epoch, within which the rate is constant.
+        Whether the schedule counts updates or epochs. The rate is constant within an epoch.
     steps_per_epoch: int
-        How many updates an epoch has. With `per="epoch"` only, and then always: the schedule sees
+        The number of updates in an epoch; required with `per="epoch"`, and only allowed then. The schedule gets
         step // steps_per_epoch.
     """
 
@@ -291,7 +291,7 @@ def schedule_or_number(name: str, value: Any) -> Schedule:
 
 @dataclass(frozen=True, repr=False)
 class Scaled(Schedule):
-    """`schedule * factor`. Scaling it again is one factor, so that it can be done as often as needed.
+    """`schedule * factor`. Scaling it again merges the factors, so it can be scaled any number of times.
 
     Examples
     --------
@@ -325,7 +325,7 @@ class Scaled(Schedule):
 class Product(CountingSchedule):
     """The product of schedules: torch's `ChainedScheduler` of schedulers that multiply the rate by a factor.
 
-    `schedule * schedule` makes it. The rate itself is in one of the schedules, or each has a part of it.
+    Made by `schedule * schedule`. Usually one schedule has the learning rate, and the others are factors.
 
     Parameters
     ----------
@@ -333,9 +333,9 @@ class Product(CountingSchedule):
 
     Notes
     -----
-    torch's ChainedScheduler lets each scheduler change the rate that the one before left. Those that multiply
-    (LambdaLR does not: it assigns) give the product. CosineAnnealingLR in a chain follows its recursion, and is no
-    function of the step.
+    In torch's ChainedScheduler each scheduler changes the rate that the one before has set. Schedulers that multiply
+    the rate give the product; LambdaLR assigns it. CosineAnnealingLR in a chain is recursive, not a function of the
+    step.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Schedules made of other schedules, and of users' own functions."""
+"""Schedules composed of other schedules or of users' functions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from .decays import CosineDecay, InverseTimeDecay, PolynomialDecay
 
 @dataclass(frozen=True, repr=False)
 class Warmup(CountingSchedule):
-    """A line up to where any schedule begins, and then that schedule from its step 0.
+    """A linear warm-up to the first value of a schedule, and then that schedule from its step 0.
 
     schedule(0) * (start_factor + (1 - start_factor) * step / warmup_steps) while step < warmup_steps, then
     schedule(step - warmup_steps).
@@ -41,13 +41,13 @@ class Warmup(CountingSchedule):
     warmup_steps: int
         In steps (epochs, with `per="epoch"`).
     start_factor: float, default 0
-        Where the line starts, as a fraction of where it ends. With 0 the first update changes nothing.
+        The start of the line, as a fraction of its end. With 0 the first update changes nothing.
 
     Notes
     -----
     optax' `warmup_constant_schedule`, `warmup_cosine_decay_schedule` and `warmup_exponential_decay_schedule`, with
     start_factor = init_value / peak_value. torch's LinearLR (start_factor) in a SequentialLR; in a ChainedScheduler the
-    schedule runs on below the warm-up: `schedule * PolynomialDecay(start_factor, warmup_steps, 1.0)`.
+    schedule also advances during the warm-up: `schedule * PolynomialDecay(start_factor, warmup_steps, 1.0)`.
 
     Examples
     --------
@@ -112,7 +112,7 @@ class Sequential(CountingSchedule):
 
 
 def _joined(rates: Sequence[Function], starts: Sequence[int], compiled: Compile) -> Function:
-    """Halves of the sequence, and halves of those: many schedules nest a few calls deep."""
+    """A binary search by recursive halving, so that many schedules nest only a few calls deep."""
     if len(rates) == 1:
         only, start = rates[0], starts[0]
         return lambda step: only(step - start)
@@ -137,8 +137,8 @@ class Lambda(CountingSchedule):
     ----------
     initial_learning_rate: float
     lr_lambda: function
-        Of the step. `jit` compiles it, so for that it must be one that Numba can compile, or `numba.njit` made it. To
-        pickle the schedule, it must be one that can be pickled: defined in a module, no lambda.
+        A function of the step. For `jit`, it must be compiled by `numba.njit` or compilable by it. To pickle the
+        schedule, it must be picklable: defined in a module, not a lambda.
 
     Examples
     --------
@@ -167,12 +167,13 @@ class Multiplicative(CountingSchedule):
     ----------
     initial_learning_rate: float
     lr_lambda: function
-        Of the step; as for `Lambda`.
+        A function of the step; as for `Lambda`.
 
     Notes
     -----
-    A step costs as many calls as it is large. From Python, the last product is kept, so that going on from it costs one
-    call; so the function should be one whose result depends on the step alone. The products are rounded as torch's are.
+    The rate at step n takes n calls of the function. Called from Python, the schedule keeps the last product, so the
+    next step takes one call; the function's result must therefore depend on the step alone. Products are rounded as in
+    torch.
 
     Examples
     --------
@@ -222,13 +223,13 @@ def inverse_square_root(
     Parameters
     ----------
     initial_learning_rate: float
-        The largest.
+        The largest rate.
     decay_steps: int
         In steps (epochs, with `per="epoch"`). With `decay_steps == warmup_steps` it is the Transformer's schedule:
-        proportional to min(step, ...) before `warmup_steps` and to 1 / sqrt(step) after.
+        proportional to step before `warmup_steps` and to 1 / sqrt(step) after.
     warmup_steps: int, default 0
     per, steps_per_epoch
-        As of every schedule.
+        The unit of steps, as for all schedules.
 
     Returns
     -------
@@ -275,7 +276,7 @@ def warmup_stable_decay(
     end_learning_rate: float, default 0
     decay_type: "linear" or "cosine", default "linear"
     per, steps_per_epoch
-        As of every schedule.
+        The unit of steps, as for all schedules.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The curves that schedules are made of, as plain scalar functions that Python runs and Numba compiles."""
+"""The curves that schedules consist of: plain scalar functions that Python runs and Numba compiles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LOG_OF_LARGE = 709.0  # exp of it is a little less than the largest float
 
 
 def power(base: float, exponent: float) -> float:
-    """base ** exponent; where that is too large, the largest float: 0 times it is 0, and no error is raised."""
+    """base ** exponent; on overflow the largest float, without an error. Unlike infinity, it gives 0 times 0."""
     if base > 1.0 and exponent * math.log(base) > _LOG_OF_LARGE:
         return LARGEST
     return float(base**exponent)
@@ -28,7 +28,7 @@ def straight(fraction: float) -> float:
 
 
 SHAPES = {"linear": straight, "cos": half_cosine, "cosine": half_cosine}
-"""How to go from one value to another; "cos" is torch's name, "cosine" optax'."""
+"""Shapes of the way from one value to another; torch says "cos" where optax says "cosine"."""
 
 
 def between(start: float, end: float, weight: float) -> float:
@@ -39,7 +39,7 @@ def between(start: float, end: float, weight: float) -> float:
 
 
 def count_at_most(boundaries: Any, step: float) -> int:
-    """How many of the boundaries, in increasing order, are <= step: bisect.bisect_right."""
+    """The number of boundaries (in increasing order) that are <= step: bisect.bisect_right."""
     low = 0
     high = len(boundaries)
     while low < high:

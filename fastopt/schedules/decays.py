@@ -1,4 +1,4 @@
-"""Schedules of one formula, with the arguments of keras.optimizers.schedules."""
+"""Schedules with a single formula, with the arguments of keras.optimizers.schedules."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ class ExponentialDecay(CountingSchedule):
     ----------
     initial_learning_rate: float
     decay_steps: int
-        After how many steps (epochs, with `per="epoch"`) the rate has been multiplied by `decay_rate`.
+        The number of steps (epochs, with `per="epoch"`) in which the rate is multiplied by `decay_rate`.
     decay_rate: float
-        At least 0; above 1 the rate grows (to see which rates still train, say).
+        At least 0. Above 1 the rate grows, for example to find the largest usable rate.
     staircase: bool, default False
         p is rounded down: one multiplication every `decay_steps` steps.
     transition_begin: int, default 0
-        So many steps keep the initial rate.
+        The number of steps with the initial rate.
     end_learning_rate: float, optional
-        Where the decay (or growth) ends: the rate is held there.
+        The bound of the decay (or growth), at which the rate then stays.
 
     Notes
     -----
     Keras' class of the same name, optax' `exponential_decay` (which takes a `decay_rate` of 0 for none), torch's
-    ExponentialLR (`decay_steps=1`) and StepLR (`staircase=True`). torch multiplies the group's own lr in every epoch:
-    its rounding adds up (4e-15 after 5,000 epochs), and it goes on from whatever was assigned to the group in between.
+    ExponentialLR (`decay_steps=1`) and StepLR (`staircase=True`). torch multiplies the group's lr in every epoch: its
+    rounding errors accumulate (4e-15 after 5,000 epochs), and it continues from an lr assigned in between.
 
     Raises
     ------
@@ -86,7 +86,7 @@ class InverseTimeDecay(CountingSchedule):
     ----------
     initial_learning_rate: float
     decay_steps: int
-        How often (in steps, or epochs with `per="epoch"`) p grows by 1.
+        The number of steps (epochs, with `per="epoch"`) in which p grows by 1.
     decay_rate: float
         At least 0.
     staircase: bool, default False
@@ -126,7 +126,7 @@ class InverseTimeDecay(CountingSchedule):
 
 @dataclass(frozen=True, repr=False)
 class PolynomialDecay(CountingSchedule):
-    """From one rate to another, linearly or with another power, and held there.
+    """Decay from one rate to another, linearly or with another power; then the rate stays there.
 
     (initial_learning_rate - end_learning_rate) * (1 - p)^power + end_learning_rate, with
     p = min(max(step - transition_begin, 0) / decay_steps, 1).
@@ -135,22 +135,22 @@ class PolynomialDecay(CountingSchedule):
     ----------
     initial_learning_rate: float
     decay_steps: int
-        How many steps (epochs, with `per="epoch"`) the way takes.
+        The number of steps (epochs, with `per="epoch"`) from one rate to the other.
     end_learning_rate: float, default 0.0001
         Keras' default. It can be above the initial rate.
     power: float, default 1
         1 is linear. At least 0.
     cycle: bool, default False
-        Not held at the end: the way then starts again from where a line (for power 1) of 2, 3, ... times `decay_steps`
-        would be, so that each multiple of `decay_steps` reaches the end.
+        Instead of staying at the end, the rate jumps up and decays again, as with a `decay_steps` of 2, 3, ... times as
+        many steps, so that it reaches the end at each multiple of `decay_steps`.
     transition_begin: int, default 0
-        So many steps keep the initial rate.
+        The number of steps with the initial rate.
 
     Notes
     -----
     Keras' class of the same name, optax' `polynomial_schedule` and `linear_schedule`, torch's PolynomialLR
     (`end_learning_rate=0`) and LinearLR (from lr * start_factor to lr * end_factor). torch's are recursive: their
-    rounding adds up, and they go on from whatever was assigned to the group in between.
+    rounding errors accumulate, and they continue from an lr assigned in between.
 
     Examples
     --------
@@ -193,24 +193,24 @@ class CosineDecay(CountingSchedule):
     ----------
     initial_learning_rate: float
     decay_steps: int
-        How many steps (epochs, with `per="epoch"`) the decay takes, without the warm-up.
+        The number of steps (epochs, with `per="epoch"`) of the decay, without the warm-up.
     alpha: float, default 0
         The last rate, as a fraction of the first one (or of `warmup_target`). At least 0.
     warmup_target: float, optional
         The rate at the end of the warm-up; None for no warm-up.
     warmup_steps: int, default 0
-        How many steps come before the decay. (Keras ignores it without `warmup_target`; here that is an error.)
+        The number of steps before the decay. Without `warmup_target` it is an error (Keras ignores it).
     exponent: float, default 1
-        optax'; at least 0.
+        As in optax; at least 0.
     cycle: bool, default False
-        The cosine is not held at its end, but goes up again, and down: a period is 2 * decay_steps.
+        Instead of staying at the end, the cosine goes up and down again, with a period of 2 * decay_steps.
 
     Notes
     -----
     Keras' class of the same name, optax' `cosine_decay_schedule` and `warmup_cosine_decay_schedule` (whose
     `decay_steps` include the warm-up), torch's CosineAnnealingLR (decay_steps=T_max, alpha=eta_min / lr, cycle=True:
-    beyond T_max torch's rate rises again). torch's is recursive: its rounding adds up (1e-15 after 10,000 epochs), and
-    an lr assigned in between changes all that follows.
+    beyond T_max torch's rate rises again). torch's is recursive: its rounding errors accumulate (1e-15 after 10,000
+    epochs), and an lr assigned in between changes all later ones.
 
     References
     ----------
@@ -260,26 +260,26 @@ class CosineDecay(CountingSchedule):
 class CosineDecayRestarts(CountingSchedule):
     """Half cosines one after the other, each `t_mul` times as long and starting `m_mul` times as high as the last.
 
-    initial_learning_rate * ((1 - alpha) * m_mul^i * (1 + cos(pi * p)) / 2 + alpha), in period i, of which the part p is
-    over.
+    initial_learning_rate * ((1 - alpha) * m_mul^i * (1 + cos(pi * p)) / 2 + alpha), where p is the fraction of period i
+    that has passed.
 
     Parameters
     ----------
     initial_learning_rate: float
     first_decay_steps: int
-        How many steps (epochs, with `per="epoch"`) the first period has.
+        The number of steps (epochs, with `per="epoch"`) in the first period.
     t_mul: float, default 2
         At least 1.
     m_mul: float, default 1
         At least 0.
     alpha: float, default 0
-        What the rate falls to, as a fraction of the initial one. At least 0.
+        The lowest rate, as a fraction of the initial one. At least 0.
 
     Notes
     -----
     Keras' class of the same name; torch's CosineAnnealingWarmRestarts (T_0, T_mult, alpha=eta_min / lr), whose T_mult
-    is 1 when not given. Keras finds the period with a logarithm in float32, so that some restarts are a step late (the
-    13th, with 8 steps at first); here they are at the exact step.
+    is 1 by default. Keras computes the period with a logarithm in float32, so some restarts are a step late (the
+    13th, with 8 steps at first); here they come at the exact step.
 
     References
     ----------
@@ -314,7 +314,7 @@ class CosineDecayRestarts(CountingSchedule):
                 period = float(step // first_decay_steps)
                 done = elapsed - period
             else:
-                # The logarithm is right but for its rounding, which the periods' sums put right.
+                # The logarithm may be off by rounding; the sums of periods correct it.
                 period = float(math.floor(math.log(min(1.0 + elapsed * growth, LARGEST)) / math.log(t_mul)))
                 if elapsed >= (raised(t_mul, period + 1.0) - 1.0) / growth:
                     period += 1.0

@@ -1,4 +1,4 @@
-"""Schedules made of pieces: constant ones, interpolated ones, and cycles."""
+"""Piecewise schedules: constant, interpolated and cyclic."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ class PiecewiseConstantDecay(CountingSchedule):
     values: sequence of float
         Rates, one more than boundaries.
     side: "left" or "right", default "left"
-        At step == boundary: "left" keeps the old value (Keras), "right" has the new one (torch's MultiStepLR and
-        ConstantLR, optax), in the sense of numpy.searchsorted.
+        The value at step == boundary, as in numpy.searchsorted: "left" keeps the old one (Keras), "right" takes the new
+        one (torch's MultiStepLR and ConstantLR, optax).
 
     See Also
     --------
-    multi_step : the same by factors.
+    multi_step : the same, given by factors.
 
     Examples
     --------
@@ -89,7 +89,7 @@ def multi_step(
     per: Per = "step",
     steps_per_epoch: int | None = None,
 ) -> PiecewiseConstantDecay:
-    """From each milestone on, the rate is multiplied by `gamma`: torch's MultiStepLR.
+    """The rate is multiplied by `gamma` at each milestone: torch's MultiStepLR.
 
     Parameters
     ----------
@@ -97,9 +97,9 @@ def multi_step(
     milestones: sequence of int
         Steps (epochs, with `per="epoch"`), increasing.
     gamma: float or one for each milestone, default 0.1
-        With one for each it is optax' `piecewise_constant_schedule`.
+        With one for each milestone it is optax' `piecewise_constant_schedule`.
     per, steps_per_epoch
-        As of every schedule.
+        The unit of steps, as for all schedules.
 
     Returns
     -------
@@ -129,12 +129,12 @@ def multi_step(
 
 @dataclass(frozen=True, repr=False)
 class PiecewiseInterpolation(CountingSchedule):
-    """From values[0] at step 0 to values[1] at the first boundary, and so on; the last value is held.
+    """From values[0] at step 0 to values[1] at the first boundary, and so on; then the rate stays at the last value.
 
     Parameters
     ----------
     boundaries: sequence of float
-        Steps (epochs, with `per="epoch"`), increasing, above 0; they need not be whole.
+        Steps (epochs, with `per="epoch"`), increasing, above 0, not necessarily whole.
     values: sequence of float
         Rates, one more than boundaries.
     interpolate_type: "linear" or "cosine", default "linear"
@@ -142,7 +142,7 @@ class PiecewiseInterpolation(CountingSchedule):
 
     Notes
     -----
-    optax' `piecewise_interpolate_schedule`, which is given factors in place of values.
+    optax' `piecewise_interpolate_schedule`, which takes factors in place of values.
 
     Examples
     --------
@@ -189,7 +189,7 @@ def one_cycle(
     per: Per = "step",
     steps_per_epoch: int | None = None,
 ) -> PiecewiseInterpolation:
-    """Up from max_lr / div_factor to max_lr, and down to max_lr / (div_factor * final_div_factor).
+    """A rise from max_lr / div_factor to max_lr, and a decay to max_lr / (div_factor * final_div_factor).
 
     Parameters
     ----------
@@ -197,19 +197,19 @@ def one_cycle(
     total_steps: int
         Steps of all phases (epochs, with `per="epoch"`).
     pct_start: float, default 0.3
-        The part of them that goes up.
+        The fraction of the steps in which the rate rises.
     anneal_strategy: "cos" or "linear", default "cos"
     div_factor, final_div_factor: float, default 25 and 1e4
     three_phase: bool, default False
-        The second phase goes down to the first rate, and a third one to the last.
+        The second phase decays to the first rate, and a third phase to the last rate.
     pct_final: float, optional
-        With `three_phase`: the part of all steps after which the second phase ends. Not given, it is 2 * pct_start with
-        torch's convention (the way down is as long as the way up), 0.85 with optax'.
+        With `three_phase`: the fraction of all steps after which the second phase ends. The default is 2 * pct_start
+        with torch's convention (the rate falls in as many steps as it rises), and 0.85 with optax'.
     convention: "torch" or "optax", default "torch"
         torch's phases end at pct * total_steps - 1 (the second of three at - 2), not rounded, and the last at
         total_steps - 1; optax' at int(pct * total_steps) and total_steps.
     per, steps_per_epoch
-        As of every schedule.
+        The unit of steps, as for all schedules.
 
     Returns
     -------
@@ -223,7 +223,7 @@ def one_cycle(
     Notes
     -----
     torch's OneCycleLR, without its cycling of the momentum; optax' `cosine_onecycle_schedule` (two phases) and
-    `linear_onecycle_schedule` (three). torch raises an error after `total_steps`; here the last rate is held.
+    `linear_onecycle_schedule` (three). torch raises an error after `total_steps`; here the rate stays at the last one.
 
     References
     ----------
@@ -279,7 +279,7 @@ def _decayed(gamma: float, raised: Any) -> Function:
     return lambda step: raised(gamma, float(step))
 
 
-# mode: (what the height is multiplied by, what that is a function of)
+# mode: (the factor of the height, the argument of that factor)
 MODES: dict[str, tuple[Callable[[float, Any], Function], str]] = {
     "triangular": (_no_scale, "cycle"),
     "triangular2": (_halved, "cycle"),
@@ -289,7 +289,7 @@ MODES: dict[str, tuple[Callable[[float, Any], Function], str]] = {
 
 @dataclass(frozen=True, repr=False)
 class Cyclic(CountingSchedule):
-    """Up from base_lr to max_lr and down again, over and over: torch's CyclicLR.
+    """Repeated rise from base_lr to max_lr and fall back: torch's CyclicLR.
 
     base_lr + (max_lr - base_lr) * h * scale, where h rises from 0 to 1 in `step_size_up` steps and falls back to 0 in
     `step_size_down`.
@@ -301,21 +301,21 @@ class Cyclic(CountingSchedule):
     step_size_up: int, default 2000
         In steps (epochs, with `per="epoch"`).
     step_size_down: int, optional
-        None is as many as up.
+        None means `step_size_up`.
     mode: "triangular", "triangular2" or "exp_range", default "triangular"
-        The scale is 1; halved in each cycle; gamma^step.
+        The scale: 1; halved in each cycle; gamma^step.
     gamma: float, default 1
         For "exp_range". At least 0; above 1 the rate grows without bound.
     scale_fn: function, optional
-        Of the number of the cycle (1, 2, ...), or of the step; in place of `mode`.
+        A function of the number of the cycle (1, 2, ...) or of the step, in place of `mode`.
     scale_mode: "cycle" or "iterations", default "cycle"
-        Which of the two `scale_fn` gets.
+        Whether `scale_fn` gets the number of the cycle or the step.
 
     Notes
     -----
-    torch finds its place in the cycle from 1 + step / cycle length - cycle, which loses digits as steps go on (1e-10 of
-    the height after a million cycles), and "triangular2" overflows after 1024 cycles; here the place is exact and the
-    scale becomes 0. The cycling of the momentum is left out.
+    torch computes the position in the cycle as 1 + step / cycle length - cycle, which loses digits with the number of
+    steps (1e-10 of the height after a million cycles), and its "triangular2" overflows after 1024 cycles. Here the
+    position is exact, and the scale becomes 0. Momentum is not cycled.
 
     References
     ----------

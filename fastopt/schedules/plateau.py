@@ -1,4 +1,4 @@
-"""Rates that fall when a metric stops improving."""
+"""Reduction of learning rates when a metric stops improving."""
 
 from __future__ import annotations
 
@@ -12,73 +12,72 @@ from .plateau_conventions import CONVENTIONS, Change, Counters, Settings
 
 
 class ReduceOnPlateau:
-    """Multiplies the rates of an optimizer by `factor` when a metric has stopped improving.
+    """Multiplies an optimizer's learning rates by `factor` when a metric has stopped improving.
 
-    A group whose lr is a number gets max(lr * factor, min_lr). A group whose lr is a schedule goes on with
-    schedule * factor, where the factor is limited so that the rate of the next step is not less than `min_lr`.
+    If a group's lr is a number, it becomes max(lr * factor, min_lr). If it is a schedule, it becomes schedule * factor,
+    with a factor that is limited so that the rate of the next step is at least `min_lr`.
 
     Parameters
     ----------
     optimizer: an optimizer of fastopt, fastopt.torch or torch.optim
     mode: "min" or "max", default "min"
-        Whether the metric is to fall or to rise.
+        Whether lower or higher metrics are better.
     factor: float, default 0.1
         At least 0 and less than 1.
     patience: int, default 10
-        How many steps (calls of `step`, mostly epochs) without improvement are tolerated: torch's convention reduces in
-        the one after so many, Keras' in the last of them.
+        The number of steps (calls of `step`, usually once an epoch) without improvement that are tolerated. Keras'
+        convention reduces in the last of them, torch's in the step after.
     convention: "torch" or "keras", default "torch"
-        Whose rules and defaults; the differences are in the notes.
+        The framework whose rules and defaults apply; the notes list the differences.
     threshold: float, default 1e-4 (torch's convention only)
-        What counts as an improvement: less than best * (1 - threshold) or, with `threshold_mode="abs"`, than
-        best - threshold; with mode "max" more than it with + in place of -. At least 0.
+        An improvement is a metric below best * (1 - threshold), or below best - threshold with `threshold_mode="abs"`.
+        With mode "max" it is above best * (1 + threshold) or best + threshold. At least 0.
     threshold_mode: "rel" or "abs", default "rel" (torch's convention only)
     eps: float, default 1e-8 (torch's convention only)
-        A rate that would change by no more than this is left as it is. At least 0.
+        A rate that would change by at most this much is not changed. At least 0.
     min_delta: float, default 1e-4 (Keras' convention only)
-        What counts as an improvement: metric + min_delta < best, or with mode "max" metric - min_delta > best.
-        At least 0.
+        An improvement is metric + min_delta < best, or with mode "max" metric - min_delta > best. At least 0.
     cooldown: int, default 0
-        After a reduction, so many steps do not count as bad.
+        The number of steps after a reduction that do not count as bad.
     min_lr: float or one for each group, default 0
-        Rates are not reduced below it.
+        The lower bound of rates.
     raise_factor: float, optional
-        Above 1. When `raise_patience` reductions in a row have brought no improvement, the next plateau multiplies the
-        rates by this instead, and reductions are counted anew. For losses that are stuck in a narrow minimum or on a
-        plateau in the literal sense, where a smaller rate is no help. Needs `raise_patience` and `max_lr`.
+        Above 1. If `raise_patience` consecutive reductions have brought no improvement, the next plateau multiplies the
+        rates by this factor instead, and the count of reductions restarts. Useful if the loss is stuck in a narrow
+        minimum or in a flat region, where smaller rates do not help. Requires `raise_patience` and `max_lr`.
     raise_patience: int, optional
-        At least 1. Reductions that `min_lr` lets change nothing count, too.
+        At least 1. Reductions that change nothing because of `min_lr` count too.
     max_lr: float or one for each group, optional
-        Rates are not raised above it.
+        The upper bound for raised rates.
 
     Attributes
     ----------
     best: float or None
         The best metric; None before the first one.
     num_bad_epochs: int
-        Steps without improvement; Keras' `wait`.
+        The number of steps without improvement; Keras' `wait`.
     cooldown_counter: int
-        How many steps the cooldown still lasts.
+        The number of remaining steps of the cooldown.
     num_reductions: int
-        Plateaus that reduced since the last improvement or raise.
+        The number of reductions since the last improvement or raise.
     last_change: "reduced", "raised" or None
         What the last step did.
 
     Notes
     -----
-    Keras' convention acts when the wait has reached `patience` and torch's when it has passed it; an improvement is
-    absolute in Keras' and relative in torch's; Keras counts the step in which the cooldown ends, torch does not; at
-    `min_lr`, Keras goes on waiting and torch begins another cooldown.
+    Keras' convention reduces when the wait reaches `patience`, torch's when it exceeds it. Improvements are absolute in
+    Keras' convention and relative in torch's. Keras counts the step in which the cooldown ends, torch does not. At
+    `min_lr`, Keras keeps waiting, and torch starts another cooldown.
 
-    A NaN is never an improvement: it counts as a bad step. torch does the same. Keras takes a NaN as the best one if it
-    is the first metric, and then nothing improves on it any more; here, the first metric that is no NaN is the best.
+    A NaN counts as a step without improvement, as in torch. If the first metric is NaN, Keras keeps it as the best, and
+    nothing improves on it any more; here the first metric that is not NaN becomes the best.
 
-    Keras compares in float32 and keeps rates in float32; here everything is in float64.
+    Keras compares metrics and keeps rates in float32, fastopt in float64.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not usable, or is one of the other convention.
+        An argument is not usable, or belongs to the other convention.
 
     References
     ----------
@@ -123,7 +122,7 @@ class ReduceOnPlateau:
         self.convention = one_of(*CONVENTIONS)("convention", convention)
         self._rules = CONVENTIONS[self.convention]
         own = {"threshold": threshold, "threshold_mode": threshold_mode, "eps": eps, "min_delta": min_delta}
-        for name, value in own.items():  # those of the other convention must not be there
+        for name, value in own.items():  # refuse arguments of the other convention
             if value is not None and name not in self._rules.defaults:
                 raise ValueError(f"{name} is not an argument of convention={convention!r}, got {value!r}")
         own = {name: default if own[name] is None else own[name] for name, default in self._rules.defaults.items()}
@@ -151,7 +150,7 @@ class ReduceOnPlateau:
             self.max_lr = _limits("max_lr", max_lr, len(optimizer.param_groups))
         self._counters = Counters()
 
-    # --- what users look at -----------------------------------------------------------------------------------------
+    # --- state ------------------------------------------------------------------------------------------------------
 
     @property
     def best(self) -> float | None:
@@ -176,12 +175,12 @@ class ReduceOnPlateau:
     # --- steps ------------------------------------------------------------------------------------------------------
 
     def step(self, metric: Any) -> bool:
-        """Take note of a metric, and reduce the rates if it has stopped improving.
+        """Record a metric, and reduce the rates if it has stopped improving.
 
         Parameters
         ----------
         metric: float
-            Or an array or tensor of no dimension.
+            Or an array or tensor without dimensions.
 
         Returns
         -------
@@ -191,7 +190,7 @@ class ReduceOnPlateau:
         Raises
         ------
         TypeError, ValueError
-            The metric is no number, or there are other groups than `min_lr` or `max_lr` has values for. Nothing has
+            The metric is not a number, or the number of groups differs from that of `min_lr` or `max_lr`. Nothing has
             been changed.
         """
         value = _metric(metric)
@@ -240,7 +239,7 @@ class ReduceOnPlateau:
         return int(getattr(self.optimizer, "iterations", 0))
 
     def _rates(self, name: str, limits: float | tuple[float, ...]) -> list[tuple[Any, Any, float, float]]:
-        """Each group, its lr (a number or a Schedule), its rate now, and its limit."""
+        """For each group: the group, its lr (a number or a Schedule), its current rate, and its limit."""
         groups = self.optimizer.param_groups
         each_limit = limits if isinstance(limits, tuple) else (limits,) * len(groups)
         if len(each_limit) != len(groups):
@@ -258,23 +257,23 @@ class ReduceOnPlateau:
     # --- saving -----------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters and, for each group, the factor so far on its schedule (None for a number).
+        """The counters and, for each group, the current factor of its schedule (None if its lr is a number).
 
-        Numbers are in the state dict of the optimizer; arguments of the construction are in none.
+        The optimizer's state dict has rates that are numbers. Constructor arguments are not saved.
         """
         factors = [_factor(group["lr"]) for group in self.optimizer.param_groups]
         return {**self._counters._asdict(), "factors": factors}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave, and scale the schedules of the optimizer as they were.
+        """Load a `state_dict`, and scale the optimizer's schedules as they were scaled then.
 
-        The optimizer has the schedules that it was constructed with; a factor that they have by now is replaced, so
-        that loading twice is loading once.
+        The optimizer must have the schedules that it was constructed with. Their current factor is replaced, so loading
+        twice has the same effect as loading once.
 
         Raises
         ------
         TypeError, ValueError
-            It is no such state dict, or of an optimizer with other groups. Nothing has been changed.
+            It is not a plateau's state dict, or the optimizer had other groups. Nothing has been changed.
         """
         if not isinstance(state_dict, Mapping):
             raise TypeError(f"state_dict must be a dict, got {state_dict!r}")
@@ -311,14 +310,14 @@ class ReduceOnPlateau:
 
 
 def _scaled(lr: Any, step: int, rate: float, new: float, factor: float) -> Any:
-    """The new lr: a number, or the schedule times the factor, or times less of a factor where a limit was met."""
+    """The new lr: a number, or the schedule times the factor, or times the factor that meets the limit."""
     if not isinstance(lr, Schedule):
         return new
     if new == rate * factor:
         return lr * factor
     scaled = Scaled(lr, new / rate)
     inwards = math.inf if new < rate else 0.0
-    for _ in range(8):  # the quotient and the product are rounded, perhaps beyond the limit
+    for _ in range(8):  # rounding may have pushed the product beyond the limit
         reached = scaled(step)
         if reached >= new if new < rate else reached <= new:
             break
@@ -327,7 +326,7 @@ def _scaled(lr: Any, step: int, rate: float, new: float, factor: float) -> Any:
 
 
 def _factor(lr: Any) -> float | None:
-    """What a schedule is scaled by; None for a number."""
+    """The factor of a schedule; None for a number."""
     if isinstance(lr, Scaled):
         return lr.factor
     return 1.0 if callable(lr) else None

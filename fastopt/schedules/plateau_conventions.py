@@ -1,4 +1,4 @@
-"""What torch and Keras take for a plateau: `ReduceOnPlateau`'s rules, as functions of its settings and counters."""
+"""torch's and Keras' rules for `ReduceOnPlateau`, as functions of its settings and counters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Change = Literal["reduced", "raised"]
 
 
 class Settings(NamedTuple):
-    """What the rules see of the arguments; Keras' `min_delta` is an absolute threshold."""
+    """The arguments that the rules use; Keras' `min_delta` is an absolute threshold."""
 
     mode: str
     patience: int
@@ -20,7 +20,7 @@ class Settings(NamedTuple):
 
 
 class Counters(NamedTuple):
-    """What a step goes on from; `best` is None before the first metric."""
+    """The state between steps; `best` is None before the first metric."""
 
     best: float | None = None
     num_bad_epochs: int = 0
@@ -36,9 +36,9 @@ class Convention(NamedTuple):
     ----------
     defaults: the arguments that only this convention has.
     is_better: whether a metric, not NaN, improves on the best one.
-    counted: the counters after a metric that is better or not, and whether there is a plateau.
-    lowers: whether a rate is to be set to a new one.
-    acts_at_the_limit: whether a plateau is over and the cooldown begins though no rate could be reduced.
+    counted: the counters after a metric, better or not, and whether there is a plateau.
+    lowers: whether to replace a rate by a lower one.
+    acts_at_the_limit: whether the cooldown starts even if no rate could be reduced.
     """
 
     defaults: Mapping[str, Any]

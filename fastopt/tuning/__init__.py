@@ -1,19 +1,21 @@
-"""Choosing a learning rate: diagnose one, find the range, sweep it. Also the commands `fastopt diagnose`, `range-test`,
-`sweep`.
+"""Choosing a learning rate: diagnose a rate, find a range, sweep it.
 
-Three steps, each a function and a command, on your own training code or on a bundled real problem:
+Three steps, each a function and a command (`fastopt diagnose`, `range-test`, `sweep`), on your own training code or on
+a bundled real problem:
 
 1. `diagnose` trains at one rate and reads the curve: too high, too low, oscillating, premature, diverged or good.
-2. `range_test` lets the rate grow over one short run, suggests a rate and puts everything back.
-3. `sweep` trains at many rates with several seeds, in parallel, and shows which does best and how much it matters.
+2. `range_test` raises the rate during one short run, suggests a rate and restores everything.
+3. `sweep` trains at many rates with several seeds, in parallel, and shows which rate is best and by how much.
 
-What is trained is one of these:
+There are three ways to say what to train:
 
-- **Your training function**, the simplest for a sweep: `train(lr, seed)` that returns the final loss, or a dict of
-  metrics; for `diagnose` metrics of each epoch: a list or generator of dicts, or what Keras' `History.history` is.
-  It may also take `epochs`, and `optimizer`, which it calls with its parameters: `optimizer(params)`.
-- **A `Problem`**: parameters, batches, and a method for loss and gradients. fastopt runs the loop. All three take it.
-- **Your own optimizer and a closure**, for `range_test` in the middle of your own program.
+- **Your training function**, the simplest for a sweep: `train(lr, seed)` that returns the final loss or a dict of
+  metrics. For `diagnose` it returns the metrics of each epoch: a list or generator of dicts, or a dict of lists like
+  Keras' `History.history`. It may also take `epochs`, and `optimizer`, which it calls with its parameters:
+  `optimizer(params)`.
+- **A `Problem`**: parameters, batches, and a method for loss and gradients. fastopt runs the loop. It works with all
+  three functions.
+- **Your optimizer and a closure**, for `range_test` in the middle of your program.
 
 >>> import fastopt.tuning
 >>> fastopt.tuning.range_test("digits", optimizer="SGD")

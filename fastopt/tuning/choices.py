@@ -1,4 +1,4 @@
-"""Which optimizer is used, with which hyperparameters, and which rates are tried."""
+"""The choice of optimizer and hyperparameters, and the grid of rates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..optimizers.base import Optimizer
 
 @dataclass(frozen=True)
 class OptimizerChoice:
-    """An optimizer by name with its hyperparameters and options, without the rate.
+    """An optimizer by name, with its hyperparameters and options except the rate.
 
     Examples
     --------
@@ -31,14 +31,14 @@ class OptimizerChoice:
     factory: Callable[..., Optimizer] | None = None
 
     def create(self, params: Any, lr: Any, **more: Any) -> Optimizer:
-        """The optimizer over these parameters; `more` are further arguments."""
+        """Construct the optimizer over these parameters, with more arguments."""
         function = self.factory or getattr(optimizers, self.name)
         made: Optimizer = function(params, **{"lr": lr, **self.hyperparameters, **more})
         return made
 
     @property
     def default_lr(self) -> float:
-        """The rate that it has where none is given."""
+        """The optimizer's default rate."""
         function = self.factory or getattr(optimizers, self.name)
         return float(function(np.zeros(1), **self.hyperparameters).param_groups[0]["lr"])
 
@@ -48,20 +48,20 @@ class OptimizerChoice:
 
 
 def choose_optimizer(optimizer: Any = "Adam", hyperparameters: Mapping[str, Any] | None = None) -> OptimizerChoice:
-    """Read an optimizer's name, or a callable that makes one, and try it on one parameter.
+    """Look up an optimizer by name, or take a callable that makes one, and try it on one parameter.
 
     Parameters
     ----------
     optimizer: str or callable
-        The name of one of fastopt's classes; or the class, or any callable, a `functools.partial` for instance, that
-        takes parameters and the keyword argument `lr`.
+        The name of one of fastopt's classes, or the class, or any callable (such as a `functools.partial`) that takes
+        parameters and the keyword argument `lr`.
     hyperparameters: dict, optional
         Further keyword arguments: hyperparameters, and options such as max_grad_norm.
 
     Raises
     ------
     TypeError, ValueError
-        There is no such optimizer, or it does not take these hyperparameters.
+        There is no such optimizer, or it does not accept these hyperparameters.
     """
     if isinstance(optimizer, OptimizerChoice):
         return optimizer
@@ -89,12 +89,12 @@ def _find(optimizer: Any, hyperparameters: dict[str, Any]) -> OptimizerChoice:
 
 
 def logarithmic_grid(min_lr: float, max_lr: float, points: int) -> tuple[float, ...]:
-    """Rates from `min_lr` to `max_lr`, each the one before times the same factor, rounded to 12 digits.
+    """Rates from `min_lr` to `max_lr`, evenly spaced in log(lr), rounded to 12 digits.
 
     Raises
     ------
     TypeError, ValueError
-        A rate is not usable, `min_lr` is not below `max_lr`, or there are fewer than 2 points.
+        A rate is not usable, `min_lr` is not below `max_lr`, or `points` is less than 2.
 
     Examples
     --------
@@ -104,5 +104,5 @@ def logarithmic_grid(min_lr: float, max_lr: float, points: int) -> tuple[float, 
     low, high, count = above_zero("min_lr", min_lr), above_zero("max_lr", max_lr), whole_number("points", points, 2)
     if not low < high:
         raise ValueError(f"min_lr must be less than max_lr, got {min_lr!r} and {max_lr!r}")
-    # Rounded, so that grids that overlap have rates in common, which need not be run again.
+    # Rounded, so that overlapping grids share rates, which then need not run again.
     return tuple(float(f"{rate:.12g}") for rate in np.geomspace(low, high, count))

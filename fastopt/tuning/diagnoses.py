@@ -1,4 +1,4 @@
-"""Diagnose a rate: train with it, and say what the curves say."""
+"""Diagnosis of a rate: train with it, and read the loss curve."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What a run at one rate says about it.
+    """The result of `diagnose`: how well a rate works.
 
     Attributes
     ----------
     name, optimizer: str
-        What was trained, by what; "" where a training function uses an optimizer of its own.
+        What was trained, and the optimizer; "" if a training function uses its own.
     lr: float or str
         The rate; a schedule's repr.
     seed: int
@@ -35,9 +35,9 @@ class Diagnosis:
     reading: str
         One of `READINGS`: "diverged", "too high", "too low", "oscillating", "premature" or "good".
     reason, advice, note: str
-        Why, what to do, and what else there is to see; the last may be empty.
+        The reason for the reading, what to do, and a further observation, which may be empty.
     evidence: Evidence
-        The numbers that the reading stands on.
+        The numbers behind the reading.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Diagnosis:
     evidence: Evidence
 
     def to_json(self) -> str:
-        """Everything as a JSON object; what is NaN or infinite is null."""
+        """Everything as a JSON object, with null for NaN and infinity."""
         return json.dumps(finite_or_none(asdict(self)), indent=2, allow_nan=False)
 
     def table(self) -> Table:
@@ -62,7 +62,7 @@ class Diagnosis:
         return history_table(self._heading, self.history)
 
     def plot(self, path: str | Path) -> Path:
-        """Draw the curves as PNG, SVG or PDF by the name of the file; needs matplotlib."""
+        """Draw the curves to a PNG, SVG or PDF file; needs matplotlib."""
         from .plots import plot_history, save
 
         heading = f"{self._heading}: {self.reading}"
@@ -73,7 +73,7 @@ class Diagnosis:
 
     @property
     def title(self) -> str:
-        """What was trained and by what."""
+        """What was trained, and the optimizer."""
         return ", ".join(filter(None, [self.name, self.optimizer]))
 
     @property
@@ -83,7 +83,7 @@ class Diagnosis:
 
 
 def finite_or_none(value: Any) -> Any:
-    """The same with None for every float that JSON has no word for."""
+    """A copy of nested values with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
@@ -103,42 +103,42 @@ def diagnose(
     seed: int = 0,
     progress: EpochDone | None = None,
 ) -> Diagnosis:
-    """Train once, from the start, and read the curve.
+    """Train once, from the start, and read the loss curve.
 
-    The readings, in the order in which they are tried:
+    The readings, in the order in which they are tested:
 
     - "diverged": the loss became NaN or infinite, or ended above ten times its start.
-    - "too high": it ends where it began or above, climbs, or first overshot its start by half.
-    - "too low": it stays where it began, or falls as a straight line does.
-    - "oscillating": it goes up and down, by more than what batches make.
-    - "premature": it was still falling at the end of training, or stood still because the rate decayed too early.
+    - "too high": it ends at or above its start, climbs, or first rose to 1.5 times its start.
+    - "too low": it stays at its start, or falls in a straight line.
+    - "oscillating": it goes up and down by more than the noise of batches.
+    - "premature": it was still falling at the end of training, or stalled because the rate decayed too early.
     - "good": it fell and levelled off.
 
-    The exact rules are `fastopt.tuning.readings.RULES`. One curve cannot tell everything: a rate that levels off early
-    may still be too high or too low for the best loss. `sweep` compares.
+    `fastopt.tuning.readings.RULES` has the exact rules. One curve cannot show everything: a loss that levels off early
+    may still be far from the best. `sweep` compares rates.
 
     Parameters
     ----------
     target: problem, function or str
-        A problem, a function that makes one, a training function that returns metrics of each epoch, or a name of these
-        (see `load_source`).
+        A problem, a function that makes one, a training function that returns the metrics of each epoch, or the name of
+        one of these (see `load_source`).
     lr: float, or schedule, per step
-        The rate, or a callable of the step.
+        The rate, or a function of the step.
     optimizer: str or callable, default "Adam"
         See `choose_optimizer`.
     hyperparameters: dict, optional
-        Its further arguments.
+        Further arguments of the optimizer.
     epochs: int, optional
-        How often to go through the data; by default the problem's or the function's own. At least 3 are needed.
+        The number of epochs, at least 3; by default that of the problem or function.
     seed: int
-        For the problem or the function.
+        The seed for the problem or function.
     progress: callable, optional
-        Called after each epoch with its number, from 1, and its metrics.
+        Called after each epoch with its number (from 1) and metrics.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not usable, there are fewer than three epochs, or no "loss" among the metrics.
+        An argument is not usable, there are fewer than three epochs, or the metrics have no "loss".
 
     Examples
     --------
@@ -162,7 +162,7 @@ def diagnose(
     history = source.run(settings, progress or (lambda epoch, metrics: None))
     reading, evidence = read_history(history)
     note = ""
-    # Where the rate is too high, what is held out wanders, too, and that is no overfitting.
+    # At too high a rate the held-out loss rises, too, but not because of overfitting.
     if "val_loss" in history.metrics and reading.name not in ("diverged", "too high", "oscillating"):
         note = held_out_note(history.curve("val_loss"))
     if not history.initial and evidence.is_flat and not history.diverged:

@@ -1,4 +1,4 @@
-"""What a run measured, epoch by epoch, under the names that Keras' `History` has."""
+"""The metrics of a run, for each epoch, with the names that Keras' `History` uses."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 DIVERGED_RATIO = 10.0
-"""A run that ends with this many times its first loss has diverged, even if its loss is still a finite number."""
+"""A run has diverged if its last loss is more than this many times its first, even if it is finite."""
 
 LOSSES = ("loss", "val_loss")
-"""The metrics that tell whether a run has diverged."""
+"""The metrics that show whether a run has diverged."""
 
 
 @dataclass
@@ -27,11 +27,11 @@ class History:
     ----------
     epochs: list of dict
         For each epoch its metrics by name: "loss" and other means over the training batches, "val_loss" and others over
-        what is held out, and "lr", the rate of the epoch's last step, where it is known.
+        held-out data, and "lr", the rate of the epoch's last step, if known.
     initial: dict
-        The metrics before the first step; empty where they are not known. Its "loss" is that of the first batch.
+        The metrics before the first step; empty if they are not known.
     parameter_change: float or None
-        How far the parameters went, as a share of where they began: norm(end - start) / norm(start). None where they
+        The distance that the parameters moved, relative to their start: norm(end - start) / norm(start). None if they
         are not known or started at zero.
 
     Examples
@@ -52,11 +52,11 @@ class History:
         return tuple(name for name in names if all(name in epoch for epoch in self.epochs))
 
     def curve(self, name: str) -> list[float]:
-        """One metric, a value each epoch; NaN where an epoch broke off before it."""
+        """One metric in each epoch; NaN if the epoch ended before it was measured."""
         return [epoch.get(name, math.nan) for epoch in self.epochs]
 
     def start(self, name: str) -> float:
-        """A metric before training, or else after the first epoch."""
+        """A metric before training, or else of the first epoch."""
         return self.initial.get(name, self.epochs[0].get(name, math.nan) if self.epochs else math.nan)
 
     @property
@@ -76,19 +76,19 @@ def is_finite(metrics: Mapping[str, float]) -> bool:
     return all(math.isfinite(metrics[name]) for name in LOSSES if name in metrics)
 
 
-# --- what users' functions return -------------------------------------------------------------------------------------
+# --- results of users' functions -------------------------------------------------------------------------------------
 
 
 def read_number(owner: str, name: str, value: Any) -> float:
-    """A metric as a float: Python's and NumPy's numbers, and whatever of one element has `item()`, as tensors do.
+    """A metric as a float, from a number or from an object of one element with `item()`, such as a tensor.
 
     Raises
     ------
     TypeError
-        It is no number.
+        It is not a number.
     """
     if not isinstance(value, numbers.Real) and hasattr(value, "item") and getattr(value, "size", 1) != 0:
-        with contextlib.suppress(ValueError, RuntimeError):  # of more than one element: NumPy's and torch's errors
+        with contextlib.suppress(ValueError, RuntimeError):  # NumPy and torch raise these for several elements
             value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
         raise TypeError(f"{owner}: {name} must be a number, got {value!r} of type {type(value).__name__}")
@@ -101,7 +101,7 @@ def read_metrics(owner: str, value: Any) -> dict[str, float]:
     Raises
     ------
     TypeError, ValueError
-        It is none, it is empty, or a metric is no number.
+        It is not a dict, it is empty, or a metric is not a number.
     """
     if not isinstance(value, Mapping):
         raise TypeError(f"{owner}: expected a dict of metrics by name, got {value!r} of type {type(value).__name__}")
@@ -114,16 +114,16 @@ def read_metrics(owner: str, value: Any) -> dict[str, float]:
 
 
 def read_epochs(owner: str, returned: Any) -> Iterator[dict[str, float]]:
-    """What a training function returned, one dict of metrics an epoch.
+    """The result of a training function as one dict of metrics per epoch.
 
-    A number is the final loss; a dict of numbers the final metrics; a dict of lists what Keras' `History.history` is,
-    whose owner, which `model.fit` returns, will do, too; an iterable, a generator for instance, has a dict for each
-    epoch.
+    A number is the final loss, and a dict of numbers has the final metrics. A dict of lists has the metrics of each
+    epoch, as Keras' `History.history`; the `History` that `model.fit` returns is accepted too. An iterable, such as a
+    generator, has a dict for each epoch.
 
     Raises
     ------
     TypeError, ValueError
-        It is none of these, or there is no epoch.
+        It is none of these, or there are no epochs.
 
     Examples
     --------

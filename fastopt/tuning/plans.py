@@ -1,4 +1,4 @@
-"""What a sweep is to run: its arguments, checked before anything is run."""
+"""The plan of a sweep: its arguments, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from .runs import Job
 from .sources import ProblemSource, check_settings_are_used, describe_optimizer, load_source
 
 MIN_LR, MAX_LR, POINTS = 1e-5, 1.0, 11
-"""The grid of rates where nobody says otherwise: two in each factor of ten, which is where most optimizers' best is."""
+"""The default grid of rates: two per factor of ten, over the range that has the best rate of most optimizers."""
 
 MODES = ("auto", "min", "max")
-"""Whether a low or a high metric is good."""
+"""Whether lower or higher metrics are better."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep's arguments, checked."""
+    """The checked arguments of a sweep."""
 
     target: Any
     name: str
@@ -41,7 +41,7 @@ class Plan:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """What a run depends on besides its rate and seed, as JSON gives it back."""
+        """What a run depends on besides its rate and seed, after a round trip through JSON."""
         values = {
             "problem": self.name,
             "optimizer": self.optimizer.name,
@@ -70,7 +70,7 @@ def make_plan(
     workers: int | None = None,
     refine: int = 0,
 ) -> Plan:
-    """Check a sweep's arguments; see `sweep`."""
+    """Check the arguments of `sweep`."""
     if rates is None:
         grid = logarithmic_grid(min_lr, max_lr, points)
     else:
@@ -99,7 +99,7 @@ def make_plan(
     if n_workers:
         try:
             pickle.dumps((target, choice))
-        except Exception as error:  # each kind of object has its own
+        except Exception as error:  # depends on the objects
             raise TypeError(
                 f"{source.name} and the optimizer must be importable in other processes, functions at the top of a "
                 f"module (or use workers=0): {error}"

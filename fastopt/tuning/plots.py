@@ -1,4 +1,4 @@
-"""What the three commands draw, as figures of matplotlib."""
+"""The plots of the three commands, as figures of matplotlib."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from .histories import History
 from .runs import COMPLETED, DIVERGED, RatePoint, SweepRun
 
 FORMATS = (".png", ".svg", ".pdf")
-"""What files plots can be, by the ends of their names."""
+"""The file formats of plots, by suffix."""
 
 LARGEST = 1e9
-"""A loss that is so many times the first is off the plot."""
+"""Losses above this multiple of the first are not drawn."""
 
 ACCENT, SHADE, MUTED = "C1", "C2", "0.55"
 TRAINING, HELD_OUT = "C0", "C1"
 
 
 def check_path(path: str | Path) -> Path:
-    """Raise a ValueError if a plot cannot be of this kind."""
+    """Raise a ValueError unless the file's suffix is one of `FORMATS`."""
     checked = Path(path)
     if checked.suffix.lower() not in FORMATS:
         raise ValueError(f"cannot plot to {str(path)!r}: expected a name that ends in {', '.join(FORMATS)}")
@@ -44,7 +44,7 @@ def _titled(axes: Any, title: str) -> None:
 
 
 def plot_history(history: History, title: str, log_loss: bool = False) -> Figure:
-    """A panel for each kind of metric: training and held-out values over the epochs; then the rate, if it changes."""
+    """A panel for each metric, with training and held-out values over the epochs; one for the rate if it changes."""
     names = list(dict.fromkeys(name.removeprefix("val_") for epoch in history.epochs for name in epoch if name != "lr"))
     rates = [rate for rate in history.curve("lr") if math.isfinite(rate)]
     panels = [*names, "lr"] if len(set(rates)) > 1 else names
@@ -58,12 +58,12 @@ def plot_history(history: History, title: str, log_loss: bool = False) -> Figure
             start = [(0, history.initial[key])] if math.isfinite(history.initial.get(key, math.nan)) else []
             points = [*start, *enumerate(history.curve(key), start=1)]
             largest = LARGEST * max(abs(points[0][1]), 1e-12) if points else 0
-            points = [point for point in points if abs(point[1]) <= largest]  # what is NaN is not, either
+            points = [point for point in points if abs(point[1]) <= largest]  # NaN fails this, too
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
         if name == "loss" and log_loss:
             axes.set_yscale("log")
-        if name == "lr" and min(rates) > 0 and max(rates) > 20 * min(rates):  # schedules are mostly about factors
+        if name == "lr" and min(rates) > 0 and max(rates) > 20 * min(rates):  # schedules mostly multiply the rate
             axes.set_yscale("log")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         _titled(axes, title if not index else "")
@@ -82,7 +82,7 @@ def plot_range_test(
     method: str,
     diverged_at: float | None,
 ) -> Figure:
-    """Loss over rate, smoothed and as it was, with the suggestions marked."""
+    """Loss over rate, raw and smoothed, with the suggestions marked."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot(xlabel="learning rate", ylabel="loss", xscale="log")
     axes.plot(rates, losses, color=MUTED, linewidth=0.8, label="loss of each step")
@@ -111,7 +111,7 @@ def plot_sweep(
     best: RatePoint | None,
     region: tuple[float, float] | None,
 ) -> Figure:
-    """The metric over the rate: median and spread over the seeds, each run, what diverged, and the best region."""
+    """The metric over the rate: median and spread over the seeds, single runs, diverged runs and the best region."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot(xlabel="learning rate", ylabel=f"{metric} of the last epoch", xscale="log")
     completed = [run for run in runs if run.status == COMPLETED]
@@ -146,6 +146,6 @@ def plot_sweep(
 
 
 def _half_a_step(points: Sequence[RatePoint]) -> float:
-    """The square root of the least factor between neighbouring rates, so that one rate can be shaded."""
+    """The square root of the smallest factor between neighbouring rates: half the width of the shade of one rate."""
     rates = [point.lr for point in points]
     return math.sqrt(min((high / low for low, high in itertools.pairwise(rates)), default=1.2))

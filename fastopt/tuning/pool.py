@@ -1,4 +1,4 @@
-"""Jobs in processes of their own, each on one thread; a process that dies is a result like others."""
+"""A pool of single-threaded worker processes; if one dies, that is the result of its job."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ THREAD_VARIABLES = (
     "VECLIB_MAXIMUM_THREADS",
     "NUMBA_NUM_THREADS",
 )
-"""What the libraries of a training program ask for how many threads they may use, when they are loaded."""
+"""The environment variables from which numerical libraries read their number of threads when they are loaded."""
 
 READY = "ready"
 
 
 @dataclass(frozen=True)
 class Died:
-    """In place of a result: the process ended before it had one."""
+    """The result of a job whose process ended before it had one."""
 
     exit_code: int | None
 
@@ -45,7 +45,7 @@ class Died:
 
 @dataclass
 class Worker:
-    """A process, its pipe, and the number of the job it has; None before it is ready, and while it has none."""
+    """A process, its pipe, and the number of its job; None before it is ready and while it is idle."""
 
     process: BaseProcess
     pipe: Connection
@@ -56,15 +56,15 @@ class Worker:
 def run_jobs(
     function: Callable[[Any], Any], jobs: Sequence[Any], n_workers: int
 ) -> Generator[tuple[int, Any], None, None]:
-    """Run `function(job)` for each job, and yield each one's number and result as it comes.
+    """Run `function(job)` for each job, and yield the number and result of each as it completes.
 
-    The processes are spawned, not forked, with one thread for every library that reads an environment variable. One
-    that dies is replaced; its job's result is a `Died`. When the caller stops early, all of them are killed.
+    The processes are spawned, not forked, with one thread for every library that reads an environment variable. If a
+    process dies, it is replaced, and its job's result is a `Died`. If the caller stops early, all processes are killed.
 
     Raises
     ------
     RuntimeError
-        A process cannot be started at all.
+        No process can be started.
     """
     waiting = deque(range(len(jobs)))
     workers: list[Worker] = []
@@ -88,11 +88,11 @@ def run_jobs(
                 worker.ready = True
                 if waiting:
                     worker.job = waiting.popleft()
-                    with contextlib.suppress(BrokenPipeError):  # it died; its end of the pipe says so next
+                    with contextlib.suppress(BrokenPipeError):  # it died, and its pipe reports that next
                         worker.pipe.send(jobs[worker.job])
                 else:
                     workers.remove(worker)
-                    worker.pipe.close()  # which ends it
+                    worker.pipe.close()  # ends it
                     worker.process.join()
     finally:
         for worker in workers:
@@ -110,7 +110,7 @@ def _start(function: Callable[[Any], Any]) -> Worker:
         with _one_thread_each():
             process.start()
     except BaseException:
-        if process.pid is not None:  # it began, and an interrupt came before anyone knew of it
+        if process.pid is not None:  # started, but an interrupt came before it was known
             process.kill()
             process.join()
         raise
@@ -133,10 +133,10 @@ def _bury(worker: Worker) -> Iterator[tuple[int, Any]]:
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """Processes that are started within get an environment that asks for one thread."""
+    """Start processes within this with an environment that sets one thread."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: Ctrl-C is not for a starting child
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: shields a starting child from Ctrl-C
     try:
         yield
     finally:
@@ -145,11 +145,11 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # may raise a KeyboardInterrupt, and is therefore the last
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # last, as it may raise a KeyboardInterrupt
 
 
 def _end_with_parent() -> None:
-    """Whoever would read the results is gone: killed, perhaps, in the middle of a long run."""
+    """End this process if its parent, which reads the results, is gone."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
@@ -157,8 +157,8 @@ def _end_with_parent() -> None:
 
 
 def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
-    """What a worker process does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it decides
+    """The main function of a worker process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pipe.send(READY)

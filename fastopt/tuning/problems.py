@@ -1,4 +1,4 @@
-"""Real problems that come with fastopt: small enough for a sweep in a minute, real enough to have a best rate."""
+"""The bundled problems: small enough for a sweep in a minute, real enough to have a best rate."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ Batch = tuple[np.ndarray, np.ndarray]
 Metrics = dict[str, float]
 
 HELD_OUT = 0.2
-"""The share of the samples that is not trained on; the same ones whatever the seed."""
+"""The fraction of samples that are held out, the same ones for every seed."""
 
 BATCH = 32
-"""About how many samples a step sees."""
+"""The approximate number of samples in a batch."""
 
 
 def check_available(problem: str) -> None:
-    """Raise a ModuleNotFoundError if the package that a problem's data are from is not installed."""
+    """Raise a ModuleNotFoundError if the package with a problem's data is not installed."""
     if problem != "char-rnn" and importlib.util.find_spec("sklearn") is None:
-        message = f"the data of {problem} are from scikit-learn: `pip install 'fastopt[cli]'` brings it"
+        message = f"the data of {problem} are from scikit-learn: `pip install 'fastopt[cli]'` installs it"
         raise ModuleNotFoundError(message, name="sklearn")
 
 
@@ -33,7 +33,7 @@ def _load(name: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Model(Protocol):
-    """A function of parameters, with its derivatives."""
+    """A model with its parameters, metrics and gradients."""
 
     params: dict[str, np.ndarray]
 
@@ -43,7 +43,7 @@ class Model(Protocol):
 
 
 class Samples:
-    """A problem of independent samples: shuffled batches to train on, and held-out samples to evaluate on."""
+    """A problem with independent samples: shuffled batches for training, and held-out samples for evaluation."""
 
     def __init__(self, model: Model, inputs: np.ndarray, targets: np.ndarray, seed: int, epochs: int) -> None:
         order = np.random.default_rng(0).permutation(len(inputs))
@@ -55,9 +55,8 @@ class Samples:
     def batches(self, epoch: int) -> Iterator[Batch]:
         inputs, targets = self.training
         order = np.random.default_rng([self.seed, epoch]).permutation(len(inputs))
-        for chosen in np.array_split(
-            order, round(len(order) / BATCH)
-        ):  # of one size, so that their mean is the whole's
+        # Batches of equal size, so that the mean over them is the mean over all samples.
+        for chosen in np.array_split(order, round(len(order) / BATCH)):
             yield inputs[chosen], targets[chosen]
 
     def loss_and_gradients(self, batch: Batch) -> tuple[Metrics, Any]:
@@ -71,7 +70,7 @@ class Samples:
 
 
 class Softmax:
-    """Softmax regression, and what comes after the last layer of a network: cross-entropy and accuracy."""
+    """Softmax regression."""
 
     def __init__(self, n_inputs: int, n_classes: int) -> None:
         self.params = {"W": np.zeros((n_inputs, n_classes), np.float32), "b": np.zeros(n_classes, np.float32)}
@@ -85,7 +84,7 @@ class Softmax:
 
 
 def cross_entropy(scores: np.ndarray, targets: np.ndarray) -> tuple[Metrics, np.ndarray]:
-    """Loss and accuracy of scores, one row a sample, and the derivative of the loss by them."""
+    """The loss and accuracy of scores (one row per sample), and the derivative of the loss by the scores."""
     scores = scores - scores.max(axis=1, keepdims=True)
     rows = np.arange(len(targets))
     log_sum = np.log(np.exp(scores).sum(axis=1))
@@ -98,7 +97,7 @@ def cross_entropy(scores: np.ndarray, targets: np.ndarray) -> tuple[Metrics, np.
 
 
 class Perceptron:
-    """One hidden layer of rectified linear units before a softmax."""
+    """A network with one hidden layer of rectified linear units and a softmax output."""
 
     def __init__(self, n_inputs: int, n_hidden: int, n_classes: int, seed: int) -> None:
         random = np.random.default_rng(seed)
@@ -138,15 +137,15 @@ def _digits() -> tuple[np.ndarray, np.ndarray]:
 
 
 def digits(seed: int) -> Samples:
-    """1,797 handwritten digits of 8 x 8 pixels, softmax regression, 45 batches of 32 an epoch.
+    """Softmax regression on 1,797 handwritten digits of 8 x 8 pixels, in 45 batches of 32 per epoch.
 
-    It is convex: with a fitting rate 96 % of the held-out digits are recognised. The seed shuffles the batches.
+    The loss is convex. With a good rate, the model recognises 96 % of the held-out digits. The seed shuffles batches.
     """
     return Samples(Softmax(64, 10), *_digits(), seed, epochs=15)
 
 
 def digits_mlp(seed: int) -> Samples:
-    """The same digits, one hidden layer of 32; the seed also draws the weights."""
+    """A hidden layer of 32 units on the same digits; the seed also initialises the weights."""
     return Samples(Perceptron(64, 32, 10, seed), *_digits(), seed, epochs=15)
 
 
@@ -154,7 +153,7 @@ def digits_mlp(seed: int) -> Samples:
 
 
 class Linear:
-    """Linear regression by least squares; the loss is the mean squared error, "r2" is 1 - loss / variance."""
+    """Linear regression; the loss is the mean squared error, "r2" is 1 - loss / variance."""
 
     def __init__(self, n_inputs: int) -> None:
         self.params = {"w": np.zeros(n_inputs, np.float64), "b": np.zeros(1, np.float64)}
@@ -170,7 +169,7 @@ class Linear:
 
 
 def diabetes(seed: int) -> Samples:
-    """442 patients, ten measurements of each, the progression of their diabetes a year later; all standardised."""
+    """Ten measurements of 442 patients, and the progression of their diabetes a year later; all standardised."""
     inputs, targets = _load("diabetes")
     inputs = (inputs - inputs.mean(axis=0)) / inputs.std(axis=0)
     return Samples(Linear(inputs.shape[1]), inputs, (targets - targets.mean()) / targets.std(), seed, epochs=30)
@@ -180,7 +179,7 @@ def diabetes(seed: int) -> Samples:
 
 
 class CharacterRNN:
-    """The network of `fastopt demo` on the beginning of Python's documentation; the seed draws the weights."""
+    """The network of `fastopt demo` on the beginning of Python's documentation; the seed initialises the weights."""
 
     def __init__(self, seed: int) -> None:
         from ..examples import char_rnn

@@ -1,4 +1,4 @@
-"""The range test: one short run in which the rate grows from step to step, to see where the loss falls fastest."""
+"""The range test: one short run in which the rate grows at each step, to find where the loss falls fastest."""
 
 from __future__ import annotations
 
@@ -23,41 +23,40 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Closure = Callable[[int], Any]
-"""Called with the step, from 0; returns the loss, or the loss and the gradients."""
+"""Takes the step, from 0; returns the loss, or the loss and the gradients."""
 
 StepDone = Callable[[int, float, float], None]
-"""Called after each step with how many there were, the rate and the loss."""
+"""Called after each step with the number of steps so far, the rate and the loss."""
 
 SUGGESTIONS = {
     "steepest": "where the smoothed loss falls fastest",
     "minimum": "a tenth of the rate at which the smoothed loss is lowest",
 }
-"""The rates that a range test can suggest."""
+"""The methods of suggesting a rate."""
 
 LEAST_FALL = 0.02
-"""The share of the first loss that the smoothed loss must fall at least, for anything to be suggested."""
+"""A rate is suggested if the smoothed loss falls by at least this fraction of the first loss."""
 
 AVERAGING = 0.8
-"""How much of the running average, by which a test stops, stays from one step to the next."""
+"""The decay per step of the running average that detects divergence."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test saw.
+    """The result of `range_test`.
 
     Attributes
     ----------
     name, optimizer: str
-        What was trained, by what.
+        What was trained, and the optimizer.
     rates, losses, smoothed: tuple of floats
-        Of each step, up to where the loss diverged: the rate, the loss before the step with it was made, and that loss
-        smoothed.
+        For each step until the loss diverged: the rate, the loss before the step with this rate, and the smoothed loss.
     suggestions: dict
-        The suggested rates by the way they were found (see `SUGGESTIONS`); empty where the loss did not fall.
+        The suggested rate of each method (see `SUGGESTIONS`); empty if the loss did not fall.
     method: str
-        The way of `suggestion`.
+        The method of `suggestion`.
     diverged_at: float or None
-        The rate at which the loss became NaN or infinite, or too large; None where the last rate was reached.
+        The rate at which the loss became NaN, infinite or too large; None if the test reached the last rate.
     """
 
     name: str
@@ -71,12 +70,12 @@ class RangeTest:
 
     @property
     def suggestion(self) -> float | None:
-        """The suggested rate, by `method`; None where the loss did not fall at any rate."""
+        """The rate that `method` suggests; None if the loss did not fall at any rate."""
         return self.suggestions.get(self.method)
 
     @property
     def reason(self) -> str:
-        """Why this rate, or why none, in a sentence."""
+        """The reason for the suggestion, or for its absence, in one sentence."""
         if self.suggestion is None:
             why = "it diverged at once" if self.diverged_at is not None and len(self.rates) < 10 else "it did not fall"
             hint = "lower" if self.diverged_at is not None else "higher"
@@ -97,7 +96,7 @@ class RangeTest:
         return range_test_table(title, self.rates, self.losses, self.smoothed, self.suggestions)
 
     def plot(self, path: str | Path) -> Path:
-        """Draw loss over rate, the suggestions marked, as PNG, SVG or PDF by the name of the file; needs matplotlib."""
+        """Draw loss over rate, with the suggestions marked, to a PNG, SVG or PDF file; needs matplotlib."""
         from .plots import plot_range_test, save
 
         curves = self.rates, self.losses, self.smoothed
@@ -124,40 +123,40 @@ def range_test(
     seed: int = 0,
     progress: StepDone | None = None,
 ) -> RangeTest:
-    """Train for `points` steps while the rate grows, and suggest a rate. Everything is put back afterwards.
+    """Train for `points` steps at a growing rate, suggest a rate, and restore everything.
 
-    In step i, of n points, the rate is min_lr * (max_lr / min_lr) ** (i / (n - 1)). The losses are smoothed over
-    log(lr) by a Gaussian window, which has no lag, and
+    In step i of n, the rate is min_lr * (max_lr / min_lr) ** (i / (n - 1)). The losses are smoothed over log(lr) by a
+    Gaussian window, which has no lag. Two rates are suggested:
 
-    - "steepest" is the rate at which the smoothed loss falls fastest over log(lr), as in fastai's `lr_find`;
-    - "minimum" is a tenth of the rate at which it is lowest, Smith's and Gugger's rule.
+    - "steepest": the rate at which the smoothed loss falls fastest over log(lr), as in fastai's `lr_find`;
+    - "minimum": a tenth of the rate at which the smoothed loss is lowest, the rule of Smith and Gugger.
 
-    The test ends early where the loss is NaN or infinite, or its running average more than `divergence` times the
-    lowest that it was.
+    The test ends early if the loss is NaN or infinite, or if its running average exceeds `divergence` times its lowest
+    value so far.
 
     Parameters
     ----------
     target: optimizer, problem, function or str
-        Your own optimizer, with `closure`; or a problem, a function that makes one, or its name (see `load_source`).
+        Your optimizer, with `closure`; or a problem, a function that makes one, or its name (see `load_source`).
     closure: callable, with an optimizer
-        `closure(step)` computes the loss of a batch and its gradients, and returns (loss, gradients), or only the loss
-        where the gradients are bound to the optimizer. It does not call `step()`.
+        `closure(step)` computes the loss of a batch and its gradients. It returns (loss, gradients), or only the loss
+        if gradients are bound to the optimizer. It must not call `step()`.
     optimizer: str or callable, default "Adam"
         For problems: see `choose_optimizer`.
     hyperparameters: dict, optional
-        Its further arguments.
+        Further arguments of the optimizer.
     min_lr, max_lr: float, per step
-        The first rate and the last, of the first group. Other groups keep the ratios of their rates to the first's.
+        The first and the last rate of the first group. Other groups keep the ratio of their rate to it.
     points: int
-        How many steps, at least 10.
+        The number of steps, at least 10.
     method: "steepest" or "minimum"
-        Which of the suggestions is `suggestion`.
+        Selects `suggestion`.
     smoothing: float
-        The standard deviation of the window as a share of the points; 0 for none.
+        The standard deviation of the window as a fraction of the points; 0 for no smoothing.
     divergence: float
-        More than 1; fastai and Lightning have 4, too.
+        More than 1. fastai and Lightning use 4, too.
     seed: int
-        For a problem that is made here.
+        The seed for a problem that this function makes.
     progress: callable, optional
         Called after each step with the number of steps so far, the rate and the loss.
 
@@ -172,10 +171,10 @@ def range_test(
 
     Notes
     -----
-    Restored, in the same memory and to the last bit, also where `closure` raises: parameters, states, step counts,
-    averages, bound gradients, rates. Not restored is what `closure` changes beyond these, such as a generator of random
-    numbers, and a data loader's position. An optimizer with `accumulate_steps=k` makes an update in every k-th call,
-    and `points` counts calls.
+    Parameters, states, step counts, averages, bound gradients and rates are restored in the same memory and to the last
+    bit, even if `closure` raises. Other things that `closure` changes are not restored, such as random number
+    generators and the position of a data loader. `points` counts calls of `step`; with `accumulate_steps=k` every k-th
+    call makes an update.
 
     Examples
     --------
@@ -264,7 +263,7 @@ def _some(problem: Problem, epoch: int) -> Iterator[Any]:
 def _grow(
     optimizer: Optimizer, closure: Closure, rates: tuple[float, ...], limit: float, progress: StepDone | None
 ) -> tuple[list[float], float | None]:
-    """The losses while the rate grows, and where that ended, if it ended early."""
+    """The losses at growing rates, and the rate at which the loss diverged, or None."""
     groups = optimizer.param_groups
     ratios = _ratios(optimizer)
     losses: list[float] = []
@@ -272,7 +271,7 @@ def _grow(
     for step, rate in enumerate(rates):
         for group, ratio in zip(groups, ratios, strict=True):
             group["lr"] = rate * ratio
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # divergence is a result
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # divergence is a valid result
             try:
                 loss, *gradients = _read(closure(step))
                 if not math.isfinite(loss):
@@ -292,13 +291,13 @@ def _grow(
 
 
 def _ratios(optimizer: Optimizer) -> list[float]:
-    """Each group's rate as a multiple of the first's; 1 where that is zero."""
+    """Each group's rate as a multiple of the first group's; all 1 if that is zero."""
     rates = optimizer.current_lr
     return [rate / rates[0] for rate in rates] if rates[0] > 0 else [1.0] * len(rates)
 
 
 def _read(returned: Any) -> tuple[Any, ...]:
-    """What a closure returned: the loss, and the gradients if they are there."""
+    """The result of a closure as a tuple: the loss, and the gradients if it returned them."""
     if isinstance(returned, tuple):
         if len(returned) != 2:
             raise TypeError(f"closure must return the loss, or (loss, gradients), got a tuple of {len(returned)}")
@@ -307,7 +306,7 @@ def _read(returned: Any) -> tuple[Any, ...]:
 
 
 def smooth(losses: np.ndarray, width: float) -> np.ndarray:
-    """Means under a Gaussian window of this standard deviation in points, cut off at the ends."""
+    """Means under a Gaussian window, truncated at the ends; `width` is its standard deviation in points."""
     if not width > 0 or not losses.size:
         return losses
     positions = np.arange(losses.size)
@@ -317,7 +316,7 @@ def smooth(losses: np.ndarray, width: float) -> np.ndarray:
 
 
 def suggest(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
-    """The suggested rates by name; none where the smoothed loss hardly falls.
+    """The suggested rate of each method; empty if the smoothed loss hardly falls.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What a loss curve says about the rate: rules on its shape, in the order in which they are tried."""
+"""Reading of loss curves: ordered rules on the shape of a curve, which judge the rate."""
 
 from __future__ import annotations
 
@@ -12,68 +12,68 @@ import numpy as np
 from .histories import DIVERGED_RATIO, History
 
 MINIMUM_EPOCHS = 3
-"""A curve of fewer has no shape to read, unless it diverged."""
+"""A shorter curve has no shape to read, unless it diverged."""
 
 FLAT = 0.02
-"""A loss that ends within this share of where it began has learned nothing."""
+"""The loss is flat if it ends within this fraction of its start."""
 
 STILL = 0.5
-"""Parameters that moved less than this share of their norm have not moved."""
+"""Parameters have moved if they moved by at least this fraction of their norm."""
 
 RISES = 0.15
-"""A curve oscillates, or climbs, where its rises add up to this share of its whole fall ..."""
+"""A curve oscillates or climbs if its rises add up to this fraction of its total fall ..."""
 
 RISES_LEAST = 0.005
-"""... and are more than what batches that are drawn anew make: this share of the loss in an epoch, on average."""
+"""... and are above the noise of reshuffled batches: this fraction of the loss per epoch, on average."""
 
 UNSTEADY = 0.1
-"""Or where they are this share of the loss in an epoch, on average, however far the loss fell before."""
+"""Or if its rises are this fraction of the loss per epoch, on average, whatever its total fall."""
 
 OVERSHOOT = 1.5
-"""A rate is too high for the first steps where the loss goes to this many times its start."""
+"""The rate is too high for the first steps if the loss reaches this many times its start."""
 
 TURNS = 0.4
-"""An oscillating curve changes its direction at this share of its epochs."""
+"""An oscillating curve changes direction in at least this fraction of its epochs."""
 
 DECAYED = 0.1
-"""A rate below this share of its peak has decayed."""
+"""The rate has decayed if it is below this fraction of its peak."""
 
 FALLING = 0.03
-"""The share of the whole fall in one epoch, from which on the rate was doing good when it decayed."""
+"""The rate decayed too early if the epoch before brought at least this fraction of the total fall."""
 
 STEADY = 0.1
-"""The last quarter's share of the whole fall, from which on the fall is not slowing down: a straight line has 0.25."""
+"""The fall is not slowing down if the last quarter has this fraction of it. A straight line has 0.25."""
 
 UNFINISHED = 0.04
-"""The last quarter's share of the whole fall, from which on the loss is still improving."""
+"""The loss is still improving if the last quarter has this fraction of the total fall."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """The numbers that the rules are about.
+    """The numbers that the rules use.
 
     Attributes
     ----------
     start, end, lowest: float
-        The loss before training (of the first epoch where that is not known), of the last epoch, the least of all.
+        The loss before training (or of the first epoch, if unknown), of the last epoch, and the lowest of all.
     highest: float
         The highest loss of all epochs.
     rises: float
-        All that the loss rose from one epoch to the next, as a share of start - lowest.
+        The sum of all rises from one epoch to the next, as a fraction of start - lowest.
     unsteadiness: float
-        How much it rises in an epoch of the second half, on average over all of them, as a share of its mean there.
+        The mean rise per epoch in the second half of the epochs, as a fraction of the mean loss there.
     turns: float
-        The share of epochs at which the curve changes between falling and rising.
+        The fraction of epochs in which the curve changes between falling and rising.
     last_quarter: float
-        The part of the fall from start to lowest that came in the last quarter of the epochs.
+        The fraction of the fall from start to lowest in the last quarter of the epochs.
     held_out_last_quarter: float or None
-        The same of the held-out loss.
+        The same for the held-out loss.
     decayed_for: float
-        The share of epochs with a rate below a tenth of its peak.
+        The fraction of epochs with a rate below a tenth of its peak.
     before_decay: float
-        The part of the fall from start to lowest that came in the last epoch before that.
+        The fraction of the fall from start to lowest in the last epoch before that.
     parameter_change: float or None
-        How far the parameters moved, as a share of their norm.
+        The distance that the parameters moved, as a fraction of their norm.
     diverged: bool
     """
 
@@ -93,7 +93,7 @@ class Evidence:
 
     @property
     def fall(self) -> float:
-        """How much of the first loss is gone at the lowest."""
+        """The fall to the lowest loss as a fraction of the first loss."""
         return (self.start - self.lowest) / abs(self.start) if self.start else 0.0
 
     @property
@@ -111,7 +111,7 @@ class Evidence:
 
     @property
     def unfinished(self) -> float:
-        """How much was still being gained at the end, where it counts: held out, if that is known."""
+        """The fraction of the fall in the last quarter; the smaller one of training and held-out loss."""
         if self.held_out_last_quarter is None:
             return self.last_quarter
         return min(self.last_quarter, self.held_out_last_quarter)
@@ -119,7 +119,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Reading:
-    """What a curve says: `name` in a word or two, why, and what to do."""
+    """The reading of a curve: its name, the reason, and what to do."""
 
     name: str
     reason: str
@@ -128,7 +128,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Rule:
-    """`applies` decides; `reason` is a format of the evidence's attributes."""
+    """A rule and its reading; `reason` is a format string over the attributes of `Evidence`."""
 
     name: str
     applies: Callable[[Evidence], bool]
@@ -213,14 +213,14 @@ RULES = (
         "keep the rate; a sweep tells whether another is better still",
     ),
 )
-"""Each with what must hold; the first that applies is the reading."""
+"""The first rule that applies gives the reading."""
 
 READINGS = tuple(dict.fromkeys(rule.name for rule in RULES))
-"""What a reading can be."""
+"""The names of readings."""
 
 
 def _share_of_last_quarter(start: float, curve: np.ndarray) -> float:
-    """Of the fall from `start` to the lowest, the part after three quarters of the epochs."""
+    """The fraction of the fall from `start` to the lowest value that comes after three quarters of the epochs."""
     points = np.minimum.accumulate(np.concatenate([[start], curve]))
     fall = points[0] - points[-1]
     before = float(np.interp(0.75 * curve.size, np.arange(points.size), points))
@@ -228,12 +228,12 @@ def _share_of_last_quarter(start: float, curve: np.ndarray) -> float:
 
 
 def measure(history: History) -> Evidence:
-    """Take the numbers that the rules are about.
+    """Compute the numbers that the rules use.
 
     Raises
     ------
     ValueError
-        The history has no "loss", or fewer than three epochs and did not diverge.
+        The history has no "loss", or has fewer than three epochs without divergence.
     """
     if history.diverged:
         losses = [each for each in [history.start("loss"), *history.curve("loss")] if math.isfinite(each)] or [math.nan]
@@ -277,7 +277,7 @@ def measure(history: History) -> Evidence:
 
 
 def _decay(rates: np.ndarray, points: np.ndarray) -> tuple[float, float]:
-    """The share of epochs after the rate had decayed, and the part of the whole fall in the epoch before."""
+    """The fraction of epochs after the rate has decayed, and the fraction of the total fall in the epoch before."""
     if not np.isfinite(rates).all() or not rates.max(initial=0) > 0:
         return 0.0, 0.0
     peak = int(rates.argmax())
@@ -291,7 +291,7 @@ def _decay(rates: np.ndarray, points: np.ndarray) -> tuple[float, float]:
 
 
 def read_history(history: History) -> tuple[Reading, Evidence]:
-    """The reading of a run, and the numbers that it stands on.
+    """The reading of a run, and the numbers behind it.
 
     Raises
     ------
@@ -327,7 +327,7 @@ class _Attributes(Mapping[str, Any]):
 
 
 def held_out_note(curve: Sequence[float]) -> str:
-    """A note where the held-out loss has risen since its lowest; overfitting is not the rate's doing."""
+    """A note on overfitting if the held-out loss has risen since its lowest value; else an empty string."""
     lowest = int(np.argmin(curve))
     if curve[lowest] > 0 and curve[-1] > 1.05 * curve[lowest]:
         return (

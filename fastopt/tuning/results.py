@@ -1,4 +1,4 @@
-"""The file of a sweep's runs: one line each, written as soon as the run is done, so that nothing is lost."""
+"""The file of a sweep's runs: one line per run, written as soon as it is done, so that nothing is lost."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from typing import Any, BinaryIO
 from .runs import SweepRun
 
 FORMAT = 1
-"""Of the file: its first line says this and the sweep's configuration, each other line is a run."""
+"""The version of the file format. The first line has it and the configuration; each other line is a run."""
 
 
 Append = Callable[[SweepRun], None]
 
 
 class OtherConfigurationError(ValueError):
-    """The file holds the runs of another sweep."""
+    """The file has the runs of a sweep with another configuration."""
 
 
 @contextlib.contextmanager
 def open_runs(path: Path | None, configuration: Mapping[str, Any]) -> Iterator[tuple[list[SweepRun], Append]]:
-    """The runs in a file, and what appends one to it; no file is none and nothing.
+    """Open a file of runs: the runs in it, and a function that appends one. Without a path, nothing is read or written.
 
-    A last line without its end, of a run that was being written when the program was killed, is cut off.
+    An incomplete last line, left by a program that was killed, is cut off.
 
     Raises
     ------
     OtherConfigurationError
-        It was written with another configuration.
+        The file was written with another configuration.
     ValueError
-        It is no such file. It is left as it is.
+        It is not a file of runs. It is not changed.
     RuntimeError
         Another program is writing to it.
     """
@@ -81,21 +81,21 @@ def _line(values: Mapping[str, Any]) -> bytes:
 
 
 def _append(file: BinaryIO, line: bytes) -> None:
-    """Write one line, all the way to the disk."""
+    """Append one line and flush it to the disk."""
     file.write(line)
     file.flush()
     os.fsync(file.fileno())
 
 
 def write_file(path: Path, text: str) -> None:
-    """Replace a file as a whole: it is never half written."""
+    """Replace a file atomically."""
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
 
 
 def write_csv(path: Path, runs: Sequence[SweepRun]) -> None:
-    """One row a run: lr, seed, status, the metrics of its last epoch, seconds, error."""
+    """Write one row per run: lr, seed, status, the metrics of the last epoch, seconds, error."""
     temporary = path.with_name(f".{path.name}.part")
     names = metric_names(runs)
     with temporary.open("w", newline="", encoding="utf-8") as file:
@@ -108,5 +108,5 @@ def write_csv(path: Path, runs: Sequence[SweepRun]) -> None:
 
 
 def metric_names(runs: Iterable[SweepRun]) -> tuple[str, ...]:
-    """The names of all metrics, in the order in which they first appear."""
+    """The names of all metrics, in order of first appearance."""
     return tuple(dict.fromkeys(name for run in runs for name in run.metrics))

@@ -19,7 +19,7 @@ COMPLETED, DIVERGED, FAILED = STATUSES = ("completed", "diverged", "failed")
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker process is to run; everything in it can be pickled."""
+    """The work of one worker process; it can be pickled."""
 
     target: Any
     lr: float
@@ -30,23 +30,23 @@ class Job:
 
 @dataclass(frozen=True)
 class SweepRun:
-    """A run and what came of it.
+    """A run and its result.
 
     Attributes
     ----------
     lr, seed:
-        What it was called with.
+        The arguments of the run.
     status: str
-        "completed"; "diverged", its loss became NaN or infinite or ended above ten times its start; or "failed", it
+        "completed"; "diverged" if its loss became NaN or infinite or ended above ten times its start; "failed" if it
         raised an error or its process died.
     metrics: dict
-        Of the last epoch. Of a diverged run NaN and infinite values come back from a file as NaN.
+        The metrics of the last epoch. Infinite values of a diverged run are read back from a file as NaN.
     epochs: list of dict
         The metrics of all epochs.
     seconds: float
-        How long it took.
+        The duration.
     error, traceback: str
-        Of a failed run, the error in one line, and all of it.
+        Of a failed run, the error in one line, and its traceback.
     """
 
     lr: float
@@ -63,7 +63,7 @@ class SweepRun:
         return self.lr, self.seed
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it: what is NaN or infinite is None."""
+        """The run as a dict for JSON, with None in place of NaN and infinity."""
         values = asdict(self)
         for metrics in (values["metrics"], *values["epochs"]):
             for name, value in metrics.items():
@@ -84,16 +84,16 @@ class SweepRun:
 
 @dataclass(frozen=True)
 class RatePoint:
-    """What the seeds did at one rate.
+    """The results of all seeds at one rate.
 
     Attributes
     ----------
     lr: float
     median, low, high: float
-        Of the metric over the seeds. A diverged run counts as infinitely bad, a failed one not at all; NaN where all
+        Of the metric over the seeds. A diverged run counts as infinitely bad, and failed runs are ignored; NaN if all
         failed.
     completed, diverged, failed: int
-        How many runs.
+        The number of runs with each status.
     """
 
     lr: float
@@ -116,11 +116,11 @@ class RatePoint:
 
 
 def run_job(job: Job) -> SweepRun:
-    """Train; whatever happens is a result."""
+    """Train. Errors are results, too."""
     start = time.perf_counter()
     try:
         history = load_source(job.target).run(Settings(job.lr, job.seed, job.optimizer, job.epochs))
-    except (Exception, SystemExit) as error:  # the user's function
+    except (Exception, SystemExit) as error:  # whatever the user's function raises
         lines = traceback.format_exception(error)
         last = " ".join(traceback.format_exception_only(error)[-1].split())
         seconds = time.perf_counter() - start

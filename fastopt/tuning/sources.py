@@ -1,4 +1,4 @@
-"""What is trained: a problem, whose loop fastopt runs, or a training function, which runs its own."""
+"""Sources of training runs: problems, for which fastopt runs the loop, and training functions, which run their own."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ BUNDLED = {
     "diabetes": "progression of diabetes in 442 patients (scikit-learn), linear regression: 11 parameters",
     "char-rnn": "a small recurrent network on the beginning of Python's documentation",
 }
-"""The problems that come with fastopt, in `problems`, by the name of their function with hyphens."""
+"""The bundled problems, functions in `problems`, by name with hyphens."""
 
 PASSED = ("lr", "seed", "epochs", "optimizer")
-"""What a training function can take; it gets those that it names."""
+"""The arguments that a training function can take; it gets those that it names."""
 
 EpochDone = Callable[[int, Mapping[str, float]], None]
-"""Called after each epoch with its number, from 1, and its metrics."""
+"""Called after each epoch with its number (from 1) and metrics."""
 
 
 @runtime_checkable
 class Problem(Protocol):
-    """A model and its data, of which fastopt runs the training loop. Any class with these members is one.
+    """A model with its data, for which fastopt runs the training loop. Any class with these members is a problem.
 
-    `evaluate` is optional: a method without arguments that returns the metrics over held-out data, a dict such as
-    {"loss": 0.3, "accuracy": 0.9}. They are recorded as Keras does it: "val_loss", "val_accuracy".
+    An optional method `evaluate`, without arguments, returns the metrics over held-out data as a dict such as
+    {"loss": 0.3, "accuracy": 0.9}. They are recorded as in Keras: "val_loss", "val_accuracy".
 
     Attributes
     ----------
     params: numpy.ndarray, list or dict of them, or list of groups
-        What is trained, in place; as every optimizer takes it.
+        The parameters, trained in place, in any form that optimizers accept.
     epochs: int
-        How often to go through the data, where nobody says otherwise.
+        The default number of epochs.
 
     Examples
     --------
@@ -74,18 +74,18 @@ class Problem(Protocol):
     epochs: int
 
     def batches(self, epoch: int) -> Iterable[Any]:
-        """The batches of an epoch, counted from 0; each is handed to `loss_and_gradients` as it is.
+        """The batches of an epoch, counted from 0, as arguments for `loss_and_gradients`.
 
-        The first epoch's are asked for once more before training, to measure the loss that it begins with.
+        Before training, fastopt also takes the batches of epoch 0 once, to measure the initial loss.
         """
 
     def loss_and_gradients(self, batch: Any) -> tuple[Any, Any]:
-        """The loss of a batch, or a dict with "loss" and other metrics, and the gradients, as `params` are given."""
+        """The loss of a batch, or a dict with "loss" and other metrics; and the gradients, in the form of `params`."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a run trains. `lr` may be a callable of the step where the optimizer is fastopt's."""
+    """The settings of a run. `lr` may be a function of the step if the optimizer is fastopt's."""
 
     lr: Any
     seed: int
@@ -94,16 +94,16 @@ class Settings:
 
 
 class Source:
-    """What is trained, and how to train it once."""
+    """Something to train, and how to train it once."""
 
     name: str
 
     def run(self, settings: Settings, on_epoch: EpochDone = lambda epoch, metrics: None) -> History:
-        """Train from the start; stops where a loss is NaN or infinite."""
+        """Train from the start; stop if a loss is NaN or infinite."""
         history = History()
         try:
             with (
-                np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # divergence is a result
+                np.errstate(over="ignore", invalid="ignore", divide="ignore"),  # divergence is a valid result
                 contextlib.closing(self.epochs(settings, history)) as epochs,
             ):
                 for metrics in epochs:
@@ -111,7 +111,7 @@ class Source:
                     on_epoch(len(history.epochs), metrics)
                     if not is_finite(metrics):
                         break
-        except (FloatingPointError, OverflowError):  # an optimizer with nonfinite="raise", Python's own functions
+        except (FloatingPointError, OverflowError):  # from nonfinite="raise", or from Python's functions
             history.epochs.append({"loss": math.nan})
         return history
 
@@ -124,19 +124,19 @@ class Source:
 
 @dataclass(frozen=True)
 class ProblemSource(Source):
-    """`create(seed=...)`, or `create()` where it takes no seed, makes a problem."""
+    """A function that makes a problem, called as `create(seed=...)`, or as `create()` if it takes no seed."""
 
     name: str
     create: Callable[..., Any]
     takes_seed: bool = True
 
     def make(self, seed: int) -> Problem:
-        """A new problem, checked.
+        """Make a new problem and check it.
 
         Raises
         ------
         TypeError
-            It has not what a problem must have.
+            It lacks a member of `Problem`.
         """
         problem = self.create(seed=seed) if self.takes_seed else self.create()
         missing = [name for name in ("params", "batches", "loss_and_gradients") if not hasattr(problem, name)]
@@ -167,7 +167,7 @@ class ProblemSource(Source):
 
 
 def relative_change(before: list[np.ndarray], after: list[np.ndarray]) -> float | None:
-    """How far arrays went together, as a share of where they were; None from zero, or to what is not finite."""
+    """norm(after - before) / norm(before) over all arrays; None if that is not finite."""
     with np.errstate(over="ignore", invalid="ignore"):
         size = math.sqrt(sum(float(np.square(each, dtype=np.float64).sum()) for each in before))
         way = math.sqrt(
@@ -177,7 +177,7 @@ def relative_change(before: list[np.ndarray], after: list[np.ndarray]) -> float 
 
 
 def train_epoch(problem: Problem, optimizer: Optimizer | None, epoch: int) -> dict[str, float]:
-    """One epoch: the means of the batches' metrics, the rate and the held-out metrics; None only measures."""
+    """Train one epoch: the mean metrics of batches, the rate and the held-out metrics. With None, only measure."""
     sums: dict[str, float] = {}
     count, lr = 0, math.nan
     for batch in problem.batches(epoch):
@@ -196,7 +196,7 @@ def train_epoch(problem: Problem, optimizer: Optimizer | None, epoch: int) -> di
 
 
 def loss_and_gradients(problem: Problem, batch: Any) -> tuple[dict[str, float], Any]:
-    """The metrics of a batch, "loss" among them, and the gradients.
+    """The metrics of a batch, with "loss", and the gradients.
 
     Raises
     ------
@@ -217,7 +217,7 @@ def loss_and_gradients(problem: Problem, batch: Any) -> tuple[dict[str, float], 
 
 
 def evaluate(problem: Problem) -> dict[str, float]:
-    """The held-out metrics, their names with "val_"; none where the problem has no `evaluate`."""
+    """The held-out metrics with the prefix "val_"; empty if the problem has no `evaluate`."""
     function = getattr(problem, "evaluate", None)
     if function is None:
         return {}
@@ -229,7 +229,7 @@ def evaluate(problem: Problem) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class TrainingSource(Source):
-    """A function that trains by itself; it is called with those of `PASSED` that it takes."""
+    """A function that trains by itself, called with those of `PASSED` that it takes."""
 
     name: str
     function: Callable[..., Any]
@@ -245,7 +245,7 @@ class TrainingSource(Source):
 
 
 def describe_optimizer(source: Source, choice: OptimizerChoice) -> str:
-    """The optimizer that trains; "" where a training function uses its own."""
+    """The description of the optimizer; "" if a training function uses its own."""
     uses_own = isinstance(source, TrainingSource) and "optimizer" not in source.takes
     return "" if uses_own else choice.describe()
 
@@ -262,22 +262,22 @@ def check_settings_are_used(source: Source, *, epochs: bool, optimizer: bool) ->
 
 
 def load_source(target: Any) -> Source:
-    """Find out what is to be trained.
+    """The source for a name, function or problem.
 
     Parameters
     ----------
     target: str, callable or problem
-        The name of a bundled problem; or "module:function", the module importable from the current directory or
-        installed; or a function. A function (or class) that names `lr` or `optimizer` among its arguments trains by
-        itself, and is called with those of `lr`, `seed`, `epochs` and `optimizer` that it names; any other makes a
-        `Problem`, and is called with `seed` if it names that.
+        The name of a bundled problem; "module:function", with a module that can be imported, also from the current
+        directory; or a function. A function (or class) with an argument `lr` or `optimizer` trains by itself, and is
+        called with those of `lr`, `seed`, `epochs` and `optimizer` that it takes. Any other function makes a `Problem`,
+        and is called with `seed` if it takes that.
 
     Raises
     ------
     TypeError, ValueError
-        It is neither, or cannot be called this way.
+        It is none of these, or cannot be called this way.
     ImportError
-        The module cannot be imported; of a bundled problem, scikit-learn.
+        The module cannot be imported; for a bundled problem, scikit-learn.
 
     Examples
     --------
@@ -304,7 +304,7 @@ def load_source(target: Any) -> Source:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """Module and name of a function; a description where it has none."""
+    """The module and name of a function; the name of its type if it has none."""
     inner = function.func if isinstance(function, functools.partial) else function
     name = getattr(inner, "__qualname__", None)
     if name is None:
@@ -327,7 +327,7 @@ def _import(target: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # whatever the module raises
         raise ImportError(f"cannot import {module_name}: {type(error).__name__}: {error}") from error
     found: Any = module
     for part in function_name.split("."):

@@ -1,4 +1,4 @@
-"""The sweep: many runs at rates on a logarithmic grid, with several seeds, and the rate that does best."""
+"""The sweep: runs at a logarithmic grid of rates with several seeds, to find the best rate."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 HIGHER_IS_BETTER = ("acc", "auc", "f1", "r2", "precision", "recall")
-"""What names of metrics contain that are to be as high as possible, for mode "auto"; all others are losses."""
+"""In mode "auto", higher is better for metrics whose names contain one of these; for others lower is better."""
 
 TOLERANCE = 0.05
-"""Rates belong to the best region where they do worse than the best by no more than this share of it ..."""
+"""A rate belongs to the best region if its median is worse than the best one by at most this fraction."""
 
 RUNS_FILE, JSON_FILE, CSV_FILE = "runs.jsonl", "sweep.json", "sweep.csv"
 
 RunDone = Callable[[SweepRun, int, int], None]
-"""Called after each run with it, how many are done and how many there are."""
+"""Called after each run with the run, the number of runs done, and the total number."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """All runs of a sweep, and what they say.
+    """The result of `sweep`: all runs and their evaluation.
 
     Attributes
     ----------
     name, optimizer: str
-        What was trained, by what; "" where a training function uses an optimizer of its own.
+        What was trained, and the optimizer; "" if a training function uses its own.
     metric: str
-        By which rates are compared.
+        The metric that rates are compared by.
     mode: "min" or "max"
         Whether a low or a high metric is good.
     runs: tuple of SweepRun
-        In the order of rates and seeds.
+        Ordered by rate and seed.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Sweep:
 
     @property
     def points(self) -> tuple[RatePoint, ...]:
-        """The runs of each rate taken together."""
+        """The results at each rate."""
         rates = sorted({run.lr for run in self.runs})
         return tuple(
             RatePoint.of(rate, [run for run in self.runs if run.lr == rate], self.metric, self.mode) for rate in rates
@@ -63,17 +63,17 @@ class Sweep:
 
     @property
     def best(self) -> RatePoint | None:
-        """The rate with the best median, of those at which runs completed and none diverged; None if there is none."""
+        """The rate with the best median among those where runs completed and none diverged; None if there is none."""
         sign = 1 if self.mode == "min" else -1
         candidates = [point for point in self.points if point.completed and not point.diverged]
         return min(candidates, key=lambda point: sign * point.median, default=None)
 
     @property
     def region(self) -> tuple[float, float] | None:
-        """From the lowest to the highest rate around the best that do about as well.
+        """The lowest and the highest rate of the region around the best rate that is about as good.
 
-        Neighbours count whose median is no worse than the best's worst seed, or than the best's median by 5 %, and of
-        which no run diverged.
+        It contains adjacent rates without diverged runs whose median is no worse than the worst seed at the best rate,
+        or at most 5 % worse than the median there.
         """
         best = self.best
         if best is None:
@@ -92,7 +92,7 @@ class Sweep:
 
     @property
     def edge(self) -> str:
-        """At which end of the grid the best rate is, "lowest" or "highest": better ones may lie beyond it; else ""."""
+        """The end of the grid at which the best rate lies, "lowest" or "highest" (better may lie beyond), or ""."""
         if self.best is None:
             return ""
         if self.best.lr == self.points[0].lr:
@@ -101,7 +101,7 @@ class Sweep:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know, in sentences."""
+        """Remarks on the result, in sentences."""
         notes = []
         failed = [run for run in self.runs if run.status == FAILED]
         if self.best is None:
@@ -116,7 +116,7 @@ class Sweep:
         return tuple(notes)
 
     def to_json(self) -> str:
-        """Everything as a JSON object; what is NaN or infinite is null."""
+        """Everything as a JSON object, with null for NaN and infinity."""
         values = {
             "name": self.name,
             "optimizer": self.optimizer,
@@ -132,17 +132,17 @@ class Sweep:
         return json.dumps(finite_or_none(values), indent=2, allow_nan=False)
 
     def table(self) -> Table:
-        """One row for each rate, for a terminal; needs rich."""
+        """A table with one row per rate, for a terminal; needs rich."""
         from .tables import sweep_table
 
         title = f"{self.title}, {self.metric} of the last epoch"
         return sweep_table(title, self.points, self.best, self.region)
 
     def plot(self, path: str | Path) -> Path:
-        """Draw the metric over the rate as PNG, SVG or PDF by the name of the file; needs matplotlib.
+        """Draw the metric over the rate to a PNG, SVG or PDF file; needs matplotlib.
 
-        The line is the median over the seeds, the band their spread, dots are runs, crosses at the top runs that
-        diverged; the best region is shaded.
+        The line is the median over the seeds, and the band their spread. Dots are runs, crosses at the top diverged
+        runs. The best region is shaded.
         """
         from .plots import plot_sweep, save
 
@@ -155,7 +155,7 @@ class Sweep:
 
     @property
     def title(self) -> str:
-        """What was trained and by what."""
+        """What was trained, and the optimizer."""
         return ", ".join(filter(None, [self.name, self.optimizer]))
 
 
@@ -177,46 +177,47 @@ def sweep(
     output: str | Path | None = None,
     progress: RunDone | None = None,
 ) -> Sweep:
-    """Train from the start at each rate of a grid, with several seeds, in parallel, and compare what came of it.
+    """Train from the start at each rate of a grid, with several seeds, in parallel, and compare the results.
 
-    A run that diverges is a result; one that raises an error, or whose process dies, is a failed run, and the others go
-    on. In a script, call it within `if __name__ == "__main__":`, as everything that starts processes.
+    Divergence is a valid result. If a run raises an error, or its process dies, that run has failed, and the others
+    continue. In a script, call this within `if __name__ == "__main__":`, since it starts processes.
 
     Parameters
     ----------
     target: function or str
-        A function that makes a problem, a training function, or a name of these (see `load_source`). A training
-        function is the simplest: `train(lr, seed)` that returns the final loss, a dict of metrics, or an iterable of a
+        A function that makes a problem, a training function, or the name of one (see `load_source`). A training
+        function is the simplest: `train(lr, seed)` returns the final loss, a dict of metrics, or an iterable with a
         dict for each epoch. The metrics of the last epoch count.
     min_lr, max_lr: float, per step
-        The lowest rate and the highest, by default 1e-5 and 1.
+        The lowest and the highest rate, by default 1e-5 and 1.
     points: int
-        How many rates, evenly spaced in log(lr); at least 2. The default, 11, has two in each factor of ten.
+        The number of rates, evenly spaced in log(lr), at least 2. The default, 11, has two per factor of ten.
     rates: sequence of floats, optional
-        The rates themselves, in place of the three above.
+        The rates, in place of the three arguments above.
     seeds: int or sequence of ints
-        How many, from 0, or which.
+        The number of seeds, starting from 0, or the seeds.
     optimizer: str or callable, default "Adam"
         See `choose_optimizer`.
     hyperparameters: dict, optional
-        Its further arguments.
+        Further arguments of the optimizer.
     epochs: int, optional
-        How often to go through the data; by default the problem's or the function's own.
+        The number of epochs; by default that of the problem or function.
     metric: str, optional
-        By default "val_loss" if there is one, else "loss".
+        The metric to compare by; default "val_loss" if there is one, else "loss".
     mode: "auto", "min" or "max"
-        Whether a low or a high metric is good; "auto" takes names with acc, auc, f1, r2, precision or recall as high.
+        Whether lower or higher metrics are better; "auto" is "max" for names with
+        acc, auc, f1, r2, precision or recall.
     workers: int, optional
-        How many processes, each with one thread; by default `fastopt.get_num_threads()`. 0 runs everything in this
-        process, without protection from one that ends it. Results do not depend on it.
+        The number of processes, each with one thread; default `fastopt.get_num_threads()`. 0 runs everything in this
+        process, without protection from code that ends it. The results do not depend on it.
     refine: int
-        So many more rates between the best one's neighbours, in a second phase.
+        The number of further rates between the neighbours of the best one, in a second phase.
     output: path, optional
-        A folder. Each finished run is appended to its runs.jsonl at once; a sweep that was killed, or that is now given
-        more rates or seeds, goes on with what is there, and repeats what failed. At the end, or when interrupted,
-        sweep.json and sweep.csv are written.
+        A folder. Each finished run is appended to its runs.jsonl at once. A sweep that was killed, or that now has more
+        rates or seeds, reuses these runs and repeats failed ones. sweep.json and sweep.csv are written at the end, also
+        after an interrupt.
     progress: callable, optional
-        Called with each finished run, how many are done and how many there are.
+        Called with each finished run, the number of runs done, and the total number.
 
     Returns
     -------
@@ -225,13 +226,13 @@ def sweep(
     Raises
     ------
     TypeError, ValueError
-        An argument is not usable; nothing has been run. Or the metric is none of those that the first run returned.
+        An argument is not usable, and nothing has run; or the first run did not return the metric.
     OtherConfigurationError
-        The folder holds runs of another problem, optimizer or number of epochs.
+        The folder has runs of another problem, optimizer or number of epochs.
 
     Notes
     -----
-    Whether the code of a training function has changed since earlier runs is not known here: delete the folder then.
+    Changes in the code of a training function are not detected: delete the folder after one.
 
     Examples
     --------
@@ -259,7 +260,7 @@ def sweep(
 
 
 def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = None) -> Sweep:
-    """Run what is not there yet; see `sweep`."""
+    """Do the runs that are not in the folder yet; see `sweep`."""
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     runs: dict[tuple[float, int], SweepRun] = {}
@@ -276,9 +277,7 @@ def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = 
                     total += len(finer) * len(plan.seeds)
                 jobs = plan.jobs(rates)
                 for run in _results(plan, [job for job in jobs if (job.lr, job.seed) not in runs]):
-                    runs[run.key] = (
-                        run  # first, so that what is in the file is in the summary, too, when an interrupt comes
-                    )
+                    runs[run.key] = run  # first: an interrupt must not leave a run in the file but not in the summary
                     append(run)
                     if run.status == COMPLETED:
                         _choose_metric(plan, [run])
@@ -287,7 +286,7 @@ def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = 
             return _summary(plan, runs, rates)
         finally:
             if output is not None and runs:
-                with contextlib.suppress(ValueError):  # an unknown metric is being reported
+                with contextlib.suppress(ValueError):  # an unknown metric is already being reported
                     found = _summary(plan, runs, rates)
                     write_file(output / JSON_FILE, found.to_json() + "\n")
                     write_csv(output / CSV_FILE, found.runs)
@@ -308,7 +307,7 @@ def _results(plan: Plan, jobs: Sequence[Job]) -> Iterator[SweepRun]:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep BLAS to one thread in this process, so that sums are added in the same order as in workers."""
+    """Limit BLAS to one thread in this process, so that it adds in the same order as in workers."""
     try:
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     except ModuleNotFoundError:
@@ -319,12 +318,12 @@ def _one_thread() -> Iterator[None]:
 
 
 def _choose_metric(plan: Plan, runs: Sequence[SweepRun]) -> str:
-    """The metric to compare by.
+    """The metric to compare rates by.
 
     Raises
     ------
     ValueError
-        A completed run has it not.
+        A completed run does not have it.
     """
     shared = [name for name in metric_names(runs) if all(name in run.metrics for run in runs)]
     metric = plan.metric
@@ -342,7 +341,7 @@ def _choose_metric(plan: Plan, runs: Sequence[SweepRun]) -> str:
 
 
 def _summary(plan: Plan, runs: Mapping[tuple[float, int], SweepRun], rates: Sequence[float]) -> Sweep:
-    """What the runs at these rates, with the plan's seeds, say."""
+    """The sweep's result from the runs at these rates."""
     chosen = [runs[key] for key in ((rate, seed) for rate in sorted(rates) for seed in plan.seeds) if key in runs]
     metric = _choose_metric(plan, [run for run in chosen if run.status == COMPLETED])
     mode = plan.mode
@@ -352,7 +351,7 @@ def _summary(plan: Plan, runs: Mapping[tuple[float, int], SweepRun], rates: Sequ
 
 
 def refined_rates(coarse: Sweep, count: int) -> list[float]:
-    """So many rates between the best one's neighbours, without those that were tried."""
+    """New rates between the neighbours of the best one."""
     if coarse.best is None:
         return []
     rates = [point.lr for point in coarse.points]

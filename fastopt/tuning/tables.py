@@ -1,4 +1,4 @@
-"""What the three commands show in a terminal, as tables of rich."""
+"""The tables of the three commands in a terminal, made with rich."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from .histories import History
 from .runs import RatePoint
 
 SHOWN = 20
-"""Longer tables leave rows out."""
+"""The maximum number of rows; longer tables leave some out."""
 
 
 def new_table(title: str, *columns: str) -> Table:
-    # As wide as the title, which would else be broken to the width of the columns.
+    # At least as wide as the title, which would otherwise wrap.
     width = min(len(title), 78)
     made = Table(title=escape(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, min_width=width)
     for column in columns:
-        made.add_column(escape(column), justify="right", overflow="fold")  # rather on two lines than cut off
+        made.add_column(escape(column), justify="right", overflow="fold")  # wrap instead of truncating
     return made
 
 
@@ -45,7 +45,7 @@ def history_table(title: str, history: History) -> Table:
 
 
 def spread(count: int) -> list[int]:
-    """Which of so many rows to show: all of a few, else some evenly from first to last."""
+    """The indices of the rows to show: all, or if there are more than `SHOWN`, an even selection from first to last."""
     if count <= SHOWN:
         return list(range(count))
     return sorted({round(index * (count - 1) / (SHOWN - 1)) for index in range(SHOWN)})

@@ -155,7 +155,7 @@ def test_missing_package(folder: Path, name: str) -> None:
     distribution, extra = cli.EXTRA[name]
     assert (
         result.stderr
-        == f"fastopt: error: {distribution} is not installed: `pip install 'fastopt[{extra}]'` brings it\n"
+        == f"fastopt: error: {distribution} is not installed: `pip install 'fastopt[{extra}]'` installs it\n"
     )
 
 

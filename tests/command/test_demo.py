@@ -189,7 +189,7 @@ def test_missing_extra(folder: Path, package: str) -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 1
-    assert result.stderr == f"fastopt: error: {package} is not installed: `pip install 'fastopt[cli]'` brings it\n"
+    assert result.stderr == f"fastopt: error: {package} is not installed: `pip install 'fastopt[cli]'` installs it\n"
 
 
 def test_interruption(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
 
+from fastopt.command import arguments, tuning_arguments
 from fastopt.command import main as cli
-from fastopt.command import tuning as commands
 
 USERS_MODULE = """
 import os, signal, time
@@ -406,7 +406,7 @@ def test_help_has_examples_and_all_problems(name: str, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("name", ["diagnose", "range-test", "sweep"])
 def test_the_code_in_help_runs(name: str, folder: Path) -> None:
-    lines = commands.PROBLEM_CODE.format(begin="").splitlines()[2:]
+    lines = tuning_arguments.PROBLEM_CODE.format(begin="").splitlines()[2:]
     (folder / "copied.py").write_text("import numpy as np\n" + "\n".join(line[6:] for line in lines))
     options = {"sweep": ["--workers", "0", "--seeds", "1", "--points", "3"]}
     assert cli.main([name, "copied:Line", *options.get(name, [])]) == 0
@@ -435,7 +435,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_settings(words: str, value: tuple[str, object]) -> None:
-    assert commands.setting(words) == value
+    assert arguments.setting(words) == value
 
 
 @pytest.mark.parametrize("package", ["rich", "matplotlib", "sklearn"])
@@ -447,7 +447,7 @@ def test_missing_extra(folder: Path, package: str) -> None:
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 1
     name = {"sklearn": "scikit-learn"}.get(package, package)
-    assert result.stderr == f"fastopt: error: {name} is not installed: `pip install 'fastopt[cli]'` brings it\n"
+    assert result.stderr == f"fastopt: error: {name} is not installed: `pip install 'fastopt[cli]'` installs it\n"
 
 
 def test_nothing_of_it_is_loaded_by_others(folder: Path) -> None:
