@@ -8,6 +8,7 @@ only (a power is not correctly rounded). No branches, no loops, no attributes: a
 from __future__ import annotations
 
 import ast
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +34,7 @@ class Function:
     returns: tuple[ast.expr, ...]
     keywords: tuple[str, ...] = ()  # those of the arguments that are keyword-only
 
-    @property
+    @functools.cached_property
     def returned_names(self) -> tuple[str, ...]:
         """The variables handed back; empty when an expression is."""
         if all(isinstance(node, ast.Name) for node in self.returns):

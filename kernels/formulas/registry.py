@@ -146,12 +146,16 @@ def coefficient_function(name: str) -> Function:
 
 def functions_of_coefficients(name: str) -> tuple[Function, ...]:
     """A coefficient function, built in or custom, last, and before it what it calls, callees first."""
-    if name in CUSTOM_RULES:
-        return CUSTOM_RULES[name].coefficients
+    return CUSTOM_RULES[name].coefficients if name in CUSTOM_RULES else _built_in_coefficients(name)
+
+
+@functools.cache
+def _built_in_coefficients(name: str) -> tuple[Function, ...]:
     known = coefficient_functions()
     return (*called_functions(known[name], known), known[name])
 
 
+@functools.cache
 def functions_of_sum(name: str) -> tuple[Function, ...]:
     """The term of a sum, last, and before it what it calls, callees first."""
     known = sum_functions()

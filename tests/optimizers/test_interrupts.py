@@ -111,6 +111,13 @@ def all_of(optimizer: fastopt.Optimizer) -> list[bytes]:
     return found + snapshot(optimizer)
 
 
+def step_all(optimizer: fastopt.Optimizer) -> None:
+    if len(optimizer.param_groups) == 1:
+        step(optimizer)
+    else:
+        optimizer.step([GRADIENTS, np.ones(2)])
+
+
 def interrupted_at(place: int, function: Callable[[], Any]) -> KeyboardInterrupt | None:
     """Call it, and raise at the so-many-th place where Python looks for signals; the exception, or None at its end."""
     seen = 0
@@ -134,27 +141,29 @@ def interrupted_at(place: int, function: Callable[[], Any]) -> KeyboardInterrupt
 @pytest.mark.parametrize("backend", ["cython", "reference"])  # Both engines.
 @pytest.mark.parametrize("action", ACTIONS)
 def test_an_interrupt_anywhere_leaves_all_or_nothing(backend: str, action: str) -> None:
+    """Takes long where an action makes a new engine: over a thousand places, each with an optimizer of its own."""
     prepare, interrupted = ACTIONS[action]
+    optimizers = {name: start(backend, **OPTIONS.get(action, {})) for name in ("before", "after")}
+    for each in optimizers.values():
+        prepare(each)
+    interrupted(optimizers["after"])
+    whole = {name: all_of(each) for name, each in optimizers.items()}
+    for each in optimizers.values():
+        step_all(each)
+    stepped = {name: all_of(each) for name, each in optimizers.items()}
     place, tiny = 0, np.array([np.finfo(np.float32).tiny])
     error_state = np.geterr()
     while True:
         place += 1
-        optimizer, before, after = (start(backend, **OPTIONS.get(action, {})) for _ in range(3))
-        for each in (optimizer, before, after):
-            prepare(each)
-        interrupted(after)
+        optimizer = start(backend, **OPTIONS.get(action, {}))
+        prepare(optimizer)
         # While the exception lives, so do its frames: nothing can be left to a generator that is closed with them.
         error = interrupted_at(place, functools.partial(interrupted, optimizer))
         assert (np.geterr(), (tiny / 2)[0] != 0) == (error_state, True), place
-        now, then, earlier = map(all_of, (optimizer, after, before))
-        assert now in (then, earlier), place
-        twin = after if now == then else before
-        for each in (optimizer, twin):
-            if len(each.param_groups) == 1:
-                step(each)
-            else:
-                each.step([GRADIENTS, np.ones(2)])
-        assert all_of(optimizer) == all_of(twin), place
+        now = all_of(optimizer)
+        assert now in whole.values(), place
+        step_all(optimizer)
+        assert all_of(optimizer) == stepped["after" if now == whole["after"] else "before"], place
         if error is None:
             break
     assert place > 2
@@ -250,8 +259,10 @@ def test_signals_at_random_moments_leave_whole_steps(backend: str, size: int, lo
     numbers = [number for number, count in SIGNALS.items() for _ in range(count)]
     moments = random.Random(1)
     code = f"import test_interrupts\ntest_interrupts.be_interrupted({backend!r}, {size})"
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": str(here.parent)}  # of what this file imports
     with subprocess.Popen(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code], cwd=here, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as child:
         watchdog = threading.Timer(120, child.kill)
         watchdog.start()
