@@ -14,13 +14,15 @@ import numpy as np
 
 import fastopt
 
+TESTS = Path(__file__).parent
+
 
 def in_a_fresh_process(code: str, **environment: str) -> str:
-    """Run a program in this folder; what it printed. What hangs is killed, with all its children."""
+    """Run a program that can import the tests; what it printed. What hangs is killed, with all its children."""
+    path = os.pathsep.join(each for each in sys.path if Path(each).is_relative_to(TESTS))
     child = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", code],
-        cwd=Path(__file__).parent,
-        env={**os.environ, **environment},
+        env={**os.environ, "PYTHONPATH": path, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
