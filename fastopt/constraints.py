@@ -11,6 +11,7 @@ single row. With `per="param"` the constraint applies to the whole parameter. A 
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -51,6 +52,12 @@ class Constraint:
     """Constraints on rows have `row`; element-wise ones have `numbers`."""
 
     row: ClassVar[RowKind | None] = None
+    per: Per
+
+    @property
+    def structure(self) -> Hashable:
+        """All but the numbers: two constraints of the same structure are computed by the same operations."""
+        return "elements" if self.row is None else (self.row, self.per)
 
     def numbers(self) -> dict[str, float]:
         return {}
