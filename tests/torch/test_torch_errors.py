@@ -154,9 +154,7 @@ def test_zeroing_needs_gradients_that_lie_as_their_parameters(name: str) -> None
     set_gradients(params, 0)
     params[1].grad = torch.ones(3, 4).t()
     before = snapshot(optimizer)
-    with pytest.raises(
-        ValueError, match=r"zero_grads=True needs gradients.*the gradient of params\[1\] has strides \(1, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"zero_grads=True needs.*the gradient of params\[1\] has strides \(1, 4\)"):
         optimizer.step()
     assert snapshot(optimizer) == before
     params[1].grad = params[0].grad.view(4, 3)  # type: ignore[union-attr]

@@ -11,19 +11,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import fastopt.torch  # noqa: E402
-from fastopt.kernels import native  # noqa: E402
+from fastopt.torch.stepping import native_walk  # noqa: E402
 from fastopt.torch.stepping.device_walk import DeviceWalk  # noqa: E402
-from fastopt.torch.stepping.found import Found  # noqa: E402
 from fastopt.torch.stepping.walks import ArrayWalk, TensorWalk  # noqa: E402
 
 BACKENDS = ("cython", "numba", "reference")
 
 
-def test_the_codes_of_the_native_walk() -> None:
-    assert {name.upper(): code for name, code in native.FOUND.items()} == dict(Found.__members__)
-
-
-@pytest.mark.parametrize("walk", [native.Tensors, ArrayWalk, DeviceWalk], ids=lambda walk: walk.__name__)
+@pytest.mark.parametrize("walk", [native_walk.Tensors, ArrayWalk, DeviceWalk], ids=lambda walk: walk.__name__)
 @pytest.mark.parametrize("method", ["look", "step", "set_values"])
 def test_each_walk_takes_what_the_protocol_says(walk: type, method: str) -> None:
     def parameters(function: object) -> list[tuple[str, bool]]:
