@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar, cast
 
-from ..checks import at_least_zero, flag, one_of, whole_number
+from ..checks import at_least_zero, one_of
+from .fields import RATE, checked_by, sequence_of, steps_or_none
 
 Per = Literal["step", "epoch"]
 Function = Callable[[Any], float]
@@ -44,67 +44,6 @@ def njit(function: F) -> F:
     if getattr(function, "__closure__", None) is None:
         return cast(F, _compiled_once(function))
     return cast(F, _compiled(function))
-
-
-# --- checks: (name, value) -> the value as it is kept --------------------------------------------------------------
-
-
-def at_least_zero_or_none(name: str, value: Any) -> float | None:
-    return None if value is None else at_least_zero(name, value)
-
-
-def steps(name: str, value: Any) -> int:
-    return whole_number(name, value, least=1)
-
-
-def steps_or_none(name: str, value: Any) -> int | None:
-    return None if value is None else steps(name, value)
-
-
-def steps_or_zero(name: str, value: Any) -> int:
-    return whole_number(name, value, least=0)
-
-
-def sequence_of(check: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
-    def check_each(name: str, value: Any) -> tuple[Any, ...]:
-        if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__iter__"):
-            raise TypeError(f"{name} must be a sequence, got {value!r}")
-        return tuple(check(f"{name}[{index}]", each) for index, each in enumerate(value))
-
-    return check_each
-
-
-def increasing(check: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
-    check_each = sequence_of(check)
-
-    def check_order(name: str, value: Any) -> tuple[Any, ...]:
-        checked = check_each(name, value)
-        if any(later <= earlier for earlier, later in itertools.pairwise(checked)):
-            raise ValueError(f"{name} must be increasing, got {value!r}")
-        return checked
-
-    return check_order
-
-
-def check_function(name: str, value: Any) -> Any:
-    if not callable(value):
-        raise TypeError(f"{name} must be a function, got {value!r}")
-    return value
-
-
-def check_function_or_none(name: str, value: Any) -> Any:
-    return None if value is None else check_function(name, value)
-
-
-def checked_by(check: Callable[[str, Any], Any]) -> dict[str, Any]:
-    """The metadata of a dataclass field that this function checks and converts."""
-    return {"check": check}
-
-
-RATE = checked_by(at_least_zero)
-STEPS = checked_by(steps)
-STEPS_OR_ZERO = checked_by(steps_or_zero)
-FLAG = checked_by(flag)
 
 
 def check_step(step: Any) -> int:

@@ -7,25 +7,10 @@ from dataclasses import dataclass, field
 from typing import Literal, cast
 
 from ..checks import at_least_zero, one_of
-from .base import (
-    RATE,
-    STEPS,
-    Compile,
-    CountingSchedule,
-    Function,
-    Per,
-    Schedule,
-    check_function,
-    checked_by,
-    increasing,
-    plain,
-    schedule_or_number,
-    sequence_of,
-    steps,
-    steps_or_zero,
-)
+from .base import Compile, CountingSchedule, Function, Per, Schedule, plain, schedule_or_number
 from .curves import between
 from .decays import CosineDecay, InverseTimeDecay, PolynomialDecay
+from .fields import RATE, STEPS, check_function, checked_by, increasing, sequence_of, steps, steps_or_zero
 
 
 @dataclass(frozen=True, repr=False)

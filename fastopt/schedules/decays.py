@@ -5,18 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from .base import (
-    FLAG,
-    RATE,
-    STEPS,
-    STEPS_OR_ZERO,
-    Compile,
-    CountingSchedule,
-    Function,
-    at_least_zero_or_none,
-    checked_by,
-)
+from .base import Compile, CountingSchedule, Function
 from .curves import LARGEST, between, half_cosine, power
+from .fields import FLAG, RATE, STEPS, STEPS_OR_ZERO, at_least_zero_or_none, checked_by
 
 
 @dataclass(frozen=True, repr=False)

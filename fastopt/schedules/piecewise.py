@@ -7,21 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..checks import above_zero, at_least_zero, one_of
-from .base import (
-    RATE,
-    STEPS,
-    Compile,
-    CountingSchedule,
-    Function,
-    Per,
-    check_function_or_none,
-    checked_by,
-    increasing,
-    sequence_of,
-    steps,
-    steps_or_none,
-)
+from .base import Compile, CountingSchedule, Function, Per
 from .curves import SHAPES, between, count_at_most, power
+from .fields import RATE, STEPS, check_function_or_none, checked_by, increasing, sequence_of, steps, steps_or_none
 
 RATES = checked_by(sequence_of(at_least_zero))
 
