@@ -10,6 +10,7 @@ With `per="param"` the whole parameter is one. A projection and a prox that both
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
@@ -50,6 +51,12 @@ class Constraint:
     """`row` says how rows are computed; without it, elements are taken one by one, with these `numbers`."""
 
     row: ClassVar[RowKind | None] = None
+    per: Per
+
+    @property
+    def structure(self) -> Hashable:
+        """All but the numbers: two constraints of the same structure are computed by the same operations."""
+        return "elements" if self.row is None else (self.row, self.per)
 
     def numbers(self) -> dict[str, float]:
         return {}

@@ -65,6 +65,8 @@ class Backend:
     """Calls a loop of one stream on each of these arrays, given its coefficients and at most so many threads."""
     memory: Memory = host_memory
     """Where its arrays are."""
+    on_device: bool = False
+    """Whether its steps run on a device, on the engine's `stream`."""
 
 
 @functools.cache
@@ -178,6 +180,7 @@ def _cuda() -> Backend:
         arrays.add_up_arrays,
         arrays.change_arrays,
         memory,
+        on_device=True,
     )
 
 

@@ -47,7 +47,7 @@ def carrying_in(optimizer: str, dtype: torch.dtype) -> AbstractContextManager[No
     NAdam's `mu_product` is one: fastopt keeps it in float64, torch in its default dtype, which rounds it in each step.
     A test that compares the two to more digits than float32 has, or with NumPy's optimizers, asks for float64.
     """
-    return default_dtype(dtype) if SPECS[optimizer].keeps_mu_product else nullcontext()
+    return default_dtype(dtype) if SPECS[optimizer].carried else nullcontext()
 
 
 def torch_options(options: dict[str, Any], name: str) -> dict[str, Any]:

@@ -10,48 +10,30 @@ import ast
 import copy
 import math
 import operator
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from ..kernels.formulas import registry
 from ..kernels.formulas.dialect import Function
 from . import conventions
 from .specs import SPECS, Spec
 
-if TYPE_CHECKING:
-    from ..optimizers.base import Optimizer
-
 Lines = list[tuple[str, ast.expr]]
 """Assignments: (name, expression)."""
 
-AROUND: dict[str, str] = {
-    "grad_scale": "grad is divided by {value:g}",
-    "accumulate_steps": "grad is the mean over {value} calls of step()",
-    "max_grad_norm": "grad is scaled so that all gradients together have a norm of at most {value:g}",
-    "clip_norm": "grad is scaled so that it has a norm of at most {value:g}",
-    "clip_value": "grad is limited to [-{value:g}, {value:g}]",
-}
-"""What is done before the update, by option."""
-
-AFTER: dict[str, str] = {
-    "ema_decay": "param_average = {value:g} * param_average + {rest:g} * param, and = param in the first step",
-    "ema_overwrite_frequency": "param = param_average in every step that {value} divides",
-    "prox": "proximal step: {value!r}",
-    "projection": "projection: {value!r}",
-}
-"""And after it."""
+Words = tuple[Sequence[str], Sequence[str]]
+"""Lines for what is done before and after the update."""
 
 
-def description(optimizer: Optimizer) -> str:
-    """See `Optimizer.describe`."""
-    spec, options = optimizer.spec, optimizer._options
+def description(spec: Spec, groups: Sequence[Mapping[str, Any]], around: Sequence[Words]) -> str:
+    """See `Optimizer.describe`; `around` says for each group what options do around the update."""
     lines = [_title(spec)]
-    for index, group in enumerate(optimizer.param_groups):
-        if len(optimizer.param_groups) > 1:
+    for index, (group, words) in enumerate(zip(groups, around, strict=True)):
+        if len(groups) > 1:
             lines.append(f"\nGroup {index}:")
         values = {name: group[name] for name in spec.defaults}
         lines.append("  " + ", ".join(f"{name}={value!r}" for name, value in values.items()))
-        lines += _group_lines(spec, values, {**options, **group})
+        lines += _group_lines(spec, values, words)
     torchs = spec.defaults if spec.custom else SPECS[spec.name].defaults
     differing = {name: value for name, value in spec.defaults.items() if name in torchs and value != torchs[name]}
     if differing:
@@ -69,13 +51,12 @@ def _title(spec: Spec) -> str:
     return f"{spec.name}, the arithmetic of {conventions.FRAMEWORKS[spec.convention]}: {called}"
 
 
-def _group_lines(spec: Spec, values: Mapping[str, Any], options: Mapping[str, Any]) -> list[str]:
+def _group_lines(spec: Spec, values: Mapping[str, Any], around: Words) -> list[str]:
     starts = [f"{name} = {_start(spec, values, name)}" for name in _states(spec, values)]
     lines = ["Before the first step: " + ", ".join(starts)] if starts else []
     lines.append("Step t = 1, 2, 3, ...:")
-    lines += [f"    {each}" for each in _around(AROUND, options)]
-    lines += [f"    {each}" for each in update_lines(spec, values)]
-    lines += [f"    {each}" for each in _around(AFTER, options)]
+    before, after = around
+    lines += [f"    {each}" for each in (*before, *update_lines(spec, values), *after)]
     return lines + _torch_lines(spec, values)
 
 
@@ -125,13 +106,6 @@ def _start(spec: Spec, values: Mapping[str, Any], name: str) -> str:
     source = spec.carried.get(name, spec.initial.get(name, 0.0))
     value = values[source] if isinstance(source, str) else source
     return repr(value) if callable(value) else _text(ast.Constant(value))
-
-
-def _around(table: Mapping[str, str], options: Mapping[str, Any]) -> Iterable[str]:
-    for name, text in table.items():
-        value = options.get(name)
-        if value is not None and not (name in ("grad_scale", "accumulate_steps") and value == 1):
-            yield text.format(value=value, rest=1 - value if isinstance(value, float) else 0)
 
 
 def update_lines(spec: Spec, values: Mapping[str, Any]) -> list[str]:

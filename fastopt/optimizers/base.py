@@ -1,101 +1,142 @@
-"""The base of all optimizers: what users call."""
+"""The base class of all optimizers: everything that a user can do with one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TextIO
 
 from ..checks import above_zero
-from ..kernels.engine.contract import SegmentRecords, SegmentSettings
-from ..state.groups import ParamGroup, check_key
+from ..definitions import conventions
+from ..definitions.specs import SPECS, Spec
+from ..kernels import backends
+from ..state import state_dicts
+from ..state.arrays import is_device_array
+from ..state.construction import Construction, read_arguments
+from ..state.contents import Contents
+from ..state.gradients import fill_with_zeros
+from ..state.groups import Changes, ParamGroup, check_key
 from ..state.param_settings import ParamSettings, Select, check_values, describe_settings, select_params
-from ..state.param_tree import Layout, read_group
+from ..state.param_tree import read_group
 from ..state.states import StateView
-from ..step.options import GROUP_OPTIONS, positive_or_none
-from ..step.rates import warn_without_effect
-from .averages import AveragingOptimizer
+from ..step.options import GROUP_OPTIONS, Options, positive_or_none, words
+from ..step.rates import current_rate, warn_without_effect
+from .engine_room import EngineRoom
 
 
-class Optimizer(AveragingOptimizer):
-    """What all optimizers share. Use one of its subclasses; their arguments beyond the hyperparameters are:
+class Optimizer:
+    """The base class of all optimizers. Use one of its subclasses, which share these arguments:
 
     Parameters
     ----------
     params: numpy.ndarray, list or dict of them, or list of groups
-        C-contiguous float32 or float64 arrays (all of one dtype, none overlapping), updated in place. A group is a dict
-        with "params" (an array, a list or a dict) and hyperparameters of its own. The arrays are not copied. With
-        `backend="cuda"` or "auto" they can be on a CUDA device: anything with `__cuda_array_interface__`.
+        The parameters, which `step` updates in place: C-contiguous arrays, all float32 or all float64, none
+        overlapping another. They are not copied. A group is a dict with "params" (an array, a list or a dict) and its
+        own hyperparameters. With `backend="cuda"` or "auto", parameters can be on a CUDA device: any object with
+        `__cuda_array_interface__`.
     maximize: bool
-        Step up the gradient, not down.
+        Step up the gradient instead of down.
     grads: as `params`, optional
-        Gradients bound once: `step()` then reads these arrays each time, with the least overhead. None for a parameter
-        that never has one.
+        Gradients to bind once: `step()` then reads these arrays each time, with the least overhead. None for a
+        parameter that never has a gradient.
     grad_scale: float, default 1
-        Gradients are divided by it (times 1 / grad_scale) before anything else: for scaled losses. `opt.grad_scale` can
-        be changed between steps.
+        Gradients are divided by it before anything else, for scaled losses. `opt.grad_scale` can be changed between
+        steps.
     accumulate_steps: int, default 1
-        So many calls of `step` make one update, with the mean of their gradients.
+        Number of `step` calls whose gradients are averaged into one update.
     max_grad_norm: float, optional
-        All gradients together are scaled down to this L2 norm where theirs is larger, as by
-        torch.nn.utils.clip_grad_norm_. The norm is added up in float64 in one pass, `opt.grad_norm` is its last value,
-        and the scale rides in the update: the gradients are not rewritten. `inf` only measures.
+        Gradients are scaled down so that their common L2 norm is at most this, as by torch.nn.utils.clip_grad_norm_.
+        The norm is added up in float64 in one pass over the gradients, and scaling is part of the update: gradients
+        are not rewritten. `opt.grad_norm` is the last norm. `inf` measures without clipping.
     clip_norm: float, optional
-        The same for each parameter by itself. Also an option of a group.
+        The same for the gradient of each parameter by itself. Also an option of a group.
     clip_value: float, optional
-        Each element of the gradient is limited to [-clip_value, clip_value]. Also an option of a group. At most one of
-        the three ways of clipping.
-    nonfinite: "propagate", "skip" or "raise"
-        What a NaN or an infinity in any gradient does, or an element whose square overflows where the optimizer squares
-        it: nothing special, or no update at all, of any group: parameters, states and step counts stay as they are.
-        "skip" counts it (`opt.skipped_steps`, `opt.nonfinite_counts`), "raise" raises a FloatingPointError that says
-        where. It costs one more read of the gradients, and nothing where a norm is taken.
+        Each element of a gradient is limited to [-clip_value, clip_value]. Also an option of a group. Give at most one
+        of the three ways of clipping.
+    nonfinite: "propagate" (default), "skip" or "raise"
+        What a gradient does that is NaN, infinite, or, if the optimizer squares it, too large to be squared.
+        "propagate": it is used like any other. "skip": nothing is updated, no parameter, state or step count; the step
+        is counted in `opt.skipped_steps` and `opt.nonfinite_counts`. "raise": likewise, with a FloatingPointError that
+        names the gradients. Checking reads gradients once more, unless a norm is taken anyway.
     max_consecutive_skips: int, optional
-        With `nonfinite="skip"`: a FloatingPointError when more steps in a row are skipped.
+        With `nonfinite="skip"`: a FloatingPointError is raised when more steps in a row are skipped.
     ema_decay: float, optional
-        Keeps an average of the parameters, in the same pass: average = ema_decay * average + (1 - ema_decay) * p, from
-        the first step on, as Keras does. It is `opt.state[i]["param_average"]`; see `averaged_params`.
+        Keeps an exponential moving average of the parameters, as Keras does from the first step on:
+        average = ema_decay * average + (1 - ema_decay) * p. It is `opt.state[i]["param_average"]`; see
+        `averaged_params`.
     ema_overwrite_frequency: int, optional
-        Every so many steps the parameters are set to their average.
+        Number of steps after which the parameters are set to their average, again and again.
     zero_grads: bool, default False
-        Gradients are zeroed as they are read (and when a step is skipped, not when it raises).
-    projection, prox: see `fastopt.constraints`, optional
-        What parameters are held to after each update, in the same pass. Also options of a group.
-    backend: "auto", "cython", "numba", "reference" or "cuda"
-        What runs the update; those on the processor all give the same bits. "auto" is cython where it was built, else
-        numba; and cuda for parameters on a CUDA device, which nothing else can run: see docs/cuda.md. "reference" is
-        plain NumPy, for checking.
+        Fill gradients with zeros once they have been read, also when the step is skipped, but not when it raises.
+    prox, projection: see `fastopt.constraints`, optional
+        A penalty on the parameters, and a set that they are projected onto, after each update. Also options of a group.
+    backend: "auto" (default), "cython", "numba", "reference" or "cuda"
+        What runs the update. "auto" is "cuda" for parameters on a CUDA device (see docs/cuda.md), otherwise "cython",
+        or "numba" where the compiled module was not built. "reference" is plain NumPy, for checking. All backends on
+        the processor give the same bits.
     n_threads: int, optional
-        At most so many threads; default `fastopt.get_num_threads()`. The bits do not depend on it.
-    convention: "torch", "keras", "tf1", "tf_keras_legacy" or "optax"
-        Whose arithmetic and defaults: PyTorch's, Keras 3's, TensorFlow 1's, legacy Keras', optax'; arguments keep
-        PyTorch's names. See docs/conventions.md, and `describe`.
+        The largest number of threads, `fastopt.get_num_threads()` by default. Results do not depend on it.
+    convention: "torch" (default), "keras", "tf1", "tf_keras_legacy" or "optax"
+        The framework whose arithmetic and defaults are used: PyTorch, Keras 3, TensorFlow 1, legacy Keras or optax.
+        Arguments keep PyTorch's names. See docs/conventions.md and `describe`.
     decay: float, default 0, with `convention="tf_keras_legacy"`
-        The rate is lr / (1 + decay * iterations): per step, and the first step is not decayed.
-    flush_denormals: bool
-        Treat denormals as zero inside a step (the caller's floating-point mode is restored). Without it, the moments of
-        parameters with zero gradients decay to denormals and make steps up to ten times slower.
+        The rate is lr / (1 + decay * iterations); the first step is not decayed.
+    flush_denormals: bool, default True
+        Treat denormal numbers as zero during a step; the caller's floating-point mode is restored. Otherwise the
+        moments of parameters whose gradients are zero decay to denormals, which make a step up to ten times slower.
 
     Notes
     -----
-    The `lr` of an optimizer or a group is a number, or a function that is called with the number of updates done so
-    far, 0 at first: one of `fastopt.schedules` or your own. It is asked before anything is written, and an error in it
-    changes nothing. `current_lr` is the rate that the next update uses.
+    The `lr` of an optimizer or a group is a number, or a function of the number of updates so far, 0 at first: one of
+    `fastopt.schedules` or your own. The function is called before anything is written, so an error in it changes
+    nothing. `current_lr` is the rate of the next update.
 
-    A step does, in this order (Keras 3's): divide by `grad_scale`, accumulate, clip, weight decay, update, average,
-    `prox`, `projection`, zero the gradients.
+    A step does everything in one pass over memory, in this order, which is that of Keras 3: divide by `grad_scale`,
+    accumulate, clip, decay weights, update, average, `prox`, `projection`, zero the gradients.
 
     Raises
     ------
     TypeError, ValueError
-        An argument is not usable; the message names it, its value and what was expected. Nothing has been changed.
+        An argument is not usable. The message names it, its value, and what was expected. Nothing has been changed.
     """
+
+    spec: Spec
+    """Which optimizer this is, under its convention; for a class, under PyTorch's."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.__name__ in SPECS and "spec" not in cls.__dict__:
+            cls.spec = SPECS[cls.__name__]
+
+    def __init__(self, params: Any, defaults: Mapping[str, Any], options: Options) -> None:
+        self._construct(read_arguments(type(self).__name__, self.spec, params, defaults, options))
+        for group in self.param_groups:
+            warn_without_effect(self.spec, group["lr"])
+
+    def _construct(self, given: Construction) -> None:
+        options, defaults = given.options, given.defaults
+        self.spec = spec = conventions.under(type(self).spec, options["convention"])
+        backend = backends.load(backend_of(options["backend"], given.groups), spec.custom)
+        of_groups = {name: defaults[name] for name in GROUP_OPTIONS if name in defaults}
+        self.defaults = {**spec.convert({**spec.defaults, **defaults}), **of_groups}
+        changes = Changes(options["max_grad_norm"])
+        groups = [ParamGroup(spec, params, values, changes) for params, values in given.groups]
+        contents = Contents.new(spec, options, given.tree, groups, backend.memory, given.gradients)
+        self._room = EngineRoom(backend, contents, changes)
+
+    @property
+    def _contents(self) -> Contents:
+        return self._room.contents
+
+    # --- steps ------------------------------------------------------------------------------------------------------
 
     def step(self, grads: Any = None) -> None:
         """Update every parameter that has a gradient, in place.
 
-        One native call over all parameters, on as many threads as pay; the GIL is released. Parameters whose gradient
-        is None are left as they are, step count included.
+        One native call updates all parameters, with the GIL released, on as many threads as make it faster. Parameters
+        whose gradient is None are left as they are, step count included.
 
         Parameters
         ----------
@@ -108,12 +149,13 @@ class Optimizer(AveragingOptimizer):
         TypeError, ValueError
             A gradient is not usable. Nothing has been changed.
         RuntimeError
-            Another thread is in the middle of a step of this optimizer, or a parameter's memory was replaced.
+            Another thread is in the middle of a step of this optimizer, or the memory of a parameter was replaced.
         """
-        changes = self._changes
+        room = self._room
+        changes = room.changes
         if changes.pending:
-            self._refresh()
-        engine = self._engine
+            room.refresh()
+        engine = room.engine
         if grads is None:
             if not engine.bound:
                 raise TypeError("step() needs gradients: pass them, or bind them with grads= at construction")
@@ -124,125 +166,8 @@ class Optimizer(AveragingOptimizer):
         else:
             if engine.bound:
                 raise TypeError("gradients are bound to this optimizer; call step() without any")
-            leaves = self._layout.flatten(grads)
-        engine.step(leaves, self._set_rates if changes.rates else None)
-
-    # --- options that can change ------------------------------------------------------------------------------------
-
-    @property
-    def grad_scale(self) -> float:
-        """What gradients are divided by; an assignment counts from the next step."""
-        scale: float = self._options["grad_scale"]
-        return scale
-
-    @grad_scale.setter
-    def grad_scale(self, value: float) -> None:
-        self._options["grad_scale"] = above_zero("grad_scale", value)
-        self._changes.pending = True
-
-    @property
-    def max_grad_norm(self) -> float | None:
-        """The largest norm of all gradients together. It can be changed between steps, not turned on or off."""
-        norm: float | None = self._options["max_grad_norm"]
-        return norm
-
-    @max_grad_norm.setter
-    def max_grad_norm(self, value: float) -> None:
-        norm = positive_or_none("max_grad_norm", value)
-        if (norm is None) != (self.max_grad_norm is None):
-            raise ValueError(
-                f"max_grad_norm cannot be turned on or off after construction (it is {self.max_grad_norm!r}), "
-                f"got {value!r}; construct with max_grad_norm=math.inf to measure without clipping"
-            )
-        self._options["max_grad_norm"] = self._changes.max_grad_norm = norm
-        self._changes.pending = True
-
-    # --- what a step found ------------------------------------------------------------------------------------------
-
-    @property
-    def grad_norm(self) -> float:
-        """The norm of all gradients, after division by `grad_scale`, in the last update; NaN before, and without
-        `max_grad_norm`."""
-        self._engine.fetch()
-        return float(self._progress.grad_norm[0])
-
-    @property
-    def skipped_steps(self) -> int:
-        """How many steps were skipped because of gradients that are not finite, with `nonfinite="skip"`."""
-        self._engine.fetch()
-        return self._nonfinite.skipped
-
-    @property
-    def consecutive_skips(self) -> int:
-        """How many of them in a row up to now."""
-        self._engine.fetch()
-        return self._nonfinite.consecutive_after(int(self._progress.calls[0]))
-
-    @property
-    def nonfinite_counts(self) -> dict[str, int]:
-        """For the last step that was skipped or raised: which gradients had elements that cannot be used, how many."""
-        self._engine.fetch()
-        return dict(self._nonfinite.counts)
-
-    # --- single parameters ------------------------------------------------------------------------------------------
-
-    @property
-    def segments(self) -> tuple[ParamSettings, ...]:
-        """What holds for each parameter beyond its group: `lr_scale`, `weight_decay`, `frozen`; see `set_segments`."""
-        return describe_settings(self._settings, self._names())
-
-    def set_segments(self, which: Select, *, lr_scale: Any = ..., weight_decay: Any = ..., frozen: Any = ...) -> None:
-        """Set what holds for single parameters; counts from the next step, and the step is still one native call.
-
-        Parameters
-        ----------
-        which: name, position, list of them, mask, or function
-            The key in the dict that parameters were given in, else the position among all parameters; or a bool for
-            each parameter; or a function of (name, array) that returns one.
-        lr_scale: float
-            The group's lr is multiplied by it. At least 0.
-        weight_decay: float or None
-            In place of the group's. None goes back to the group's.
-        frozen: bool
-            Frozen parameters are not updated and not averaged, their gradients not read and not part of a norm.
-
-        Raises
-        ------
-        TypeError, ValueError
-            No parameter is meant, or a value is not usable. Nothing has been changed.
-
-        Notes
-        -----
-        Not saved in state dicts, as nothing is that belongs to construction; pickles and deep copies keep it.
-
-        Examples
-        --------
-        >>> import numpy as np, fastopt
-        >>> opt = fastopt.AdamW({"W": np.ones((2, 2)), "b": np.ones(2)}, weight_decay=0.1)
-        >>> opt.set_segments(lambda name, param: param.ndim < 2, weight_decay=0)
-        >>> [each.weight_decay for each in opt.segments]
-        [None, 0.0]
-        """
-        changes = check_values(lr_scale, weight_decay, frozen)
-        given = [param for group in self._groups for param in group["params"]]
-        positions = select_params(which, self._names(), given)
-        if "weight_decay" in changes and "weight_decay" not in self.spec.defaults:
-            raise ValueError(f"{self.spec.name} has no weight_decay")
-        if "lr_scale" in changes and not self.spec.uses_lr:
-            raise ValueError(f"lr_scale has no effect: lr is not used in the steps of {self.spec.name}")
-
-        def change() -> None:
-            settings = replace(self._settings)
-            for name, value in changes.items():
-                array = getattr(settings, name).copy()
-                array[positions] = value
-                settings = replace(settings, **{name: array})
-            self._settings = settings
-            self._build(self._gradients)
-
-        self._all_or_nothing(change)
-
-    # --- gradients, groups ----------------------------------------------------------------------------------
+            leaves = room.contents.params.tree.flatten(grads)
+        engine.step(leaves, room.set_rates if changes.rates else None)
 
     def zero_grad(self) -> None:
         """Fill the bound gradients with zeros.
@@ -254,21 +179,231 @@ class Optimizer(AveragingOptimizer):
         ValueError
             A bound gradient is read-only.
         """
-        if self._gradients is None:
+        if self._contents.gradients is None:
             raise RuntimeError("zero_grad() needs gradients bound with grads= at construction; there are none")
-        found = map(self._backend.memory.as_array, self._gradients)
-        present = [(index, gradient) for index, gradient in enumerate(found) if gradient is not None]
-        memory = self._backend.memory
-        for index, gradient in present:
-            if not memory.is_writable(gradient):
-                raise ValueError(f"{self._layout.labels('grads')[index]} is read-only; zero_grad() cannot fill it")
-        for _, gradient in present:
-            memory.fill(gradient, 0)
+        fill_with_zeros(self._contents.params, self._contents.gradients)
+
+    def apply_changes(self) -> None:
+        """Take over now what was assigned to `param_groups` and the like, not in the next call of `step`.
+
+        This is for CUDA graphs: replaying a captured step calls no Python that could look at what was assigned. The new
+        values are sent to the device on `stream`. A rate that is a function is called for the next update; for that,
+        the count of updates is fetched from the device.
+
+        Raises
+        ------
+        RuntimeError
+            What was assigned needs other kernels than those that were captured (`amsgrad`, turning a `projection` on),
+            or another thread is in the middle of a step.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.SGD(np.zeros(3), lr=1.0)
+        >>> opt.param_groups[0]["lr"] = 0.5
+        >>> opt.apply_changes()
+        """
+        room = self._room
+        if room.is_scheduled:
+            room.engine.fetch()
+        if room.is_outdated:
+            raise RuntimeError(
+                "apply_changes(): what was assigned changes what a step does, not only its numbers, which a graph that "
+                "was captured before cannot follow; call step(), and capture again"
+            )
+        room.refresh()
+        room.engine.upload()
+
+    @property
+    def iterations(self) -> int:
+        """The number of updates so far: what schedules are functions of.
+
+        Calls that only accumulate gradients and steps that are skipped do not count.
+        """
+        self._room.engine.fetch()
+        return self._room.iterations
+
+    @property
+    def current_lr(self) -> tuple[float, ...]:
+        """For each group the rate of its next update: with the schedule, and with `decay` and `lr_decay`.
+
+        Where the parameters of a group have had different numbers of updates, `lr_decay` counts the largest. The
+        `lr_scale` of single parameters comes on top; see `segments`.
+        """
+        iteration, contents = self.iterations, self._contents
+        counts = [contents.records.steps[span.start : span.stop] for span in contents.params.spans]
+        return tuple(
+            current_rate(self.spec, group, iteration, 1 + int(max(steps, default=0)))
+            for group, steps in zip(contents.groups, counts, strict=True)
+        )
+
+    # --- options that can change, and what steps found ----------------------------------------------------------------
+
+    @property
+    def grad_scale(self) -> float:
+        """The number that gradients are divided by; an assignment counts from the next step."""
+        scale: float = self._contents.options["grad_scale"]
+        return scale
+
+    @grad_scale.setter
+    def grad_scale(self, value: float) -> None:
+        self._contents.options["grad_scale"] = above_zero("grad_scale", value)
+        self._room.changes.pending = True
+
+    @property
+    def max_grad_norm(self) -> float | None:
+        """The largest norm of all gradients together. It can be changed between steps, not turned on or off."""
+        norm: float | None = self._contents.options["max_grad_norm"]
+        return norm
+
+    @max_grad_norm.setter
+    def max_grad_norm(self, value: float) -> None:
+        norm = positive_or_none("max_grad_norm", value)
+        if (norm is None) != (self.max_grad_norm is None):
+            raise ValueError(
+                f"max_grad_norm cannot be turned on or off after construction (it is {self.max_grad_norm!r}), "
+                f"got {value!r}; construct with max_grad_norm=math.inf to measure without clipping"
+            )
+        self._contents.options["max_grad_norm"] = self._room.changes.max_grad_norm = norm
+        self._room.changes.pending = True
+
+    @property
+    def grad_norm(self) -> float:
+        """The norm of all gradients in the last update, after division by `grad_scale`; NaN before the first, and
+        without `max_grad_norm`."""
+        self._room.engine.fetch()
+        return float(self._contents.progress.grad_norm[0])
+
+    @property
+    def skipped_steps(self) -> int:
+        """The number of steps that `nonfinite="skip"` skipped because of their gradients."""
+        self._room.engine.fetch()
+        return self._contents.report.skipped
+
+    @property
+    def consecutive_skips(self) -> int:
+        """The number of steps in a row that were skipped up to now."""
+        self._room.engine.fetch()
+        return self._contents.report.consecutive_after(int(self._contents.progress.calls[0]))
+
+    @property
+    def nonfinite_counts(self) -> dict[str, int]:
+        """For the last step that was skipped or raised, the number of unusable elements in each gradient with some."""
+        self._room.engine.fetch()
+        return dict(self._contents.report.counts)
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that runs this optimizer."""
+        name: str = self._room.backend.name
+        return name
+
+    @property
+    def stream(self) -> Any:
+        """The CUDA stream that steps run on, with `backend="cuda"`; it can be set between steps.
+
+        At first it is 0, the default stream. It can be set to the address of a stream, which is `cuda_stream` of
+        torch.cuda.Stream and `ptr` of cupy.cuda.Stream, to an object with `__cuda_stream__`, or to a Numba stream.
+        Gradients must be complete on that stream, or the stream must wait for them.
+
+        Raises
+        ------
+        AttributeError
+            Steps of this backend do not run on a device.
+        TypeError
+            The value is not a stream.
+        """
+        self._check_has_stream()
+        return self._room.engine.stream
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        self._check_has_stream()
+        self._room.engine.stream = value
+
+    def _check_has_stream(self) -> None:
+        if not self._room.backend.on_device:
+            raise AttributeError(
+                f"stream: steps of backend={self._room.backend.name!r} run on the processor, only those of "
+                "backend='cuda' run on a stream"
+            )
+
+    # --- groups, single parameters, states ----------------------------------------------------------------------------
 
     @property
     def param_groups(self) -> tuple[ParamGroup, ...]:
         """The groups: dicts of "params" and hyperparameters. Assignments are checked, and count from the next step."""
-        return tuple(self._groups)
+        return tuple(self._contents.groups)
+
+    def add_param_group(self, param_group: Mapping[str, Any], *, grads: Any = None) -> None:
+        """Add a group. Hyperparameters that it does not give are those of the optimizer.
+
+        From then on gradients are a list with one entry for each group.
+
+        Parameters
+        ----------
+        param_group: dict
+            With "params" and any hyperparameters.
+        grads: as the group's "params"
+            Its gradients, if the optimizer's gradients are bound.
+        """
+        contents = self._contents
+        tree, given, values = read_group(param_group, len(contents.groups))
+        for key in values:
+            check_key(self.spec, key)
+        gradients = None
+        if contents.gradients is not None:
+            if grads is None:
+                raise TypeError("gradients are bound to this optimizer; give the new group's with grads=")
+            gradients = [*contents.gradients, *tree.flatten(grads)]
+        elif grads is not None:
+            raise TypeError("no gradients are bound to this optimizer; pass the new group's to step()")
+        group = ParamGroup(self.spec, given, {**self.defaults, **values}, self._room.changes)
+        warn_without_effect(self.spec, group["lr"])
+        self._room.replace(lambda: contents.with_group(tree, group, gradients))
+
+    @property
+    def segments(self) -> tuple[ParamSettings, ...]:
+        """The settings of each parameter beyond its group: `lr_scale`, `weight_decay`, `frozen`; see `set_segments`."""
+        return describe_settings(self._contents.settings, self._contents.params.names)
+
+    def set_segments(self, which: Select, *, lr_scale: Any = ..., weight_decay: Any = ..., frozen: Any = ...) -> None:
+        """Set the settings of single parameters; they count from the next step, which is still one native call.
+
+        Parameters
+        ----------
+        which: name, position, list of them, mask, or function
+            Parameters by their keys in the dict in which they were given, or by their positions among all parameters;
+            a bool for each parameter; or a function of (name, array) that returns one.
+        lr_scale: float
+            A factor for the group's lr, at least 0.
+        weight_decay: float or None
+            Used in place of the group's. None goes back to the group's.
+        frozen: bool
+            Frozen parameters are neither updated nor averaged. Their gradients are not read, and are not part of norms.
+
+        Raises
+        ------
+        TypeError, ValueError
+            No parameter is meant, or a value is not usable. Nothing has been changed.
+
+        Notes
+        -----
+        State dicts do not hold these settings, as they hold nothing that belongs to construction. Pickles and deep
+        copies do.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.AdamW({"W": np.ones((2, 2)), "b": np.ones(2)}, weight_decay=0.1)
+        >>> opt.set_segments(lambda name, param: param.ndim < 2, weight_decay=0)
+        >>> [each.weight_decay for each in opt.segments]
+        [None, 0.0]
+        """
+        values = check_values(self.spec, lr_scale, weight_decay, frozen)
+        params = self._contents.params
+        positions = select_params(which, params.names, params.given)
+        self._room.set_segments(positions, values)
 
     @property
     def state(self) -> StateView:
@@ -276,13 +411,115 @@ class Optimizer(AveragingOptimizer):
 
         The arrays are the memory that the kernels use. "step" is the number of steps that the parameter has had.
         """
-        return StateView(self.spec, self._states, self._records, self._engine.fetch)
+        contents = self._contents
+        return StateView(self.spec, contents.states, contents.records, self._room.engine.fetch)
+
+    # --- averages -----------------------------------------------------------------------------------------------------
+
+    def swap_averages(self) -> None:
+        """Exchange the parameters with their averages, in place; a second call changes them back.
+
+        In between, `step`, `state_dict` and the like raise a RuntimeError. See `averaged_params` for a `with` block.
+
+        Raises
+        ------
+        RuntimeError
+            There are no averages (no `ema_decay`).
+        """
+        if self._contents.options["ema_decay"] is None:
+            raise RuntimeError("there are no averages to swap in; construct the optimizer with ema_decay=")
+        self._room.engine.swap()
 
     @property
-    def backend(self) -> str:
-        """The name of the backend that runs this optimizer."""
-        name: str = self._backend.name
-        return name
+    def averages_swapped_in(self) -> bool:
+        """Whether the parameters are their averages now."""
+        return bool(self._contents.progress.swapped[0])
+
+    @contextlib.contextmanager
+    def averaged_params(self) -> Iterator[None]:
+        """A block in which the parameters are their averages, for evaluation.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> p = np.zeros(1)
+        >>> opt = fastopt.SGD(p, lr=1.0, ema_decay=0.5)
+        >>> opt.step(np.array([-1.0])); opt.step(np.array([-2.0]))
+        >>> with opt.averaged_params():
+        ...     print(p)
+        [2.]
+        >>> p
+        array([3.])
+        """
+        self.swap_averages()
+        try:
+            yield
+        finally:
+            self.swap_averages()
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all states and hyperparameters, in torch's form, with NumPy arrays where torch has tensors.
+
+        See Also
+        --------
+        load_state_dict : takes this back, or a state dict of the torch.optim class of the same name.
+        """
+
+        def saved() -> dict[str, Any]:
+            self._room.check_not_swapped()
+            return state_dicts.save(self._contents)
+
+        self._room.engine.fetch()
+        found: dict[str, Any] = self._room.engine.alone(saved)
+        return found
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over states and hyperparameters from a state dict of this class, fastopt's or torch's.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It does not fit: other groups, shapes, dtypes or states. Nothing has been changed.
+        """
+        self._room.check_not_swapped()
+        contents = self._contents
+        loaded = state_dicts.read(contents, state_dict)
+        self._room.replace(lambda: state_dicts.load(contents, loaded))
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not self._room.backend.memory.PICKLES:
+            raise TypeError(
+                f"{type(self).__name__} with backend={self._room.backend.name!r} cannot be pickled or copied: its "
+                "parameters are in the memory of a device. Save state_dict(), which is in main memory, and the "
+                "parameters apart"
+            )
+        contents = self._contents
+        return {
+            "construction": Construction(
+                contents.params.tree,
+                [(list(group["params"]), state_dicts.without_params(group)) for group in contents.groups],
+                self.defaults,
+                contents.options,
+                contents.gradients,
+            ),
+            "settings": copy.deepcopy(contents.settings),
+            "report": contents.report,
+            "progress": contents.progress,
+            "state_dict": self.state_dict(),
+            "steps": contents.records.steps.copy(),  # SGD's are not in its state dict
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._construct(state["construction"])
+        kept = {name: state[name] for name in ("settings", "report", "progress")}
+        contents = replace(self._contents, **kept)
+        contents = state_dicts.load(contents, state_dicts.read(contents, state["state_dict"]))
+        contents.records.steps[:] = state["steps"]
+        self._room.build(contents)
+
+    # --- text ---------------------------------------------------------------------------------------------------------
 
     def describe(self, file: TextIO | None = None) -> None:
         """Print the exact update that the next step does, in maths, with its numbers; and how PyTorch's differs.
@@ -292,7 +529,7 @@ class Optimizer(AveragingOptimizer):
         Parameters
         ----------
         file: text file, optional
-            Where to; default the standard output.
+            Where to print; the standard output by default.
 
         Examples
         --------
@@ -310,50 +547,23 @@ class Optimizer(AveragingOptimizer):
         """
         from ..definitions.describe import description  # rarely needed
 
-        print(description(self), file=file)
-
-    def add_param_group(self, param_group: Mapping[str, Any], *, grads: Any = None) -> None:
-        """Add a group; the optimizer's own hyperparameters stand in for those that it does not give.
-
-        From then on gradients are a list with one entry for each group.
-
-        Parameters
-        ----------
-        param_group: dict
-            With "params" and any hyperparameters.
-        grads: as the group's "params"
-            Its gradients, where the optimizer's gradients are bound.
-        """
-        child, given, values = read_group(param_group, len(self._groups))
-        for key in values:
-            check_key(self.spec, key)
-        children = self._layout.children if self._layout.kind == "groups" else (self._layout,)
-        layout = Layout("groups", self._layout.size + child.size, children=(*children, child))
-        gradients = None
-        if self._gradients is not None:
-            if grads is None:
-                raise TypeError("gradients are bound to this optimizer; give the new group's with grads=")
-            gradients = [*self._gradients, *child.flatten(grads)]
-        elif grads is not None:
-            raise TypeError("no gradients are bound to this optimizer; pass the new group's to step()")
-        new = ParamGroup(self.spec, given, {**self.defaults, **values}, self._changes)
-
-        def change() -> None:
-            self._layout = layout
-            self._groups = [*self._groups, new]
-            self._check_params()
-            self._states = [*self._states, *self._new_states(new, len(self._states))]
-            self._settings = self._settings.extended(SegmentSettings.of(len(given)))
-            self._records = self._records.extended(SegmentRecords.of(len(given), self.spec.carried.values()))
-            self._build(gradients)
-
-        warn_without_effect(self.spec, new["lr"])
-        self._all_or_nothing(change)
+        groups = self._contents.groups
+        around = [words({**self._contents.options, **group}) for group in groups]
+        print(description(self.spec, groups, around), file=file)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]
-        for index, group in enumerate(self._groups):
+        for index, group in enumerate(self._contents.groups):
             lines.append(f"Parameter Group {index}")
             shown = [key for key in sorted(group) if key not in ("params", *GROUP_OPTIONS) or group[key] is not None]
             lines += [f"    {key}: {group[key]}" for key in shown if key != "params"]
         return "\n".join([*lines, ")"])
+
+
+def backend_of(name: str, groups: Sequence[tuple[Sequence[Any], Any]]) -> str:
+    """The name of a backend that "auto" stands for: nothing but cuda can run parameters on a device."""
+    if name == "auto":
+        for params, _ in groups:
+            if params:
+                return "cuda" if is_device_array(params[0]) else name
+    return name

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..kernels.engine import host_memory
 from ..state import arrays
+from ..state.contents import Contents
 from .base import Optimizer
 
 
@@ -43,45 +44,49 @@ class OptimizerView:
     """
 
     def __init__(self, optimizer: Optimizer, reader: str) -> None:
-        if optimizer._backend.memory is not host_memory:
+        if optimizer._room.backend.memory is not host_memory:
             raise TypeError(
                 f"{reader} is for arrays in main memory; those of backend={optimizer.backend!r} are on a device"
             )
         self.optimizer = optimizer
+
+    @property
+    def _contents(self) -> Contents:
+        return self.optimizer._room.contents
 
     # --- parameters, states, gradients ------------------------------------------------------------------------------
 
     @property
     def names(self) -> list[Any]:
         """For each parameter its key in the dict that it was given in, else its position."""
-        return [name for name, _ in self.optimizer._names()]
+        return [name for name, _ in self._contents.params.names]
 
     @property
     def labels(self) -> list[str]:
         """For each parameter what error messages call its gradient: "grads['W']"."""
-        labels: list[str] = self.optimizer._layout.labels("grads")
+        labels: list[str] = self._contents.params.tree.labels("grads")
         return labels
 
     @property
     def params(self) -> Sequence[np.ndarray]:
         """The parameters, flattened over the groups."""
-        params: Sequence[np.ndarray] = self.optimizer._params
+        params: Sequence[np.ndarray] = self._contents.params.arrays
         return params
 
     @property
     def states(self) -> Sequence[Mapping[str, np.ndarray]]:
         """For each parameter its states by torch's names."""
-        return self.optimizer._states
+        return self._contents.states
 
     @property
     def frozen(self) -> np.ndarray:
         """For each parameter whether steps leave it out."""
-        return self.optimizer._settings.frozen
+        return self._contents.settings.frozen
 
     @property
     def bound_gradients(self) -> Sequence[np.ndarray | None] | None:
         """The gradients that were bound at construction; None where `step` takes them."""
-        return self.optimizer._gradients
+        return self._contents.gradients
 
     def check_gradients(self, grads: Any) -> Sequence[np.ndarray | None]:
         """Gradients in the shape that `step` takes, flattened and checked as `step` would.
@@ -91,7 +96,7 @@ class OptimizerView:
         TypeError, ValueError
             A gradient is not usable.
         """
-        given: Sequence[Any] = self.optimizer._layout.flatten(grads)
+        given: Sequence[Any] = self._contents.params.tree.flatten(grads)
         labels: list[str] | None = None
         for index, (gradient, param) in enumerate(zip(given, self.params, strict=True)):
             fits = gradient is None or (
@@ -121,17 +126,17 @@ class OptimizerView:
     @property
     def skips_nonfinite(self) -> bool:
         """Whether steps skip gradients that are not finite."""
-        return bool(self.optimizer._options["nonfinite"] == "skip")
+        return bool(self._contents.options["nonfinite"] == "skip")
 
     @property
     def accumulates(self) -> bool:
         """Whether several calls of `step` make one update."""
-        return bool(self.optimizer._options["accumulate_steps"] > 1)
+        return bool(self._contents.options["accumulate_steps"] > 1)
 
     @property
     def zeroes_gradients(self) -> bool:
         """Whether steps zero the gradients that they have read."""
-        return bool(self.optimizer._options["zero_grads"])
+        return bool(self._contents.options["zero_grads"])
 
     # --- going back -------------------------------------------------------------------------------------------------
 
@@ -148,21 +153,21 @@ class OptimizerView:
         Unlike a state dict, it also holds gradients, pending accumulation and the counts of skipped steps, and costs no
         conversion. It can be restored as long as no group is added and no state dict loaded.
         """
-        optimizer = self.optimizer
-        written = [*self.params]
+        contents = self._contents
+        written = list(self.params)
         written += [array for state in self.states for array in state.values()]
         written += [gradient for gradient in self.bound_gradients or () if gradient is not None]
-        for part in (optimizer._progress, optimizer._settings, optimizer._records):
+        for part in (contents.records, contents.progress):
             written += [getattr(part, each.name) for each in fields(part)]
-        groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
-        return SavedState([(array, array.copy()) for array in written], groups, copy.copy(vars(optimizer._nonfinite)))
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in contents.groups]
+        return SavedState([(array, array.copy()) for array in written], groups, copy.copy(vars(contents.report)))
 
     def restore(self, saved: SavedState) -> None:
         """Put back what `save` copied, in the same memory and to the last bit."""
         for array, copied in saved.arrays:
             if array.flags.writeable:  # bound gradients need not be
                 array[...] = copied
-        vars(self.optimizer._nonfinite).update(saved.skips)
+        vars(self._contents.report).update(saved.skips)
         for group, values in zip(self.optimizer.param_groups, saved.groups, strict=True):
             group.update(values)
 

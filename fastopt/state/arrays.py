@@ -1,4 +1,4 @@
-"""Checks of the arrays that users hand in, and aligned memory for those that we allocate."""
+"""Checks of the arrays that users pass, and aligned memory for those that fastopt allocates."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ import numpy as np
 
 from ..kernels.backends import Memory
 from ..kernels.engine import host_memory
+from ..kernels.formulas import registry
 
 ALIGNMENT, empty_aligned = host_memory.ALIGNMENT, host_memory.zeros
 
-DTYPES = (np.dtype(np.float32), np.dtype(np.float64))
+DTYPES = tuple(map(np.dtype, registry.REALS))
+"""The dtypes that kernels work in."""
 
 Name = TypeVar("Name")
 
 
 def is_device_array(value: object) -> bool:
-    """Whether something says that it lies in the memory of a CUDA device; loads nothing."""
+    """Whether something claims to lie in the memory of a CUDA device; loads nothing."""
     try:
         # Numba's simulated arrays have the first alone; CPU tensors of torch have the second, but raise AttributeError.
         return hasattr(value, "__cuda_ndarray__") or hasattr(value, "__cuda_array_interface__")
-    except RuntimeError:  # torch's word on parameters that require gradients, and nothing else's
+    except RuntimeError:  # only torch raises it, for parameters that require gradients
         return True
 
 
 def check_array(label: str, array: object, *, writable: bool, memory: Memory = host_memory) -> Any:
-    """Check that an array is something that a kernel can walk over in place; returns it, as its memory has it.
+    """Check that a kernel can walk over an array in place; returns it, as its memory has it.
 
     Raises
     ------
     TypeError
-        It is no array in this memory, or not of float32 or float64 in this machine's byte order.
+        It is not an array in this memory, or not of float32 or float64 in this machine's byte order.
     ValueError
         It is not C-contiguous, not aligned, or read-only where it must be written.
     """
@@ -84,7 +86,7 @@ def check_no_overlap(arrays: Sequence[tuple[str, Any]], memory: Memory = host_me
 
 
 def describe_type(value: object) -> str:
-    """What something is that should have been an array, with advice where there is some."""
+    """The type of something that should have been an array, for a message, with advice where there is some."""
     name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     if is_device_array(value):
         name += " in the memory of a CUDA device (for optimizers with backend='cuda', all of whose arrays are on one)"

@@ -1,28 +1,35 @@
-"""The check of gradients that a step is given."""
+"""The check of the gradients that a step is given."""
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
+from typing import Any
 
-from ..kernels.backends import Memory
 from ..kernels.engine.plan import Segment
 from . import arrays
-from .param_tree import Layout
+from .parameters import Parameters
 
 
 class GradientChecker:
-    """Raises the error that says what is wrong with a gradient; engines call it, with the position of its parameter."""
+    """Raises the error that says what is wrong with a gradient; engines call it with the position of the parameter.
 
-    def __init__(self, layout: Layout, segments: Sequence[Segment], memory: Memory, written: bool = False) -> None:
-        self.memory = memory
+    Parameters
+    ----------
+    params: the parameters.
+    segments: the same with their states, which steps write to as well.
+    written: whether steps write to gradients.
+    """
+
+    def __init__(self, params: Parameters, segments: Sequence[Segment], written: bool = False) -> None:
+        self.memory = params.memory
         self.zeroed = written
-        self.labels = layout.labels("grads")
-        self.params = [segment.param for segment in segments]
+        self.labels = params.tree.labels("grads")
+        self.params = params.arrays
         spans = []
-        for label, segment in zip(layout.labels("params"), segments, strict=True):
+        for label, segment in zip(params.tree.labels("params"), segments, strict=True):
             kept = (each for each in (segment.param, *segment.states) if each.nbytes)
-            spans += [(*arrays.memory_span(each, memory), label) for each in kept]
+            spans += [(*arrays.memory_span(each, self.memory), label) for each in kept]
         self.written = sorted(spans)
 
     def __call__(self, index: int, gradient: object) -> None:
@@ -31,7 +38,7 @@ class GradientChecker:
         Raises
         ------
         TypeError, ValueError
-            It is no array of its parameter's dtype and shape, or shares memory with what a step writes.
+            It is not an array of its parameter's dtype and shape, or it shares memory that a step writes to.
         """
         label = self.labels[index]
         checked = arrays.check_like(label, gradient, self.params[index], writable=self.zeroed, memory=self.memory)
@@ -44,3 +51,21 @@ class GradientChecker:
                 f"{label} shares memory with {self.written[position][2]} or its state, which the step writes; "
                 "a gradient needs memory of its own"
             )
+
+
+def fill_with_zeros(params: Parameters, gradients: Sequence[Any]) -> None:
+    """Fill the gradients of all parameters with zeros, or none.
+
+    Raises
+    ------
+    ValueError
+        One is read-only.
+    """
+    memory = params.memory
+    found = [memory.as_array(gradient) for gradient in gradients]
+    for index, gradient in enumerate(found):
+        if gradient is not None and not memory.is_writable(gradient):
+            raise ValueError(f"{params.tree.labels('grads')[index]} is read-only; zero_grad() cannot fill it")
+    for gradient in found:
+        if gradient is not None:
+            memory.fill(gradient, 0)

@@ -14,22 +14,28 @@ from ..step.options import GROUP_OPTIONS, check_group_options
 from ..step.rates import warn_without_effect
 
 NOTES = ("name", "initial_lr")
-"""Keys that a group may carry for its owner; they change nothing."""
+"""Keys that a group may have for the user's own purposes; they change nothing."""
 
 
 class Changes:
-    """Whether a group was assigned to since the optimizer last looked.
+    """Whether something was assigned since the optimizer last took over what was.
 
-    Groups hold this, not the optimizer: without a cycle of references, an optimizer's memory is free as soon as it is
-    dropped.
+    Groups hold this, not the optimizer: without a cycle of references, the memory of an optimizer is free as soon as it
+    is dropped.
+
+    Attributes
+    ----------
+    pending: whether anything was assigned that is not only a rate.
+    rates: whether a rate was assigned, or some rate is a function.
+    max_grad_norm: the option of the optimizer, which excludes other ways of clipping.
     """
 
     __slots__ = ("max_grad_norm", "pending", "rates")
 
     def __init__(self, max_grad_norm: float | None = None) -> None:
         self.pending = False
-        self.rates = False  # only rates, or rates that can change by themselves
-        self.max_grad_norm = max_grad_norm  # the optimizer's, which excludes other clipping
+        self.rates = False
+        self.max_grad_norm = max_grad_norm
 
 
 class ParamGroup(dict[str, Any]):
@@ -56,17 +62,21 @@ class ParamGroup(dict[str, Any]):
     def options(self) -> dict[str, Any]:
         return {name: self[name] for name in GROUP_OPTIONS}
 
-    def fix_states(self, states: tuple[str, ...]) -> None:
+    def fix_states(self, states: Iterable[str]) -> None:
         """From now on, refuse hyperparameters that would need other states than these."""
         self.allowed_states = frozenset(states)
 
-    def restore(self, values: Mapping[str, Any], allowed_states: frozenset[str] | None) -> None:
-        """Go back to what `dict(group)` and `allowed_states` were, after something else failed."""
+    def saved(self) -> tuple[dict[str, Any], frozenset[str] | None]:
+        """The values and the allowed states, for `restore`."""
+        return dict(self), self.allowed_states
+
+    def restore(self, saved: tuple[dict[str, Any], frozenset[str] | None]) -> None:
+        """Go back to what `saved` returned, after something else failed."""
+        values, self.allowed_states = saved
         super().update(values)
-        self.allowed_states = allowed_states
 
     def converted(self, changes: Mapping[str, Any]) -> dict[str, Any]:
-        """What `changes` would put in, checked together with the rest; the group is left as it is."""
+        """The values that `changes` would give, checked together with all others; the group is left as it is."""
         for key in changes:
             if key == "params":
                 raise ValueError("a group's 'params' are fixed; create a new optimizer for other parameters")
@@ -91,7 +101,7 @@ class ParamGroup(dict[str, Any]):
         changes, rate_alone = self._changes, converted.keys() == {"lr"} and "lr" not in self._spec.initial.values()
         try:
             super().update(converted)
-        finally:  # Even if a signal's handler raises right after the update; none runs between these assignments.
+        finally:  # even if a signal handler raises right after the update; none runs between these assignments
             if rate_alone:
                 changes.rates = True
             else:
@@ -122,7 +132,7 @@ class ParamGroup(dict[str, Any]):
 
 
 def check_prox(spec: Spec, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Raise a ValueError where a proximal step is asked for that the optimizer cannot do."""
+    """Raise a ValueError for a proximal step that the optimizer cannot do."""
     if options["prox"] is not None and options["prox"].row is None:
         spec.proximal_step(values)
 
@@ -133,7 +143,7 @@ def check_key(spec: Spec, key: Any) -> None:
     Raises
     ------
     ValueError
-        It is no hyperparameter or group option of this optimizer; the message lists those.
+        It is neither a hyperparameter of this optimizer nor an option of groups; the message lists them.
     """
     if key not in spec.defaults and key not in NOTES and key not in GROUP_OPTIONS:
         known = ", ".join(("params", *spec.defaults, *GROUP_OPTIONS))

@@ -1,4 +1,4 @@
-"""Settings of single parameters: a factor for the rate, a weight decay of their own, frozen or not."""
+"""Settings of single parameters: a factor for the rate, another weight decay, frozen or not."""
 
 from __future__ import annotations
 
@@ -10,25 +10,26 @@ from typing import Any
 import numpy as np
 
 from ..checks import flag, real_number
+from ..definitions.specs import Spec
 from ..kernels.engine.contract import SegmentSettings
 
 Select = str | int | Sequence[Any] | np.ndarray | Callable[[Any, np.ndarray], bool]
-"""Parameters, by name (the key in the dict they were given in) or position, a list of either, a mask with a bool for
-each parameter, or a function of (name, array) that says whether."""
+"""Parameters by name (the key in the dict they were given in) or position, a list of either, a mask with a bool for
+each parameter, or a function of (name, array) that returns one."""
 
 
 @dataclass(frozen=True)
 class ParamSettings:
-    """What holds for one parameter.
+    """The settings of one parameter.
 
     Attributes
     ----------
     name: its key in the dict it was given in, else its position.
-    group: which group it is in.
+    group: the index of its group.
     lr_scale: float
-        The group's rate is multiplied by this.
+        A factor for the rate of the group.
     weight_decay: float or None
-        In place of the group's; None for the group's.
+        Used in place of the group's; None for the group's.
     frozen: bool
         Never updated, whatever its gradient.
     """
@@ -54,12 +55,12 @@ def describe_settings(settings: SegmentSettings, names: Sequence[tuple[Any, int]
 
 
 def select_params(which: Any, names: Sequence[tuple[Any, int]], params: Sequence[np.ndarray]) -> list[int]:
-    """The positions that `which` means.
+    """The positions of the parameters that `which` selects.
 
     Raises
     ------
     TypeError, ValueError
-        It means none, or is of the wrong kind or length.
+        It names a parameter that does not exist, or is of the wrong kind or length.
     """
     if callable(which):
         return [index for index, ((name, _), param) in enumerate(zip(names, params, strict=True)) if which(name, param)]
@@ -94,8 +95,14 @@ def _find(name: Any, names: Sequence[tuple[Any, int]]) -> list[int]:
     return found
 
 
-def check_values(lr_scale: Any, weight_decay: Any, frozen: Any) -> dict[str, Any]:
-    """What is to be written to which of the engine's arrays; `...` stands for what stays as it is."""
+def check_values(spec: Spec, lr_scale: Any, weight_decay: Any, frozen: Any) -> dict[str, Any]:
+    """The values to write to the arrays of settings, by name; `...` stands for what stays as it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        There are none, or one is not usable by this optimizer.
+    """
     changes: dict[str, Any] = {}
     if lr_scale is not ...:
         changes["lr_scale"] = _at_least_zero("lr_scale", lr_scale)
@@ -105,6 +112,10 @@ def check_values(lr_scale: Any, weight_decay: Any, frozen: Any) -> dict[str, Any
         changes["frozen"] = flag("frozen", frozen)
     if not changes:
         raise TypeError("nothing to set: give lr_scale, weight_decay or frozen")
+    if "weight_decay" in changes and "weight_decay" not in spec.defaults:
+        raise ValueError(f"{spec.name} has no weight_decay")
+    if "lr_scale" in changes and not spec.uses_lr:
+        raise ValueError(f"lr_scale has no effect: lr is not used in the steps of {spec.name}")
     return changes
 
 

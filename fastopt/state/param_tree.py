@@ -14,16 +14,29 @@ Leaves = list[Any]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """`kind` is "array", "list", "dict" or "groups"; `keys` are a dict's, `children` are the groups'."""
+class ParamTree:
+    """How arrays are nested: a single array, a list or a dict of arrays, or a list of groups of them.
+
+    Attributes
+    ----------
+    kind: "array", "list", "dict" or "groups"
+    size: number of arrays.
+    keys: the keys of a dict.
+    children: the trees of the groups.
+    """
 
     kind: str
     size: int
     keys: tuple[Any, ...] = ()
-    children: tuple[Layout, ...] = ()
+    children: tuple[ParamTree, ...] = ()
+
+    def with_group(self, group: ParamTree) -> ParamTree:
+        """This tree as a list of groups, with one more."""
+        children = self.children if self.kind == "groups" else (self,)
+        return ParamTree("groups", self.size + group.size, children=(*children, group))
 
     def labels(self, root: str) -> list[str]:
-        """What to call each leaf in a message: `grads[2]`, `params['W']`."""
+        """The name of each leaf in an error message: `grads[2]`, `params['W']`."""
         if self.kind == "array":
             return [root]
         if self.kind == "dict":
@@ -33,7 +46,7 @@ class Layout:
         return [label for index, child in enumerate(self.children) for label in child.labels(f"{root}[{index}]")]
 
     def names(self, start: int = 0) -> list[Any]:
-        """What each leaf is called by its owner: its key in a dict, else its position among all leaves."""
+        """The user's name for each leaf: its key in a dict, else its position among all leaves."""
         if self.kind == "dict":
             return list(self.keys)
         if self.kind == "groups":
@@ -44,12 +57,12 @@ class Layout:
         return list(range(start, start + self.size))
 
     def flatten(self, values: Any, root: str = "grads") -> Leaves:
-        """The leaves of something of this layout, in order.
+        """The leaves of values that are nested like this tree, in order.
 
         Raises
         ------
         TypeError, ValueError
-            It is of another layout: leaves are missing, or there are too many.
+            They are nested differently: leaves are missing, or there are too many.
         """
         if self.kind == "array":
             return [values]
@@ -84,12 +97,12 @@ class Layout:
         return [values[key] for key in self.keys]
 
 
-def read_params(params: Any, root: str = "params") -> tuple[Layout, list[Any]]:
-    """One group's parameters, as the user gave them, and their layout."""
+def read_params(params: Any, root: str = "params") -> tuple[ParamTree, list[Any]]:
+    """The parameters of one group, and the tree that they were given in."""
     if isinstance(params, np.ndarray) or is_device_array(params):
-        return Layout("array", 1), [params]
+        return ParamTree("array", 1), [params]
     if isinstance(params, Mapping):
-        return Layout("dict", len(params), keys=tuple(params)), list(params.values())
+        return ParamTree("dict", len(params), keys=tuple(params)), list(params.values())
     if isinstance(params, (set, frozenset)):
         raise TypeError(f"{root} must be an ordered collection, got {type(params).__name__}; its order can change")
     if isinstance(params, (str, bytes)) or not isinstance(params, Iterable) or hasattr(params, "__array_interface__"):
@@ -98,7 +111,7 @@ def read_params(params: Any, root: str = "params") -> tuple[Layout, list[Any]]:
         leaves = list(params)
     except TypeError as error:
         raise _not_params(root, params) from error
-    return Layout("list", len(leaves)), leaves
+    return ParamTree("list", len(leaves)), leaves
 
 
 def _not_params(root: str, value: Any) -> TypeError:
@@ -106,28 +119,28 @@ def _not_params(root: str, value: Any) -> TypeError:
     return TypeError(f"{root} must be a numpy.ndarray, a list or a dict of arrays, or a list of groups; got {got}")
 
 
-def read_groups(params: Any) -> tuple[Layout, list[tuple[list[Any], dict[str, Any]]]]:
-    """The `params` of an optimizer: for each group its arrays and the hyperparameters given with them."""
+def read_groups(params: Any) -> tuple[ParamTree, list[tuple[list[Any], dict[str, Any]]]]:
+    """The tree of an optimizer's `params`; for each group its arrays and the hyperparameters given with them."""
     if isinstance(params, Mapping) and "params" in params and not isinstance(params["params"], np.ndarray):
         raise TypeError("params is a single group; pass a list of groups: [group]")
-    layout, leaves = read_params(params)
+    tree, leaves = read_params(params)
     if not leaves:
         raise ValueError("optimizer got an empty parameter list")
-    if layout.kind != "list" or not any(isinstance(leaf, Mapping) for leaf in leaves):
-        return layout, [(leaves, {})]
+    if tree.kind != "list" or not any(isinstance(leaf, Mapping) for leaf in leaves):
+        return tree, [(leaves, {})]
     children, groups = [], []
     for index, group in enumerate(leaves):
         child, arrays, values = read_group(group, index)
         children.append(child)
         groups.append((arrays, values))
-    return Layout("groups", sum(child.size for child in children), children=tuple(children)), groups
+    return ParamTree("groups", sum(child.size for child in children), children=tuple(children)), groups
 
 
-def read_group(group: Any, index: int) -> tuple[Layout, list[Any], dict[str, Any]]:
-    """One group: a dict with "params" and hyperparameters."""
+def read_group(group: Any, index: int) -> tuple[ParamTree, list[Any], dict[str, Any]]:
+    """The tree, the arrays and the hyperparameters of one group, a dict with "params"."""
     if not isinstance(group, Mapping):
         raise TypeError(f"param_group must be a dict, but got {type(group).__name__} as group {index}")
     if "params" not in group:
         raise ValueError(f"parameter group {index} has no 'params' (its keys: {', '.join(map(repr, group))})")
-    layout, arrays = read_params(group["params"], f"params[{index}]['params']")
-    return layout, arrays, {key: value for key, value in group.items() if key != "params"}
+    tree, arrays = read_params(group["params"], f"params[{index}]['params']")
+    return tree, arrays, {key: value for key, value in group.items() if key != "params"}

@@ -10,126 +10,145 @@ import numpy as np
 
 from ..checks import real_number, whole_number
 from ..definitions.specs import CARRIED_BOUNDS, Spec
-from ..kernels.backends import Memory
 from ..kernels.engine.contract import SegmentRecords
+from ..step.operations import ACCUMULATOR, STATES, accumulates, extra_states, needs_count
 from ..step.options import GROUP_OPTIONS
-from ..step.planning import ACCUMULATOR, AVERAGE
 from ..step.rates import scheduled_rate
 from .arrays import is_device_array
-from .groups import NOTES, ParamGroup
+from .contents import Contents
+from .groups import NOTES
 from .states import States
 
 TORCH_ONLY = ("foreach", "fused", "capturable", "differentiable", "param_names")
 """Keys of torch's groups that say how torch computes, and mean nothing here."""
 
 COPIES_TO_HOST = ("copy_to_host", "get", "cpu", "__array__")
-"""Methods of arrays on a device: Numba's, CuPy's, torch's; and what anything else may have."""
-
-OPTION_OF_STATE = {ACCUMULATOR: "accumulate_steps", AVERAGE: "ema_decay"}
-"""Which option brings a state that rules do not keep."""
+"""Methods of arrays on a device that copy them: Numba's, CuPy's, torch's; and what anything else may have."""
 
 
 def without_params(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}
 
 
-def save(
-    spec: Spec,
-    groups: Sequence[ParamGroup],
-    states: Sequence[States],
-    records: SegmentRecords,
-    iterations: int,
-    memory: Memory,
-) -> dict[str, Any]:
+def save(contents: Contents) -> dict[str, Any]:
     """See `Optimizer.state_dict`. As in torch, a parameter that was never stepped has no entry."""
-    saved_groups, start = [], 0
-    for group in groups:
-        stop = start + len(group["params"])
+    spec, records, memory = contents.spec, contents.records, contents.params.memory
+    iterations = int(contents.progress.iterations[0])
+    saved_groups = []
+    for group, span in zip(contents.groups, contents.params.spans, strict=True):
         values = {key: value for key, value in without_params(group).items() if key not in GROUP_OPTIONS}
         values["lr"] = scheduled_rate(group["lr"], iterations)
-        saved_groups.append({**values, "params": list(range(start, stop))})
-        start = stop
+        saved_groups.append({**values, "params": list(span)})
     saved_states: dict[int, dict[str, Any]] = {}
-    steps = records.steps
-    for index, state in enumerate(states):
-        if steps[index] or records.pending[index]:
+    counts = spec.counts_steps or any(map(needs_count, contents.states[0]))
+    rows = zip(records.steps.tolist(), records.pending.tolist(), records.carried.tolist(), contents.states, strict=True)
+    for index, (step, pending, carried, state) in enumerate(rows):
+        if step or pending:
             # torch's SGD keeps no count; ours needs one where it is not simply "stepped before".
-            needs_count = spec.counts_steps or not steps[index] or AVERAGE in state
-            counted: dict[str, Any] = {"step": int(steps[index])} if needs_count else {}
-            counted |= dict(zip(spec.carried, records.carried[index].tolist(), strict=True))
+            counted: dict[str, Any] = {"step": step} if counts or not step else {}
+            if carried:
+                counted |= zip(spec.carried, carried, strict=True)
             saved_states[index] = {**counted, **{name: memory.to_host(array) for name, array in state.items()}}
-    return {"state": saved_states, "param_groups": saved_groups, "iterations": iterations}
+    saved = {"state": saved_states, "param_groups": saved_groups, "iterations": iterations}
+    if accumulates(contents.options):
+        params = np.flatnonzero(records.pending).tolist()
+        saved["accumulated"] = {"calls": int(contents.progress.accumulated[0]), "params": params}
+    return saved
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, repr=False)
 class Loaded:
-    """What a state dict says, checked: for each group its hyperparameters, for each parameter its states and steps."""
+    """A state dict that was checked.
+
+    Attributes
+    ----------
+    groups: the hyperparameters of each group.
+    names: for each group the states that its rule needs, and those that were left by other rules of the optimizer.
+    states: the states of each parameter.
+    records: what engines keep of each parameter.
+    accumulated, iterations: see `Progress`.
+    """
 
     groups: list[dict[str, Any]]
-    names: list[tuple[str, ...]]  # of each group's states: what its rule needs, and what others of its rules left
+    names: list[tuple[str, ...]]
     states: list[States]
-    steps: list[int]
-    pending: list[bool]
-    carried: list[list[float]]
+    records: SegmentRecords
     accumulated: int
     iterations: int
 
 
-def read(
-    spec: Spec,
-    groups: Sequence[ParamGroup],
-    params: Sequence[Any],
-    state_dict: Mapping[str, Any],
-    extra: Sequence[str] = (),
-    accumulate_steps: int = 1,
-) -> Loaded:
-    """Check a state dict against the groups that it is for, and read it.
-
-    `params` are the groups' parameters as their memory has them, `extra` states that options bring.
+def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
+    """Check a state dict against the contents that it is for, and read it.
 
     Raises
     ------
     TypeError, ValueError
         It does not fit.
     """
+    spec, groups, params = contents.spec, contents.groups, contents.params
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise ValueError("state_dict must be a dict with 'state' and 'param_groups'")
-    saved_groups = state_dict["param_groups"]
-    if not isinstance(saved_groups, Sequence) or not isinstance(state_dict["state"], Mapping):
+    saved_groups, saved_states = state_dict["param_groups"], state_dict["state"]
+    if not isinstance(saved_groups, Sequence) or not isinstance(saved_states, Mapping):
         raise TypeError("state_dict must have a dict as 'state' and a list as 'param_groups'")
     if len(saved_groups) != len(groups):
         raise ValueError(
             "loaded state dict has a different number of parameter groups "
             f"(expected {len(groups)}, got {len(saved_groups)})"
         )
-    accumulated, pending = _read_accumulated(
-        state_dict, sum(len(group["params"]) for group in groups), accumulate_steps
-    )
-    loaded = Loaded([], [], [], [], [], [], accumulated, 0)
-    for index, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+    records = SegmentRecords.of(len(params), spec.carried.values())
+    accumulated, pending = _read_accumulated(state_dict, len(params), contents.options["accumulate_steps"])
+    records.pending[pending] = True
+    extra = extra_states(contents.options)
+    loaded = Loaded([], [], [], records, accumulated, 0)
+    for index, (saved, span) in enumerate(zip(saved_groups, params.spans, strict=True)):
         if not isinstance(saved, Mapping) or not isinstance(saved.get("params"), Sequence):
             raise TypeError(f"param_groups[{index}] must be a dict with a list of 'params', got {saved!r}")
-        if len(saved["params"]) != len(group["params"]):
+        if len(saved["params"]) != len(span):
             raise ValueError(
                 "loaded state dict contains a parameter group that doesn't match the size of optimizer's group "
-                f"(group {index}: expected {len(group['params'])} parameters, got {len(saved['params'])})"
+                f"(group {index}: expected {len(span)} parameters, got {len(saved['params'])})"
             )
         values = _read_group(spec, saved, index)
         loaded.groups.append(values)
-        own_params = params[len(loaded.pending) : len(loaded.pending) + len(group["params"])]
-        for param, key in zip(own_params, saved["params"], strict=True):
-            states, step = _read_state(spec, values, param, state_dict["state"].get(key), f"state[{key!r}]", extra)
-            if len(loaded.pending) in pending and ACCUMULATOR not in states:
-                raise ValueError(f"state[{key!r}] has no {ACCUMULATOR!r}, though 'accumulated' lists its parameter")
-            loaded.pending.append(len(loaded.pending) in pending)
+        for position, key in zip(span, saved["params"], strict=True):
+            label, found = f"state[{key!r}]", saved_states.get(key)
+            states, step = _read_state(spec, values, params.arrays[position], found, label, extra)
+            if records.pending[position] and ACCUMULATOR not in states:
+                raise ValueError(f"{label} has no {ACCUMULATOR!r}, though 'accumulated' lists its parameter")
             loaded.states.append(states)
-            loaded.steps.append(step)
-            loaded.carried.append(_read_carried(spec, state_dict["state"].get(key), step, f"state[{key!r}]"))
-        own = loaded.states[len(loaded.states) - len(group["params"]) :]
-        loaded.names.append(tuple(dict.fromkeys([*spec.states(values), *(name for states in own for name in states)])))
-    # In torch nobody counts; the parameter with the most steps had a part in every update.
-    iterations = _read_count(state_dict.get("iterations", max(loaded.steps, default=0)), "state_dict['iterations']")
+            records.steps[position] = step
+            if step:
+                records.carried[position] = _read_carried(spec, found, label)
+        mine = loaded.states[span.start :]
+        loaded.names.append(tuple(dict.fromkeys([*spec.states(values), *(name for each in mine for name in each)])))
+    # torch does not count updates; the parameter with the most steps took part in every one.
+    most = int(max(records.steps, default=0))
+    iterations = _read_count(state_dict.get("iterations", most), "state_dict['iterations']")
     return replace(loaded, iterations=iterations)
+
+
+def load(contents: Contents, loaded: Loaded) -> Contents:
+    """The contents as a state dict says; values of groups are changed in place."""
+    found = replace(
+        contents,
+        states=[],
+        records=loaded.records,
+        progress=replace(
+            contents.progress, accumulated=np.array([loaded.accumulated]), iterations=np.array([loaded.iterations])
+        ),
+    )
+    extra = extra_states(contents.options)
+    for index, (group, values, names) in enumerate(zip(contents.groups, loaded.groups, loaded.names, strict=True)):
+        group.fix_states(names)
+        if callable(group["lr"]):  # A schedule belongs to construction, and goes on where it was.
+            del values["lr"]
+        group.update(values)
+        found.states += found.new_states(index, tuple(dict.fromkeys((*names, *extra))))
+    for mine, theirs in zip(found.states, loaded.states, strict=True):
+        for name, value in theirs.items():
+            contents.params.memory.copy(mine[name], value)
+    return found
 
 
 def _read_group(spec: Spec, saved: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -180,8 +199,8 @@ def _read_state(
     if not saved or (all(saved.get(name) is None for name in kept) and names):
         return {}, 0
     for key in saved:
-        if key in OPTION_OF_STATE and key not in kept and saved[key] is not None:
-            raise ValueError(f"{label} has {key!r}; this optimizer was created without {OPTION_OF_STATE[key]}")
+        if key in STATES and key not in kept and saved[key] is not None:
+            raise ValueError(f"{label} has {key!r}; this optimizer was created without {STATES[key].option}")
         if key not in ("step", *spec.carried, *kept) and saved[key] is not None:
             raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
     states: States = {}
@@ -206,21 +225,17 @@ def _on_host(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
-def _read_carried(spec: Spec, saved: Mapping[str, Any] | None, step: int, label: str) -> list[float]:
+def _read_carried(spec: Spec, saved: Mapping[str, Any] | None, label: str) -> list[float]:
     """The numbers that its coefficients carry from step to step."""
-    if not step:
-        return list(spec.carried.values())
+    values = []
     for name in spec.carried:
         if not saved or name not in saved:
             raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, saved or {}))})")
-    return [_read_carried_number(name, (saved or {})[name], f"{label}[{name!r}]") for name in spec.carried]
-
-
-def _read_carried_number(name: str, saved: Any, label: str) -> float:
-    value, (least, largest) = real_number(label, _plain(saved)), CARRIED_BOUNDS[name]
-    if not least <= value <= largest:
-        raise ValueError(f"{label} must be at least {least:g} and at most {largest:g}, got {value}")
-    return value
+        value, (least, largest) = real_number(f"{label}[{name!r}]", _plain(saved[name])), CARRIED_BOUNDS[name]
+        if not least <= value <= largest:
+            raise ValueError(f"{label}[{name!r}] must be at least {least:g} and at most {largest:g}, got {value}")
+        values.append(value)
+    return values
 
 
 def _read_step(spec: Spec, saved: Mapping[str, Any], label: str) -> int:

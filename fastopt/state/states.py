@@ -11,7 +11,7 @@ import numpy as np
 from ..definitions.specs import Spec
 from ..kernels.backends import Memory
 from ..kernels.engine.contract import SegmentRecords
-from ..step.planning import AVERAGE
+from ..step.operations import STATES
 from ..step.rates import rate_at
 
 States = dict[str, Any]
@@ -21,11 +21,8 @@ States = dict[str, Any]
 def initial_states(
     spec: Spec, group: Mapping[str, Any], params: Sequence[Any], names: Iterable[str], memory: Memory
 ) -> list[States]:
-    """New states for each of a group's parameters, as their memory has them: one buffer a state, in which each
-    parameter's part is aligned.
-
-    An average starts as a copy of its parameter.
-    """
+    """New states for each parameter of a group: one buffer for each state, in which the part of each parameter is
+    aligned."""
     states: list[States] = [{} for _ in params]
     for name in names:
         dtype = params[0].dtype if params else np.dtype(np.float32)
@@ -35,16 +32,17 @@ def initial_states(
         if name in spec.initial:
             memory.fill(buffer, initial_value(spec, group, name))
         start = 0
-        for param, size, own in zip(params, padded, states, strict=True):
-            own[name] = buffer[start : start + param.size].reshape(param.shape)
-            if name == AVERAGE:
-                memory.copy(own[name], param)
+        copies = name in STATES and STATES[name].starts_as_param
+        for param, size, state in zip(params, padded, states, strict=True):
+            state[name] = buffer[start : start + param.size].reshape(param.shape)
+            if copies:
+                memory.copy(state[name], param)
             start += size
     return states
 
 
 def initial_value(spec: Spec, group: Mapping[str, Any], name: str) -> float:
-    """What a state starts with."""
+    """The value that a state starts with."""
     source = spec.initial[name]
     if not isinstance(source, str):
         return source

@@ -1,14 +1,29 @@
-"""What happens when gradients cannot be used: counted, and an error where one was asked for."""
+"""Gradients that cannot be used: counted, and an error where the user wants one."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 
 class NonfiniteGradients:
-    """Engines call this, before anything is written, with what they found; it counts, and raises or does not.
+    """The report of engines on gradients that cannot be used: it counts steps, and raises where the policy says so.
 
-    It holds no optimizer and no engine: without a cycle of references, memory is free as soon as it is dropped.
+    Engines call it before anything is written. It holds neither an optimizer nor an engine: without a cycle of
+    references, the memory of an optimizer is free as soon as it is dropped.
+
+    Parameters
+    ----------
+    policy: "propagate", "skip" or "raise"
+    max_consecutive: int or None
+        The number of steps in a row that may be skipped.
+
+    Attributes
+    ----------
+    labels, sizes: the name of each gradient in messages, and its number of elements.
+    skipped, consecutive: how many steps were skipped, in all and in a row.
+    calls: how many calls had gone well when a step was last skipped.
+    counts: for the last step that was skipped or raised, the number of unusable elements by label.
     """
 
     def __init__(self, policy: str, max_consecutive: int | None) -> None:
@@ -18,8 +33,14 @@ class NonfiniteGradients:
         self.sizes: Sequence[int] = ()
         self.skipped = 0
         self.consecutive = 0
-        self.calls = -1  # how many calls had gone well when one was last skipped
+        self.calls = -1
         self.counts: dict[str, int] = {}
+
+    def labelled(self, labels: Sequence[str], sizes: Sequence[int]) -> NonfiniteGradients:
+        """A copy, with its counts, for these gradients."""
+        copied = copy.copy(self)
+        copied.labels, copied.sizes = labels, sizes
+        return copied
 
     def __call__(self, counts: list[tuple[int, int]], calls: int) -> None:
         found = {self.labels[index]: count for index, count in counts}
@@ -35,14 +56,14 @@ class NonfiniteGradients:
             )
 
     def fetched(self, skipped: int, consecutive: int, calls: int, counts: list[tuple[int, int]]) -> None:
-        """Take over what a device has counted by itself: how many steps were skipped, in all and in a row up to now,
-        and what was found in the last of them."""
+        """Take over what a device has counted: the steps skipped, in all and in a row up to now, and what was found in
+        the last of them."""
         if skipped != self.skipped:
             self.counts = {self.labels[index]: count for index, count in counts}
         self.skipped, self.consecutive, self.calls = skipped, consecutive, calls
 
     def consecutive_after(self, calls: int) -> int:
-        """How many steps in a row were skipped up to now, when so many calls have gone well."""
+        """How many steps in a row were skipped up to now, given the number of calls that have gone well."""
         return self.consecutive if calls == self.calls else 0
 
     def describe(self, counts: list[tuple[int, int]]) -> str:

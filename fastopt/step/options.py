@@ -1,9 +1,12 @@
-"""What optimizers take besides hyperparameters: how a step is run, and what is done around the update."""
+"""What optimizers take besides hyperparameters: how a step is run, and what is done around the update.
+
+Each option is one row of a table here; the operations that it brings into a step are rows of `operations.FUSED`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict, get_args
 
 from ..checks import above_zero, flag, one_of, real_number, text, whole_number
 from ..threads import check_n_threads
@@ -110,41 +113,119 @@ def _constraint(table: str, plural: str) -> Callable[[str, Any], Any]:
 
 Check = Callable[[str, Any], Any]
 
-# name: (default, check and conversion)
-STEP_OPTIONS: dict[str, tuple[Any, Check]] = {
-    "backend": ("auto", text),  # the table of backends checks it
-    "n_threads": (None, _threads),
-    "convention": ("torch", text),  # the optimizer's row of the table of specs checks it
-    "flush_denormals": (True, flag),
-    "grad_scale": (1.0, above_zero),
-    "max_grad_norm": (None, positive_or_none),
-    "nonfinite": ("propagate", one_of(*get_args(Nonfinite))),
-    "max_consecutive_skips": (None, _whole_or_none),
-    "accumulate_steps": (1, whole_number),
-    "ema_decay": (None, _decay_or_none),
-    "ema_overwrite_frequency": (None, _whole_or_none),
-    "zero_grads": (False, flag),
+
+def the_value(value: Any) -> Hashable:
+    """The structure of an option whose every value is built in."""
+    known: Hashable = value
+    return known
+
+
+def is_given(value: Any) -> bool:
+    """The structure of an option that is a number or None: an engine is built with it or without it."""
+    return value is not None
+
+
+def is_a_number(value: Any) -> None:
+    """The structure of an option that is only a number."""
+    return
+
+
+def kind(constraint: Any) -> Hashable:
+    """The structure of a constraint: all but its numbers."""
+    known: Hashable = None if constraint is None else constraint.structure
+    return known
+
+
+class Option(NamedTuple):
+    """One option.
+
+    Attributes
+    ----------
+    default: its value where the user gives none.
+    check: checks and converts a value; a function of (name, value).
+    structure: the part of a value that decides how an engine is built. Two values of the same structure differ only in
+        numbers, which a built engine takes over.
+    before, after: the line with which `describe` says what the option does before or after the update.
+    """
+
+    default: Any
+    check: Check
+    structure: Callable[[Any], Hashable]
+    before: str = ""
+    after: str = ""
+
+
+STEP_OPTIONS: dict[str, Option] = {
+    "backend": Option("auto", text, the_value),  # the table of backends checks it
+    "n_threads": Option(None, _threads, the_value),
+    "convention": Option("torch", text, the_value),  # the optimizer's row of the table of specs checks it
+    "flush_denormals": Option(True, flag, the_value),
+    "grad_scale": Option(1.0, above_zero, is_a_number, before="grad is divided by {value:g}"),
+    "accumulate_steps": Option(1, whole_number, the_value, before="grad is the mean over {value} calls of step()"),
+    "max_grad_norm": Option(
+        None,
+        positive_or_none,
+        is_given,
+        before="grad is scaled so that all gradients together have a norm of at most {value:g}",
+    ),
+    "nonfinite": Option("propagate", one_of(*get_args(Nonfinite)), the_value),
+    "max_consecutive_skips": Option(None, _whole_or_none, the_value),
+    "ema_decay": Option(
+        None,
+        _decay_or_none,
+        is_given,
+        after="param_average = {value:g} * param_average + {rest:g} * param, and = param in the first step",
+    ),
+    "ema_overwrite_frequency": Option(
+        None, _whole_or_none, is_given, after="param = param_average in every step that {value} divides"
+    ),
+    "zero_grads": Option(False, flag, the_value),
 }
 """Options of an optimizer as a whole."""
 
-GROUP_OPTIONS: dict[str, tuple[Any, Check]] = {
-    "clip_norm": (None, positive_or_none),
-    "clip_value": (None, positive_or_none),
-    "projection": (None, _constraint("PROJECTIONS", "projections")),
-    "prox": (None, _constraint("PROXES", "proximal steps")),
+GROUP_OPTIONS: dict[str, Option] = {
+    "clip_norm": Option(
+        None, positive_or_none, is_given, before="grad is scaled so that it has a norm of at most {value:g}"
+    ),
+    "clip_value": Option(None, positive_or_none, is_given, before="grad is limited to [-{value:g}, {value:g}]"),
+    "prox": Option(None, _constraint("PROXES", "proximal steps"), kind, after="proximal step: {value!r}"),
+    "projection": Option(None, _constraint("PROJECTIONS", "projections"), kind, after="projection: {value!r}"),
 }
 """Options that each group can have for itself."""
 
+CONSTRAINTS = ("prox", "projection")
+"""Those that constrain parameters, in the order in which they are done."""
+
+
+class Words(NamedTuple):
+    """Lines that say what options do before and after an update."""
+
+    before: list[str]
+    after: list[str]
+
+
+def words(values: Mapping[str, Any]) -> Words:
+    """The lines for all options, of a step and a group, that are not at their defaults."""
+    found = Words([], [])
+    for name, option in {**STEP_OPTIONS, **GROUP_OPTIONS}.items():
+        value = values[name]
+        if value != option.default:
+            rest = 1 - value if isinstance(value, float) else 0
+            for lines, template in ((found.before, option.before), (found.after, option.after)):
+                if template:
+                    lines.append(template.format(value=value, rest=rest))
+    return found
+
 
 def read_step_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """All step options, with defaults for those not given.
+    """All options of a step, with defaults for those that are not given.
 
     Raises
     ------
     TypeError, ValueError
-        One is not usable, or does not go with another.
+        An option is not usable, or does not go together with another.
     """
-    options = {name: check(name, given.get(name, default)) for name, (default, check) in STEP_OPTIONS.items()}
+    options = {name: option.check(name, given.get(name, option.default)) for name, option in STEP_OPTIONS.items()}
     if options["ema_overwrite_frequency"] is not None and options["ema_decay"] is None:
         raise ValueError("ema_overwrite_frequency needs ema_decay: there is no average to overwrite parameters with")
     if options["max_consecutive_skips"] is not None and options["nonfinite"] != "skip":
@@ -153,26 +234,27 @@ def read_step_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_group_options(values: Mapping[str, Any], max_grad_norm: float | None) -> dict[str, Any]:
-    """A group's options, checked and converted; at most one way of clipping, one kind of rows.
+    """The options of a group, checked and converted: at most one way of clipping, and rows of one kind.
 
     Raises
     ------
     TypeError, ValueError
-        One is not usable, or does not go with another.
+        An option is not usable, or does not go together with another.
     """
-    options = {name: check(name, values.get(name, default)) for name, (default, check) in GROUP_OPTIONS.items()}
+    options = {name: option.check(name, values.get(name, option.default)) for name, option in GROUP_OPTIONS.items()}
     clipping = {"max_grad_norm": max_grad_norm, "clip_norm": options["clip_norm"], "clip_value": options["clip_value"]}
     given = [f"{name}={value!r}" for name, value in clipping.items() if value is not None]
     if len(given) > 1:
         raise ValueError(f"at most one of max_grad_norm, clip_norm and clip_value, got {', '.join(given)}")
     prox, projection = options["prox"], options["projection"]
-    if hasattr(prox, "per") and hasattr(projection, "per") and prox.per != projection.per:
+    rows = [each.per for each in (prox, projection) if each is not None and each.row is not None]
+    if len(set(rows)) > 1:
         raise ValueError(f"prox and projection must have the same per, got {prox!r} and {projection!r}")
     return options
 
 
 def check_names(owner: str, given: Mapping[str, Any], added: Iterable[str]) -> None:
-    """Raise the TypeError of a call with a keyword argument that does not exist; `added` are those of conventions."""
+    """Raise a TypeError for a keyword argument that does not exist; `added` are those that conventions add."""
     for name in given:
         if name not in GROUP_OPTIONS and name not in STEP_OPTIONS and name != "grads" and name not in added:
             raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")

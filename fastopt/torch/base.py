@@ -23,8 +23,8 @@ from .stepping.host import Host
 from .stepping.stepper import Stepper
 
 OPTIONS: dict[str, Any] = {
-    name: default
-    for name, (default, _) in {**STEP_OPTIONS, **GROUP_OPTIONS}.items()
+    name: option.default
+    for name, option in {**STEP_OPTIONS, **GROUP_OPTIONS}.items()
     if name
     in (
         "max_grad_norm",

@@ -44,7 +44,9 @@ class SegmentRecords:
     @staticmethod
     def of(n: int, starts: Iterable[float] = ()) -> SegmentRecords:
         """Of segments before their first update; `starts` are what the carried numbers start with."""
-        carried = np.tile(np.array(tuple(starts), np.float64), (n, 1))
+        values = tuple(starts)
+        carried = np.empty((n, len(values)))
+        carried[...] = values
         return SegmentRecords(np.zeros(n, np.int64), np.zeros(n, np.bool_), carried)
 
     def extended(self, more: SegmentRecords) -> SegmentRecords:

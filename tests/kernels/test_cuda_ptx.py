@@ -69,9 +69,9 @@ def sources_of(opt: Any, dtype: Any) -> dict[str, str]:
         None,  # type: ignore[arg-type]
         None,  # type: ignore[arg-type]
     )
-    planner = Planner(opt.spec, backend, np.dtype(dtype), opt._options)
+    planner = Planner(opt.spec, backend, np.dtype(dtype), opt._contents.options)
     plan, real = planner.step_plan(), np.dtype(dtype).name
-    structures = [Structure.of(planner.group_plan(opt._groups[0], rate_at(opt._groups[0], 0)))]
+    structures = [Structure.of(planner.group_plan(opt._contents.groups[0], rate_at(opt._contents.groups[0], 0)))]
     found = {
         "update": update_source(structures, real, STEP, 8192),
         "prepare": prepare_source(structures, real, plan.clipping),
@@ -118,7 +118,7 @@ def test_updates_are_what_they_should_be(case: Case, dtype: Any) -> None:
     found = instructions(code)
     bits, vector = ("f32", "v4.f32") if dtype == np.float32 else ("f64", "v2.f64")
     opt: Any = case.make([np.zeros(5, dtype)], backend="reference")
-    states = len(opt.spec.states(opt._groups[0]))
+    states = len(opt.spec.states(opt._contents.groups[0]))
     loads, together = 2 + states, max(1, VECTORS_IN_FLIGHT // (2 + states))
     expected = loads * (together + (together > 1))
     # The compiler makes several loops of one where a coefficient decides.

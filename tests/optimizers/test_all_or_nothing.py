@@ -12,7 +12,7 @@ import pytest
 from cases import BACKENDS, equal_bits
 
 import fastopt
-from fastopt.optimizers import base as optimizer_module
+from fastopt.optimizers.engine_room import EngineRoom
 
 
 def make(**options: Any) -> fastopt.Optimizer:
@@ -49,7 +49,7 @@ def test_a_failure_half_way_changes_nothing(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(optimizer_module.Optimizer, "_build", fail)
+        patch.setattr(EngineRoom, "build", fail)
         with pytest.raises(error):
             FAILING[name](optimizer)
     assert snapshot(optimizer) == before

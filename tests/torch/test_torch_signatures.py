@@ -89,7 +89,7 @@ def test_the_default_dtype_makes_the_same_states(name: str, default: torch.dtype
             )
             train(mine, params, range(3))
             train(theirs, others, range(3))
-            is_single = SPECS[name].keeps_mu_product and default == torch.float32
+            is_single = SPECS[name].carried and default == torch.float32
             tolerance = max(TOLERANCE[dtype], SINGLE_MU_PRODUCT if is_single else 0)
             assert_alike(mine, theirs, params, others, tolerance)
 

@@ -18,7 +18,8 @@ from fastopt.kernels.cuda.engine import CudaEngine
 from fastopt.kernels.engine.contract import EngineInputs, Progress
 from fastopt.kernels.engine.plan import Segment
 from fastopt.kernels.formulas import registry
-from fastopt.step.planning import Planner, extra_states
+from fastopt.step.operations import extra_states
+from fastopt.step.planning import Planner
 from fastopt.step.rates import rate_at
 
 SHAPES: tuple[tuple[int, ...], ...] = ((150,), (3, 5), (), (0, 2), (13,))
@@ -79,25 +80,25 @@ class Pair:
         opt: Any = self.opt
         self.exact = is_simulated() or not has_power(opt.spec.coefficients)
         self.report = Reported()
-        offsets = [*offsets, *[0] * (len(opt._params) - len(offsets))]
+        offsets = [*offsets, *[0] * (len(opt._contents.params.arrays) - len(offsets))]
         backend = backends.load("cuda")
-        self.planner = Planner(opt.spec, backend, opt._params[0].dtype, opt._options)
+        self.planner = Planner(opt.spec, backend, opt._contents.params.arrays[0].dtype, opt._contents.options)
         segments, position = [], 0
-        for index, group in enumerate(opt._groups):
-            names = (*opt.spec.states(group), *extra_states(opt._options))
+        for index, group in enumerate(opt._contents.groups):
+            names = (*opt.spec.states(group), *extra_states(opt._contents.options))
             for param in group["params"]:
-                own, offset = opt._states[position], offsets[position]
+                own, offset = opt._contents.states[position], offsets[position]
                 states = [on_device(own[name], offset) for name in names]
                 segments.append(Segment(index, on_device(param, offset), states))
                 position += 1
-        self.names = [tuple(state) for state in opt._states]
+        self.names = [tuple(state) for state in opt._contents.states]
         self.engine: CudaEngine = backend.engine(
             EngineInputs(
-                dtype=opt._params[0].dtype,
+                dtype=opt._contents.params.arrays[0].dtype,
                 plans=self.group_plans(),
                 segments=segments,
-                settings=copied(opt._settings),
-                records=copied(opt._records),
+                settings=copied(opt._contents.settings),
+                records=copied(opt._contents.records),
                 progress=Progress.new(),
                 plan=self.planner.step_plan(),
                 reject=self.reject,
@@ -107,7 +108,7 @@ class Pair:
 
     def group_plans(self) -> list[Any]:
         opt: Any = self.opt
-        return [self.planner.group_plan(group, rate_at(group, opt.iterations)) for group in opt._groups]
+        return [self.planner.group_plan(group, rate_at(group, opt.iterations)) for group in opt._contents.groups]
 
     def reject(self, index: int, gradient: object) -> None:
         """The engine then raises its own error."""
@@ -115,7 +116,7 @@ class Pair:
     def step(self, gradients: Sequence[np.ndarray | None], offsets: Sequence[int] = ()) -> None:
         """Steps both, and compares what becomes of the gradients."""
         opt: Any = self.opt
-        for index, group in enumerate(opt._groups):
+        for index, group in enumerate(opt._contents.groups):
             lr = rate_at(group, opt.iterations)
             if lr != self.engine.plans[index].lr:
                 self.engine.set_lr(index, lr)
@@ -123,9 +124,9 @@ class Pair:
         offsets = [*offsets, *[0] * (len(gradients) - len(offsets))]
         there = [None if each is None else on_device(each, offsets[index]) for index, each in enumerate(gradients)]
         nested: list[Any] = given
-        if len(opt._groups) > 1:
+        if len(opt._contents.groups) > 1:
             parts = iter(given)
-            nested = [list(itertools.islice(parts, len(group["params"]))) for group in opt._groups]
+            nested = [list(itertools.islice(parts, len(group["params"]))) for group in opt._contents.groups]
         opt.step(nested)
         self.engine.step(there)
         for mine, other in zip(given, there, strict=True):
@@ -134,18 +135,18 @@ class Pair:
     def check(self) -> None:
         opt: Any = self.opt
         self.engine.fetch()
-        for index, (param, segment) in enumerate(zip(opt._params, self.engine.segments, strict=True)):
-            states = [opt._states[index][name] for name in self.names[index]]
+        for index, (param, segment) in enumerate(zip(opt._contents.params.arrays, self.engine.segments, strict=True)):
+            states = [opt._contents.states[index][name] for name in self.names[index]]
             for expected, actual in zip((param, *states), (segment.param, *segment.states), strict=True):
                 self.compare(np.asarray(expected), memory.to_host(actual))
-        assert self.engine.records.steps.tolist() == opt._records.steps.tolist()
-        assert self.engine.records.pending.tolist() == opt._records.pending.tolist()
+        assert self.engine.records.steps.tolist() == opt._contents.records.steps.tolist()
+        assert self.engine.records.pending.tolist() == opt._contents.records.pending.tolist()
         tolerance = 0.0 if self.exact else 1e-13
-        np.testing.assert_allclose(self.engine.records.carried, opt._records.carried, rtol=tolerance)
+        np.testing.assert_allclose(self.engine.records.carried, opt._contents.records.carried, rtol=tolerance)
         for name in ("accumulated", "calls", "iterations", "swapped", "grad_norm"):
-            assert np.array_equal(getattr(self.engine.progress, name), getattr(opt._progress, name), equal_nan=True), (
-                name
-            )
+            assert np.array_equal(
+                getattr(self.engine.progress, name), getattr(opt._contents.progress, name), equal_nan=True
+            ), name
 
     def compare(self, expected: np.ndarray, actual: np.ndarray) -> None:
         if self.exact:

@@ -24,7 +24,7 @@ TOLERANCE = {np.float32: float(np.finfo(np.float32).eps), np.float64: 1e-11}
 @pytest.mark.parametrize("case", VARIANTS, ids=str)
 def test_coefficients_at_any_step(case: Case, dtype: Any) -> None:
     pair = Pair(case, [np.zeros(3, dtype)])
-    engine, reference = pair.engine, pair.opt._engine  # type: ignore[attr-defined]
+    engine, reference = pair.engine, pair.opt._room.engine  # type: ignore[attr-defined]
     gradient = on_device(np.zeros(3, dtype))
     engine.bind([gradient])
     engine.upload()

@@ -112,11 +112,11 @@ def test_groups_with_updates_of_their_own(rng: np.random.Generator) -> None:
 
 def test_settings_of_single_parameters(rng: np.random.Generator) -> None:
     pair = Pair(Case("AdamW", {"weight_decay": 0.1}), random_arrays(rng, np.float64), max_grad_norm=1.0)
-    for settings in (pair.opt._settings, pair.engine.settings):  # type: ignore[attr-defined]
+    for settings in (pair.opt._contents.settings, pair.engine.settings):  # type: ignore[attr-defined]
         settings.lr_scale[:] = [1, 0.25, 2, 1, 1]
         settings.weight_decay[0] = 0.5
         settings.frozen[1] = True
-    pair.opt._engine.settings_changed()  # type: ignore[attr-defined]
+    pair.opt._room.engine.settings_changed()  # type: ignore[attr-defined]
     pair.engine.settings_changed()
     for _ in range(2):
         pair.step(random_arrays(rng, np.float64))

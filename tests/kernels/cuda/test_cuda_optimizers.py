@@ -41,7 +41,7 @@ def problem(rng: np.random.Generator, dtype: Any = np.float32) -> tuple[list[np.
 def assert_same(device: fastopt.Optimizer, host: fastopt.Optimizer, label: object = "") -> None:
     """The same parameters, states and counts, bit by bit."""
     assert device.iterations == host.iterations
-    pairs = zip(device._params, host._params, strict=True)
+    pairs = zip(device._contents.params.arrays, host._contents.params.arrays, strict=True)
     for index, (mine, theirs) in enumerate(pairs):
         assert equal_bits(to_host(mine), theirs), f"{label}: parameter {index} differs"
         for name, state in host.state[index].items():
@@ -77,7 +77,7 @@ def test_every_rule(case: Case, dtype: Any, rng: np.random.Generator) -> None:
 def test_a_rule_of_the_user_s_own(dtype: Any, rng: np.random.Generator) -> None:
     device, host = both(Custom, *problem(rng, dtype), lr=0.1, weight_decay=0.25, max_grad_norm=1.0)
     assert_same(device, host)
-    moved = Custom([to_host(param) for param in device._params], backend="numba")
+    moved = Custom([to_host(param) for param in device._contents.params.arrays], backend="numba")
     moved.load_state_dict(device.state_dict())
     assert_same(device, moved)
 
@@ -269,13 +269,13 @@ def test_a_graph_s_replays_get_what_was_assigned(rng: np.random.Generator) -> No
     host = fastopt.SGD(param, lr=0.5, grads=gradient, backend="reference")
     for optimizer in (device, host):
         optimizer.step()  # the one that is captured
-    replay = device._engine._launch
+    replay = device._room.engine._launch
     for rate in (0.5, 0.25):
         for optimizer in (device, host):
             optimizer.param_groups[0]["lr"] = rate
             optimizer.apply_changes()
         for name in ("prepare", "update"):  # what a captured step is
-            replay[name](device._engine.tables.header)
+            replay[name](device._room.engine.tables.header)
         host.step()
     assert_same(device, host)
     for rate in (0.25, lambda iteration: 0.5**iteration):
@@ -283,7 +283,7 @@ def test_a_graph_s_replays_get_what_was_assigned(rng: np.random.Generator) -> No
             optimizer.param_groups[0]["lr"] = rate
             optimizer.apply_changes()
         for name in ("prepare", "update"):
-            replay[name](device._engine.tables.header)
+            replay[name](device._room.engine.tables.header)
         host.step()
     assert_same(device, host)
     assert device.iterations == 5
@@ -328,9 +328,9 @@ def test_state_dicts_load_into_every_backend_and_back(case: Case, rng: np.random
             mine = saved["state"][index][name]
             assert type(mine) is type(value), name
             assert equal_bits(mine, value) if isinstance(value, np.ndarray) else mine == value, name
-    moved = case.make([to_host(param) for param in device._params], backend="cython")
+    moved = case.make([to_host(param) for param in device._contents.params.arrays], backend="cython")
     moved.load_state_dict(saved)
-    back = case.make(to_device([param.copy() for param in host._params]))
+    back = case.make(to_device([param.copy() for param in host._contents.params.arrays]))
     back.load_state_dict(pickle.loads(pickle.dumps(expected)))
     for step in gradients[2:]:
         for optimizer in (device, host, moved, back):

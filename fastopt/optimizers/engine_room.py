@@ -1,0 +1,201 @@
+"""The engine of an optimizer: built for what the optimizer is made of, told what changes, and replaced as a whole."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from ..kernels.backends import Backend
+from ..kernels.engine.contract import SWAPPED, EngineInputs
+from ..kernels.engine.plan import GroupPlan, Segment
+from ..state.contents import Contents
+from ..state.gradients import GradientChecker
+from ..state.groups import Changes
+from ..state.states import initial_value
+from ..step.operations import extra_states
+from ..step.planning import Planner, row_length
+from ..step.rates import is_scheduled, rate_at
+
+
+class EngineRoom:
+    """What steps an optimizer, and what is stepped.
+
+    It holds no optimizer: without a cycle of references, the memory of an optimizer is free as soon as it is dropped.
+
+    Attributes
+    ----------
+    backend: where engines come from.
+    changes: what was assigned since the engine last took over what was.
+    contents: what is stepped.
+    engine: what steps it.
+    """
+
+    contents: Contents
+    engine: Any
+
+    def __init__(self, backend: Backend, contents: Contents, changes: Changes) -> None:
+        self.backend = backend
+        self.changes = changes
+        self._planner = Planner(contents.spec, backend, contents.params.dtype, contents.options)
+        self._structure: list[Hashable] = []
+        self.build(contents)
+
+    def build(self, contents: Contents) -> None:
+        """Build an engine for these contents, and go over to both.
+
+        They are put in place by one call of C code, within which no signal handler runs.
+        """
+        changes = self.changes
+        changes.pending = changes.rates = False  # first: another thread may assign meanwhile
+        params, structure, segments = contents.params, self._structure_of(contents), _segments(contents)
+        engine = self.backend.engine(
+            EngineInputs(
+                dtype=params.dtype,
+                plans=self._plans(contents, structure),
+                segments=segments,
+                settings=contents.settings,
+                records=contents.records,
+                progress=contents.progress,
+                plan=self._planner.step_plan(),
+                reject=GradientChecker(params, segments, written=contents.options["zero_grads"]),
+                report=contents.report,
+            )
+        )
+        if contents.gradients is not None:
+            engine.bind(contents.gradients)
+        if self.backend.on_device and "engine" in self.__dict__:
+            engine.stream = self.engine.stream
+        self.__dict__.update(contents=contents, engine=engine, _structure=structure)
+        self._watch_schedules()
+
+    def replace(self, make: Callable[[], Contents]) -> None:
+        """Go over to other contents while no other thread can step; if that fails, everything is as it was before."""
+
+        def replace_or_restore() -> None:
+            self.check_not_swapped()
+            before, groups = dict(self.__dict__), [(group, group.saved()) for group in self.contents.groups]
+            try:
+                self.build(make())
+            except BaseException:
+                self.__dict__.update(before)
+                self.changes.pending = True  # what was assigned before may not have been taken over
+                for group, saved in groups:
+                    group.restore(saved)
+                raise
+
+        self.engine.fetch()
+        self.engine.alone(replace_or_restore)
+
+    def refresh(self) -> None:
+        """Take over what was assigned since the last step, while no other thread can step."""
+        self.engine.alone(self._take_over)
+
+    def _take_over(self) -> None:
+        changes, contents = self.changes, self.contents
+        try:
+            changes.pending = changes.rates = False  # first: another thread may assign meanwhile
+            structure = self._structure_of(contents)
+            if structure != self._structure:
+                self.engine.fetch()
+                self.build(contents)
+            else:
+                self.engine.set_scale(self._planner.step_plan())
+                for index, plan in enumerate(self._plans(contents, structure)):
+                    self.engine.set_hyperparameters(index, plan)
+            self._start_states()
+            self._watch_schedules()
+        except BaseException:
+            changes.pending = True
+            raise
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether what was assigned needs another engine, not only other numbers."""
+        return self._structure != self._structure_of(self.contents)
+
+    def set_rates(self) -> None:
+        """Give the engine the rates of its next step; it calls this, while no other thread can step."""
+        changes, iteration = self.changes, self.iterations
+        try:
+            changes.rates = False  # first: another thread may assign meanwhile
+            rates = [rate_at(group, iteration) for group in self.contents.groups]
+            for index, rate in enumerate(rates):
+                self.engine.set_lr(index, rate)
+            self._watch_schedules()
+        except BaseException:
+            changes.rates = True
+            raise
+
+    def set_segments(self, positions: Sequence[int], values: Mapping[str, Any]) -> None:
+        """Write settings of segments while no other thread can step: all of them or, if that fails, none."""
+
+        def write_or_restore() -> None:
+            self.check_not_swapped()
+            settings = self.contents.settings
+            before = copy.deepcopy(settings)
+            try:
+                for name, value in values.items():
+                    getattr(settings, name)[positions] = value
+                self.engine.settings_changed()
+            except BaseException:
+                for each in fields(settings):
+                    getattr(settings, each.name)[...] = getattr(before, each.name)
+                self.engine.settings_changed()
+                raise
+
+        self.engine.alone(write_or_restore)
+
+    def check_not_swapped(self) -> None:
+        """Raise a RuntimeError while the parameters are exchanged with their averages."""
+        if self.contents.progress.swapped[0]:
+            raise RuntimeError(SWAPPED)
+
+    @property
+    def iterations(self) -> int:
+        """The number of updates, as the engine has last written it."""
+        return int(self.contents.progress.iterations[0])
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether a rate can change by itself."""
+        return any(map(is_scheduled, self.contents.groups))
+
+    def _watch_schedules(self) -> None:
+        """Have rates read in each step, where they can change by themselves."""
+        if self.is_scheduled:
+            self.changes.rates = True
+
+    def _structure_of(self, contents: Contents) -> list[Hashable]:
+        return [self._planner.structure_key(group) for group in contents.groups]
+
+    def _plans(self, contents: Contents, structure: list[Hashable]) -> list[GroupPlan]:
+        iteration, planner = int(contents.progress.iterations[0]), self._planner
+        pairs = zip(contents.groups, structure, strict=True)
+        return [planner.group_plan(group, rate_at(group, iteration), key) for group, key in pairs]
+
+    def _start_states(self) -> None:
+        """Let states of parameters that were not stepped yet start with what their groups say now."""
+        contents = self.contents
+        if not contents.spec.initial:
+            return
+        self.engine.fetch()  # the counts of steps
+        for group, span in zip(contents.groups, contents.params.spans, strict=True):
+            for name in contents.spec.initial:
+                for position in span:
+                    if contents.records.steps[position] == 0:
+                        value = initial_value(contents.spec, group, name)
+                        contents.params.memory.fill(contents.states[position][name], value)
+
+
+def _segments(contents: Contents) -> list[Segment]:
+    """The table of an engine: for each parameter its group and memory."""
+    extra = extra_states(contents.options)
+    table = []
+    for index, (group, span) in enumerate(zip(contents.groups, contents.params.spans, strict=True)):
+        names = (*contents.spec.states(group), *extra)
+        for position in span:
+            param, states = contents.params.arrays[position], contents.states[position]
+            table.append(Segment(index, param, [states[name] for name in names], row_length(group, param)))
+    return table

@@ -1,0 +1,109 @@
+"""What an optimizer is made of, all of it together; it is replaced as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..definitions.specs import Spec
+from ..kernels.backends import Memory
+from ..kernels.engine.contract import Progress, SegmentRecords, SegmentSettings
+from ..step.nonfinite import NonfiniteGradients
+from ..step.operations import extra_states
+from .groups import ParamGroup
+from .param_tree import ParamTree
+from .parameters import Parameters
+from .states import States, initial_states
+
+
+@dataclass(eq=False, repr=False)
+class Contents:
+    """The parameters of an optimizer and everything that it keeps of them.
+
+    Steps write into the arrays, and users assign to groups. All other changes make new contents: those in use stay as
+    they are until an engine for the new ones is ready.
+
+    Attributes
+    ----------
+    spec: which optimizer it is.
+    options: the options of a step.
+    params: the parameters.
+    groups: their groups, with hyperparameters.
+    states: the states of each parameter.
+    settings: what the user sets of each parameter.
+    records: what engines keep of each parameter.
+    progress: counts and norms of all parameters together.
+    report: the count of steps whose gradients could not be used.
+    gradients: the gradients that are bound to the optimizer, or None.
+    """
+
+    spec: Spec
+    options: dict[str, Any]
+    params: Parameters
+    groups: list[ParamGroup]
+    states: list[States]
+    settings: SegmentSettings
+    records: SegmentRecords
+    progress: Progress
+    report: NonfiniteGradients
+    gradients: list[Any] | None
+
+    @staticmethod
+    def new(
+        spec: Spec,
+        options: dict[str, Any],
+        tree: ParamTree,
+        groups: list[ParamGroup],
+        memory: Memory,
+        gradients: list[Any] | None,
+    ) -> Contents:
+        """The contents of an optimizer before its first step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A parameter is not usable.
+        """
+        params = Parameters(tree, [group["params"] for group in groups], memory)
+        report = NonfiniteGradients(options["nonfinite"], options["max_consecutive_skips"])
+        contents = Contents(
+            spec,
+            options,
+            params,
+            groups,
+            [],
+            SegmentSettings.of(len(params)),
+            SegmentRecords.of(len(params), spec.carried.values()),
+            Progress.new(),
+            report.labelled(params.tree.labels("grads"), params.sizes),
+            gradients,
+        )
+        for index in range(len(groups)):
+            contents.states += contents.new_states(index)
+        return contents
+
+    def with_group(self, tree: ParamTree, group: ParamGroup, gradients: list[Any] | None) -> Contents:
+        """These contents and one more group, whose parameters were given in a tree of their own."""
+        params, added = self.params.with_group(tree, group["params"]), tree.size
+        contents = replace(
+            self,
+            params=params,
+            groups=[*self.groups, group],
+            settings=self.settings.extended(SegmentSettings.of(added)),
+            records=self.records.extended(SegmentRecords.of(added, self.spec.carried.values())),
+            report=self.report.labelled(params.tree.labels("grads"), params.sizes),
+            gradients=gradients,
+        )
+        contents.states = [*self.states, *contents.new_states(len(self.groups))]
+        return contents
+
+    def new_states(self, index: int, names: Sequence[str] | None = None) -> list[States]:
+        """Initial states for the parameters of a group, by default those that it needs.
+
+        From then on, the group refuses hyperparameters that would need others.
+        """
+        group, params = self.groups[index], self.params
+        wanted = (*self.spec.states(group), *extra_states(self.options)) if names is None else names
+        group.fix_states(wanted)
+        return initial_states(self.spec, group, params.of_group(index), wanted, params.memory)
