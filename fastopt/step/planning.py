@@ -143,6 +143,7 @@ class Planner:
             clip_norm=group["clip_norm"] or 0.0,
             accumulator=shape.accumulator,
             carried=shape.carried,
+            divisor=shape.first.divisor,
         )
 
     def shape(self, group: Mapping[str, Any]) -> Shape:

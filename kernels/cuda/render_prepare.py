@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..engine.plan import ENGINE_ARGUMENTS
 from ..formulas.dialect import Function
 from .source import ACTIVE, FINAL, SCALE, device, functions_source, kernel_source, row_of
-from .structures import Structure, coefficient_width, first_divisor, n_carried, value_width
+from .structures import Structure, coefficient_width, n_carried, value_width
 from .table_format import (
     COUNTERS,
     COUNTS,
@@ -29,7 +29,7 @@ def coefficients_source(index: int, structure: Structure) -> str:
     """All coefficient functions of a structure, in float64, and their results as its operations take them."""
     lines = ["own_weight_decay = weight_decay"]
     offset = VALUES.index("arguments")
-    divisor = first_divisor(structure)
+    divisor = structure.divisor
     for number, (functions, positions, carried, n_arguments) in enumerate(structure.stages):
         arguments = [f"load_float64(values, {offset + k})" for k in range(n_arguments)]
         for name, position in zip(ENGINE_ARGUMENTS, positions, strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..formulas.dialect import Function
 from ..formulas.registry import LANES
 from .source import ACTIVE, FINAL, SCALE, device, function_source, functions_source, kernel_source, row_of, walk
-from .structures import Structure, first_divisor, value_width
+from .structures import Structure, value_width
 from .table_format import COUNTERS, GROUP, PLAN, SEGMENT, SUM_BLOCK, VALUES
 
 ROWS_IN_FLIGHT = 4
@@ -30,7 +30,7 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
         stage, position = picks[0]
         functions, _, _, n_arguments = structure.stages[stage]
         offset = VALUES.index("arguments") + sum(each[3] for each in structure.stages[:stage])
-        divided = functions[-1].arguments.index(first_divisor(structure))
+        divided = functions[-1].arguments.index(structure.divisor)
         given = [f"load_float64(values, {offset + k})" for k in range(n_arguments)]
         given[divided] = f"multiply({given[divided]}, scale)"
         arguments = ", ".join(given)

@@ -28,6 +28,8 @@ class Structure:
     sum_of_squares: bool
     accumulator: int
     carried: tuple[Pick, ...]
+    divisor: str = "update_divisor"
+    """The argument of coefficient functions that divides a gradient where it is read first."""
 
     @staticmethod
     def of(plan: GroupPlan) -> Structure:
@@ -41,6 +43,7 @@ class Structure:
             plan.sum_of_squares,
             plan.accumulator,
             plan.carried,
+            plan.divisor,
         )
 
     @property
@@ -114,14 +117,3 @@ def segment_bytes(structures: Sequence[Structure]) -> int:
 def value_width(structures: Sequence[Structure]) -> int:
     """Numbers in a row of the table of values."""
     return len(VALUES) - 1 + max(1, *(sum(stage[3] for stage in each.stages) for each in structures))
-
-
-def first_divisor(structure: Structure) -> str:
-    """Which argument of coefficient functions divides a gradient where it is first read; as `planning.Planner.numbers`
-    has it."""
-    names = {loop.name for name, operations in structure.programs if name == "update" for loop, _, _ in operations}
-    return next((name for loop, name in DIVISORS.items() if loop in names), "update_divisor")
-
-
-DIVISORS = {"gather": "gather_divisor", "clip_values": "value_divisor"}
-"""For operations that read a gradient before the rule does."""

@@ -74,6 +74,7 @@ class GroupPlan:
     clip_norm: float = 0.0  # of each segment, or 0
     accumulator: int = -1  # which of the streams holds the gradients of calls before
     carried: tuple[tuple[int, int], ...] = ()  # for each carried number (stage, which of its results) is the next
+    divisor: str = "update_divisor"  # the argument that divides a gradient by its scale, where it is read first
 
 
 @dataclass(eq=False, repr=False)
