@@ -67,12 +67,6 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
 }
 """Packages that only these may import."""
 
-BEING_REMOVED = (
-    "fastopt/definitions/describe.py -> fastopt/optimizers/base.py",
-    "fastopt/step/planning.py -> fastopt/state/arrays.py",
-)
-"""Imports that the tests below do not look at yet."""
-
 MOST_FILES_IN_THE_ROOT = 12
 
 
@@ -195,25 +189,14 @@ def foreign(packages: Mapping[str, set[str]], allowed: Mapping[str, tuple[str, .
 
 
 IMPORTS = read_imports(ROOT, FOLDERS)
-FILES = {
-    path: {other for other in others if f"{path} -> {other}" not in BEING_REMOVED}
-    for path, others in IMPORTS.files.items()
-}
-
-
-@pytest.mark.parametrize("arrow", BEING_REMOVED)
-@pytest.mark.xfail(strict=False, reason="being removed")
-def test_an_import_is_gone(arrow: str) -> None:
-    path, other = arrow.split(" -> ")
-    assert other not in IMPORTS.files.get(path, ())
 
 
 def test_no_circle() -> None:
-    assert circles(FILES) == []
+    assert circles(IMPORTS.files) == []
 
 
 def test_every_import_points_down() -> None:
-    assert wrong_arrows(FILES, LAYERS, NARROWER) == []
+    assert wrong_arrows(IMPORTS.files, LAYERS, NARROWER) == []
 
 
 def test_every_entry_of_the_tables_is_there() -> None:
