@@ -7,7 +7,7 @@ FASTOPT_BUILD_OPENMP=0      compile without OpenMP: the result works on one thre
 FASTOPT_BUILD_EXTENSION=0   compile nothing: only the numba and reference backends.
 """
 
-import importlib
+import importlib.util
 import os
 import platform
 import shutil
@@ -23,14 +23,14 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import kernels  # noqa: E402
-from kernels import cpu  # noqa: E402  (these import the standard library alone)
-from kernels.render import cython_source, updates_source  # noqa: E402
+from kernels import constants, cpu  # noqa: E402  (these import the standard library alone)
+from kernels.render import constants_source, cython_source, updates_source  # noqa: E402
 
 NATIVE = HERE / "kernels" / "native"
 TORCH = HERE / "fastopt" / "torch" / "stepping"
 GENERATED = HERE / "build" / "generated"
 INCLUDE = GENERATED / "include"
-"""Where Cython finds the declarations of compiled modules by the names that these are installed under."""
+"""Where Cython finds constants, and the declarations of compiled modules by the names they are installed under."""
 UPDATES = HERE / "fastopt"
 """Where Cython and C find the declarations of `fastopt.updates`: in the package."""
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -78,6 +78,14 @@ def signatures() -> list:
     return list(importlib.import_module("fastopt.definitions.signatures").signatures().values())
 
 
+def module_at(path: Path) -> ModuleType:
+    """A module of the standard library alone, imported without the packages that it is in."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def extensions() -> list[Extension]:
     if not enabled("FASTOPT_BUILD_EXTENSION"):
         return []
@@ -91,6 +99,10 @@ def extensions() -> list[Extension]:
     write(UPDATES / "updates.pxd", updates_source.updates_pxd(table))
     for name, text in sources.items():
         write(GENERATED / f"{name}.pyx", text)
+    found = module_at(TORCH / "found.py")
+    codes = {each.name: each.value for kind in (found.Found, found.NoSegment) for each in kind}
+    write(INCLUDE / "constants.pxi", constants_source.constants_source(vars(constants)))
+    write(INCLUDE / "found.pxi", constants_source.constants_source(codes))
     for source in NATIVE.glob("*.pxd"):
         write(INCLUDE / "fastopt" / "kernels" / "native" / source.name, source.read_text(encoding="utf-8"))
 
@@ -102,7 +114,7 @@ def extensions() -> list[Extension]:
             include_dirs=[np.get_include(), "kernels/native"],
             depends=[
                 str(path.relative_to(HERE))
-                for folder in (NATIVE, TORCH)
+                for folder in (NATIVE, TORCH, INCLUDE)
                 for path in sorted(folder.glob("*.[ph]*"))
                 if path.suffix in (".pxd", ".pxi", ".h")
             ],

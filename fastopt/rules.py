@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from .checks import bound_arguments, real_number
 from .definitions.hyperparameters import HYPERPARAMETERS, Hyperparameter, between
 from .definitions.specs import CARRIED, Spec
-from .kernels.engine.plan import ENGINE_ARGUMENTS
+from .kernels.constants import ENGINE_ARGUMENTS
 from .kernels.formulas import custom_rules
 from .kernels.formulas.costs import cost, squares
 from .kernels.formulas.custom_rules import SourceError

@@ -9,6 +9,7 @@
 `numba`        loops that Numba compiles, and the cache that keeps them
 `cuda`         the engine on a CUDA device
 `backends`     the table of backends, by name
+`constants`    numbers and names that engines and renderers agree on
 `cpu`          instruction sets, and the processors that this process may use
 =============  ======================================================================================
 """

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .engine import host_memory
+from .engine.contract import EngineInputs
 from .formulas import registry
 
 
@@ -55,7 +56,8 @@ class Backend:
     """One way to run the rules."""
 
     name: str
-    engine: Callable[..., Any]
+    engine: Callable[[EngineInputs], Any]
+    """Makes a `contract.Engine`; a `contract.DeviceEngine` where steps run on a device."""
     loop: Callable[[str, Any], Any]
     sum_over: Callable[[str, Any], Any]
     coefficient_function: Callable[[str], Any]

@@ -13,14 +13,10 @@ from numba.extending import intrinsic, overload
 from numba.np import arrayobj
 
 from ..kernels import backends
-
-PREFETCH_BYTES = 64 << 20
-"""Prefetching helps only if the arrays do not fit into a cache; as in engine.pyx."""
+from ..kernels.constants import BOUNDARY, PREFETCH_BYTES
 
 NANOSECONDS_A_PART = 20_000.0
 """The least work for which an update uses another thread."""
-
-CACHE_LINE = 64
 
 
 def _prefetch_elements() -> int:
@@ -187,4 +183,4 @@ def number_of_parts(size: int, cost: float) -> int:
 @inline
 def first_of_part(part: int, parts: int, size: int) -> int:
     """The first element of a part; parts start at cache lines."""
-    return size if part == parts else size * part // parts // CACHE_LINE * CACHE_LINE
+    return size if part == parts else size * part // parts // BOUNDARY * BOUNDARY

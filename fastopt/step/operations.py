@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from ..definitions.specs import Spec
-from ..kernels.engine.plan import PROGRAMS
+from ..kernels.constants import PROGRAMS
 from ..kernels.formulas import registry
 
 Values = Mapping[str, Any]

@@ -11,16 +11,8 @@ import numpy as np
 
 from ..definitions.specs import Spec
 from ..kernels.backends import Backend
-from ..kernels.engine.plan import (
-    CLIPPED,
-    ENGINE_ARGUMENTS,
-    PREPARED,
-    GroupPlan,
-    Operation,
-    RowOperation,
-    Stage,
-    StepPlan,
-)
+from ..kernels.constants import CLIPPED, ENGINE_ARGUMENTS, PREPARED
+from ..kernels.engine.plan import GroupPlan, Operation, RowOperation, Stage, StepPlan
 from ..kernels.formulas import registry
 from .operations import (
     ACCUMULATOR,

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
-from ..engine.contract import BUSY, SHARED, SWAPPED, EngineInputs
+from ..engine.base import EngineBase, check_apart
+from ..engine.contract import EngineInputs
 from ..engine.plan import GroupPlan, StepPlan
 from . import memory
 from .availability import is_simulated, require_cuda
@@ -25,8 +24,6 @@ from .table_format import COUNTERS, NUMBERS
 from .tables import Tables
 from .words import machine
 
-Result = TypeVar("Result")
-
 Launch = Callable[[int], None]
 
 
@@ -34,8 +31,8 @@ EMPTY = 16
 """Stands for the address of a gradient without elements, which has none."""
 
 
-class CudaEngine:
-    """Takes what `engine.Engine` takes, with device arrays; loops, sums and coefficient functions are formulas.
+class CudaEngine(EngineBase):
+    """See `contract.DeviceEngine`; loops, sums and coefficient functions are formulas.
 
     Parameters
     ----------
@@ -71,21 +68,10 @@ class CudaEngine:
                 "backend='cuda' has no constraints on rows or whole parameters (L2Ball, L1Ball, Simplex, GroupLasso); "
                 "use another backend, or those on single elements (Box, NonNegative, L1, L2, ElasticNet)"
             )
-        self.dtype = np.dtype(inputs.dtype)
-        self.plans = list(inputs.plans)
-        self.segments = segments = inputs.segments
-        self.settings = inputs.settings
-        self.records = inputs.records
-        self.progress = inputs.progress
-        self.plan = inputs.plan
-        self.reject = inputs.reject
-        self.report = inputs.report
-        self.n_threads = inputs.plan.n_threads
-        self.bound = False
+        super().__init__(inputs)
+        segments = self.segments
         self.skipped = self.report.skipped  # so that a new engine goes on counting
         self.consecutive = self.report.consecutive_after(int(self.progress.calls[0])) if self.skipped else 0
-        self.lock = threading.Lock()
-        self.gradients: list[Any] = [None] * len(segments)
         self.addresses = [0] * len(segments)
         params = [segment.param for segment in segments if segment.param.size]
         self.device = machine.device_of(params[0]) if params else 0
@@ -148,33 +134,22 @@ class CudaEngine:
 
     # --- what the host changes --------------------------------------------------------------------------------------
 
-    def alone(self, function: Callable[[], Result]) -> Result:
-        """The result of `function()`, with other threads' steps kept out; an error when one is under way."""
-        if self.lock.locked():
-            raise RuntimeError(BUSY)
-        with self.lock:
-            return function()
-
-    def set_hyperparameters(self, index: int, plan: GroupPlan) -> None:
-        """Take new values of a group's hyperparameters; they count from the next step."""
-        self.plans[index] = plan
+    def set_hyperparameters(self, index: int, plan: GroupPlan, /) -> None:
+        super().set_hyperparameters(index, plan)
         self.tables.set_group(index, plan)
         self.changed.add("values")
 
-    def set_lr(self, index: int, lr: float) -> None:
-        """Take a new rate of a group; it counts from the next step."""
-        self.plans[index] = replace(self.plans[index], lr=lr)
+    def set_lr(self, index: int, lr: float, /) -> None:
+        super().set_lr(index, lr)
         self.tables.set_lr(index, lr)
         self.changed.add("values")
 
-    def set_scale(self, plan: StepPlan) -> None:
-        """Take a new divisor and largest norm; they count from the next step."""
-        self.plan = plan
+    def set_scale(self, plan: StepPlan, /) -> None:
+        super().set_scale(plan)
         self.tables.set_step_plan(plan)
         self.changed.add("plan")
 
     def settings_changed(self) -> None:
-        """Take over what was written to the settings; it counts from the next step."""
         self.tables.set_settings(self.settings)
         self.changed |= {"settings", "segments"}
 
@@ -262,17 +237,14 @@ class CudaEngine:
             raise ValueError(f"gradient {index} shares memory with a parameter or state, which the step writes")
         return begin or EMPTY
 
-    def accept(self, gradients: Sequence[Any]) -> None:
+    def accept_gradients(self, gradients: list[Any]) -> None:
         """Check gradients and take their addresses; nothing is changed when one will not do."""
         addresses = [
             0 if gradient is None else self.address_of(index, gradient) for index, gradient in enumerate(gradients)
         ]
         if self.plan.clears:
             sizes = [segment.param.size * self.dtype.itemsize for segment in self.segments]
-            spans = sorted((begin, size) for begin, size in zip(addresses, sizes, strict=True) if begin and size)
-            for (begin, size), (other, _) in itertools.pairwise(spans):
-                if other < begin + size:
-                    raise ValueError(SHARED)
+            check_apart(each for each in zip(addresses, sizes, strict=True) if each[0])
         self.gradients = list(gradients)
         self.set_addresses(addresses)
 
@@ -283,31 +255,21 @@ class CudaEngine:
             self.tables.gradients[:] = self.addresses
             self.changed.add("gradients")
 
-    def bind(self, gradients: list[Any]) -> None:
-        """Check gradients once and use them in every step that is not given others."""
-        self.accept(gradients)
-        self.bound = True
-
     # --- a step -----------------------------------------------------------------------------------------------------
-
-    def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
-        """One step of every segment that has a gradient. Errors come before the first write."""
-        self.alone(lambda: self.step_alone(gradients, prepare))
 
     def step_at(self, addresses: Sequence[int | None]) -> None:
         """`step` with gradients by their addresses, None where there is none: for callers who have looked at them."""
         known = [0 if each is None else each or EMPTY for each in addresses]
         self.alone(lambda: self.launch_step(known))
 
-    def step_alone(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
-        if self.progress.swapped[0]:
-            raise RuntimeError(SWAPPED)
+    def run_step(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
+        self.check_not_swapped()
         if prepare is not None:
             if self.plan.checks:  # Only the device knows which steps were skipped.
                 self.fetch()
             prepare()
         if gradients is not None:
-            self.accept(gradients)
+            self.accept_gradients(gradients)
         self.launch_step(self.addresses)
 
     def launch_step(self, addresses: list[int]) -> None:
@@ -344,11 +306,7 @@ class CudaEngine:
         self.report(self.unusable(), int(self.progress.calls[0]))
         return True
 
-    def swap(self) -> None:
-        """Exchange every parameter with its average."""
-        self.alone(self.swap_alone)
-
-    def swap_alone(self) -> None:
+    def run_swap(self) -> None:
         if "swap" not in self.kernels:
             source = update_source(self.structures, self.dtype.name, ("swap",), self.chunk)
             self.kernels["swap"] = (kernel(source, "update", self.dtype.name), self.kernels["update"][1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..engine.plan import ENGINE_ARGUMENTS
+from ..constants import ENGINE_ARGUMENTS
 from ..formulas.dialect import Function
 from .source import ACTIVE, FINAL, SCALE, device, functions_source, kernel_source, row_of
 from .structures import Structure, coefficient_width, n_carried, value_width

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..constants import LANES, SUM_BLOCK
 from ..formulas.dialect import Function
-from ..formulas.registry import LANES
 from .source import ACTIVE, FINAL, SCALE, device, function_source, functions_source, kernel_source, row_of, walk
 from .structures import Structure, value_width
-from .table_format import COUNTERS, GROUP, PLAN, SEGMENT, SUM_BLOCK, VALUES
+from .table_format import COUNTERS, GROUP, PLAN, SEGMENT, VALUES
 
 ROWS_IN_FLIGHT = 4
 """Vectors of a gradient that a thread loads before it adds them up."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.plan import CLIPPED, GRAD, PREPARED
+from ..constants import CLIPPED, GRAD, PREPARED
 from ..formulas.dialect import Function
 from .source import device, functions_source, kernel_source, row_of, walk
 from .structures import PROGRAM_COLUMNS, Structure, coefficient_width, numbered_variants

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..engine.plan import GRAD, GroupPlan
+from ..constants import GRAD
+from ..engine.plan import GroupPlan
 from ..formulas.dialect import Function
 from ..formulas.registry import Loop
 from .table_format import COUNTS, NO_SUM, SEGMENT, SQUARES, VALUES

@@ -62,9 +62,6 @@ NO_SUM, SQUARES, COUNTS = 0, 1, 2
 NOTHING = 0
 """The variant that does nothing."""
 
-SUM_BLOCK = 4096
-"""Elements that are added up together, as on the CPU."""
-
 SEQUENTIAL = 64
 """So many partial sums of a segment are added one after the other, as on the CPU; more in as many lanes as `TREE`."""
 

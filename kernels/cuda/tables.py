@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..constants import SUM_BLOCK
 from ..engine.contract import SegmentSettings
 from ..engine.plan import GroupPlan, Segment, StepPlan
 from . import memory
@@ -19,7 +20,7 @@ from .structures import (
     numbered_variants,
     value_width,
 )
-from .table_format import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMENT, SETTINGS, SUM_BLOCK, VALUES
+from .table_format import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMENT, SETTINGS, VALUES
 
 
 class Tables:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, TypeVar
 
@@ -167,6 +167,23 @@ class Engine(Protocol):
 
     def settings_changed(self) -> None:
         """Take over what was written to the settings; it counts from the next step."""
+
+
+class DeviceEngine(Engine, Protocol):
+    """An engine whose steps run on a device: of backends whose `on_device` is True."""
+
+    stream: Any
+    """The stream of the device on which steps run; it can be set between steps."""
+
+    def step_at(self, addresses: Sequence[int | None], /) -> None:
+        """`step` with gradients by their addresses, None where there is none: for callers who have checked them."""
+
+    def set_scaler(self, found_inf: int, scale: int, /) -> None:
+        """Take the addresses of two float32 numbers on the device, 0 for none; they count from the next step.
+
+        Where `found_inf` is not 0 then, the step is left out: nothing is written, and nothing counted. By `scale`,
+        gradients are divided, beside the divisor of the plan.
+        """
 
 
 BUSY = (

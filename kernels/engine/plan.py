@@ -9,18 +9,6 @@ from typing import Any
 
 import numpy as np
 
-PARAM, GRAD = 0, 1
-"""The first two of a segment's streams; its states follow."""
-
-PREPARED, CLIPPED = -1, -2
-"""Streams that are a thread's own block: the gradient as it was gathered, and with its values clipped."""
-
-ENGINE_ARGUMENTS = ("step", "lr", "weight_decay", "clip_coefficient")
-"""Arguments of coefficient functions whose values the engine puts in, because they differ by step or by segment."""
-
-PROGRAMS = ("update", "gather", "clear", "swap")
-"""What a call can do to a segment: a whole step, only keep its gradient, only zero it, exchange it with its average."""
-
 
 @dataclass(eq=False, repr=False)  # three times as fast to define as a frozen one
 class Stage:
@@ -28,7 +16,7 @@ class Stage:
 
     function: Any  # an address for the native engine, a callable for the Python one
     arguments: tuple[float, ...]
-    positions: tuple[int, ...]  # of each of ENGINE_ARGUMENTS among the arguments, or -1
+    positions: tuple[int, ...]  # of each of constants.ENGINE_ARGUMENTS among the arguments, or -1
     carried: tuple[int, ...] = ()  # of each carried number among the arguments, or -1
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..constants import MAX_ARGUMENTS, MAX_LOOP_OPERANDS, MAX_RESULTS
 from ..formulas import registry
 from . import vocabulary
 from .dialect import VOCABULARY, Function, Rule, error_at, read_function
@@ -31,8 +32,8 @@ RESERVED_STREAMS = (
 )
 """What the arrays of a step, and the numbers kept beside them, are called already."""
 
-MAX_STATES, MAX_ARGUMENTS, MAX_RESULTS = 6, 16, 24
-"""What the engine has room for: table.pxi's MAX_STREAMS less two, MAX_ARGUMENTS, MAX_RESULTS."""
+MAX_STATES = MAX_LOOP_OPERANDS - 2
+"""Beside the parameter and its gradient."""
 
 
 class SourceError(ValueError):

@@ -18,14 +18,6 @@ HERE = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
 """Working precisions and their C types."""
 
-PREFETCH_BLOCK = 64
-"""Elements between two rounds of prefetches, in loops that prefetch."""
-
-CACHE_LINE = 64
-
-LANES = 64
-"""Partial sums in a reduction: element i goes to number i modulo this; then each half is added to the other."""
-
 SOURCES = ("rules.py", "operations.py", "sums.py", "coefficients.py")
 """Where the formulas are."""
 

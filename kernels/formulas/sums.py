@@ -2,7 +2,7 @@
 
 COUNTS are those that only count: exact in any precision, so they are computed in that of the array.
 
-In which order they are added is fixed (see `formulas.LANES` and `reference.add_up`): sums have the same bits from every
+They are added in a fixed order (see `constants.LANES` and `reference.add_up`): sums have the same bits from every
 backend and with any number of threads.
 """
 

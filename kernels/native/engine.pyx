@@ -39,12 +39,13 @@ cdef extern from "machine.h":
 
 from cython.parallel cimport parallel
 
+from ..constants import PROGRAMS as PROGRAM_NAMES
 from ..engine.contract import BUSY, SHARED, SWAPPED
 from ..engine.host_memory import resized_message, with_owners
-from ..engine.plan import PROGRAMS
 
 watch_forks()
 
+include "constants.pxi"
 include "table.pxi"
 include "threads.pxi"
 include "pieces.pxi"
@@ -71,7 +72,6 @@ def describe():
 
 
 cdef Py_ssize_t prefetch_distance = 0
-cdef Py_ssize_t PREFETCH_BYTES = 64 << 20  # Only what cannot be in a cache is worth a prefetch.
 
 
 def set_prefetch_distance(Py_ssize_t elements):
@@ -146,7 +146,7 @@ cdef class Engine:
             self.table.segments[index].size = segments[index].param.size
             self.table.segments[index].row = segments[index].row
             self.table.segments[index].streams[0] = self.address(segments[index].param)
-            if 2 + len(segments[index].states) > MAX_SEGMENT_STREAMS:
+            if 2 + len(segments[index].states) > MAX_OPERANDS:
                 raise ValueError(f"too many states for the engine: {len(segments[index].states)}")
             for k, state in enumerate(segments[index].states):
                 self.table.segments[index].streams[2 + k] = self.address(state)
@@ -446,12 +446,12 @@ cdef class Engine:
                     or (self.n_carried and not self.carry_alike(index, last))):
                 group, count, last = segment.group, self.steps[index], index
                 values[STEP] = <double>(count + 1)
-                values[RATE] = self.table.groups[group].lr * self.lr_scale[index]
+                values[LR] = self.table.groups[group].lr * self.lr_scale[index]
                 values[WEIGHT_DECAY] = self.weight_decay[index]
                 values[CLIP_COEFFICIENT] = clip_coefficient
                 self.fill_row(&self.table.groups[group], values, &self.carried[index * self.n_carried], n_rows)
                 n_rows += 1
-            segment.lr = values[RATE]
+            segment.lr = values[LR]
             self.table.active[k].row = n_rows - 1
 
     cdef bint carry_alike(self, Py_ssize_t first, Py_ssize_t second) noexcept:
@@ -473,8 +473,8 @@ cdef class Engine:
             stage = &group.stages[k]
             if stage.positions[STEP] >= 0:
                 stage.arguments[stage.positions[STEP]] = values[STEP]
-            if stage.positions[RATE] >= 0:
-                stage.arguments[stage.positions[RATE]] = values[RATE]
+            if stage.positions[LR] >= 0:
+                stage.arguments[stage.positions[LR]] = values[LR]
             if stage.positions[CLIP_COEFFICIENT] >= 0:
                 stage.arguments[stage.positions[CLIP_COEFFICIENT]] = values[CLIP_COEFFICIENT]
             for each in range(self.n_carried):

@@ -4,7 +4,7 @@ cdef int read_group(Group *group, plan) except -1:
     """A `plan.GroupPlan`."""
     cdef RowOperation *row_operation
     cdef Py_ssize_t k
-    if len(plan.stages) > MAX_STAGES or len(plan.rows) > MAX_ROW_OPERATIONS or plan.n_streams > MAX_SEGMENT_STREAMS:
+    if len(plan.stages) > MAX_STAGES or len(plan.rows) > MAX_ROW_OPERATIONS or plan.n_streams > MAX_OPERANDS:
         raise ValueError(f"the update is too large for the engine: {plan}")
     group.cost = plan.cost
     group.n_streams = plan.n_streams
@@ -20,7 +20,7 @@ cdef int read_group(Group *group, plan) except -1:
             raise ValueError(f"too many carried numbers for the engine: {len(stage.carried)}")
         for position in range(MAX_CARRIED):
             group.stages[k].carried[position] = stage.carried[position] if position < len(stage.carried) else -1
-    for k, name in enumerate(PROGRAMS):
+    for k, name in enumerate(PROGRAM_NAMES):
         read_program(&group.programs[k], plan.programs.get(name, ()))
     group.n_row_operations = len(plan.rows)
     group.rows_after = plan.rows_after
@@ -46,7 +46,7 @@ cdef int read_program(Program *program, tuple operations) except -1:
     program.n_operations = len(operations)
     program.n_coefficients = 0
     for k, operation in enumerate(operations):
-        if len(operation.streams) > MAX_STREAMS or program.n_coefficients + len(operation.pick) > MAX_COEFFICIENTS:
+        if len(operation.streams) > MAX_LOOP_OPERANDS or program.n_coefficients + len(operation.pick) > MAX_COEFFICIENTS:
             raise ValueError(f"the operation is too large for the engine: {operation}")
         program.operations[k].loop = <loop_function><uintptr_t>operation.loop
         program.operations[k].n_streams = len(operation.streams)

@@ -1,39 +1,5 @@
 # The table that a step works on, and the walk over it; part of engine.pyx. Nothing here can fail or needs the GIL.
 
-cdef enum:
-    MAX_STREAMS = 8        # of one loop
-    MAX_SEGMENT_STREAMS = 12
-    MAX_COEFFICIENTS = 48  # of all operations of a program
-    MAX_RESULTS = 24       # of one coefficient function
-    MAX_ARGUMENTS = 16
-    MAX_STAGES = 6
-    MAX_CARRIED = 4
-    MAX_OPERATIONS = 8
-    MAX_ROW_OPERATIONS = 2
-    BOUNDARY = 64          # Threads meet at multiples of this many elements of a segment: never in one cache line.
-    BLOCK = 1024           # elements that all operations are done on, while they are in the nearest cache
-    SUM_BLOCK = 4096       # elements that are added up at a time; a multiple of BLOCK
-    BACKWARDS_BLOCK = 1 << 15  # elements at a time, going backwards; a multiple of SUM_BLOCK
-
-cdef enum:
-    GRAD = 1
-    PREPARED = -1
-    CLIPPED = -2
-
-cdef enum:  # plan.PROGRAMS
-    UPDATE
-    GATHER
-    CLEAR
-    SWAP
-    N_PROGRAMS
-
-cdef enum:  # plan.ENGINE_ARGUMENTS
-    STEP
-    RATE
-    WEIGHT_DECAY
-    CLIP_COEFFICIENT
-    N_ENGINE_ARGUMENTS
-
 cdef struct Stage:
     coefficient_function function
     double arguments[MAX_ARGUMENTS]
@@ -43,7 +9,7 @@ cdef struct Stage:
 cdef struct Operation:
     loop_function loop
     int n_streams
-    int streams[MAX_STREAMS]
+    int streams[MAX_LOOP_OPERANDS]
     int first_coefficient
 
 cdef struct Program:
@@ -79,7 +45,7 @@ cdef struct Group:
     int carried[MAX_CARRIED]    # for each carried number, which of the stages' results is the next
 
 cdef struct Segment:
-    char *streams[MAX_SEGMENT_STREAMS]  # the parameter, its gradient (NULL: none this step), each state
+    char *streams[MAX_OPERANDS]  # the parameter, its gradient (NULL: none this step), each state
     Py_ssize_t size
     Py_ssize_t row              # elements that stay together, or 0
     Py_ssize_t first_partial    # of its partial sums
@@ -121,7 +87,7 @@ cdef inline void run_operations(
     Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped
 ) noexcept nogil:
     """Operations [begin, end) of a program on elements [first, first + size); a missing gradient is passed over."""
-    cdef void *streams[MAX_STREAMS]
+    cdef void *streams[MAX_LOOP_OPERANDS]
     cdef const Operation *operation
     cdef int k, each, stream
     cdef bint missing

@@ -12,35 +12,20 @@ import ctypes
 import itertools
 import math
 import operator
-import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from .. import cpu
-from ..engine.contract import BUSY, SHARED, SWAPPED, EngineInputs
+from ..constants import BLOCK, BOUNDARY, CLIPPED, ENGINE_ARGUMENTS, GRAD, PREPARED
+from ..engine.base import EngineBase, check_apart
+from ..engine.contract import EngineInputs
 from ..engine.host_memory import resized_message, with_owners
-from ..engine.plan import (
-    CLIPPED,
-    ENGINE_ARGUMENTS,
-    GRAD,
-    PREPARED,
-    GroupPlan,
-    Operation,
-    RowOperation,
-    Segment,
-    StepPlan,
-)
+from ..engine.plan import Operation, RowOperation, Segment
 from ..floating_point import with_denormals
 from .reference import add_up
-
-BOUNDARY = 64  # as in table.pxi
-BLOCK = 1024
-
-Result = TypeVar("Result")
 
 
 class Work:
@@ -60,36 +45,13 @@ class Work:
         self.streams: list[Any] = [None if array is None else np.asarray(array).reshape(-1) for array in self.new]
 
 
-class PythonEngine:
-    """Takes what `engine.Engine` takes; loops, sums and coefficient functions are callables."""
+class PythonEngine(EngineBase):
+    """See `contract.Engine`; loops, sums and coefficient functions are callables."""
 
     def __init__(self, inputs: EngineInputs) -> None:
-        self.dtype = inputs.dtype
-        self.plans = list(inputs.plans)
-        self.segments = inputs.segments
-        self.settings = inputs.settings
-        self.records = inputs.records
-        self.progress = inputs.progress
-        self.plan = inputs.plan
-        self.reject = inputs.reject
-        self.report = inputs.report
-        self.n_threads = inputs.plan.n_threads
-        self.bound = False
-        self.gradients: list[Any] = [None] * len(inputs.segments)
+        super().__init__(inputs)
         self.watched: list[tuple[np.ndarray, int, int]] = []
         self.watch()
-        self.lock = threading.Lock()
-
-    def alone(self, function: Callable[[], Result]) -> Result:
-        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
-
-        Where two threads find the lock free at once, one waits. A signal's handler can run after any call; `with` a
-        lock leaves it no place between taking the lock and being bound to give it back.
-        """
-        if self.lock.locked():
-            raise RuntimeError(BUSY)
-        with self.lock:
-            return function()
 
     def watch(self) -> None:
         arrays = with_owners([*(segment.param for segment in self.segments), *self.gradients])
@@ -100,61 +62,33 @@ class PythonEngine:
             if (array.ctypes.data, array.nbytes) != (data, nbytes):
                 raise RuntimeError(resized_message(array))
 
-    def set_hyperparameters(self, index: int, plan: GroupPlan) -> None:
-        self.plans[index] = plan
-
-    def set_lr(self, index: int, lr: float) -> None:
-        self.plans[index] = replace(self.plans[index], lr=lr)
-
-    def set_scale(self, plan: StepPlan) -> None:
-        self.plan = plan
-
-    def settings_changed(self) -> None:
-        """Take over what was written to the settings: every step reads them."""
-
-    def accept(self, gradients: list[Any]) -> None:
+    def accept_gradients(self, gradients: list[Any]) -> None:
         for index, gradient in enumerate(gradients):
             if gradient is not None:
                 self.reject(index, gradient)
         if self.plan.clears:
-            spans = sorted((each.ctypes.data, each.nbytes) for each in gradients if each is not None and each.nbytes)
-            for (begin, nbytes), (other, _) in itertools.pairwise(spans):
-                if other < begin + nbytes:
-                    raise ValueError(SHARED)
+            check_apart((each.ctypes.data, each.nbytes) for each in gradients if each is not None)
 
-    def bind(self, gradients: list[Any]) -> None:
-        self.accept(gradients)
-        self.gradients = list(gradients)
+    def bind(self, gradients: list[Any], /) -> None:
+        super().bind(gradients)
         self.watch()
-        self.bound = True
 
-    def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
+    def run_step(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
         # In a context of its own, NumPy's error state is the caller's again however this ends.
-        self.alone(lambda: contextvars.copy_context().run(self.step_alone, gradients, prepare))
+        contextvars.copy_context().run(self.step_in_context, gradients, prepare)
 
-    def step_alone(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
+    def step_in_context(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
         self.check_watched()
-        if self.progress.swapped[0]:
-            raise RuntimeError(SWAPPED)
+        self.check_not_swapped()
         if prepare is not None:
             prepare()
         if gradients is None:
             gradients = self.gradients
-        self.accept(gradients)
+        self.accept_gradients(gradients)
         with np.errstate(all="ignore"):
             with_denormals(self.plan.flush_denormals, lambda: self.advance(gradients))
 
-    def fetch(self) -> None:
-        """Have what the engine counts in the arrays that it was given: it always is."""
-
-    def upload(self) -> None:
-        """Take what was changed to where steps are done: it always is."""
-
-    def swap(self) -> None:
-        """Exchange every parameter with its average."""
-        self.alone(self.swap_alone)
-
-    def swap_alone(self) -> None:
+    def run_swap(self) -> None:
         self.check_watched()
         work = [Work(index, segment, None, False) for index, segment in enumerate(self.segments)]
         for each in work:

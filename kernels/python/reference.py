@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ..constants import LANES, SUM_BLOCK
 from ..formulas import coefficients, operations, registry, rules, sums, vocabulary
 from ..formulas.dialect import Function
 from ..render.numba_source import functions_source
 
 BLOCK = 1 << 16
 """Elements at a time, so that the temporaries stay in cache."""
-
-SUM_BLOCK = 4096
-"""Elements that are added up at a time, as in table.pxi."""
 
 Loop = Callable[[Sequence[np.ndarray], Sequence[Any]], None]
 """Updates one-dimensional arrays, the streams of a loop, in place with the given coefficients."""
@@ -75,7 +73,7 @@ def sum_over(name: str, dtype: np.dtype) -> Sum:
     precision = dtype if name in sums.COUNTS else np.dtype(np.float64)
 
     def add_up(elements: np.ndarray, coefficient: float) -> tuple[float, float]:
-        rows = np.zeros((-(-elements.size // registry.LANES), registry.LANES), precision)
+        rows = np.zeros((-(-elements.size // LANES), LANES), precision)
         rows.reshape(-1)[: elements.size] = elements
         terms = term(rows, precision.type(coefficient))
         if not isinstance(terms, tuple):
@@ -89,7 +87,7 @@ def sum_over(name: str, dtype: np.dtype) -> Sum:
 def fold(terms: np.ndarray, size: int) -> float:
     """Adds the rows to one another, one after the other; then each half of what is left to the other half."""
     terms.reshape(-1)[size:] = 0  # beyond the end
-    lanes = np.zeros(registry.LANES)
+    lanes = np.zeros(LANES)
     for row in terms:
         lanes = lanes + row
     while lanes.size > 1:

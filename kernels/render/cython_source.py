@@ -8,11 +8,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 
+from ..constants import CACHE_LINE, LANES, PREFETCH_BLOCK
 from ..formulas.dialect import Function
 from ..formulas.registry import (
-    CACHE_LINE,
-    LANES,
-    PREFETCH_BLOCK,
     REALS,
     Loop,
     coefficient_functions,

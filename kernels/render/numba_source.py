@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..constants import CACHE_LINE, PREFETCH_BLOCK
 from ..formulas.dialect import Function
-from ..formulas.registry import CACHE_LINE, PREFETCH_BLOCK, Loop
+from ..formulas.registry import Loop
 from .spelling import call_lines, indent, statements
 
 _NUMBA_FUNCTION = """\

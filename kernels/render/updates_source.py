@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from ..constants import PREFETCH_BYTES
 from ..formulas import registry
 from ..formulas.registry import REALS
 from .spelling import indent
@@ -30,7 +31,7 @@ ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) no
 ctypedef void (*coefficient_function)(const double *, double *) noexcept nogil
 
 cdef enum:
-    PREFETCH_BYTES = 64 << 20  # Only what cannot be in a cache is worth a prefetch; as in engine.pyx.
+    PREFETCH_BYTES = {prefetch_bytes}
     MAX_COEFFICIENTS = {most}
 
 cdef loop_function loops[{n_rules}][2]
@@ -143,6 +144,7 @@ def updates_source(signatures: Iterable[Any]) -> str:
     functions = ["regularize", *dict.fromkeys(each.spec.coefficients for each in table)]
     parts = [
         _HEADER.format(
+            prefetch_bytes=PREFETCH_BYTES,
             most=max(len(registry.loop(rule).coefficients) for rule in rules),
             n_rules=len(rules),
             n_functions=len(functions),

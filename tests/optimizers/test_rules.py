@@ -17,7 +17,7 @@ from custom_momentum import Momentum
 import fastopt
 from fastopt.definitions.conventions import spec_of
 from fastopt.definitions.hyperparameters import HYPERPARAMETERS
-from fastopt.kernels.engine.plan import ENGINE_ARGUMENTS
+from fastopt.kernels.constants import ENGINE_ARGUMENTS
 from fastopt.kernels.formulas import coefficients, registry, rules
 from fastopt.kernels.numba import loops as numba_loops
 from fastopt.rules import COMMON, clip, floor, maximum, select, sign, sqrt

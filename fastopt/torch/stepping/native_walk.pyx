@@ -16,6 +16,7 @@ from fastopt.kernels.native.engine cimport Engine, Pieces, WatchedArrays
 
 cnp.import_array()
 
+include "found.pxi"
 include "dlpack.pxi"
 
 cdef extern from "Python.h":  # by pointer: what they point to is kept elsewhere, and not counted for each look
@@ -55,12 +56,6 @@ cdef struct StatesOf:            # a parameter's entry in the owner's dict of st
 cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work for which other Python threads may run meanwhile
 
 
-cdef enum:  # what `Tensors.step` finds; anything but READY is for its owner to see to, and nothing was changed
-    READY
-    REBUILD      # other parameters, states or memory than it was made for
-    REREAD       # other hyperparameters
-    REPLACE      # gradients that the kernels cannot read as they are: `Tensors.odd`
-
 cdef Number number_in(cnp.ndarray array):
     """That of an array of one element."""
     cdef Number number
@@ -78,9 +73,6 @@ cdef void write_number(const Number *number, double value) noexcept:
         (<double *>number.address)[0] = value
     else:
         (<float *>number.address)[0] = <float>value
-
-
-FOUND = {"ready": READY, "rebuild": REBUILD, "reread": REREAD, "replace": REPLACE}
 
 
 cdef bint holds(PyObject *container, PyObject *const *values, Py_ssize_t n_values) noexcept:
@@ -113,8 +105,7 @@ cdef class Tensors:
     engine: Engine
     groups: list of (dict of hyperparameters with "params", tuple of its values, whether a value can change in place)
     segments: list of int
-        For each parameter of all groups its segment in the engine; -1 where it has none because it has no gradient
-        yet, -2 where another engine steps it.
+        For each parameter of all groups its segment in the engine, or a `found.NoSegment`.
     memory: list of tensors, one a segment
         What the engine's segments are: the parameters, or what stands for them.
     counts_steps: bool
@@ -427,7 +418,7 @@ cdef class Tensors:
             memset(arrays.accepted, 0, self.engine.n_segments * sizeof(char *))
         for index in range(first, last):
             segment = self.segments[index]
-            if segment == -2:
+            if segment == ELSEWHERE:
                 continue
             param = self.params[index]
             gradient = self.get_gradient(self.attribute, param, type(param))
@@ -485,7 +476,7 @@ cdef class Tensors:
         return found or self.gather(replacements, only, thorough)
 
     def look(self, list param_groups, states, dict replacements=None, bint reread=False, Py_ssize_t only=-1):
-        """Whether a step can be done: one of FOUND. Nothing is written."""
+        """Whether a step can be done: a `found.Found`. Nothing is written."""
         self.engine.claim()
         try:
             return self.find(param_groups, states, replacements, reread, only, True)
@@ -497,7 +488,7 @@ cdef class Tensors:
              Py_ssize_t only=-1):
         """One step of every parameter that has a gradient, or of `only` the one at this position among all groups'.
 
-        Returns one of FOUND; unless it is READY, something has to be seen to first, and nothing was written. `reread`
+        Returns a `found.Found`; unless it is READY, something has to be seen to first, and nothing was written. `reread`
         says that hyperparameters were just taken over, `thorough` that the memory of states is looked at, too.
         """
         cdef int found
