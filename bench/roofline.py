@@ -11,7 +11,7 @@ from typing import Any
 
 from fastopt.kernels import backends
 from fastopt.kernels.engine.contract import EngineInputs, Progress, SegmentRecords, SegmentSettings
-from fastopt.kernels.engine.plan import GroupPlan, Operation, Segment, StepPlan
+from fastopt.kernels.engine.plan import GroupPlan, OperandForm, Operation, Segment, StepPlan
 from fastopt.step.nonfinite import NonfiniteGradients
 
 from .cases import FLOAT32, Problem, copies
@@ -37,9 +37,14 @@ def start(problem: Problem) -> Runner:
     for array in problem.params:
         param, *states = copies([array] * (1 + n_states))
         segments.append(Segment(0, param, states))
-    streams = tuple(range(2 + n_states))
-    operation = Operation(loop=cython_loops.loop(f"roofline_{n_states}", FLOAT32), streams=streams, pick=())
-    group = GroupPlan(stages=(), programs={"update": (operation,)}, n_streams=len(streams), cost=1.0)
+    operands = tuple(range(2 + n_states))
+    operation = Operation(loop=cython_loops.loop(f"roofline_{n_states}", FLOAT32), operands=operands, pick=())
+    group = GroupPlan(
+        stages=(),
+        programs={"update": (operation,)},
+        operands=tuple(OperandForm(str(index), FLOAT32) for index in operands),
+        cost=1.0,
+    )
     n = len(segments)
     with all_threads():
         engine: Any = native.Engine(

@@ -51,6 +51,10 @@ class Memory(Protocol):
         """Where an array is; arrays of one optimizer are all in one place."""
 
 
+def _in_main_memory_only(*arguments: Any) -> Any:
+    raise NotImplementedError("arrays on a device are added up and changed by an engine only")
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to run the rules."""
@@ -61,10 +65,10 @@ class Backend:
     loop: Callable[[str, Any], Any]
     sum_over: Callable[[str, Any], Any]
     coefficient_function: Callable[[str], Any]
-    add_up_arrays: Callable[[list[Any], Any, int], float]
+    add_up_arrays: Callable[[list[Any], Any, int], float] = _in_main_memory_only
     """The sum over all elements of arrays, given a sum from `sum_over` and at most so many threads (0: the default)."""
-    change_arrays: Callable[[list[Any], Any, tuple[float, ...], int], None]
-    """Calls a loop of one stream on each of these arrays, given its coefficients and at most so many threads."""
+    change_arrays: Callable[[list[Any], Any, tuple[float, ...], int], None] = _in_main_memory_only
+    """Calls a loop of one operand on each of these arrays, given its coefficients and at most so many threads."""
     memory: Memory = host_memory
     """Where its arrays are."""
     on_device: bool = False
@@ -170,7 +174,7 @@ def _cuda() -> Backend:
     from .cuda.availability import require_cuda
 
     require_cuda()
-    from .cuda import arrays, memory
+    from .cuda import memory
     from .cuda.engine import CudaEngine
 
     return Backend(
@@ -179,9 +183,7 @@ def _cuda() -> Backend:
         lambda name, dtype: registry.loop(name),
         lambda name, dtype: registry.functions_of_sum(name),
         registry.functions_of_coefficients,
-        arrays.add_up_arrays,
-        arrays.change_arrays,
-        memory,
+        memory=memory,
         on_device=True,
     )
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..definitions.specs import Spec
 from ..kernels.backends import Backend
 from ..kernels.constants import CLIPPED, ENGINE_ARGUMENTS, PREPARED
-from ..kernels.engine.plan import GroupPlan, Operation, RowOperation, Stage, StepPlan
+from ..kernels.engine.plan import GroupPlan, OperandForm, Operation, RowOperation, Stage, StepPlan
 from ..kernels.formulas import registry
 from .operations import (
     ACCUMULATOR,
@@ -62,7 +62,7 @@ class Shape(NamedTuple):
     numbered: tuple[Fused, ...]
     stages: tuple[StageShape, ...]
     programs: dict[str, tuple[Operation, ...]]
-    n_streams: int
+    operands: tuple[OperandForm, ...]
     cost: float
     rows_after: int
     accumulator: int
@@ -124,7 +124,7 @@ class Planner:
                 for function, arguments, positions, carried, is_own in shape.stages
             ),
             programs=shape.programs,
-            n_streams=shape.n_streams,
+            operands=shape.operands,
             cost=shape.cost,
             lr=lr,
             rows=tuple(self.row_operations(group)),
@@ -142,7 +142,7 @@ class Planner:
         """What does not change with the values of hyperparameters and options."""
         wanted = wanted_operations(group, self.options)
         named = programs(wanted, self.spec, group)
-        streams = ("param", "grad", *self.spec.states(group), *extra_states(self.options))
+        names = ("param", "grad", *self.spec.states(group), *extra_states(self.options))
         stages, positions = self.stages(wanted, named)
         updates = [each for each in wanted if "update" in each.programs]
         return Shape(
@@ -150,13 +150,13 @@ class Planner:
             numbered=tuple(each for each in wanted if each.numbers is not None),
             stages=stages,
             programs={
-                name: tuple(self.operation(each, streams, positions) for each in operations)
+                name: tuple(self.operation(each, names, positions) for each in operations)
                 for name, operations in named.items()
             },
-            n_streams=len(streams),
+            operands=tuple(OperandForm(name, self.dtype) for name in names),
             cost=self.spec.costs[self.spec.rule(group)][list(registry.REALS).index(self.dtype.name)],
             rows_after=sum(not each.after_rows for each in updates),
-            accumulator=streams.index(ACCUMULATOR) if ACCUMULATOR in streams else -1,
+            accumulator=names.index(ACCUMULATOR) if ACCUMULATOR in names else -1,
             carried=tuple(positions[self.spec.coefficients, name] for name in self.spec.carried),
         )
 
@@ -205,13 +205,14 @@ class Planner:
         limit = self.dtype.type(min(bound * divisor, largest))
         return float(limit if float(limit) <= bound * divisor else np.nextafter(limit, self.dtype.type(0)))
 
-    def operation(self, named: Named, streams: Sequence[str], positions: Positions) -> Operation:
+    def operation(self, named: Named, names: Sequence[str], positions: Positions) -> Operation:
+        """An operation of the plan; `names` are those of a segment's operands."""
         name, stands_for = named
         loop = registry.loop(name)
-        indices = {**{stream: index for index, stream in enumerate(streams)}, **BLOCKS}
+        indices = {**{operand: index for index, operand in enumerate(names)}, **BLOCKS}
         return Operation(
             loop=self.backend.loop(name, self.dtype),
-            streams=tuple(indices[stands_for.get(stream, stream)] for stream in loop.streams),
+            operands=tuple(indices[stands_for.get(each, each)] for each in loop.streams),
             pick=tuple(self.position(name, coefficient, positions) for coefficient in loop.coefficients),
         )
 

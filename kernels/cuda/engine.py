@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..constants import GRAD
 from ..engine.base import EngineBase, check_apart
 from ..engine.contract import EngineInputs
 from ..engine.plan import GroupPlan, StepPlan
@@ -75,7 +76,10 @@ class CudaEngine(EngineBase):
         self.addresses = [0] * len(segments)
         params = [segment.param for segment in segments if segment.param.size]
         self.device = machine.device_of(params[0]) if params else 0
-        self.expected = [(tuple(segment.param.shape), self.dtype.str) for segment in segments]
+        self.forms = [self.plans[segment.group].operands[GRAD] for segment in segments]
+        self.expected = [
+            (tuple(segment.param.shape), form.dtype.str) for segment, form in zip(segments, self.forms, strict=True)
+        ]
         self.written = sorted(
             (memory.address(array), memory.address(array) + memory.nbytes(array))
             for segment in segments
@@ -219,18 +223,19 @@ class CudaEngine(EngineBase):
             or interface.get("mask") is not None
         ):
             self.reject(index, gradient)
+            expected = f"{'writable ' if self.plan.clears else ''}contiguous array of {self.forms[index].dtype}"
             raise TypeError(
-                f"gradient {index} must be a {'writable ' if self.plan.clears else ''}contiguous array of {self.dtype} "
-                f"on the device, of shape {shape}, got {type(gradient).__name__}"
+                f"gradient {index} must be a {expected} on the device, of shape {shape}, got {type(gradient).__name__}"
             )
         begin = int(interface["data"][0])
-        if begin % self.dtype.itemsize:
+        itemsize = self.forms[index].dtype.itemsize
+        if begin % itemsize:
             self.reject(index, gradient)
-            raise ValueError(f"gradient {index} must be aligned to {self.dtype.itemsize} bytes, got {begin:#x}")
+            raise ValueError(f"gradient {index} must be aligned to {itemsize} bytes, got {begin:#x}")
         if begin and begin != self.addresses[index] and machine.device_at(begin) != self.device:
             self.reject(index, gradient)
             raise ValueError(f"gradient {index} must be on cuda:{self.device}, got cuda:{machine.device_at(begin)}")
-        end = begin + self.segments[index].param.size * self.dtype.itemsize
+        end = begin + self.segments[index].param.size * itemsize
         position = bisect.bisect_left(self.written, (end,)) - 1
         if begin < end and position >= 0 and self.written[position][1] > begin:
             self.reject(index, gradient)
@@ -243,7 +248,10 @@ class CudaEngine(EngineBase):
             0 if gradient is None else self.address_of(index, gradient) for index, gradient in enumerate(gradients)
         ]
         if self.plan.clears:
-            sizes = [segment.param.size * self.dtype.itemsize for segment in self.segments]
+            sizes = [
+                segment.param.size * form.dtype.itemsize
+                for segment, form in zip(self.segments, self.forms, strict=True)
+            ]
             check_apart(each for each in zip(addresses, sizes, strict=True) if each[0])
         self.gradients = list(gradients)
         self.set_addresses(addresses)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..constants import LANES, SUM_BLOCK
+from ..constants import GRAD, LANES, SUM_BLOCK
 from ..formulas.dialect import Function
 from .source import ACTIVE, FINAL, SCALE, device, function_source, functions_source, kernel_source, row_of, walk
 from .structures import Structure, value_width
@@ -37,7 +37,7 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
         names = ", ".join(f"result_{k}" for k in range(len(functions[-1].returns)))
         call = loop.calls[0][0].name
         lines += [
-            f"gathered = load_int64(row, {SEGMENT.index('streams') + structure.accumulator})",
+            f"gathered = load_int64(row, {SEGMENT.index('operands') + structure.accumulator})",
             "addresses = gradient | gathered",
             "given = gathered if gradient == 0 else gradient",
             f"{names} = coefficient_{functions[-1].name}({arguments})",
@@ -47,8 +47,11 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
     def loaded(name: str, load: str, place: str) -> list[str]:
         """Elements as they are added up: of the gradient, or of what was gathered before and the gradient."""
         if not gathers:
-            return [f"{name} = {load}(gradient + {place}, 0)"]
-        return [f"{name} = {load}(gathered + {place}, 0)", f"{name}_more = {load}(given + {place}, 0)"]
+            return [f"{name} = {load}(gradient + {structure.offset(GRAD, place)}, 0)"]
+        return [
+            f"{name} = {load}(gathered + {structure.offset(structure.accumulator, place)}, 0)",
+            f"{name}_more = {load}(given + {structure.offset(GRAD, place)}, 0)",
+        ]
 
     def added(lane: int, element: str, more: str) -> list[str]:
         value = [f"element = {element}"]
@@ -59,9 +62,7 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
 
     def rows(count: int) -> list[str]:
         body = [
-            line
-            for turn in range(count)
-            for line in loaded(f"vector_{turn}", "load_vector", f"(i + {turn * LANES}) * {itemsize}")
+            line for turn in range(count) for line in loaded(f"vector_{turn}", "load_vector", f"(i + {turn * LANES})")
         ]
         for turn in range(count):
             for lane in range(width):
@@ -70,7 +71,7 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
 
     single = []
     for lane in range(width):
-        one = [*loaded("single", "load_real", f"(i + {lane}) * {itemsize}"), *added(lane, "single", "single_more")]
+        one = [*loaded("single", "load_real", f"(i + {lane})"), *added(lane, "single", "single_more")]
         single += [f"if i + {lane} < stop:", *(f"    {line}" for line in one)]
     lines += [
         *(f"total_{lane} = float64(0.0)" for lane in range(width)),

@@ -13,9 +13,9 @@ from .structures import PROGRAM_COLUMNS, Structure, coefficient_width, numbered_
 from .table_format import GROUP, SEGMENT
 
 VECTORS_IN_FLIGHT = 6
-"""Vectors that a thread loads before it computes: of a rule with few streams, several of each."""
+"""Vectors that a thread loads before it computes: of a rule with few operands, several of each."""
 
-OWN_STREAMS = {PREPARED: "prepared", CLIPPED: "clipped"}
+OWN_BLOCKS = {PREPARED: "prepared", CLIPPED: "clipped"}
 
 
 @dataclass(frozen=True)
@@ -39,24 +39,24 @@ def variant(structure: Structure, program: str, with_gradient: bool = True) -> V
     lines: list[str] = []
     if not with_gradient:
         loads[structure.accumulator] = None
-        lines.append(f"prepared = stream_{structure.accumulator}")
-    for number, (loop, streams, picks) in enumerate(structure.program(program)):
-        if not with_gradient and GRAD in streams:
+        lines.append(f"prepared = operand_{structure.accumulator}")
+    for number, (loop, operands, picks) in enumerate(structure.program(program)):
+        if not with_gradient and GRAD in operands:
             continue
-        stands_for = dict(zip(loop.streams, streams, strict=True))
+        stands_for = dict(zip(loop.streams, operands, strict=True))
         coefficients = {name: positions[pick] for name, pick in zip(loop.coefficients, picks, strict=True)}
 
         def spelled(name: str, stands_for: dict[str, int] = stands_for, number: int = number, **more: Any) -> str:
             if name in stands_for:
-                return OWN_STREAMS.get(stands_for[name], f"stream_{stands_for[name]}")
+                return OWN_BLOCKS.get(stands_for[name], f"operand_{stands_for[name]}")
             return f"{name}_{number}" if name in more["local"] else f"c_{more['coefficients'][name]}"
 
         for function, arguments, targets in loop.calls:
             more = {"local": loop.local_names, "coefficients": coefficients}
             for name in arguments:
-                stream = stands_for.get(name, -1)
-                if stream >= 0 and stream not in stores:
-                    loads[stream] = None
+                operand = stands_for.get(name, -1)
+                if operand >= 0 and operand not in stores:
+                    loads[operand] = None
                 if name in coefficients:
                     taken[coefficients[name]] = None
             given = ", ".join(spelled(name, **more) for name in arguments)
@@ -73,8 +73,8 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
     functions = [function for each in variants.values() for function in each.functions]
     width = coefficient_width(structures)
     parts = functions_source(functions, "element", "real")
-    for number, each in variants.items():
-        parts += variant_source(number, each, real)
+    for (index, _), number in numbers.items():
+        parts += variant_source(number, variants[number], structures[index], real)
     calls: list[str] = []
     for number in variants:
         calls.append(f"{'if' if not calls else 'elif'} variant == {number}:")
@@ -101,14 +101,14 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
     return "\n\n".join(parts)
 
 
-def variant_source(number: int, each: Variant, real: str) -> list[str]:
-    """A variant on one element, and on what a block has of a segment: in vectors where all streams allow it."""
+def variant_source(number: int, each: Variant, structure: Structure, real: str) -> list[str]:
+    """A variant on one element, and on what a block has of a segment: in vectors where all operands allow it."""
     itemsize = 4 if real == "float32" else 8
     lanes = 16 // itemsize
-    streams = sorted({*each.loads, *each.stores})
+    operands = sorted({*each.loads, *each.stores})
     taken = [f"c_{index}" for index in each.coefficients]
-    loaded = [f"stream_{index}" for index in each.loads]
-    stored = [f"stream_{index}" for index in each.stores]
+    loaded = [f"operand_{index}" for index in each.loads]
+    stored = [f"operand_{index}" for index in each.stores]
     element = device(f"element_of_{number}", [*loaded, *taken], [*each.lines, "return " + ", ".join(stored)])
 
     def call(values: Sequence[str], results: Sequence[str]) -> str:
@@ -137,19 +137,19 @@ def variant_source(number: int, each: Variant, real: str) -> list[str]:
     single = [f"old_{index} = load_real(address_{index}, i)" for index in each.loads]
     single.append(call([f"old_{index}" for index in each.loads], [f"new_{index}" for index in each.stores]))
     single += [f"store_real(address_{index}, i, new_{index})" for index in each.stores]
-    first = SEGMENT.index("streams")
+    first = SEGMENT.index("operands")
     lines = [
         *(
             f"address_{index} = "
             + ("gradient" if index == GRAD else f"load_int64(row, {first + index})")
-            + f" + start * {itemsize}"
-            for index in streams
+            + f" + {structure.offset(index, 'start')}"
+            for index in operands
         ),
         *(f"c_{index} = load_real(taken, {index})" for index in each.coefficients),
         "size = stop - start",
         "width = int(cuda.blockDim.x)",
         "done = size * 0",
-        f"if ({' | '.join(f'address_{index}' for index in streams)}) & 15 == 0:",
+        f"if ({' | '.join(f'address_{index}' for index in operands)}) & 15 == 0:",
         f"    vectors = size // {lanes}",
         "    i = int(cuda.threadIdx.x)",
         *([f"    while i + {together - 1} * width < vectors:"] if together > 1 else []),

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..constants import GRAD
-from ..engine.plan import GroupPlan
+from ..engine.plan import GroupPlan, OperandForm
 from ..formulas.dialect import Function
 from ..formulas.registry import Loop
 from .table_format import COUNTS, NO_SUM, SEGMENT, SQUARES, VALUES
@@ -25,6 +24,7 @@ class Structure:
     """For each: the coefficient function with what it calls, `Stage.positions`, `Stage.carried`, and how many arguments
     it takes."""
     programs: tuple[tuple[str, tuple[tuple[Loop, tuple[int, ...], tuple[Pick, ...]], ...]], ...]
+    operands: tuple[OperandForm, ...]
     sum: tuple[Function, ...]
     sum_of_squares: bool
     accumulator: int
@@ -37,9 +37,10 @@ class Structure:
         return Structure(
             tuple((each.function, each.positions, each.carried, len(each.arguments)) for each in plan.stages),
             tuple(
-                (name, tuple((each.loop, each.streams, each.pick) for each in operations))
+                (name, tuple((each.loop, each.operands, each.pick) for each in operations))
                 for name, operations in sorted(plan.programs.items())
             ),
+            plan.operands,
             plan.sum or (),
             plan.sum_of_squares,
             plan.accumulator,
@@ -57,6 +58,12 @@ class Structure:
     @property
     def sum_kind(self) -> int:
         return NO_SUM if not self.sum else SQUARES if self.sum_of_squares else COUNTS
+
+    def offset(self, operand: int, element: str) -> str:
+        """How many bytes into an operand the item of an element is."""
+        form = self.operands[operand]
+        item = element if form.elements_per_item == 1 else f"({element}) // {form.elements_per_item}"
+        return f"{item} * {form.dtype.itemsize}"
 
     def program(self, name: str) -> tuple[Any, ...]:
         return dict(self.programs).get(name, ())
@@ -99,20 +106,13 @@ def n_carried(structures: Sequence[Structure]) -> int:
     return max((len(each.carried) for each in structures), default=0)
 
 
-def n_streams(structures: Sequence[Structure]) -> int:
+def n_operands(structures: Sequence[Structure]) -> int:
     """Addresses in a row of the table of segments."""
-    indices = [
-        index
-        for each in structures
-        for _, operations in each.programs
-        for _, streams, _ in operations
-        for index in streams
-    ]
-    return 1 + max([GRAD, *indices])
+    return max(len(each.operands) for each in structures)
 
 
 def segment_bytes(structures: Sequence[Structure]) -> int:
-    return 8 * (len(SEGMENT) - 1 + n_streams(structures))
+    return 8 * (len(SEGMENT) - 1 + n_operands(structures))
 
 
 def value_width(structures: Sequence[Structure]) -> int:

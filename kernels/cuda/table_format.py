@@ -36,8 +36,8 @@ a row up to now; and whether the last was."""
 NUMBERS = ("grad_norm",)
 """float64."""
 
-SEGMENT = ("group", "size", "first_sum_block", "n_sum_blocks", "frozen", "streams")
-"""int64, a row for each segment; the addresses of its streams come last (that of the gradient is in `gradients`)."""
+SEGMENT = ("group", "size", "first_sum_block", "n_sum_blocks", "frozen", "operands")
+"""int64, a row for each segment; the addresses of its operands come last (that of the gradient is in `gradients`)."""
 
 SETTINGS = ("lr_scale", "weight_decay")
 """float64, a row for each segment: those of `contract.SegmentSettings`."""

@@ -16,7 +16,7 @@ from .structures import (
     Structure,
     coefficient_width,
     n_carried,
-    n_streams,
+    n_operands,
     numbered_variants,
     value_width,
 )
@@ -96,7 +96,7 @@ class Tables:
         self.header = memory.address(self.alive["header"])
 
     def segment_rows(self, segments: Sequence[Segment]) -> np.ndarray:
-        width = n_streams(self.structures)
+        width = n_operands(self.structures)
         rows = np.zeros((self.n_segments, len(SEGMENT) - 1 + width), np.int64)
         for index, (row, segment) in enumerate(zip(rows, segments, strict=True)):
             first = int(self.first_sum_block[index])

@@ -9,13 +9,14 @@ from dataclasses import replace
 from typing import Any
 
 from .contract import BUSY, SHARED, SWAPPED, EngineInputs, Result
-from .plan import GroupPlan, StepPlan
+from .plan import GroupPlan, StepPlan, check_operands
 
 
 class EngineBase:
     """See `contract.Engine`. A subclass has `accept_gradients`, `run_step` and `run_swap`."""
 
     def __init__(self, inputs: EngineInputs) -> None:
+        check_operands(inputs.plans, inputs.dtype)
         self.dtype = inputs.dtype
         self.plans = list(inputs.plans)
         self.segments = inputs.segments

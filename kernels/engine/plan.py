@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,12 +20,27 @@ class Stage:
     carried: tuple[int, ...] = ()  # of each carried number among the arguments, or -1
 
 
+class OperandForm(NamedTuple):
+    """How an operand of a segment lies in memory: an array of items, each of which stands for some elements.
+
+    Loops compute with elements of the engine's dtype and read every operand as it lies, so today each form has that
+    dtype and one element an item. This is where a storage format comes in: an operand of another form gets a codec,
+    which decodes a block of it into the thread's own memory before the loops of that block, as `PREPARED` and `CLIPPED`
+    are such blocks, and encodes it after them.
+    """
+
+    name: str
+    dtype: np.dtype[Any]
+    elements_per_item: int = 1
+    """A power of 2, at most `constants.BOUNDARY`: threads then never meet within an item."""
+
+
 @dataclass(eq=False, repr=False)
 class Operation:
     """A loop, what it walks over, and what it takes."""
 
     loop: Any  # an address for the native engine, a callable for the Python one
-    streams: tuple[int, ...]  # positions in a segment's streams, or PREPARED or CLIPPED
+    operands: tuple[int, ...]  # positions among a segment's operands, or PREPARED or CLIPPED
     pick: tuple[tuple[int, int], ...]  # its coefficients, in its order: (stage, which of its results)
 
 
@@ -51,7 +66,7 @@ class GroupPlan:
 
     stages: tuple[Stage, ...]
     programs: Mapping[str, tuple[Operation, ...]]
-    n_streams: int
+    operands: tuple[OperandForm, ...]  # of its segments: the parameter, the gradient, each state
     cost: float  # nanoseconds an element on one thread, in cache
     lr: float = 0.0
     rows: tuple[RowOperation, ...] = ()
@@ -60,14 +75,14 @@ class GroupPlan:
     sum_of_squares: bool = False  # whether that is the squares; else it counts what cannot be used
     limit: float = math.inf  # of a gradient's elements, beyond which they cannot be used
     clip_norm: float = 0.0  # of each segment, or 0
-    accumulator: int = -1  # which of the streams holds the gradients of calls before
+    accumulator: int = -1  # which of the operands holds the gradients of calls before
     carried: tuple[tuple[int, int], ...] = ()  # for each carried number (stage, which of its results) is the next
     divisor: str = "update_divisor"  # the argument that divides a gradient by its scale, where it is read first
 
 
 @dataclass(eq=False, repr=False)
 class Segment:
-    """One parameter: its group, and its memory in the order of its streams, without the gradient."""
+    """One parameter: its group, and its memory in the order of its operands, without the gradient."""
 
     group: int
     param: np.ndarray
@@ -89,3 +104,20 @@ class StepPlan:
     unusable: Any = None  # the sum that counts them
     clears: bool = False  # whether a step zeroes the gradients
     waits: bool = True  # whether a step that is stopped is reported at once, also where that means to wait for a device
+
+
+def check_operands(plans: Sequence[GroupPlan], dtype: np.dtype[Any]) -> None:
+    """Raise where loops that compute in this dtype could not read an operand as it lies.
+
+    Raises
+    ------
+    ValueError
+        An operand is of another form.
+    """
+    for plan in plans:
+        for form in plan.operands:
+            if (form.dtype, form.elements_per_item) != (dtype, 1):
+                raise ValueError(
+                    f"the engine reads operands of {dtype}, one element an item; {form.name!r} is of {form.dtype}, "
+                    f"{form.elements_per_item} elements an item"
+                )

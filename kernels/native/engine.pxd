@@ -15,6 +15,7 @@ cdef struct Table
 cdef struct Group
 cdef struct Guard
 cdef struct Span
+cdef struct GradientForm
 
 
 cdef class ThreadChoice:
@@ -38,7 +39,7 @@ cdef class WatchedArrays:
     cdef Py_ssize_t n_intervals
     cdef char **accepted        # addresses of the gradients of the step under way
     cdef Span *spans            # the same, to be sorted
-    cdef int type_number
+    cdef GradientForm *forms
     cdef readonly bint zeroed
     cdef object reject
 
@@ -53,7 +54,7 @@ cdef class WatchedArrays:
 cdef class Engine:
     cdef Table *table
     cdef readonly Py_ssize_t n_segments
-    cdef readonly Py_ssize_t itemsize
+    cdef Py_ssize_t itemsize    # of what loops compute with
     cdef Py_ssize_t n_groups
     cdef WatchedArrays arrays
     cdef list alive             # the arrays whose addresses it has
@@ -73,7 +74,7 @@ cdef class Engine:
     cdef char *pending
     cdef int n_carried
     cdef double *carried        # n_carried a segment
-    cdef double *next_carried   # what they are after this step, n_carried a row
+    cdef double *next_carried   # what they are after this step, n_carried for each of the table's coefficients
     # contract.Progress
     cdef int64_t *accumulated
     cdef int64_t *calls
@@ -104,6 +105,7 @@ cdef class Engine:
     cdef int claim(self) except -1
     cdef void release(self) noexcept
     cdef double cost(self, Py_ssize_t segment) noexcept
+    cdef Py_ssize_t gradient_itemsize(self, Py_ssize_t segment) noexcept
     cdef bint has_gradient(self, Py_ssize_t segment) noexcept
     cdef bint carry_alike(self, Py_ssize_t first, Py_ssize_t second) noexcept
     cdef int take_gradients(self) except -1
@@ -114,8 +116,8 @@ cdef class Engine:
     cdef bint all_usable(self) noexcept
     cdef int decline(self, int n_threads) except -1
     cdef double clip_coefficient(self, Group *group, Py_ssize_t segment, double total) noexcept
-    cdef void fill_rows(self, bint added) noexcept
-    cdef void fill_row(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept
+    cdef void compute_coefficients(self, bint added) noexcept
+    cdef void compute_shared(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept
     cdef void run(self, int n_threads) noexcept
     cdef void count(self, bint final) noexcept
 

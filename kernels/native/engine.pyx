@@ -41,6 +41,7 @@ from cython.parallel cimport parallel
 
 from ..constants import PROGRAMS as PROGRAM_NAMES
 from ..engine.contract import BUSY, SHARED, SWAPPED
+from ..engine.plan import check_operands
 from ..engine.host_memory import resized_message, with_owners
 
 watch_forks()
@@ -94,6 +95,7 @@ cdef class Engine:
     def __cinit__(self, inputs):
         cdef Py_ssize_t index, k
         cdef list plans = inputs.plans, segments = inputs.segments
+        check_operands(plans, inputs.dtype)
         settings, records, progress, plan = inputs.settings, inputs.records, inputs.progress, inputs.plan
         self.n_segments = len(segments)
         self.n_groups = len(plans)
@@ -120,7 +122,9 @@ cdef class Engine:
         self.choice = ThreadChoice()
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
         self.adaptive = adaptive
-        self.arrays = WatchedArrays(inputs.dtype.num, segments, plan.clears, inputs.reject)
+        self.arrays = WatchedArrays(
+            segments, [plans[segment.group].operands[GRAD].dtype for segment in segments], plan.clears, inputs.reject
+        )
         self.table = <Table *>calloc(1, sizeof(Table))
         if not self.table:
             raise MemoryError("no memory for the table of segments")
@@ -128,10 +132,10 @@ cdef class Engine:
         self.table.groups = <Group *>calloc(max(self.n_groups, 1), sizeof(Group))
         self.table.segments = <Segment *>calloc(max(self.n_segments, 1), sizeof(Segment))
         self.table.active = <Active *>calloc(max(self.n_segments, 1), sizeof(Active))
-        self.table.rows = <Row *>calloc(max(self.n_segments, 1), sizeof(Row))
+        self.table.coefficients = <Coefficients *>calloc(max(self.n_segments, 1), sizeof(Coefficients))
         self.next_carried = <double *>calloc(max(self.n_segments * self.n_carried, 1), sizeof(double))
         if not (
-            self.table.groups and self.table.segments and self.table.active and self.table.rows and self.next_carried
+            self.table.groups and self.table.segments and self.table.active and self.table.coefficients and self.next_carried
         ):
             raise MemoryError("no memory for the table of segments")
         self.set_step_plan(plan)
@@ -145,11 +149,11 @@ cdef class Engine:
             self.table.segments[index].group = segments[index].group
             self.table.segments[index].size = segments[index].param.size
             self.table.segments[index].row = segments[index].row
-            self.table.segments[index].streams[0] = self.address(segments[index].param)
+            self.table.segments[index].operands[PARAM] = self.address(segments[index].param)
             if 2 + len(segments[index].states) > MAX_OPERANDS:
                 raise ValueError(f"too many states for the engine: {len(segments[index].states)}")
             for k, state in enumerate(segments[index].states):
-                self.table.segments[index].streams[2 + k] = self.address(state)
+                self.table.segments[index].operands[2 + k] = self.address(state)
         self.set_partials()
 
     def __dealloc__(self):
@@ -157,7 +161,7 @@ cdef class Engine:
             free(self.table.groups)
             free(self.table.segments)
             free(self.table.active)
-            free(self.table.rows)
+            free(self.table.coefficients)
             free(self.table.partials)
         free(self.table)
         free(self.next_carried)
@@ -215,9 +219,13 @@ cdef class Engine:
         """Nanoseconds that an update of a segment takes on one thread, in cache."""
         return self.table.segments[segment].size * self.table.groups[self.table.segments[segment].group].cost
 
+    cdef Py_ssize_t gradient_itemsize(self, Py_ssize_t segment) noexcept:
+        """Bytes of an element of a segment's gradient."""
+        return self.table.groups[self.table.segments[segment].group].forms[GRAD].itemsize
+
     cdef bint has_gradient(self, Py_ssize_t segment) noexcept:
         """Whether the step under way has a gradient for it."""
-        return self.table.segments[segment].streams[GRAD] != NULL
+        return self.table.segments[segment].operands[GRAD] != NULL
 
     cdef int take_gradients(self) except -1:
         """Check what can have changed since gradients were accepted by their addresses, and step with them."""
@@ -230,7 +238,7 @@ cdef class Engine:
     cdef void commit_gradients(self) noexcept:
         cdef Py_ssize_t index
         for index in range(self.n_segments):
-            self.table.segments[index].streams[GRAD] = self.arrays.accepted[index]
+            self.table.segments[index].operands[GRAD] = self.arrays.accepted[index]
 
     def bind(self, list gradients):
         """Check gradients once and use them in every step that is not given others."""
@@ -290,7 +298,7 @@ cdef class Engine:
         try:
             self.arrays.check()
             self.list_active(SWAP)
-            self.fill_rows(False)
+            self.compute_coefficients(False)
             self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))
             self.swapped[0] = not self.swapped[0]
         finally:
@@ -309,12 +317,12 @@ cdef class Engine:
             start = nanoseconds()
         if self.adds and (final or self.checks):
             if self.accumulate_steps > 1:
-                self.fill_rows(False)
+                self.compute_coefficients(False)
             self.add_up_gradients(n_threads)
             if self.checks and not self.all_usable():
                 self.decline(n_threads)
                 return 0
-        self.fill_rows(final)
+        self.compute_coefficients(final)
         # The gradients that were added up last are still in a cache: they come first.
         self.table.backwards = self.adds and final
         self.run(n_threads)
@@ -339,7 +347,7 @@ cdef class Engine:
             if program != SWAP:
                 if self.frozen[index]:
                     continue
-                if segment.streams[GRAD] == NULL and not (segment.pending and program == UPDATE):
+                if segment.operands[GRAD] == NULL and not (segment.pending and program == UPDATE):
                     continue
             group = &self.table.groups[segment.group]
             self.table.active[n_active].segment = index
@@ -348,7 +356,7 @@ cdef class Engine:
             work += segment.size * group.cost
             if group.sum != NULL:
                 reading += segment.size * NANOSECONDS_TO_ADD
-            nbytes += <double>segment.size * group.n_streams * self.table.itemsize
+            nbytes += segment.size * group.element_bytes
             n_active += 1
         self.table.n_active = n_active
         self.table.total = total
@@ -398,7 +406,7 @@ cdef class Engine:
         self.report(counts, self.calls[0])
         if self.clears:
             self.table.program = CLEAR
-            self.fill_rows(False)
+            self.compute_coefficients(False)
             self.run(n_threads)
         return 0
 
@@ -418,12 +426,12 @@ cdef class Engine:
         self.clipping(arguments, result)
         return result[0]
 
-    cdef void fill_rows(self, bint added) noexcept:
-        """The coefficients of all active segments; those that must have the same share a row.
+    cdef void compute_coefficients(self, bint added) noexcept:
+        """The coefficients of all active segments; those that must have the same share them.
 
         `added` is whether gradients were added up for this update; only then there is something to clip by.
         """
-        cdef Py_ssize_t index, k, n_rows = 0
+        cdef Py_ssize_t index, k, n_shared = 0
         cdef Py_ssize_t last = 0
         cdef Segment *segment
         cdef int group = -1
@@ -449,10 +457,10 @@ cdef class Engine:
                 values[LR] = self.table.groups[group].lr * self.lr_scale[index]
                 values[WEIGHT_DECAY] = self.weight_decay[index]
                 values[CLIP_COEFFICIENT] = clip_coefficient
-                self.fill_row(&self.table.groups[group], values, &self.carried[index * self.n_carried], n_rows)
-                n_rows += 1
+                self.compute_shared(&self.table.groups[group], values, &self.carried[index * self.n_carried], n_shared)
+                n_shared += 1
             segment.lr = values[LR]
-            self.table.active[k].row = n_rows - 1
+            self.table.active[k].coefficients = n_shared - 1
 
     cdef bint carry_alike(self, Py_ssize_t first, Py_ssize_t second) noexcept:
         """Whether the carried numbers of two segments are the same."""
@@ -462,10 +470,10 @@ cdef class Engine:
                 return False
         return True
 
-    cdef void fill_row(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept:
+    cdef void compute_shared(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept:
         cdef double results[MAX_STAGES * MAX_RESULTS]
         cdef Program *program = &group.programs[self.table.program]
-        cdef Row *row = &self.table.rows[index]
+        cdef Coefficients *coefficients = &self.table.coefficients[index]
         cdef Stage *stage
         cdef double kept
         cdef int k, each, decay
@@ -492,9 +500,9 @@ cdef class Engine:
             self.next_carried[index * self.n_carried + each] = results[group.carried[each]]
         for k in range(program.n_coefficients):
             if self.itemsize == 4:
-                row.single[k] = <float>results[program.pick[k]]
+                coefficients.single[k] = <float>results[program.pick[k]]
             else:
-                row.full[k] = results[program.pick[k]]
+                coefficients.full[k] = results[program.pick[k]]
 
     cdef void run(self, int n_threads) noexcept:
         self.table.n_threads = n_threads
@@ -506,15 +514,15 @@ cdef class Engine:
 
     cdef void count(self, bint final) noexcept:
         """After the last write: the steps of what was updated, and which segments hold gradients for the next call."""
-        cdef Py_ssize_t k, index, row
+        cdef Py_ssize_t k, index, shared
         cdef int each
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
             self.steps[index] += final
             if final:
-                row = self.table.active[k].row
+                shared = self.table.active[k].coefficients
                 for each in range(self.n_carried):
-                    self.carried[index * self.n_carried + each] = self.next_carried[row * self.n_carried + each]
+                    self.carried[index * self.n_carried + each] = self.next_carried[shared * self.n_carried + each]
             if self.accumulate_steps > 1:
                 self.pending[index] = not final
         self.accumulated[0] = 0 if final else self.accumulated[0] + 1

@@ -20,17 +20,18 @@ cdef class Pieces:
         self.table.groups = <Group *>calloc(1, sizeof(Group))
         self.table.segments = <Segment *>calloc(max(capacity, 1), sizeof(Segment))
         self.table.active = <Active *>calloc(max(capacity, 1), sizeof(Active))
-        self.table.rows = <Row *>calloc(1, sizeof(Row))
-        if not (self.table.groups and self.table.segments and self.table.active and self.table.rows):
+        self.table.coefficients = <Coefficients *>calloc(1, sizeof(Coefficients))
+        if not (self.table.groups and self.table.segments and self.table.active and self.table.coefficients):
             raise MemoryError("no memory for the table of pieces")
         self.table.groups[0].accumulator = -1
+        self.table.groups[0].forms[PARAM].itemsize = self.table.groups[0].forms[GRAD].itemsize = itemsize
 
     def __dealloc__(self):
         if self.table:
             free(self.table.groups)
             free(self.table.segments)
             free(self.table.active)
-            free(self.table.rows)
+            free(self.table.coefficients)
             free(self.table.partials)
         free(self.table)
 
@@ -38,7 +39,7 @@ cdef class Pieces:
         cdef Py_ssize_t k = self.table.n_active
         if k == self.capacity:
             raise IndexError(f"there is only room for {self.capacity} pieces")
-        self.table.segments[k].streams[0] = self.table.segments[k].streams[GRAD] = address
+        self.table.segments[k].operands[PARAM] = self.table.segments[k].operands[GRAD] = address
         self.table.segments[k].size = size
         self.table.segments[k].first_partial = self.n_partials
         self.table.active[k].segment = k
@@ -72,18 +73,18 @@ cdef class Pieces:
         return total
 
     def change(self, size_t address, tuple coefficients, int n_threads):
-        """Call a loop of one stream on each piece."""
+        """Call a loop of one operand on each piece."""
         cdef Program *program = &self.table.groups[0].programs[0]
         program.n_operations = 1
         program.plain = True
         program.operations[0].loop = <loop_function>address
-        program.operations[0].n_streams = 1
-        program.operations[0].streams[0] = 0
+        program.operations[0].n_operands = 1
+        program.operations[0].operands[0] = PARAM
         for k, value in enumerate(coefficients):
             if self.table.itemsize == 4:
-                self.table.rows[0].single[k] = value
+                self.table.coefficients[0].single[k] = value
             else:
-                self.table.rows[0].full[k] = value
+                self.table.coefficients[0].full[k] = value
         self.table.adding = False
         self.table.backwards = True  # What was added up last may still be in a cache.
         self.run(self.table.total * NANOSECONDS_TO_ADD, n_threads)
@@ -109,7 +110,7 @@ def add_up_arrays(list arrays, size_t address, int n_threads):
 
 
 def change_arrays(list arrays, size_t address, tuple coefficients, int n_threads):
-    """Call a loop of one stream, `(stream, *coefficients)`, on each of these arrays; see `Pieces.change`."""
+    """Call a loop of one operand, `(operand, *coefficients)`, on each of these arrays; see `Pieces.change`."""
     cdef Pieces pieces = Pieces(len(arrays), arrays[0].itemsize if arrays else 8)
     for array in arrays:
         pieces.append_array(array)

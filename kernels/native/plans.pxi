@@ -4,10 +4,15 @@ cdef int read_group(Group *group, plan) except -1:
     """A `plan.GroupPlan`."""
     cdef RowOperation *row_operation
     cdef Py_ssize_t k
-    if len(plan.stages) > MAX_STAGES or len(plan.rows) > MAX_ROW_OPERATIONS or plan.n_streams > MAX_OPERANDS:
+    if len(plan.stages) > MAX_STAGES or len(plan.rows) > MAX_ROW_OPERATIONS or len(plan.operands) > MAX_OPERANDS:
         raise ValueError(f"the update is too large for the engine: {plan}")
     group.cost = plan.cost
-    group.n_streams = plan.n_streams
+    group.n_operands = len(plan.operands)
+    group.element_bytes = 0
+    for k, form in enumerate(plan.operands):
+        group.forms[k].itemsize = form.dtype.itemsize
+        group.forms[k].shift = form.elements_per_item.bit_length() - 1
+        group.element_bytes += <double>group.forms[k].itemsize / (1 << group.forms[k].shift)
     group.n_stages = len(plan.stages)
     group.sum = <sum_function><uintptr_t>(plan.sum or 0)
     group.sum_of_squares = plan.sum_of_squares
@@ -46,19 +51,19 @@ cdef int read_program(Program *program, tuple operations) except -1:
     program.n_operations = len(operations)
     program.n_coefficients = 0
     for k, operation in enumerate(operations):
-        if len(operation.streams) > MAX_LOOP_OPERANDS or program.n_coefficients + len(operation.pick) > MAX_COEFFICIENTS:
+        if len(operation.operands) > MAX_LOOP_OPERANDS or program.n_coefficients + len(operation.pick) > MAX_COEFFICIENTS:
             raise ValueError(f"the operation is too large for the engine: {operation}")
         program.operations[k].loop = <loop_function><uintptr_t>operation.loop
-        program.operations[k].n_streams = len(operation.streams)
+        program.operations[k].n_operands = len(operation.operands)
         program.operations[k].first_coefficient = program.n_coefficients
-        for each, stream in enumerate(operation.streams):
-            program.operations[k].streams[each] = stream
+        for each, operand in enumerate(operation.operands):
+            program.operations[k].operands[each] = operand
         for stage, position in operation.pick:
             if not (0 <= stage < MAX_STAGES and 0 <= position < MAX_RESULTS):
                 raise ValueError(f"the operation is too large for the engine: {operation}")
             program.pick[program.n_coefficients] = stage * MAX_RESULTS + position
             program.n_coefficients += 1
-    program.plain = len(operations) == 1 and operations[0].streams == tuple(range(len(operations[0].streams)))
+    program.plain = len(operations) == 1 and operations[0].operands == tuple(range(len(operations[0].operands)))
     return 0
 
 

@@ -8,13 +8,13 @@ cdef struct Stage:
 
 cdef struct Operation:
     loop_function loop
-    int n_streams
-    int streams[MAX_LOOP_OPERANDS]
+    int n_operands
+    int operands[MAX_LOOP_OPERANDS]
     int first_coefficient
 
 cdef struct Program:
     int n_operations
-    bint plain                  # a single operation, over the segment's own streams in their order
+    bint plain                  # a single operation, over the segment's own operands in their order
     Operation operations[MAX_OPERATIONS]
     int n_coefficients
     int pick[MAX_COEFFICIENTS]  # what the operations take, in their order, out of all stages' results
@@ -27,10 +27,16 @@ cdef struct RowOperation:
     double start
     bint iterates
 
+cdef struct OperandForm:        # how an operand lies in memory: plan.OperandForm
+    Py_ssize_t itemsize
+    int shift                   # an item stands for 1 << shift elements
+
 cdef struct Group:
     double cost                 # nanoseconds an element, one thread, in cache: what it takes to pay for a thread
     double lr
-    int n_streams
+    int n_operands
+    OperandForm forms[MAX_OPERANDS]
+    double element_bytes        # of all operands together
     int n_stages
     Stage stages[MAX_STAGES]
     Program programs[N_PROGRAMS]
@@ -45,7 +51,7 @@ cdef struct Group:
     int carried[MAX_CARRIED]    # for each carried number, which of the stages' results is the next
 
 cdef struct Segment:
-    char *streams[MAX_OPERANDS]  # the parameter, its gradient (NULL: none this step), each state
+    char *operands[MAX_OPERANDS]  # the parameter, its gradient (NULL: none this step), each state
     Py_ssize_t size
     Py_ssize_t row              # elements that stay together, or 0
     Py_ssize_t first_partial    # of its partial sums
@@ -57,9 +63,9 @@ cdef struct Segment:
 cdef struct Active:
     Py_ssize_t segment
     Py_ssize_t offset           # elements in all active segments before this one
-    Py_ssize_t row              # which coefficients
+    Py_ssize_t coefficients     # which of the table's
 
-cdef union Row:
+cdef union Coefficients:        # of a program, the same for all segments that share them
     float single[MAX_COEFFICIENTS]
     double full[MAX_COEFFICIENTS]
 
@@ -67,12 +73,12 @@ cdef struct Table:
     Group *groups
     Segment *segments
     Active *active
-    Row *rows
+    Coefficients *coefficients
     double *partials
     sum_function counting       # takes the place of the groups' own sums, or NULL
     Py_ssize_t n_active
     Py_ssize_t total
-    Py_ssize_t itemsize
+    Py_ssize_t itemsize         # of what loops compute with: of coefficients, and of a thread's own blocks
     Py_ssize_t prefetch
     int flush
     int n_threads
@@ -82,37 +88,48 @@ cdef struct Table:
     bint adding                 # adds up the gradients, and writes nothing but partial sums
 
 
+cdef inline char *operand_at(const Group *group, const Segment *segment, int operand, Py_ssize_t element) noexcept nogil:
+    """Where the item is that stands for an element of an operand.
+
+    An operand that loops cannot read as it lies (see plan.OperandForm) would be decoded here, into a block of the thread's
+    own, and encoded after the last operation on that block.
+    """
+    if element == 0:  # of most segments: all of them is done at once
+        return segment.operands[operand]
+    return segment.operands[operand] + (element >> group.forms[operand].shift) * group.forms[operand].itemsize
+
+
 cdef inline void run_operations(
-    Table *table, Segment *segment, const Row *row, const Program *program, int begin, int end,
+    Table *table, const Group *group, Segment *segment, const Coefficients *coefficients, const Program *program, int begin, int end,
     Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped
 ) noexcept nogil:
     """Operations [begin, end) of a program on elements [first, first + size); a missing gradient is passed over."""
-    cdef void *streams[MAX_LOOP_OPERANDS]
+    cdef void *operands[MAX_LOOP_OPERANDS]
     cdef const Operation *operation
-    cdef int k, each, stream
+    cdef int k, each, operand
     cdef bint missing
     for k in range(begin, end):
         operation = &program.operations[k]
         missing = False
-        for each in range(operation.n_streams):
-            stream = operation.streams[each]
-            if stream == PREPARED:
-                streams[each] = prepared
-            elif stream == CLIPPED:
-                streams[each] = clipped
+        for each in range(operation.n_operands):
+            operand = operation.operands[each]
+            if operand == PREPARED:
+                operands[each] = prepared
+            elif operand == CLIPPED:
+                operands[each] = clipped
             else:
-                missing = missing or segment.streams[stream] == NULL
-                streams[each] = segment.streams[stream] + first * table.itemsize
+                missing = missing or segment.operands[operand] == NULL
+                operands[each] = operand_at(group, segment, operand, first)
         if not missing:
             operation.loop(
-                streams, size, <const char *>row + operation.first_coefficient * table.itemsize, table.prefetch
+                operands, size, <const char *>coefficients + operation.first_coefficient * table.itemsize, table.prefetch
             )
 
 
-cdef inline char *gathered(Table *table, Segment *segment, Py_ssize_t first, char *prepared) noexcept nogil:
+cdef inline char *gathered(const Group *group, Segment *segment, Py_ssize_t first, char *prepared) noexcept nogil:
     """Where the gathered gradient is: without a gradient in this call, what was gathered before is all of it."""
-    if segment.streams[GRAD] == NULL and segment.pending:
-        return segment.streams[table.groups[segment.group].accumulator] + first * table.itemsize
+    if segment.operands[GRAD] == NULL and segment.pending:
+        return operand_at(group, segment, group.accumulator, first)
     return prepared
 
 
@@ -134,7 +151,7 @@ cdef void run_row_operation(Table *table, const RowOperation *operation, char *e
     cdef double arguments[4]
     cdef double coefficient = operation.start, count = size + 1
     cdef float single
-    cdef void *streams[1]
+    cdef void *operands[1]
     cdef const void *passed = &coefficient
     arguments[2] = operation.argument
     arguments[3] = lr
@@ -144,14 +161,14 @@ cdef void run_row_operation(Table *table, const RowOperation *operation, char *e
         if not operation.iterates or arguments[1] >= count or arguments[1] == 0:
             break
         count = arguments[1]
-    streams[0] = elements
+    operands[0] = elements
     if table.itemsize == 4:
         single = <float>coefficient
         passed = &single
-    operation.loop(streams, size, passed, 0)
+    operation.loop(operands, size, passed, 0)
 
 
-cdef void run_blocks(Table *table, Segment *segment, const Row *row, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     """A program of several operations, block by block; after a block of whole rows, what is done to rows."""
     cdef double prepared[BLOCK]
     cdef double clipped[BLOCK]
@@ -168,22 +185,22 @@ cdef void run_blocks(Table *table, Segment *segment, const Row *row, Py_ssize_t 
         start = begin
         while start < end:
             size = min(<Py_ssize_t>BLOCK, end - start)
-            run_operations(table, segment, row, program, 0, before_rows, start, size,
-                           gathered(table, segment, start, <char *>prepared), <char *>clipped)
+            run_operations(table, group, segment, coefficients, program, 0, before_rows, start, size,
+                           gathered(group, segment, start, <char *>prepared), <char *>clipped)
             start += BLOCK
         if with_rows:
             start = begin
             while start < end:
                 for k in range(group.n_row_operations):
-                    run_row_operation(table, &group.row_operations[k], segment.streams[0] + start * table.itemsize,
+                    run_row_operation(table, &group.row_operations[k], operand_at(group, segment, PARAM, start),
                                       segment.row, segment.lr)
                 start += segment.row
-            run_operations(table, segment, row, program, before_rows, program.n_operations, begin, end - begin,
+            run_operations(table, group, segment, coefficients, program, before_rows, program.n_operations, begin, end - begin,
                            NULL, NULL)
         begin = end
 
 
-cdef void add_up_gradient(Table *table, Segment *segment, const Row *row, Py_ssize_t first,
+cdef void add_up_gradient(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first,
                           Py_ssize_t last) noexcept nogil:
     """Partial sums over the gradient, or over what it comes to with those of calls before; nothing else is written."""
     cdef double prepared[SUM_BLOCK]
@@ -197,10 +214,10 @@ cdef void add_up_gradient(Table *table, Segment *segment, const Row *row, Py_ssi
     while start < last:
         size = min(<Py_ssize_t>SUM_BLOCK, last - start)
         if group.accumulator < 0:
-            elements = segment.streams[GRAD] + start * table.itemsize
+            elements = operand_at(group, segment, GRAD, start)
         else:  # The first operation gathers.
-            elements = gathered(table, segment, start, <char *>prepared)
-            run_operations(table, segment, row, &group.programs[table.program], 0, 1, start, size, <char *>prepared, NULL)
+            elements = gathered(group, segment, start, <char *>prepared)
+            run_operations(table, group, segment, coefficients, &group.programs[table.program], 0, 1, start, size, <char *>prepared, NULL)
         sum(elements, size, group.limit, results)
         table.partials[segment.first_partial + start // SUM_BLOCK] = results[0]
         start += SUM_BLOCK
@@ -208,14 +225,15 @@ cdef void add_up_gradient(Table *table, Segment *segment, const Row *row, Py_ssi
 
 cdef void run_segment(Table *table, Active *active, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
     cdef Segment *segment = &table.segments[active.segment]
-    cdef Program *program = &table.groups[segment.group].programs[table.program]
-    cdef const Row *row = &table.rows[active.row]
+    cdef Group *group = &table.groups[segment.group]
+    cdef Program *program = &group.programs[table.program]
+    cdef const Coefficients *coefficients = &table.coefficients[active.coefficients]
     if table.adding:
-        add_up_gradient(table, segment, row, first, last)
+        add_up_gradient(table, segment, coefficients, first, last)
     elif program.plain and segment.row == 0:
-        run_operations(table, segment, row, program, 0, 1, first, last - first, NULL, NULL)
+        run_operations(table, group, segment, coefficients, program, 0, 1, first, last - first, NULL, NULL)
     else:
-        run_blocks(table, segment, row, first, last)
+        run_blocks(table, segment, coefficients, first, last)
 
 
 cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:

@@ -5,6 +5,10 @@ cdef struct Guard:
     void *data
     Py_ssize_t nbytes
 
+cdef struct GradientForm:
+    int type_number
+    Py_ssize_t itemsize
+
 cdef struct Span:
     char *begin
     char *end
@@ -23,16 +27,20 @@ cdef class WatchedArrays:
     `zeroed` says that gradients are written, too; `reject(index, gradient)` raises the error that says what is wrong.
     """
 
-    def __cinit__(self, int type_number, list segments, bint zeroed, reject):
+    def __cinit__(self, list segments, list gradient_dtypes, bint zeroed, reject):
+        cdef Py_ssize_t index
         self.n_params = len(segments)
         self.params = [segment.param for segment in segments]
-        self.type_number = type_number
         self.zeroed = zeroed
         self.reject = reject
         self.accepted = <char **>calloc(max(self.n_params, 1), sizeof(char *))
         self.spans = <Span *>calloc(max(self.n_params, 1), sizeof(Span))
-        if not (self.accepted and self.spans):
+        self.forms = <GradientForm *>calloc(max(self.n_params, 1), sizeof(GradientForm))
+        if not (self.accepted and self.spans and self.forms):
             raise MemoryError("no memory for the table of segments")
+        for index, dtype in enumerate(gradient_dtypes):
+            self.forms[index].type_number = dtype.num
+            self.forms[index].itemsize = dtype.itemsize
         self.watch(())
         self.set_intervals(segments)
 
@@ -41,6 +49,7 @@ cdef class WatchedArrays:
         free(self.intervals)
         free(self.accepted)
         free(self.spans)
+        free(self.forms)
 
     cdef int watch(self, gradients) except -1:
         """What may not go away or move from now on: parameters, these gradients, and whatever arrays own their memory."""
@@ -123,7 +132,7 @@ cdef class WatchedArrays:
                 gradient = item
                 param = self.params[index]
                 good = (
-                    cnp.PyArray_TYPE(gradient) == self.type_number
+                    cnp.PyArray_TYPE(gradient) == self.forms[index].type_number
                     and (cnp.PyArray_ISCARRAY(gradient) if self.zeroed else cnp.PyArray_ISCARRAY_RO(gradient))
                     and cnp.PyArray_NDIM(gradient) == cnp.PyArray_NDIM(param)
                 )
@@ -151,7 +160,9 @@ cdef class WatchedArrays:
             if self.accepted[index] == NULL or cnp.PyArray_SIZE(param) == 0:
                 continue
             self.spans[n_spans].begin = self.accepted[index]
-            self.spans[n_spans].end = self.accepted[index] + cnp.PyArray_NBYTES(param)
+            self.spans[n_spans].end = (
+                self.accepted[index] + cnp.PyArray_SIZE(param) * self.forms[index].itemsize
+            )
             if n_spans and self.spans[n_spans].begin < self.spans[n_spans - 1].begin:
                 sorted_already = False
             n_spans += 1

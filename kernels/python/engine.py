@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from .. import cpu
-from ..constants import BLOCK, BOUNDARY, CLIPPED, ENGINE_ARGUMENTS, GRAD, PREPARED
+from ..constants import BLOCK, BOUNDARY, CLIPPED, ENGINE_ARGUMENTS, GRAD, PARAM, PREPARED
 from ..engine.base import EngineBase, check_apart
 from ..engine.contract import EngineInputs
 from ..engine.host_memory import resized_message, with_owners
-from ..engine.plan import Operation, RowOperation, Segment
+from ..engine.plan import OperandForm, Operation, RowOperation, Segment
 from ..floating_point import with_denormals
 from .reference import add_up
 
@@ -42,7 +42,12 @@ class Work:
             array if array is None or (position == GRAD and not clears) else np.array(array)
             for position, array in enumerate(self.old)
         ]
-        self.streams: list[Any] = [None if array is None else np.asarray(array).reshape(-1) for array in self.new]
+        self.operands: list[Any] = [None if array is None else np.asarray(array).reshape(-1) for array in self.new]
+
+
+def elements(form: OperandForm, operand: Any, start: int, stop: int) -> Any:
+    """The items of an operand that stand for these elements; None of an operand that is missing."""
+    return None if operand is None else operand[start // form.elements_per_item : -(-stop // form.elements_per_item)]
 
 
 class PythonEngine(EngineBase):
@@ -152,14 +157,14 @@ class PythonEngine(EngineBase):
         sum_over = self.plan.unusable if counting else plan.sum
         if sum_over is None:
             return 0.0
-        gradient = work.streams[GRAD]
+        gradient = work.operands[GRAD]
         if plan.accumulator >= 0:
             if gradient is None:
-                gradient = work.streams[plan.accumulator]
+                gradient = work.operands[plan.accumulator]
             else:
                 gradient = np.empty_like(gradient)
                 scalars = self.coefficients(program, work.index, 1.0)
-                self.run_operations(plan.programs[program][:1], work.streams, scalars, gradient, gradient)
+                self.run_operations(plan.programs[program][:1], work.operands, scalars, gradient, gradient)
         return add_up(sum_over, gradient, plan.limit)[0]
 
     def is_usable(self, index: int, total: float) -> bool:
@@ -219,38 +224,41 @@ class PythonEngine(EngineBase):
 
     def run(self, program: str, work: Work, clip_coefficient: float) -> None:
         """A program on a whole segment."""
-        segment, streams = work.segment, work.streams
+        segment, operands = work.segment, work.operands
         plan = self.plans[segment.group]
         operations = plan.programs[program]
         scalars = self.coefficients(program, work.index, clip_coefficient)
         # Without a gradient in this call, what was gathered before is all of it.
-        prepared = streams[plan.accumulator] if streams[GRAD] is None and plan.accumulator >= 0 else None
+        was_gathered = operands[GRAD] is None and plan.accumulator >= 0
         with_rows = program == "update" and segment.row > 0
         before_rows = plan.rows_after if with_rows else len(operations)
         size = segment.param.size
         block = max(size, 1) if len(operations) == 1 else BLOCK
         for start in range(0, size, block):
-            part = [None if stream is None else stream[start : start + block] for stream in streams]
+            part = [
+                elements(form, each, start, start + block) for form, each in zip(plan.operands, operands, strict=True)
+            ]
             own = np.empty((2, 0 if len(operations) == 1 else min(block, size - start)), self.dtype)
-            gathered = own[0] if prepared is None else prepared[start : start + block]
+            gathered = part[plan.accumulator] if was_gathered else own[0]
             self.run_operations(operations[:before_rows], part, scalars, gathered, own[1])
         if with_rows:
             for start in range(0, size, segment.row):
                 for row_operation in plan.rows:
-                    self.run_row(row_operation, streams[0][start : start + segment.row], self.rate(work.index))
-            self.run_operations(operations[before_rows:], streams, scalars[before_rows:], streams[0], streams[0])
+                    row = elements(plan.operands[PARAM], operands[PARAM], start, start + segment.row)
+                    self.run_row(row_operation, row, self.rate(work.index))
+            self.run_operations(operations[before_rows:], operands, scalars[before_rows:], operands[0], operands[0])
 
     def run_operations(
         self,
         operations: Sequence[Operation],
-        streams: Sequence[Any],
+        operands: Sequence[Any],
         scalars: list[list[Any]],
         prepared: np.ndarray,
         clipped: np.ndarray,
     ) -> None:
         own = {PREPARED: prepared, CLIPPED: clipped}
         for operation, values in zip(operations, scalars, strict=False):
-            arrays = [own[index] if index < 0 else streams[index] for index in operation.streams]
+            arrays = [own[index] if index < 0 else operands[index] for index in operation.operands]
             if all(array is not None for array in arrays):
                 self.run_loop(operation, arrays, values)
 
@@ -293,9 +301,9 @@ def callable_loop(address: int) -> Callable[[Sequence[np.ndarray], Sequence[Any]
     """A compiled loop as a function of arrays; ctypes releases the GIL while it runs."""
     function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_ssize_t)(address)
 
-    def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
-        addresses = (ctypes.c_void_p * len(streams))(*(stream.ctypes.data for stream in streams))
+    def run(operands: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+        addresses = (ctypes.c_void_p * len(operands))(*(operand.ctypes.data for operand in operands))
         coefficients = np.array(scalars)
-        function(ctypes.addressof(addresses), streams[0].size, coefficients.ctypes.data, 0)
+        function(ctypes.addressof(addresses), operands[0].size, coefficients.ctypes.data, 0)
 
     return run

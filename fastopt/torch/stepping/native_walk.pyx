@@ -32,6 +32,7 @@ cdef struct Placement:              # how a parameter lies in memory, and its gr
     char *data
     int32_t ndim
     Py_ssize_t size
+    Py_ssize_t itemsize          # of its gradient
     Py_ssize_t first             # of its shape in `Tensors.extents`; its strides follow
     char *flat                   # where its gradient is when all of them are one
     Py_ssize_t first_kept        # of its states in `Tensors.kept`
@@ -195,6 +196,7 @@ cdef class Tensors:
             self.placements[index].data = description.data
             self.placements[index].ndim = description.ndim
             self.placements[index].size = memory[index].numel()
+            self.placements[index].itemsize = engine.gradient_itemsize(index)
             self.placements[index].first = n_extents
             for axis in range(description.ndim):
                 self.extents[n_extents + axis] = description.shape[axis]
@@ -312,7 +314,7 @@ cdef class Tensors:
         cdef const int64_t *shape = self.extents + placement.first
         cdef const int64_t *strides = shape + placement.ndim
         cdef int axis
-        if not holds_floats(description, self.engine.itemsize) or description.ndim != placement.ndim:
+        if not holds_floats(description, placement.itemsize) or description.ndim != placement.ndim:
             return False
         for axis in range(placement.ndim):
             if description.shape[axis] != shape[axis]:
@@ -411,7 +413,6 @@ cdef class Tensors:
         cdef Placement *placement
         cdef DLTensor description
         cdef WatchedArrays arrays = self.engine.arrays
-        cdef Py_ssize_t itemsize = self.engine.itemsize
         cdef Py_ssize_t n_found = 0
         self.odd, self.found, self.written = [], [], []
         if only >= 0:
@@ -444,7 +445,7 @@ cdef class Tensors:
                 or not self.lies_alike(placement, &description)
                 or (
                     description.data != placement.apart
-                    and arrays.is_written(description.data, description.data + placement.size * itemsize)
+                    and arrays.is_written(description.data, description.data + placement.size * placement.itemsize)
                 )
                 or (placement.size == 1 and gradient.is_neg())  # a view that negates; only this small does it lie alike
             ):

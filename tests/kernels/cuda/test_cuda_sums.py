@@ -1,4 +1,4 @@
-"""Sums over device arrays, and changes of arrays: the order of adding is fixed, and as on the CPU."""
+"""Sums over gradients on the device: the order of adding is fixed, and as on the CPU."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, Case, equal_bits
+from cases import DTYPES, Case
 from engines import Pair, on_device
 
 import fastopt
-from fastopt.kernels import backends
 from fastopt.kernels.cuda import engine as engines
 from fastopt.kernels.cuda import memory
 from fastopt.kernels.cuda.availability import is_simulated
@@ -24,17 +23,18 @@ MANY = 65 * 4096 + 17
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 def test_the_norm_has_the_bits_of_the_other_backends(dtype: Any) -> None:
     rng = np.random.default_rng(1)
-    arrays = [rng.standard_normal(size).astype(dtype) for size in (1, 64, 0, 100, 4096 + 71)]
-    cuda = backends.load("cuda")
-    there = [on_device(each) for each in arrays]
-    norm = math.sqrt(cuda.add_up_arrays(there, cuda.sum_over("square", np.dtype(dtype)), 0))
-    assert norm == fastopt.global_norm(arrays)
-    arrays[3][:7] = [np.nan, np.inf, -np.inf, 0, 1, 1e30, -1e30]
-    there = [on_device(each) for each in arrays]
-    assert cuda.add_up_arrays(there, cuda.sum_over("unusable", np.dtype(dtype)), 0) == sum(
-        int((~(np.abs(each) <= 0)).sum()) for each in arrays
-    )
-    assert cuda.add_up_arrays([], cuda.sum_over("square", np.dtype(dtype)), 0) == 0
+    gradients = [rng.standard_normal(size).astype(dtype) for size in (1, 64, 0, 100, 4096 + 71)]
+    params = [np.zeros_like(each) for each in gradients]
+    pair = Pair(Case("SGD", {}), params, max_grad_norm=math.inf, nonfinite="skip")
+    pair.step(gradients)
+    pair.check()
+    assert pair.engine.progress.grad_norm[0] == fastopt.global_norm(gradients)
+    gradients[3][:7] = [np.nan, np.inf, -np.inf, 0, 1, 1e30, -1e30]
+    gradients[4][-1] = np.nan
+    pair.step(gradients)
+    pair.check()
+    unusable = [int((~np.isfinite(each)).sum()) for each in gradients]
+    assert pair.engine.unusable() == [(index, count) for index, count in enumerate(unusable) if count]
 
 
 @pytest.mark.skipif(not is_simulated(), reason="a device has one number of threads")
@@ -55,15 +55,3 @@ def test_any_number_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPat
         del there
     assert norms[0] == norms[1]
     assert norms[0] == pytest.approx(fastopt.global_norm(gradient), rel=1e-15)
-
-
-def test_arrays_are_changed_in_place() -> None:
-    from fastopt.kernels.formulas import registry
-
-    arrays = [np.arange(70, dtype=np.float32), np.float32(3).reshape(()), np.zeros(0, np.float32)]
-    there = [on_device(each) for each in arrays]
-    cuda = backends.load("cuda")
-    cuda.change_arrays(there, cuda.loop("scale", np.dtype(np.float32)), (0.5,), 0)
-    for mine, other in zip(arrays, there, strict=True):
-        assert equal_bits(mine * np.float32(0.5), memory.to_host(other))
-    cuda.change_arrays([], registry.loop("scale"), (0.5,), 0)
