@@ -6,24 +6,25 @@ import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..checks import above_zero
 from ..definitions import conventions
 from ..definitions.specs import SPECS, Spec
 from ..kernels import backends
-from ..state import state_dicts
 from ..state.arrays import is_device_array
 from ..state.construction import Construction, read_arguments
 from ..state.contents import Contents
 from ..state.gradients import fill_with_zeros
 from ..state.groups import Changes, ParamGroup, check_key
-from ..state.param_settings import ParamSettings, Select, check_values, describe_settings, select_params
 from ..state.param_tree import read_group
 from ..state.states import StateView
 from ..step.options import GROUP_OPTIONS, Options, positive_or_none, words
 from ..step.rates import current_rate, warn_without_effect
 from .engine_room import EngineRoom
+
+if TYPE_CHECKING:
+    from ..state.param_settings import ParamSettings, Select
 
 
 class Optimizer:
@@ -365,6 +366,8 @@ class Optimizer:
     @property
     def segments(self) -> tuple[ParamSettings, ...]:
         """The settings of each parameter beyond its group: `lr_scale`, `weight_decay`, `frozen`; see `set_segments`."""
+        from ..state.param_settings import describe_settings
+
         return describe_settings(self._contents.settings, self._contents.params.names)
 
     def set_segments(self, which: Select, *, lr_scale: Any = ..., weight_decay: Any = ..., frozen: Any = ...) -> None:
@@ -400,6 +403,8 @@ class Optimizer:
         >>> [each.weight_decay for each in opt.segments]
         [None, 0.0]
         """
+        from ..state.param_settings import check_values, select_params
+
         values = check_values(self.spec, lr_scale, weight_decay, frozen)
         params = self._contents.params
         positions = select_params(which, params.names, params.given)
@@ -466,6 +471,7 @@ class Optimizer:
         --------
         load_state_dict : takes this back, or a state dict of the torch.optim class of the same name.
         """
+        from ..state import state_dicts  # slow to load, and often not needed
 
         def saved() -> dict[str, Any]:
             self._room.check_not_swapped()
@@ -483,6 +489,8 @@ class Optimizer:
         TypeError, ValueError
             It does not fit: other groups, shapes, dtypes or states. Nothing has been changed.
         """
+        from ..state import state_dicts  # slow to load, and often not needed
+
         self._room.check_not_swapped()
         contents = self._contents
         loaded = state_dicts.read(contents, state_dict)
@@ -496,10 +504,11 @@ class Optimizer:
                 "parameters apart"
             )
         contents = self._contents
+        groups = [{key: value for key, value in group.items() if key != "params"} for group in contents.groups]
         return {
             "construction": Construction(
                 contents.params.tree,
-                [(list(group["params"]), state_dicts.without_params(group)) for group in contents.groups],
+                [(list(group["params"]), values) for group, values in zip(contents.groups, groups, strict=True)],
                 self.defaults,
                 contents.options,
                 contents.gradients,
@@ -512,6 +521,8 @@ class Optimizer:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        from ..state import state_dicts  # slow to load, and often not needed
+
         self._construct(state["construction"])
         kept = {name: state[name] for name in ("settings", "report", "progress")}
         contents = replace(self._contents, **kept)

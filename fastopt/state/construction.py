@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..checks import text
 from ..definitions import conventions
@@ -15,8 +14,7 @@ from .groups import check_key
 from .param_tree import ParamTree, read_groups
 
 
-@dataclass(eq=False, repr=False)
-class Construction:
+class Construction(NamedTuple):
     """The arguments of an optimizer; pickles and copies are constructed from them again.
 
     Attributes

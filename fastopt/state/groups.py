@@ -1,4 +1,4 @@
-"""Parameter groups: dicts, as in torch.optim, that check what is assigned to them."""
+"""Parameter groups: dicts, as in torch.optim, which check what is assigned to them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Changes:
 class ParamGroup(dict[str, Any]):
     """The hyperparameters of a group and, under "params", its arrays.
 
-    An assignment is checked at once and counts from the next step. The arrays, and with them the keys, are fixed.
+    Assignments are checked at once and count from the next step. The arrays and the keys are fixed.
     """
 
     def __init__(self, spec: Spec, params: Iterable[np.ndarray], values: Mapping[str, Any], changes: Changes):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,8 +12,7 @@ from .arrays import describe_type, is_device_array
 Leaves = list[Any]
 
 
-@dataclass(frozen=True)
-class ParamTree:
+class ParamTree(NamedTuple):
     """How arrays are nested: a single array, a list or a dict of arrays, or a list of groups of them.
 
     Attributes

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,8 +56,7 @@ def save(contents: Contents) -> dict[str, Any]:
     return saved
 
 
-@dataclass(eq=False, repr=False)
-class Loaded:
+class Loaded(NamedTuple):
     """A state dict that was checked.
 
     Attributes
@@ -125,7 +124,7 @@ def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
     # torch does not count updates; the parameter with the most steps took part in every one.
     most = int(max(records.steps, default=0))
     iterations = _read_count(state_dict.get("iterations", most), "state_dict['iterations']")
-    return replace(loaded, iterations=iterations)
+    return loaded._replace(iterations=iterations)
 
 
 def load(contents: Contents, loaded: Loaded) -> Contents:

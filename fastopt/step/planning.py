@@ -1,4 +1,4 @@
-"""What the engine is told to do: the operations of a step, in order, from hyperparameters and options."""
+"""The plans that engines follow, made from hyperparameters and options."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ BLOCKS = {"prepared": PREPARED, "clipped": CLIPPED}
 
 
 def row_length(group: Mapping[str, Any], param: np.ndarray) -> int:
-    """How many elements of a parameter its group's constraints take together; 0 where each is taken alone."""
+    """The number of elements that the constraints of a group take together; 0 if they take each element by itself."""
     rows = _row_constraints(group)
     if not rows:
         return 0
@@ -139,7 +139,7 @@ class Planner:
         )
 
     def shape(self, group: Mapping[str, Any]) -> Shape:
-        """What does not change with the values of hyperparameters and options."""
+        """The part of a plan that stays the same when only numbers change."""
         wanted = wanted_operations(group, self.options)
         named = programs(wanted, self.spec, group)
         names = ("param", "grad", *self.spec.states(group), *extra_states(self.options))
@@ -163,7 +163,7 @@ class Planner:
     def stages(
         self, wanted: Sequence[Fused], named: Mapping[str, Sequence[Named]]
     ) -> tuple[tuple[StageShape, ...], Positions]:
-        """The coefficient functions that these operations need, and where each of their results is found."""
+        """The coefficient functions that these operations need, and the place of each of their results."""
         used = {name for operations in named.values() for name, _ in operations}
         needed = {name for loop in used for name in registry.loop(loop).coefficients}
         around = (each.coefficients for each in wanted if each.coefficients is not None)
@@ -184,7 +184,7 @@ class Planner:
         return tuple(stages), positions
 
     def position(self, operation: str, coefficient: str, positions: Positions) -> tuple[int, int]:
-        """Where a coefficient of an operation is found: one of a custom rule can have the name of one of ours."""
+        """The place of a coefficient of an operation; coefficients of a custom rule can have the names of ours."""
         own = self.spec.coefficients
         around = [name for name, result in positions if result == coefficient and name != own]
         if (own, coefficient) in positions and (not around or self.is_rule(operation)):
@@ -197,7 +197,7 @@ class Planner:
     def limit(self) -> float:
         """The largest element of a gradient that does not overflow, before it is divided by its scale.
 
-        A number of the gradients' own dtype, because they are compared in it.
+        It is rounded to the dtype of the gradients, in which they are compared with it.
         """
         largest = float(np.finfo(self.dtype).max)
         bound = math.sqrt(largest) if self.spec.squares else largest
@@ -232,6 +232,6 @@ class Planner:
 
 @functools.cache
 def _positions(name: str, wanted: tuple[str, ...]) -> tuple[int, ...]:
-    """Where a coefficient function takes these arguments, or -1."""
+    """The positions of these among the arguments of a coefficient function, or -1."""
     arguments = registry.coefficient_function(name).arguments
     return tuple(arguments.index(each) if each in arguments else -1 for each in wanted)

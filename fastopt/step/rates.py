@@ -1,4 +1,4 @@
-"""Learning rates: a group's `lr` is a number, or a function of the number of updates done so far."""
+"""Learning rates: the `lr` of a group is a number, or a function of the number of updates so far."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ decayed_rate: Callable[[float, float, float], float] = coefficients.decayed_rate
 ROOT = __name__.partition(".")[0]
 
 LearningRate: TypeAlias = "float | Callable[[int], float]"
-"""What `lr` can be. A function gets 0 for the first update, 1 for the second, and so on."""
+"""The type of `lr`. A function gets 0 for the first update, 1 for the second, and so on."""
 
 
 def is_scheduled(group: Mapping[str, Any]) -> bool:
-    """Whether its rate can be another one in each update."""
+    """Whether the rate of a group can change from update to update by itself."""
     return callable(group["lr"]) or bool(group.get("decay"))
 
 
 def scheduled_rate(lr: LearningRate, iteration: int) -> float:
-    """What `lr` is in an update, after so many before it.
+    """The value of `lr` in an update that comes after `iteration` others.
 
     Raises
     ------
     TypeError, ValueError
-        It is a function, and what it returns is no number, negative, infinite or NaN.
+        It is a function that returns something other than a finite number >= 0.
     """
     if not callable(lr):
         return lr
@@ -44,14 +44,14 @@ def scheduled_rate(lr: LearningRate, iteration: int) -> float:
 
 
 def rate_at(group: Mapping[str, Any], iteration: int) -> float:
-    """The rate of a group in an update, after so many before it, with legacy Keras' decay."""
+    """The rate of a group in an update that comes after `iteration` others, with the decay of legacy Keras."""
     rate, decay = scheduled_rate(group["lr"], iteration), group.get("decay")
-    # That counts the updates of the optimizer, not of each parameter.
+    # This decay counts the updates of the optimizer, not of each parameter.
     return decayed_rate(iteration + 1, rate, decay) if decay else rate
 
 
 def current_rate(spec: Spec, group: Mapping[str, Any], iteration: int, step: int) -> float:
-    """The same with what the optimizer's own coefficients do to it; `step` counts the parameter's updates from 1."""
+    """The rate of a group with the decay in its coefficients; `step` counts the updates of a parameter from 1."""
     rate = rate_at(group, iteration)
     if spec.lr_decay is not None and group[spec.lr_decay]:
         rate = decayed_rate(step, rate, group[spec.lr_decay])
@@ -59,7 +59,7 @@ def current_rate(spec: Spec, group: Mapping[str, Any], iteration: int, step: int
 
 
 def warn_without_effect(spec: Spec, lr: Any) -> None:
-    """Warn, at the user's line, where `lr` is a function and the rate is no part of the optimizer's updates."""
+    """Warn, at the user's line, if `lr` is a function and the updates of the optimizer do not use the rate."""
     if callable(lr) and not spec.uses_lr:
         frame, depth = sys._getframe(), 1
         while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == ROOT:
