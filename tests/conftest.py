@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.kernels import native
+from fastopt.kernels import cpu, native
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Without it, Keras asks for TensorFlow.
 
@@ -47,13 +47,21 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def threads_always() -> Iterator[None]:
-    """Let every step use as many threads as it may, however small it is and however long it takes."""
+    """Let every step use as many threads as it may, at least two, however small it is and however long it takes."""
+    fastopt.set_num_threads(max(2, cpu.available_cpus()))
     before = native.set_thread_policy(1e-6, False)
     yield
     native.set_thread_policy(*before)
 
 
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+N_THREADS = max(1, cpu.available_cpus() // WORKERS) if WORKERS > 1 else None
+"""Each of xdist's processes has its share of the processors: where threads wait for others', steps take six times as
+long. Tests that are about threads ask for a number, or for `threads_always`."""
+
+
 @pytest.fixture(autouse=True)
 def _default_threads() -> Iterator[None]:
+    fastopt.set_num_threads(N_THREADS)
     yield
     fastopt.set_num_threads(None)

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import at_offset
 from cases import BACKENDS, CONVENTION_CASES, DTYPES, Case, equal_bits, random_gradient
-from test_same_bits import assert_same, at_offset, run
+from comparing import assert_same, run
 
 import fastopt
 from fastopt.definitions.conventions import DIFFERENCES, FRAMEWORKS, WHY_NOT, conventions_of, spec_of

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BACKENDS, equal_bits
+from comparing import snapshot
 
 import fastopt
 from fastopt.optimizers.engine_room import EngineRoom
@@ -19,14 +20,6 @@ def make(**options: Any) -> fastopt.Optimizer:
     optimizer = fastopt.Adam([np.ones(5), np.ones(3)], lr=0.5, **options)
     optimizer.step([np.ones(5), np.ones(3)])
     return optimizer
-
-
-def snapshot(optimizer: fastopt.Optimizer) -> list[bytes]:
-    values = [param.tobytes() for group in optimizer.param_groups for param in group["params"]]
-    saved = optimizer.state_dict()
-    for state in saved["state"].values():
-        values += [np.asarray(value).tobytes() for value in state.values()]
-    return [*values, repr(saved["param_groups"]).encode()]
 
 
 FAILING: dict[str, Callable[[fastopt.Optimizer], Any]] = {

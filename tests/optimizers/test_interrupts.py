@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BACKENDS
-from test_all_or_nothing import snapshot
+from comparing import snapshot
 
 import fastopt
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import at_offset
 from cases import BACKENDS, CASES, DTYPES, PLAIN, Case, equal_bits, random_gradient
+from comparing import assert_same, run
 
 LENGTHS = (0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 4097)
 OFFSETS = range(16)
@@ -15,32 +17,6 @@ LARGE = 1_000_003
 
 by_case = pytest.mark.parametrize("case", CASES, ids=str)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-
-
-def at_offset(values: np.ndarray, offset: int) -> np.ndarray:
-    """A copy that starts `offset` elements after a cache line."""
-    memory = np.empty(values.size + offset + 64, values.dtype)
-    start = (-memory.ctypes.data % 64) // values.itemsize + offset
-    view = memory[start : start + values.size]
-    view[:] = values
-    return view
-
-
-def assert_same(case: Case, expected: tuple[list[Any], Any], actual: tuple[list[Any], Any], label: str) -> None:
-    for index, (mine, theirs) in enumerate(zip(expected[0], actual[0], strict=True)):
-        assert equal_bits(mine, theirs), f"{case} {label}: parameter {index} of {mine.size} elements differs"
-        for name, state in expected[1][index].items():
-            other = actual[1][index][name]
-            same = state == other if isinstance(state, (int, float)) else equal_bits(state, other)
-            assert same, f"{case} {label}: {name} of parameter {index} differs"
-
-
-def run(case: Case, starts: list[np.ndarray], gradients: list[list[np.ndarray]], **options: Any) -> tuple[Any, Any]:
-    params = [at_offset(start, index % 16) for index, start in enumerate(starts)]
-    optimizer = case.make(params, **options)
-    for step in gradients:
-        optimizer.step(step)
-    return params, optimizer.state
 
 
 @by_case

@@ -7,20 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from arrays import ones, read_only
 from cases import BACKENDS, equal_bits
 
 import fastopt
 
 F32 = np.float32
-
-
-def ones(*shape: int, dtype: Any = F32) -> np.ndarray:
-    return np.ones(shape, dtype)
-
-
-def read_only(array: np.ndarray) -> np.ndarray:
-    array.flags.writeable = False
-    return array
 
 
 def misaligned(size: int) -> np.ndarray:

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from arrays import ones, read_only
 from cases import BACKENDS, equal_bits, repr_without_addresses
-from test_bad_input import ones, read_only, shared
 
 import fastopt
 from fastopt import constraints as c
 from fastopt.definitions.specs import SPECS
 
 NAN, INF = float("nan"), float("inf")
+shared = ones(10)
+
 NUMBERLESS = ("1", None, True, np.True_, [1.0], ones(2), 1j)
 NEEDS: dict[str, dict[str, Any]] = {
     "ema_overwrite_frequency": {"ema_decay": 0.5},

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BACKENDS, DTYPES, PLAIN, VARIANTS, Case, equal_bits, extra_options
-from test_same_bits import assert_same
+from comparing import assert_same
 
 import fastopt
 from fastopt.constraints import Box, ElasticNet, GroupLasso, L1Ball, L2Ball, Simplex

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BACKENDS
+from comparing import snapshot
 from rate_problem import FALLING, N_STEPS, assert_equal, everything, gradients, start, train
-from test_all_or_nothing import snapshot
 
 import fastopt
 from fastopt.schedules import Constant, Schedule
