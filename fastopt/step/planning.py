@@ -135,7 +135,7 @@ class Planner:
             clip_norm=group["clip_norm"] or 0.0,
             accumulator=shape.accumulator,
             carried=shape.carried,
-            divisor=shape.first.divisor,
+            divisor=shape.first.divisor or "",
         )
 
     def shape(self, group: Mapping[str, Any]) -> Shape:
