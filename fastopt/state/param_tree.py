@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,8 @@ from .arrays import describe_type, is_device_array
 Leaves = list[Any]
 
 
-class ParamTree(NamedTuple):
+@dataclass(eq=False, repr=False)
+class ParamTree:
     """How arrays are nested: a single array, a list or a dict of arrays, or a list of groups of them.
 
     Attributes
@@ -62,12 +64,13 @@ class ParamTree(NamedTuple):
         TypeError, ValueError
             They are nested differently: leaves are missing, or there are too many.
         """
-        if self.kind == "array":
+        kind = self.kind
+        if kind == "array":
             return [values]
-        if self.kind == "dict":
+        if kind == "dict":
             return self._flatten_dict(values, root)
-        expected = self.size if self.kind == "list" else len(self.children)
-        noun = "parameter" if self.kind == "list" else "parameter group"
+        expected = self.size if kind == "list" else len(self.children)
+        noun = "parameter" if kind == "list" else "parameter group"
         if not isinstance(values, (list, tuple)):
             raise TypeError(
                 f"{root} must be a list of {expected}, one for each {noun}, as the parameters are; "
@@ -75,7 +78,7 @@ class ParamTree(NamedTuple):
             )
         if len(values) != expected:
             raise ValueError(f"{root} must be a list of {expected}, one for each {noun}; got {len(values)}")
-        if self.kind == "list":
+        if kind == "list":
             return list(values)
         leaves: Leaves = []
         for index, (child, value) in enumerate(zip(self.children, values, strict=True)):

@@ -48,7 +48,7 @@ class Fused(NamedTuple):
     state: str | None = None
     starts_as_param: bool = False
     gradient: str | None = None
-    divisor: str | None = None
+    divisor: str = ""
     shares: str | None = None
     after_rows: bool = False
 
@@ -156,7 +156,7 @@ FUSED: tuple[Fused, ...] = (
 STATES: dict[str, Fused] = {each.state: each for each in FUSED if each.state is not None}
 """The operation that needs a state which rules do not keep, by the name of the state."""
 
-DIVISORS: dict[str, float] = {each.divisor: 1.0 for each in FUSED if each.divisor is not None}
+DIVISORS: dict[str, float] = {each.divisor: 1.0 for each in FUSED if each.divisor}
 
 
 def wanted_operations(group: Mapping[str, Any], options: Values) -> tuple[Fused, ...]:
@@ -183,7 +183,7 @@ def programs(wanted: Iterable[Fused], spec: Spec, group: Mapping[str, Any]) -> d
     gradient = "grad"
     for each in wanted:
         name, operands = each.named(spec, group)
-        if each.divisor is not None:
+        if each.divisor:
             operands = {**operands, "grad": gradient}
         for program in each.programs:
             found[program].append((name, operands))
@@ -193,7 +193,7 @@ def programs(wanted: Iterable[Fused], spec: Spec, group: Mapping[str, Any]) -> d
 
 def first_divisor(wanted: Iterable[Fused]) -> Fused:
     """The operation that reads the gradient first, and so divides it by `grad_scale`."""
-    first, *_ = (each for each in wanted if each.divisor is not None)
+    first, *_ = (each for each in wanted if each.divisor)
     return first
 
 
@@ -204,7 +204,7 @@ def numbers(first: Fused, numbered: Iterable[Fused], group: Mapping[str, Any], o
     """
     scale = options["grad_scale"]
     found = {"clip_coefficient": 1.0, **DIVISORS}
-    found[first.divisor] = scale * options[first.shares] if first.shares else scale  # type: ignore[index]
+    found[first.divisor] = scale * options[first.shares] if first.shares else scale
     for each in numbered:
         found.update(each.numbers({**options, **group}))  # type: ignore[misc]
     return found
