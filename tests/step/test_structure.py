@@ -247,11 +247,20 @@ def without_numbers(plan: GroupPlan) -> list[Any]:
     """A plan without the values that an engine takes over."""
     stages = [(each.function, len(each.arguments), each.positions, each.carried) for each in plan.stages]
     programs = [
-        (name, [(each.loop, each.streams, each.pick) for each in operations])
+        (name, [(each.loop, each.operands, each.pick) for each in operations])
         for name, operations in plan.programs.items()
     ]
     rows = [(each.sum, each.function, each.loop, each.start, each.iterates) for each in plan.rows]
-    return [stages, programs, rows, plan.rows_after, plan.n_streams, plan.sum, plan.sum_of_squares, plan.accumulator]
+    return [
+        stages,
+        programs,
+        rows,
+        plan.rows_after,
+        len(plan.operands),
+        plan.sum,
+        plan.sum_of_squares,
+        plan.accumulator,
+    ]
 
 
 def planned(name: str, value: Any) -> tuple[Any, list[Any]]:
