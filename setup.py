@@ -31,8 +31,8 @@ TORCH = HERE / "fastopt" / "torch" / "stepping"
 GENERATED = HERE / "build" / "generated"
 INCLUDE = GENERATED / "include"
 """Where Cython finds constants, and the declarations of compiled modules by the names they are installed under."""
-UPDATES = HERE / "fastopt"
-"""Where Cython and C find the declarations of `fastopt.updates`: in the package."""
+PACKAGE = HERE / "fastopt"
+"""Where Cython and C find the declarations of `fastopt.updates`, and type checkers those of classes."""
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)
 
@@ -70,12 +70,12 @@ def write(path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")
 
 
-def signatures() -> list:
-    """The table of `fastopt.definitions.signatures`; `fastopt` itself needs installed kernels to be imported."""
+def definitions(name: str) -> ModuleType:
+    """A module of `fastopt.definitions`; `fastopt` itself needs installed kernels to be imported."""
     bare = ModuleType("fastopt")
-    bare.__path__ = [str(HERE / "fastopt")]
+    bare.__path__ = [str(PACKAGE)]
     sys.modules |= {"fastopt": bare, "fastopt.kernels": kernels}
-    return list(importlib.import_module("fastopt.definitions.signatures").signatures().values())
+    return importlib.import_module(f"fastopt.definitions.{name}")
 
 
 def module_at(path: Path) -> ModuleType:
@@ -94,9 +94,9 @@ def extensions() -> list[Extension]:
 
     sources = {"_coefficients": cython_source.coefficients_source()}
     sources |= {cpu.module_name(level): cython_source.loops_source(level) for level in LEVELS}
-    table = signatures()
+    table = list(definitions("signatures").signatures().values())
     sources |= {"updates": updates_source.updates_source(table)}
-    write(UPDATES / "updates.pxd", updates_source.updates_pxd(table))
+    write(PACKAGE / "updates.pxd", updates_source.updates_pxd(table))
     for name, text in sources.items():
         write(GENERATED / f"{name}.pyx", text)
     found = module_at(TORCH / "found.py")
@@ -141,7 +141,7 @@ def extensions() -> list[Extension]:
         language_level=3,
         quiet=True,
     )
-    shutil.copy(next(GENERATED.rglob("updates_api.h")), UPDATES)
+    shutil.copy(next(GENERATED.rglob("updates_api.h")), PACKAGE)
     return compiled
 
 
@@ -170,6 +170,8 @@ class BuildExtensions(build_ext):
             raise SystemExit(NO_OPENMP.format(compiler=compiler[0], flags=flags, output=result.stderr.strip()))
 
 
+for path, text in definitions("stubs").stubs().items():
+    write(PACKAGE / path, text)
 enabled("FASTOPT_BUILD_OPENMP")  # An error now, rather than after rendering everything.
 setup(
     ext_modules=extensions(),

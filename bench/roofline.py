@@ -18,7 +18,7 @@ from .cases import FLOAT32, Problem, copies
 from .custom_loops import all_threads
 from .runner import Peer, Runner
 
-MOST_STATES = 3
+MOST_STATES = 4
 LEAST_SIZE = 100_000
 """Parameters from which on a step is compared with its memory traffic; below it is bound by the call."""
 

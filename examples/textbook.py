@@ -99,10 +99,102 @@ def radam(params, grads, mean, mean_square, beta1, rest1, beta2, rest2, rectifie
         params -= rate * mean
 
 
-def lion(params, grads, mean, beta1, rest1, beta2, rest2, lr):  # type: ignore[no-untyped-def]
+def lion(params, grads, mean, beta1, rest1, beta2, rest2, keep, lr):  # type: ignore[no-untyped-def]
+    if keep != 1:
+        params *= keep
     params -= lr * np.sign(beta1 * mean + rest1 * grads)
     mean *= beta2
     mean += rest2 * grads
+
+
+def adabelief(params, grads, mean, variance, beta1, rest1, beta2, rest2, rate, root, eps):  # type: ignore[no-untyped-def]
+    mean *= beta1
+    mean += rest1 * grads
+    variance *= beta2
+    variance += rest2 * np.square(grads - mean) + eps
+    params -= rate * mean / (np.sqrt(variance) / root + eps)
+
+
+def ademamix(  # type: ignore[no-untyped-def]
+    params,
+    grads,
+    fast,
+    slow,
+    mean_square,
+    beta1,
+    rest1,
+    beta2,
+    rest2,
+    beta3,
+    rest3,
+    alpha,
+    keep,
+    lr,
+    correction,
+    root,
+    eps,
+):
+    if keep != 1:
+        params *= keep
+    fast *= beta1
+    fast += rest1 * grads
+    slow *= beta3
+    slow += rest3 * grads
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    params -= lr * (fast / correction + alpha * slow) / (np.sqrt(mean_square) / root + eps)
+
+
+def adopt(  # type: ignore[no-untyped-def]
+    params, grads, mean, mean_square, first, beta1, rest1, beta2, rest2, keep, largest, lr, eps
+):
+    if first:
+        mean_square += np.square(grads)
+    else:
+        if keep != 1:
+            params *= keep
+        mean *= beta1
+        mean += rest1 * np.minimum(np.maximum(grads / np.maximum(np.sqrt(mean_square), eps), -largest), largest)
+        params -= lr * mean
+        mean_square *= beta2
+        mean_square += rest2 * np.square(grads)
+
+
+def adan(  # type: ignore[no-untyped-def]
+    params,
+    grads,
+    mean,
+    mean_square,
+    mean_difference,
+    negated,
+    first,
+    beta1,
+    rest1,
+    beta2,
+    rest2,
+    beta3,
+    rest3,
+    keep,
+    rate,
+    difference_rate,
+    root,
+    eps,
+    divisor,
+):
+    if first:
+        negated[:] = -grads
+    if keep != 1:
+        params *= keep
+    mean *= beta1
+    mean += rest1 * grads
+    mean_difference *= beta2
+    mean_difference += rest2 * (grads + negated)
+    mean_square *= beta3
+    mean_square += rest3 * np.square(grads + beta2 * (grads + negated))
+    params -= (rate * mean + difference_rate * mean_difference) / (np.sqrt(mean_square) / root + eps)
+    if divisor != 1:
+        params /= divisor
+    negated[:] = -grads
 
 
 # --- the optimizers ---------------------------------------------------------------------------------------------------
@@ -301,12 +393,119 @@ class Lion(Textbook):
 
     update = staticmethod(lion)
 
-    def __init__(self, params: np.ndarray, lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+    ) -> None:
         super().__init__(params, 1)
-        self.coefficients = (betas[0], 1 - betas[0], betas[1], 1 - betas[1], lr)
+        self.coefficients = (betas[0], 1 - betas[0], betas[1], 1 - betas[1], 1 - lr * weight_decay, lr)
+
+
+class AdaBelief(Adam):
+    """Adam with the squares of what the average of gradients did not foresee."""
+
+    update = staticmethod(adabelief)
+
+    def numbers(self) -> tuple[float, ...]:
+        return *self.averaging, self.rate, math.sqrt(self.correction), self.eps
+
+
+class AdEMAMix(Textbook):
+    """Adam with a second, slow average of gradients."""
+
+    update = staticmethod(ademamix)
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+        alpha: float = 5.0,
+        beta3_warmup: float = 0.0,
+        alpha_warmup: float = 0.0,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, 3)
+        self.lr, self.betas, self.alpha, self.eps, self.weight_decay = lr, betas, alpha, eps, weight_decay
+        self.warmups = (beta3_warmup, alpha_warmup)
+
+    def slow_beta(self) -> float:
+        """Over the warmup, its half-life grows linearly from that of the fast average."""
+        (start, _, end), (steps, _) = self.betas, self.warmups
+        if self.steps >= steps:
+            return end
+        share = self.steps / steps
+        first, last = math.log(start), math.log(end)
+        return math.exp(first * last / ((1 - share) * last + share * first))
+
+    def numbers(self) -> tuple[float, ...]:
+        (beta1, beta2, _), beta3, (_, steps) = self.betas, self.slow_beta(), self.warmups
+        alpha = min(self.steps * self.alpha / steps, self.alpha) if steps else self.alpha
+        averaging = (beta1, 1 - beta1, beta2, 1 - beta2, beta3, 1 - beta3)
+        keep = 1 - self.lr * self.weight_decay
+        corrections = (1 - beta1**self.steps, math.sqrt(1 - beta2**self.steps))
+        return *averaging, alpha, keep, self.lr, *corrections, self.eps
+
+
+class ADOPT(Textbook):
+    """Gradients are divided by the root of the average before them, limited, and averaged."""
+
+    update = staticmethod(adopt)
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.9999),
+        eps: float = 1e-6,
+        use_clipping: bool = True,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params, 2)
+        self.lr, self.betas, self.eps, self.use_clipping = lr, betas, eps, use_clipping
+        self.keep = 1 - lr * weight_decay
+
+    def numbers(self) -> tuple[float, ...]:
+        (beta1, beta2), earlier = self.betas, self.steps - 1
+        largest = earlier**0.25 if self.use_clipping else math.inf
+        averaging = (beta1, 1 - beta1, beta2, 1 - beta2)
+        return float(earlier == 0), *averaging, self.keep, largest, self.lr, self.eps
+
+
+class Adan(Textbook):
+    """Adam with Nesterov's momentum, by the difference of each gradient from the one before."""
+
+    update = staticmethod(adan)
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1e-3,
+        betas: tuple[float, float, float] = (0.98, 0.92, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        no_prox: bool = False,
+    ) -> None:
+        super().__init__(params, 4)
+        self.lr, self.betas, self.eps = lr, betas, eps
+        shrinkage = lr * weight_decay
+        self.keep, self.divisor = (1 - shrinkage, 1.0) if no_prox else (1.0, 1 + shrinkage)
+
+    def numbers(self) -> tuple[float, ...]:
+        beta1, beta2, beta3 = self.betas
+        averaging = (beta1, 1 - beta1, beta2, 1 - beta2, beta3, 1 - beta3)
+        rates = (self.lr / (1 - beta1**self.steps), self.lr * beta2 / (1 - beta2**self.steps))
+        root = math.sqrt(1 - beta3**self.steps)
+        return float(self.steps == 1), *averaging, self.keep, *rates, root, self.eps, self.divisor
 
 
 TEXTBOOK: dict[str, Callable[..., Textbook]] = {
-    each.__name__: each for each in (SGD, Adam, AdamW, RMSprop, Adagrad, Rprop, Adadelta, Adamax, NAdam, RAdam, Lion)
+    name: each
+    for name, each in list(globals().items())
+    if isinstance(each, type) and issubclass(each, Textbook) and each is not Textbook
 }
 """Classes by the name of fastopt's class."""

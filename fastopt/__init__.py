@@ -19,10 +19,11 @@ except ModuleNotFoundError as error:
         "this is fastopt's source folder, which has no kernels of its own: either start Python outside of the "
         "checkout's root, or install the checkout with `python -m pip install -e .`"
     ) from error
+from . import optimizers
 from ._version import __version__
 from .config import get_include, show_config
 from .norms import global_norm
-from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
+from .optimizers import *
 from .optimizers.base import Optimizer
 from .state.arrays import pack
 from .threads import get_num_threads, set_num_threads
@@ -55,20 +56,9 @@ def __getattr__(name: str) -> Any:
 backends.compiled_module_error()
 
 __all__ = [
-    "SGD",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
     "DivergenceGuard",
-    "Lion",
-    "NAdam",
     "Optimizer",
-    "RAdam",
-    "RMSprop",
     "ReduceOnPlateau",
-    "Rprop",
     "__version__",
     "constraints",
     "get_include",
@@ -84,3 +74,4 @@ __all__ = [
     "show_config",
     "tuning",
 ]
+__all__ += optimizers.__all__

@@ -1,4 +1,4 @@
-"""Numbers and flags that users hand in: Python's or NumPy's scalars."""
+"""Numbers and flags that users hand in, Python's or NumPy's scalars; and the arguments of calls."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from .kernels.formulas import custom_rules
 from .kernels.formulas.costs import cost, squares
 from .kernels.formulas.custom_rules import SourceError
 from .kernels.formulas.dialect import DialectError
-from .kernels.formulas.vocabulary import clip, floor, maximum, select, sign, sqrt
+from .kernels.formulas.vocabulary import clip, floor, log, maximum, select, sign, sqrt
 from .optimizers.base import Optimizer
 from .state.groups import NOTES
 from .step.options import GROUP_OPTIONS, STEP_OPTIONS
@@ -95,8 +95,8 @@ def rule(
         rule has: a rule does not take those, they are seen to before it, and `hyper` can give them other defaults.
     coefficients: function, optional
         What the rule takes, from hyperparameters: `(step, lr, ...) -> names`, in float64 and once a step; `step` counts
-        each parameter's updates from 1. Here `**` is possible. It returns variables, and the rule takes those of its
-        arguments' names. Without it the rule takes hyperparameters themselves, or `step`.
+        each parameter's updates from 1. Here `**` and `log` are possible. It returns variables, and the rule takes
+        those of its arguments' names. Without it the rule takes hyperparameters themselves, or `step`.
     domain: dict, optional
         The values that a hyperparameter can have, as an interval: `{"beta": "[0, 1)"}`. Without it: finite, and what a
         hyperparameter of that name has in fastopt's own optimizers (`lr`, `eps`, `momentum`: at least 0).
@@ -176,6 +176,7 @@ def rule(
                 name: start for name, start in CARRIED.items() if name in last.arguments and name not in returned
             },
             hyperparameters=hyperparameters,
+            in_torch=False,
             custom=True,
         )
         namespace = {
@@ -277,6 +278,7 @@ __all__ = [
     "SourceError",
     "clip",
     "floor",
+    "log",
     "maximum",
     "rule",
     "select",

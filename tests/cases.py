@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 import fastopt
 from fastopt.definitions.conventions import conventions_of, spec_of
 from fastopt.definitions.specs import SPECS, Spec
+from fastopt.examples.textbook import TEXTBOOK
 
 DTYPES = (np.float32, np.float64)
 BACKENDS = ("cython", "numba", "reference")
@@ -37,30 +39,61 @@ FULL: dict[str, Any] = {
     "initial_scale": 0.5,
     "bias_correction": True,
     "threshold": 4.0,
+    "beta3_warmup": 6.0,
+    "alpha_warmup": 9.0,
 }
-EXTRAS: tuple[dict[str, Any], ...] = ({}, {"maximize": True}, {"decoupled_weight_decay": True})
+EXTRAS: tuple[dict[str, Any], ...] = (
+    {},
+    {"maximize": True},
+    {"decoupled_weight_decay": True},
+    {"use_clipping": False},
+    {"no_prox": True},
+)
 
 
-DECOUPLED_IN_TORCH = ("Adam", "AdamW", "NAdam", "RAdam")
-"""Where torch.optim has `decoupled_weight_decay`, or always does it."""
+@functools.cache
+def arguments_in_torch(name: str) -> tuple[str, ...]:
+    """Those of the class that torch.optim has of this name."""
+    import torch
+
+    return tuple(inspect.signature(getattr(torch.optim, name)).parameters)
+
+
+@functools.cache
+def moves_at_once(name: str) -> bool:
+    param = np.ones(1)
+    TEXTBOOK[name](param).step(np.ones(1))
+    return bool(param[0] != 1)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One optimizer with hyperparameters; `torch_options` is False where torch has no such option."""
+    """One optimizer with hyperparameters."""
 
     optimizer: str
     options: dict[str, Any] = field(hash=False)
 
     @property
+    def spec(self) -> Spec:
+        return spec_of(self.optimizer, self.options.get("convention", "torch"))
+
+    @property
     def in_torch(self) -> bool:
-        if self.optimizer == "Lion" or "convention" in self.options:
+        """Whether torch.optim can do it."""
+        if not self.spec.in_torch or self.spec.convention != "torch":
             return False
-        return not self.options.get("decoupled_weight_decay") or self.optimizer in DECOUPLED_IN_TORCH
+        return set(arguments_in_torch(self.optimizer)).issuperset(self.options)
+
+    @property
+    def moves_at_once(self) -> bool:
+        """Whether the first step changes a parameter: by the textbook, not by what is tested."""
+        return moves_at_once(self.optimizer)
 
     def can(self, options: dict[str, Any]) -> bool:
         """Whether the optimizer has all that is asked for around its update."""
-        return options.get("prox") is None or options["prox"].row is not None or self.optimizer != "Adadelta"
+        if options.get("prox") is None or options["prox"].row is not None:
+            return True
+        return self.spec.rule({**self.spec.defaults, **self.options}) in self.spec.proximal
 
     def make(self, params: Any, **more: Any) -> fastopt.Optimizer:
         optimizer: fastopt.Optimizer = getattr(fastopt, self.optimizer)(params, **{**self.options, **more})

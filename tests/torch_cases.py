@@ -24,8 +24,8 @@ BEFORE, AFTER = range(4), range(4, 7)
 INFOS: dict[str, OptimizerInfo] = {info.name: info for info in optim_db if hasattr(fastopt.torch, info.name)}
 """Those of torch's optimizers that are ours too, as PyTorch's own tests know them."""
 
-INFOS["Lion"] = torch_peers.LION
-"""Torch has none; this is as it would be."""
+INFOS |= {spec.name: torch_peers.info_of(spec) for spec in torch_peers.NOT_IN_TORCH}
+"""Torch has none of them; this is as it would be."""
 
 by_case = pytest.mark.parametrize("case", torch_peers.IN_TORCH, ids=str)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -105,14 +105,15 @@ def torch_options(case: Case) -> dict[str, Any]:
 def assert_alike(mine: Any, theirs: Any, params: Any, their_params: Any, tolerance: float) -> None:
     """Two optimizers' parameters, states and groups agree; with a tolerance of 0, bit by bit."""
     for name, param in params.items():
+        limit = tolerance * torch_peers.rounding(type(mine).__name__, param.dtype)
         other = their_params[name]
-        assert_close(name, param.detach(), other.detach(), tolerance)
+        assert_close(name, param.detach(), other.detach(), limit)
         assert (param in mine.state) == (other in theirs.state), f"only one has a state of {name}"
         state, others = mine.state.get(param, {}), theirs.state.get(other, {})
         assert set(state) == set(others)
         for key, value in state.items():
             if isinstance(others[key], Tensor):
-                assert_close(f"{key} of {name}", value, others[key], 0 if key == "step" else tolerance)
+                assert_close(f"{key} of {name}", value, others[key], 0 if key == "step" else limit)
             else:
                 assert value == others[key]
                 assert type(value) is type(others[key])

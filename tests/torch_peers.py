@@ -1,4 +1,4 @@
-"""The classes that those of fastopt.torch are compared with: torch's own, and for Lion the plain one."""
+"""The classes that those of fastopt.torch are compared with: torch's own, and the textbook's where torch has none."""
 
 from __future__ import annotations
 
@@ -16,17 +16,35 @@ from torch.testing._internal.common_optimizers import (
     optim_error_inputs_func_adamax,
     optim_inputs_func_adamax,
 )
+from torch_textbook import CLASSES
 
-from fastopt.definitions.specs import SPECS
-from fastopt.torch import lion
+from fastopt.definitions.specs import SPECS, Spec
 
 CarryIn = Callable[[str, torch.dtype], object]
 """The fixture `carry_in`: an optimizer's name, and the dtype of what torch carries for it from step to step."""
 
-TORCH = SimpleNamespace(**{name: getattr(lion if name == "Lion" else torch.optim, name) for name in SPECS})
+TORCH = SimpleNamespace(
+    **{name: getattr(torch.optim, name) if spec.in_torch else CLASSES[name] for name, spec in SPECS.items()}
+)
 """By name, as in the module torch.optim."""
 
-IN_TORCH = [case for case in CASES if case.in_torch or case.optimizer == "Lion"]
+
+def makes_states_early(name: str) -> bool:
+    """Whether torch's class has states before the first step."""
+    return bool(getattr(TORCH, name)([torch.nn.Parameter(torch.ones(1))]).state)
+
+
+ROUNDING = {"Adan": 10.0}
+"""How many times larger rounding errors are in float32: differences of gradients average out, their errors do not."""
+
+
+def rounding(optimizer: str, dtype: torch.dtype) -> float:
+    return ROUNDING.get(optimizer, 1.0) if dtype == torch.float32 else 1.0
+
+
+NOT_IN_TORCH = [spec for spec in SPECS.values() if not spec.in_torch]
+
+IN_TORCH = [case for case in CASES if case.in_torch or not SPECS[case.optimizer].in_torch]
 """What `TORCH` can do."""
 
 
@@ -56,17 +74,26 @@ def torch_options(options: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in options.items() if key != "decoupled_weight_decay" or key in known}
 
 
-def _lion_inputs(device: Any, dtype: Any = None) -> list[OptimizerInput]:
-    """Adamax' without what is for CUDA alone; and other betas."""
-    inputs: list[OptimizerInput] = optim_inputs_func_adamax("cpu", dtype)
-    return [*inputs, OptimizerInput(params=None, kwargs={"betas": (0.5, 0.75)}, desc="non-default betas")]
+def info_of(spec: Spec) -> OptimizerInfo:
+    """What torch's table of tests would have of an optimizer, if torch had it: as of Adamax."""
+    betas = tuple(0.5 + 0.25 * index / len(spec.defaults["betas"]) for index in range(len(spec.defaults["betas"])))
 
+    def inputs(device: Any, dtype: Any = None) -> list[OptimizerInput]:
+        """Without what is for CUDA alone; and other betas."""
+        found: list[OptimizerInput] = optim_inputs_func_adamax("cpu", dtype)
+        return [*found, OptimizerInput(params=None, kwargs={"betas": betas}, desc="non-default betas")]
 
-LION = OptimizerInfo(
-    lion.Lion,
-    optim_inputs_func=_lion_inputs,
-    optim_error_inputs_func=optim_error_inputs_func_adamax,
-    supported_impls=("foreach",),
-    not_og_supported_flags=("foreach", "maximize"),
-)
-"""What torch's table of tests would have, if torch had a Lion."""
+    def error_inputs(device: Any, dtype: Any) -> list[Any]:
+        found = optim_error_inputs_func_adamax(device, dtype)
+        for each in found:
+            if "betas" in each.optimizer_error_input.kwargs:
+                each.optimizer_error_input.kwargs["betas"] = (0.0, 1.0, *betas[2:])
+        return found
+
+    return OptimizerInfo(
+        getattr(TORCH, spec.name),
+        optim_inputs_func=inputs,
+        optim_error_inputs_func=error_inputs,
+        supported_impls=("foreach",),
+        not_og_supported_flags=("foreach", "maximize"),
+    )

@@ -11,22 +11,22 @@ import torch.distributed as dist
 from torch_cases import parameters, train
 
 import fastopt.torch
+from fastopt.definitions.specs import SPECS
 
 SHARDED_STEPS = 5
-JOBS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
-    "Adam": ("Adam", {"amsgrad": True, "weight_decay": 0.1}, {}),
-    "SGD": ("SGD", {"momentum": 0.9, "dampening": 0.3, "n_threads": 1}, {}),
-    "RMSprop, buckets": ("RMSprop", {"centered": True, "momentum": 0.5}, {"parameters_as_bucket_view": True}),
-    "Adagrad": ("Adagrad", {"initial_accumulator_value": 0.1}, {}),
-    "Rprop": ("Rprop", {}, {}),
-    "AdamW": ("AdamW", {}, {}),
-    "Adadelta": ("Adadelta", {"rho": 0.5}, {}),
-    "Adamax": ("Adamax", {"weight_decay": 0.1}, {}),
-    "NAdam": ("NAdam", {"momentum_decay": 0.1}, {}),
-    "RAdam": ("RAdam", {"betas": (0.9, 0.9)}, {}),
-    "Lion": ("Lion", {"weight_decay": 0.1}, {}),
+OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "Adam": ({"amsgrad": True, "weight_decay": 0.1}, {}),
+    "SGD": ({"momentum": 0.9, "dampening": 0.3, "n_threads": 1}, {}),
+    "RMSprop": ({"centered": True, "momentum": 0.5}, {"parameters_as_bucket_view": True}),
+    "Adagrad": ({"initial_accumulator_value": 0.1}, {}),
+    "Adadelta": ({"rho": 0.5}, {}),
+    "Adamax": ({"weight_decay": 0.1}, {}),
+    "NAdam": ({"momentum_decay": 0.1}, {}),
+    "RAdam": ({"betas": (0.9, 0.9)}, {}),
+    "Lion": ({"weight_decay": 0.1}, {}),
 }
-"""Optimizer, its options, and those of ZeroRedundancyOptimizer."""
+JOBS = {name: OPTIONS.get(name, ({}, {})) for name in SPECS}
+"""By optimizer, its options, and those of ZeroRedundancyOptimizer."""
 
 
 def shard(rank: int, folder: str, n_processes: int) -> None:
@@ -39,7 +39,7 @@ def shard(rank: int, folder: str, n_processes: int) -> None:
     dist.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=n_processes)
     try:
         results = {}
-        for label, (name, options, how) in JOBS.items():
+        for name, (options, how) in JOBS.items():
             params = parameters(torch.float32, plain=True)
             optimizer = ZeroRedundancyOptimizer(
                 list(params.values()), optimizer_class=getattr(fastopt.torch, name), lr=0.01, **options, **how
@@ -48,7 +48,7 @@ def shard(rank: int, folder: str, n_processes: int) -> None:
             assert isinstance(optimizer.optim, getattr(fastopt.torch, name))
             optimizer.consolidate_state_dict(to=0)
             if rank == 0:
-                results[label] = (
+                results[name] = (
                     {key: param.detach().clone() for key, param in params.items()},
                     optimizer.state_dict(),
                 )

@@ -12,6 +12,7 @@ from .libraries import (
     ADAGRAD,
     ADAM,
     ADAMW,
+    ADEMAMIX,
     AMSGRAD,
     AMSGRADW,
     LION,
@@ -36,6 +37,7 @@ OPTIMIZERS: dict[Key, tuple[str, tuple[str, ...]]] = {
     RMSPROP: ("RMSprop", ("lr", "alpha", "eps", "weight_decay")),
     ADAGRAD: ("Adagrad", ("lr", "lr_decay", "eps", "weight_decay")),
     LION: ("Lion", ("lr", "betas", "weight_decay")),
+    ADEMAMIX: ("AdEMAMix", ("lr", "betas", "alpha", "eps", "weight_decay")),
     MOMENTUM: ("SGD", ("lr", "momentum", "weight_decay")),
 }
 OTHERS: Reasons = {

@@ -13,11 +13,14 @@ from fastopt.definitions.conventions import WHY_NOT
 from ..cases import Problem
 from ..runner import Peer, Runner
 from .libraries import (
+    ADABELIEF,
     ADADELTA,
     ADAGRAD,
     ADAM,
     ADAMAX,
     ADAMW,
+    ADEMAMIX,
+    ADOPT,
     ANOTHER_FORMULA,
     LION,
     MOMENTUM,
@@ -83,6 +86,20 @@ def lion(optax: Any, values: Values) -> Any:
     return optax.lion(values["lr"], **betas(values), weight_decay=values["weight_decay"])
 
 
+def adabelief(optax: Any, values: Values) -> Any:
+    return optax.adabelief(values["lr"], **betas(values), eps=values["eps"], eps_root=values["eps"])
+
+
+def ademamix(optax: Any, values: Values) -> Any:
+    return optax.contrib.ademamix(
+        values["lr"], **betas(values), b3=values["betas"][2], alpha=values["alpha"], eps=values["eps"]
+    )
+
+
+def adopt(optax: Any, values: Values) -> Any:
+    return optax.contrib.adopt(values["lr"], **betas(values), eps=values["eps"])
+
+
 OPTIMIZERS: dict[Key, Callable[[Any, Values], Any]] = {
     **dict.fromkeys((SGD, MOMENTUM, NESTEROV), sgd),
     ADAM: adam,
@@ -93,6 +110,9 @@ OPTIMIZERS: dict[Key, Callable[[Any, Values], Any]] = {
     ADAMAX: adamax,
     RADAM: radam,
     LION: lion,
+    ADABELIEF: adabelief,
+    ADEMAMIX: ademamix,
+    ADOPT: adopt,
 }
 
 
@@ -111,6 +131,7 @@ LIBRARY = Library(
         "AdamW": "there is no amsgrad with decoupled weight decay",
         "NAdam": f"its momentum has no schedule: {ANOTHER_FORMULA}",
         "Rprop": WHY_NOT["Rprop", "optax"],
+        "Adan": f"weighs differences of gradients by 1 - b2: {ANOTHER_FORMULA}",
     },
     obstacle=other_threads,
 )

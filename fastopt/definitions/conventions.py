@@ -219,6 +219,17 @@ DIFFERENCES: dict[str, dict[str, Difference]] = {
         ),
         "RAdam": Difference("radam", {"eps_root": 0.0, "threshold": 5.0}, spec={"coefficients": "radam_optax"}),
         "Lion": Difference("lion", {"weight_decay": 1e-3}),
+        "AdaBelief": Difference(
+            "adabelief", {"eps": 1e-16, "eps_root": 1e-16}, spec={"coefficients": "adabelief_optax"}
+        ),
+        "AdEMAMix": Difference("contrib.ademamix", {"eps_root": 0.0}, without=("beta3_warmup", "alpha_warmup")),
+        "ADOPT": Difference("contrib.adopt"),
+        "Adan": Difference(
+            "adan",
+            {"eps_root": 1e-8},
+            without=("no_prox",),
+            spec={"coefficients": "adan_optax", "constants": {"no_prox": 1.0}},
+        ),
     },
 }
 """By convention and optimizer."""

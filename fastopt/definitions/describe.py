@@ -37,8 +37,9 @@ def description(spec: Spec, groups: Sequence[Mapping[str, Any]], around: Sequenc
     torchs = spec.defaults if spec.custom else SPECS[spec.name].defaults
     differing = {name: value for name, value in spec.defaults.items() if name in torchs and value != torchs[name]}
     if differing:
+        whose = "PyTorch's" if spec.custom or spec.in_torch else "the authors'"
         shown = (f"{name} {value!r} ({torchs[name]!r})" for name, value in differing.items())
-        lines.append("Defaults that differ from PyTorch's (in brackets): " + ", ".join(shown))
+        lines.append(f"Defaults that differ from {whose} (in brackets): " + ", ".join(shown))
     return "\n".join(lines)
 
 
@@ -46,9 +47,14 @@ def _title(spec: Spec) -> str:
     if spec.custom:
         return f"{spec.name}, a custom rule"
     if spec.convention == "torch":
-        return f"{spec.name}, the arithmetic of PyTorch"
+        return f"{spec.name}, the arithmetic of {'PyTorch' if spec.in_torch else 'its authors'}"
     called = conventions.DIFFERENCES[spec.convention][spec.name].called
     return f"{spec.name}, the arithmetic of {conventions.FRAMEWORKS[spec.convention]}: {called}"
+
+
+def _torch_name(spec: Spec) -> str:
+    """What has the arithmetic of PyTorch's convention."""
+    return "PyTorch" if spec.custom or spec.in_torch else "The authors' code"
 
 
 def _group_lines(spec: Spec, values: Mapping[str, Any], around: Words) -> list[str]:
@@ -83,9 +89,9 @@ def _torch_lines(spec: Spec, values: Mapping[str, Any]) -> list[str]:
         if name not in unchanged and (text not in known or name in differing)
     ]
     if not starts and not shown:
-        return ["PyTorch, with the same hyperparameters, does the same."]
+        return [f"{_torch_name(spec)}, with the same hyperparameters, does the same."]
     return [
-        "PyTorch, with the same hyperparameters, does instead:",
+        f"{_torch_name(spec)}, with the same hyperparameters, does instead:",
         *(f"    {each}" for each in (*starts, *shown)),
     ]
 
@@ -142,8 +148,12 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
         lines.append(("lr", _simplified(_call(functions["decayed_rate"], given, functions))))
         lr = ast.Name("lr")
     environment["lr"] = lr
-    for name in ("regularize", spec.coefficients):
-        lines += _run(functions[name], environment, functions, kept)
+    results: dict[str, ast.expr] = {}
+    for name in (spec.regularize, spec.coefficients):
+        seen = dict(environment)  # both see the hyperparameters, whatever the other calls its results
+        lines += _run(functions[name], seen, functions, kept)
+        results |= {result: seen[result] for result in functions[name].returned_names}
+    environment |= results
     rules = {each.name: each for each in loop.functions}
     grad: ast.expr = ast.Name("grad")
     for function, arguments, _ in loop.calls:
@@ -311,6 +321,12 @@ class _Simplification(ast.NodeTransformer):
                 return self.select(*arguments)
             case "sqrt" if numbers[0] is not None and numbers[0] >= 0:
                 return ast.Constant(math.sqrt(numbers[0]))
+            case "log" if numbers[0] is not None and numbers[0] > 0:
+                return ast.Constant(math.log(numbers[0]))
+            case "clip" if numbers[1:] == [-math.inf, math.inf]:
+                return arguments[0]
+            case "maximum" if None not in numbers:
+                return ast.Constant(max(number for number in numbers if number is not None))
             case "maximum":
                 if isinstance(arguments[1], ast.UnaryOp) and _same(arguments[0], arguments[1].operand):
                     return ast.Call(ast.Name("abs"), arguments[:1], [])

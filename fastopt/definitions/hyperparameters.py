@@ -17,8 +17,8 @@ Hyperparameters = dict[str, Any]
 class Hyperparameter:
     """What values one hyperparameter can take.
 
-    `length` is 0 for a number, 2 for a pair; `spread` names the numbers that coefficient functions see; `function` is
-    whether it can be a function of the iteration instead.
+    `length` is that of a tuple, 0 for a number; `spread` names the numbers that coefficient functions see; `function`
+    is whether it can be a function of the iteration instead.
     """
 
     name: str
@@ -155,6 +155,16 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         _at_least_zero("initial_scale", "initial_scale value"),
         _flag("bias_correction"),
         _at_least_zero("threshold", "threshold value"),
+        _at_least_zero("beta3_warmup", "beta3_warmup value"),
+        _at_least_zero("alpha_warmup", "alpha_warmup value"),
+        _flag("use_clipping"),
+        _flag("no_prox"),
     )
 }
-"""Every hyperparameter of every optimizer; a name means the same everywhere."""
+"""Every hyperparameter of every optimizer; a name means the same everywhere, but for `with_three_betas`."""
+
+
+def with_three_betas() -> dict[str, Hyperparameter]:
+    """The same for optimizers with three averages."""
+    betas = replace(HYPERPARAMETERS["betas"], length=3, spread=("beta1", "beta2", "beta3"))
+    return {**HYPERPARAMETERS, "betas": betas}

@@ -14,7 +14,6 @@ from typing import Any
 
 from ..kernels.formulas import registry
 from ..kernels.formulas.dialect import Function
-from .hyperparameters import HYPERPARAMETERS
 from .specs import SPECS, Spec
 
 GRAD_SCALE = "grad_scale"
@@ -23,6 +22,7 @@ GRAD_SCALE = "grad_scale"
 BOUNDS: dict[str, str] = {
     "beta1": "0 <= {} < 1",
     "beta2": "0 <= {} < 1",
+    "beta3": "0 <= {} < 1",
     "rho": "0 <= {} <= 1",
     "etaminus": "0 < {} < 1",
     "etaplus": "{} > 1",
@@ -30,7 +30,7 @@ BOUNDS: dict[str, str] = {
     "step": "{} >= 1",
     GRAD_SCALE: "{} > 0",
 }
-"""What holds for a number that an update is called with; for other hyperparameters of `HYPERPARAMETERS`, `>= 0`."""
+"""What holds for a number that an update is called with; for other hyperparameters, `>= 0`."""
 
 _IN_GENERAL = {"update_divisor": 1.0, "clip_coefficient": 1.0}
 """Arguments of `regularize` that are no hyperparameters."""
@@ -75,33 +75,27 @@ class Signature:
     def bound(self, name: str) -> str | None:
         """What must hold for an argument, with its name put in; None for flags and those of custom rules."""
         always = name in ("step", GRAD_SCALE)
-        if self.is_flag(name) or not (always or (name in _spread() and not self.spec.custom)):
+        if self.is_flag(name) or not (always or (name in self._numbers() and not self.spec.custom)):
             return None
         return BOUNDS.get(name, "{} >= 0").format(name)
+
+    def _numbers(self) -> set[str]:
+        """The numbers that coefficient functions see of all hyperparameters."""
+        return {part for name in self.spec.defaults for part in self.spec.parts(name)}
 
     def stages(self) -> list[tuple[Function, dict[str, str]]]:
         """The coefficient functions, in order, and what each of their arguments is: a name, or a number as text."""
         stages = []
-        for name in ("regularize", self.spec.coefficients):
+        for name in (self.spec.regularize, self.spec.coefficients):
             function = registry.coefficient_function(name)
             passed = {}
             for argument in function.arguments:
                 known = argument in self.hyperparameters or argument == "step" or argument in self.spec.carried
                 passed[argument] = argument if known else repr(float(self.fixed.get(argument, 0.0)))
-            if name == "regularize":
+            if name == self.spec.regularize:
                 passed["update_divisor"] = GRAD_SCALE
             stages.append((function, passed))
         return stages
-
-
-@functools.cache
-def _spread() -> dict[str, str]:
-    """Numbers that coefficient functions see, and the hyperparameter that each is a part of."""
-    return {number: each.name for each in HYPERPARAMETERS.values() for number in (each.spread or (each.name,))}
-
-
-def _parts(spec: Spec, name: str) -> tuple[str, ...]:
-    return spec.hyperparameters[name].spread or (name,)
 
 
 def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = ()) -> Signature:
@@ -126,15 +120,12 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
     if "weight_decay" in spec.defaults:
         used.add("lr")
     switches = {name for name in spec.variants if isinstance(values[name], bool) or not values[name]}
-    impossible = {name for name in spec.defaults if values[name] == 0.0 and _is_impossible(spec, values, name)}
-    # A class that has no such argument is what it is because of it: AdamW, Lion.
-    if spec is SPECS.get(spec.name) and spec.defaults.get("decoupled_weight_decay"):
-        impossible.add("decoupled_weight_decay")
+    impossible = {name for name in spec.arguments if values[name] == 0.0 and _is_impossible(spec, values, name)}
     shown = {
         part: numbers[part]
-        for name in spec.defaults
+        for name in spec.arguments
         if name not in switches | impossible
-        for part in _parts(spec, name)
+        for part in spec.parts(name)
         if part in used
     }
     initial = {name: spec.initial[name] for name in registry.rule(rule).states if name in spec.initial}
@@ -181,7 +172,7 @@ def _signatures() -> Iterator[Signature]:
                 continue
             seen.add(rule)
             chosen = dict(zip(spec.variants, switches, strict=True))
-            numeric = [name for name in chosen if not HYPERPARAMETERS[name].flag]
+            numeric = [name for name in chosen if not spec.hyperparameters[name].flag]
             # Any number above 0 will do: which one is up to the caller.
             options = {name: (0.5 if switch else 0.0) if name in numeric else switch for name, switch in chosen.items()}
             yield signature(spec, options, required=[name for name in numeric if chosen[name]])

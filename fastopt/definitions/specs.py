@@ -1,8 +1,9 @@
 """The table of optimizers: what each one's hyperparameters are, which rule runs, which states it keeps.
 
-A new optimizer is one row here, one rule in `kernels/rules.py` and one coefficient function in
-`kernels/coefficients.py`; the class in `optimizers` gives it a signature. Tests and benchmarks go by this table. The
-rows are PyTorch's; `conventions` says how those of other frameworks differ.
+A new optimizer is one row here, one rule in `kernels/formulas/rules.py` and one coefficient function in
+`kernels/formulas/coefficients.py`; the class in `optimizers` gives it a signature. Exports, the classes of
+`fastopt.torch`, tests and benchmarks go by this table. The rows are PyTorch's, or the authors' own for PyTorch where
+torch.optim has no such optimizer; `conventions` says how those of other frameworks differ.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..kernels.formulas import registry
-from .hyperparameters import HYPERPARAMETERS, Hyperparameter, Hyperparameters
+from .hyperparameters import HYPERPARAMETERS, Hyperparameter, Hyperparameters, with_three_betas
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class Spec:
     defaults: the hyperparameters, and the value of each when the user gives none.
     variants: hyperparameters that choose among the rules, by being nonzero or True.
     rules: which rule runs for which truth values of the variants.
-    coefficients: the function in `kernels/coefficients.py`.
+    coefficients: the function in `kernels/formulas/coefficients.py`.
+    regularize: the function there which says how gradients are scaled and weights decay, before the rule.
+    fixed: hyperparameters that are part of what the optimizer is: no argument sets them.
     constants: arguments of that function that are no hyperparameters.
     initial: per state, the hyperparameter or the number that it starts with; 0 where it is not named.
-    clipping: the function in `kernels/coefficients.py` that clips by a norm.
+    clipping: the function in `kernels/formulas/coefficients.py` that clips by a norm.
     costs: per rule, nanoseconds an element of float32 and of float64, on one thread with everything in cache
-        (measured, AVX-512). They decide when a thread pays for itself.
+        (AVX-512; `python -m fastopt.bench.costs` measures them). They decide when another thread makes it faster.
     counts_steps: whether torch keeps a `step` in the state.
     squares: whether it squares the gradient, so that a large one overflows.
     proximal: per rule, the operation that does a proximal step with its rate, and which state stands for which of the
@@ -38,6 +41,8 @@ class Spec:
     carried: numbers that its coefficients carry from step to step, beside the count of steps, and what each starts
         with: arguments of the coefficient function that it also returns.
     hyperparameters: what values each hyperparameter can take.
+    in_torch: whether torch.optim has a class of this name, which `fastopt.torch` then builds on.
+    torch_note: how the class in `fastopt.torch` differs from torch.optim's.
     custom: whether it is a custom rule, see `rules`.
     """
 
@@ -46,7 +51,9 @@ class Spec:
     rules: Mapping[tuple[bool, ...], str]
     coefficients: str
     costs: Mapping[str, tuple[float, float]]
+    regularize: str = "regularize"
     variants: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     initial: Mapping[str, str | float] = field(default_factory=dict)
     clipping: str = "clipping_torch"
@@ -58,6 +65,8 @@ class Spec:
     carried: Mapping[str, float] = field(default_factory=dict)
     convention: str = "torch"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: HYPERPARAMETERS)
+    in_torch: bool = True
+    torch_note: str = ""
     custom: bool = False
 
     def rule(self, values: Mapping[str, Any]) -> str:
@@ -76,6 +85,11 @@ class Spec:
         if rule not in self.proximal:
             raise ValueError(f"prox is not possible with {self.name}: its updates have no rate to do it with")
         return self.proximal[rule]
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The hyperparameters that a user can set, in the order of the defaults."""
+        return tuple(name for name in self.defaults if name not in self.fixed)
 
     @property
     def uses_lr(self) -> bool:
@@ -99,6 +113,10 @@ class Spec:
         if message is not None:
             raise ValueError(message)
         return converted
+
+    def parts(self, name: str) -> tuple[str, ...]:
+        """What coefficient functions call the numbers of a hyperparameter."""
+        return self.hyperparameters[name].spread or (name,)
 
     def numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
         """What coefficient functions see, but for lr; weight decay is 0 where the optimizer has none."""
@@ -124,13 +142,15 @@ _PLAIN: tuple[str, Mapping[str, str]] = ("proximal_plain", {})
 _CENTERED: tuple[str, Mapping[str, str]] = ("proximal_centered", {})
 _EVERYWHERE = {"maximize": False}
 _DECAY = {"decoupled_weight_decay": False, **_EVERYWHERE}
+_ALWAYS_DECOUPLED = {**_EVERYWHERE, "decoupled_weight_decay": True}
 
 
-def _adam(name: str, defaults: Hyperparameters) -> Spec:
+def _adam(name: str, defaults: Hyperparameters, fixed: tuple[str, ...] = ()) -> Spec:
     return Spec(
         name,
         defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, **defaults},
         variants=("amsgrad",),
+        fixed=fixed,
         rules={(False,): "adam", (True,): "adam_amsgrad"},
         coefficients="adam_torch",
         costs={"adam": (0.30, 0.89), "adam_amsgrad": (0.31, 0.90)},
@@ -166,7 +186,7 @@ SPECS: dict[str, Spec] = {
             proximal={"sgd": _PLAIN, "sgd_momentum": _PLAIN, "sgd_nesterov": _PLAIN},
         ),
         _adam("Adam", {"weight_decay": 0.0, "amsgrad": False, **_DECAY}),
-        _adam("AdamW", {"weight_decay": 1e-2, "amsgrad": False, **_EVERYWHERE, "decoupled_weight_decay": True}),
+        _adam("AdamW", {"weight_decay": 1e-2, "amsgrad": False, **_ALWAYS_DECOUPLED}, ("decoupled_weight_decay",)),
         Spec(
             "RMSprop",
             defaults={
@@ -258,6 +278,9 @@ SPECS: dict[str, Spec] = {
             costs={"nadam": (0.30, 0.89)},
             proximal={"nadam": adaptive("exp_avg_sq")},
             carried={"mu_product": 1.0},
+            torch_note="Torch keeps `mu_product` in its default dtype, and rounds it in each step. Here the step uses "
+            "the product before it is rounded: with float64 parameters, updates differ from torch's by some 1e-8 of "
+            "their size; they do not under `torch.set_default_dtype(torch.float64)`.",
         ),
         Spec(
             "RAdam",
@@ -273,14 +296,79 @@ SPECS: dict[str, Spec] = {
                 "lr": 1e-4,
                 "betas": (0.9, 0.99),
                 "weight_decay": 0.0,
-                **_EVERYWHERE,
-                "decoupled_weight_decay": True,
+                **_ALWAYS_DECOUPLED,
             },
+            fixed=("decoupled_weight_decay",),
             rules={(): "lion"},
             coefficients="lion",
             costs={"lion": (0.18, 0.29)},
             squares=False,
             proximal={"lion": _PLAIN},
+            in_torch=False,
+        ),
+        Spec(
+            "AdaBelief",
+            defaults={"lr": 1e-3, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, **_DECAY},
+            rules={(): "adabelief"},
+            coefficients="adabelief_torch",
+            costs={"adabelief": (0.31, 0.91)},
+            proximal={"adabelief": adaptive("exp_avg_var")},
+            in_torch=False,
+        ),
+        Spec(
+            "AdEMAMix",
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.9, 0.999, 0.9999),
+                "alpha": 5.0,
+                "beta3_warmup": 0.0,
+                "alpha_warmup": 0.0,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                **_ALWAYS_DECOUPLED,
+            },
+            fixed=("decoupled_weight_decay",),
+            hyperparameters=with_three_betas(),
+            rules={(): "ademamix"},
+            coefficients="ademamix",
+            costs={"ademamix": (0.36, 0.95)},
+            proximal={"ademamix": adaptive("exp_avg_sq")},
+            in_torch=False,
+        ),
+        Spec(
+            "ADOPT",
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.9, 0.9999),
+                "eps": 1e-6,
+                "use_clipping": True,
+                "weight_decay": 0.0,
+                **_DECAY,
+            },
+            rules={(): "adopt"},
+            coefficients="adopt",
+            regularize="regularize_after_first",
+            costs={"adopt": (0.32, 0.92)},
+            in_torch=False,
+            # The average that it divides by is overwritten before a proximal step would come.
+        ),
+        Spec(
+            "Adan",
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.98, 0.92, 0.99),
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "no_prox": False,
+                **_EVERYWHERE,
+            },
+            hyperparameters=with_three_betas(),
+            rules={(): "adan"},
+            coefficients="adan_torch",
+            regularize="regularize_adan",
+            costs={"adan": (0.45, 1.00)},
+            proximal={"adan": adaptive("exp_avg_sq")},
+            in_torch=False,
         ),
     )
 }

@@ -1,27 +1,14 @@
-"""The optimizers: torch.optim's names, arguments, order and defaults."""
+"""The optimizers: torch.optim's names, arguments, order and defaults.
 
-from .adadelta import Adadelta
-from .adagrad import Adagrad
-from .adam import Adam
-from .adamax import Adamax
-from .adamw import AdamW
-from .lion import Lion
-from .nadam import NAdam
-from .radam import RAdam
-from .rmsprop import RMSprop
-from .rprop import Rprop
-from .sgd import SGD
+Each row of the table of specs is a class in the module of its name in small letters. Type checkers and editors read
+`__init__.pyi`, which `setup.py` writes from the same table.
+"""
 
-__all__ = [
-    "SGD",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Lion",
-    "NAdam",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-]
+from importlib import import_module as _import_module
+
+from ..definitions.specs import SPECS
+
+for _name in SPECS:
+    globals()[_name] = getattr(_import_module(f".{_name.lower()}", __name__), _name)
+
+__all__ = sorted(SPECS)

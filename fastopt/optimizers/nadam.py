@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..definitions.defaults import default
-from ..step.options import NAdamOptions
+from ..step.options import RootEpsOptions
 from ..step.rates import LearningRate
 from .base import Optimizer
 
@@ -73,7 +73,7 @@ class NAdam(Optimizer):
         decoupled_weight_decay: bool = default(False),
         *,
         maximize: bool = default(False),
-        **options: Unpack[NAdamOptions],
+        **options: Unpack[RootEpsOptions],
     ) -> None:
         super().__init__(
             params,

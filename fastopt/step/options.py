@@ -47,8 +47,8 @@ class NesterovOptions(Options, total=False):
     nesterov: bool
 
 
-class NAdamOptions(Options, total=False):
-    """Also those of NAdam with convention="optax"."""
+class RootEpsOptions(Options, total=False):
+    """Also those of NAdam, AdaBelief, AdEMAMix and Adan with convention="optax"."""
 
     eps_root: float
 

@@ -169,7 +169,7 @@ class Planner:
         around = (each.coefficients for each in wanted if each.coefficients is not None)
         stages: list[StageShape] = []
         positions: Positions = {}
-        for name in dict.fromkeys(("regularize", self.spec.coefficients, *around)):
+        for name in dict.fromkeys((self.spec.regularize, self.spec.coefficients, *around)):
             function = registry.coefficient_function(name)
             if not needed & set(function.returned_names):
                 continue

@@ -7,10 +7,9 @@
 >>> model(torch.ones(1, 3)).sum().backward()
 >>> optimizer.step()
 
-Each class is a subclass of torch's of the same name (torch has no Lion: `fastopt.torch.lion` is what it would be):
-arguments, errors, `param_groups`, `state`, hooks, state dicts,
-schedulers and gradient scalers are torch's own. `step` is fastopt's: one native call that updates all parameters in
-their own memory.
+Each class is a subclass of torch's of the same name: arguments, errors, `param_groups`, `state`, hooks, state dicts,
+schedulers and gradient scalers are torch's own. Optimizers that torch.optim does not have are torch.optim.Optimizers in
+its form. `step` is fastopt's: one native call that updates all parameters in their own memory.
 """
 
 try:
@@ -21,27 +20,18 @@ except ImportError as error:
 if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
     raise ImportError(f"fastopt.torch needs PyTorch 2.10 or later, this is {torch.__version__}")
 
+from . import optimizers
 from .backward import step_in_backward
 from .base import NativeOptimizer
 from .clipping import clip_grad_norm_, clip_grad_value_
-from .optimizers import SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, Lion, NAdam, RAdam, RMSprop, Rprop
+from .optimizers import *
 from .state_dicts import convert_state_dict
 
 __all__ = [
-    "SGD",
-    "Adadelta",
-    "Adagrad",
-    "Adam",
-    "AdamW",
-    "Adamax",
-    "Lion",
-    "NAdam",
     "NativeOptimizer",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
     "clip_grad_norm_",
     "clip_grad_value_",
     "convert_state_dict",
     "step_in_backward",
 ]
+__all__ += optimizers.__all__

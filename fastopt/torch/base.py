@@ -143,9 +143,8 @@ class NativeOptimizer(torch.optim.Optimizer):
         super().__init_subclass__(**kwargs)
         if NativeOptimizer in cls.__bases__:  # with torch's class beside it
             (torch_class,) = (each for each in cls.__bases__ if each is not NativeOptimizer)
-            own: Spec | None = torch_class.__dict__.get("spec")
-            cls.spec = own or SPECS[torch_class.__name__]
-            cls.name = cls.__qualname__ if own else f"fastopt.torch.{torch_class.__name__}"
+            cls.spec = torch_class.__dict__.get("spec") or SPECS[torch_class.__name__]
+            cls.name = cls.__qualname__ if cls.spec.custom else f"fastopt.torch.{cls.spec.name}"
             cls.__init__ = _initializer(torch_class)  # type: ignore[method-assign]
 
     def _set_up(self, given: dict[str, Any]) -> None:
@@ -401,9 +400,7 @@ def _untraced_step(self: NativeOptimizer, closure: Callable[[], float] | None) -
 
 def _initializer(torch_class: type) -> Callable[..., None]:
     """The constructor of torch's class, with the options of this module after its arguments."""
-    signature: inspect.Signature = getattr(torch_class, "plain_signature", None) or inspect.signature(
-        torch_class.__init__  # type: ignore[misc]
-    )
+    signature = inspect.signature(torch_class.__init__)  # type: ignore[misc]
 
     def __init__(self: NativeOptimizer, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}

@@ -1,108 +1,47 @@
-"""The classes, each beside torch's of the same name; Lion's is in `lion`."""
+"""The classes, made from the table of specs: each torch's class of the same name, or the plain one, with a native step.
+
+Type checkers and editors read `optimizers.pyi`, which `setup.py` writes from the same table.
+"""
 
 from __future__ import annotations
 
+import textwrap
+
 import torch
 
-from . import lion
+from ..definitions.specs import SPECS, Spec
 from .base import NativeOptimizer
+from .plain import plain_class
+
+_DOCUMENTATION = """\
+{beginning} with a native step; `fastopt.{name}` has its maths, `NativeOptimizer` the options.
+{note}
+Examples
+--------
+>>> import torch
+>>> from fastopt.torch import {name}
+>>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+>>> optimizer = {name}([w], max_grad_norm=1.0)
+>>> (w**2).sum().backward()
+>>> optimizer.step()
+>>> round(optimizer.grad_norm, 3)
+4.472
+"""
 
 
-class SGD(NativeOptimizer, torch.optim.SGD):
-    """torch.optim.SGD with a native step; `fastopt.SGD` has its maths, `NativeOptimizer` the options.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from fastopt.torch import SGD
-    >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    >>> optimizer = SGD([w], lr=0.5, momentum=0.9)
-    >>> (w**2).sum().backward()
-    >>> optimizer.step()
-    >>> w.tolist()
-    [0.0, 0.0]
-    """
+def documentation(spec: Spec) -> str:
+    """The docstring of a class."""
+    beginning = f"torch.optim.{spec.name}" if spec.in_torch else f"{spec.name}, which torch.optim does not have,"
+    note = f"\n{textwrap.fill(spec.torch_note, 116)}\n" if spec.torch_note else ""
+    return _DOCUMENTATION.format(beginning=beginning, name=spec.name, note=note)
 
 
-class Adam(NativeOptimizer, torch.optim.Adam):
-    """torch.optim.Adam with a native step; `fastopt.Adam` has its maths, `NativeOptimizer` the options.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from fastopt.torch import Adam
-    >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    >>> optimizer = Adam([w], lr=0.5, max_grad_norm=1.0)
-    >>> (w**2).sum().backward()
-    >>> optimizer.step()
-    >>> w.tolist(), round(optimizer.grad_norm, 3)
-    ([0.5, 1.5], 4.472)
-    >>> int(optimizer.state[w]["step"])
-    1
-    """
+def optimizer_class(spec: Spec) -> type[NativeOptimizer]:
+    base = getattr(torch.optim, spec.name) if spec.in_torch else plain_class(spec)
+    return type(spec.name, (NativeOptimizer, base), {"__doc__": documentation(spec), "__module__": __name__})
 
 
-class AdamW(NativeOptimizer, torch.optim.AdamW):
-    """torch.optim.AdamW with a native step; `fastopt.AdamW` has its maths, `NativeOptimizer` the options."""
+for _spec in SPECS.values():
+    globals()[_spec.name] = optimizer_class(_spec)
 
-
-class RMSprop(NativeOptimizer, torch.optim.RMSprop):
-    """torch.optim.RMSprop with a native step; `fastopt.RMSprop` has its maths, `NativeOptimizer` the options."""
-
-
-class Adagrad(NativeOptimizer, torch.optim.Adagrad):
-    """torch.optim.Adagrad with a native step; `fastopt.Adagrad` has its maths, `NativeOptimizer` the options."""
-
-
-class Rprop(NativeOptimizer, torch.optim.Rprop):
-    """torch.optim.Rprop with a native step; `fastopt.Rprop` has its maths, `NativeOptimizer` the options."""
-
-
-class Adadelta(NativeOptimizer, torch.optim.Adadelta):
-    """torch.optim.Adadelta with a native step; `fastopt.Adadelta` has its maths, `NativeOptimizer` the options."""
-
-
-class Adamax(NativeOptimizer, torch.optim.Adamax):
-    """torch.optim.Adamax with a native step; `fastopt.Adamax` has its maths, `NativeOptimizer` the options."""
-
-
-class NAdam(NativeOptimizer, torch.optim.NAdam):
-    """torch.optim.NAdam with a native step; `fastopt.NAdam` has its maths, `NativeOptimizer` the options.
-
-    Torch keeps `mu_product` in its default dtype, and rounds it in each step. Here the step itself goes by the product
-    before it is rounded: with float64 parameters, updates differ from torch's by some 1e-8 of their size. They do not
-    under `torch.set_default_dtype(torch.float64)`.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from fastopt.torch import NAdam
-    >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    >>> optimizer = NAdam([w])
-    >>> (w**2).sum().backward()
-    >>> optimizer.step()
-    >>> round(float(optimizer.state[w]["mu_product"]), 6)
-    0.450073
-    """
-
-
-class RAdam(NativeOptimizer, torch.optim.RAdam):
-    """torch.optim.RAdam with a native step; `fastopt.RAdam` has its maths, `NativeOptimizer` the options."""
-
-
-class Lion(NativeOptimizer, lion.Lion):
-    """`fastopt.torch.lion.Lion`, which torch.optim does not have, with a native step.
-
-    `fastopt.Lion` has its maths, `NativeOptimizer` the options.
-
-    Examples
-    --------
-    >>> import torch
-    >>> from fastopt.torch import Lion
-    >>> w = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
-    >>> optimizer = Lion([w], lr=0.25)
-    >>> (w**2).sum().backward()
-    >>> optimizer.step()
-    >>> w.tolist()
-    [0.75, 1.75]
-    """
+__all__ = sorted(SPECS)

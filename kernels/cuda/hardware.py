@@ -227,6 +227,11 @@ def floor(x):  # type: ignore[no-untyped-def]
 
 
 @device_function
+def log(x):  # type: ignore[no-untyped-def]
+    return math.log(x)
+
+
+@device_function
 def power(base, exponent):  # type: ignore[no-untyped-def]
     return base**exponent
 

@@ -184,6 +184,10 @@ def floor(x: Any) -> Any:
     return np.floor(x)
 
 
+def log(x: Any) -> Any:
+    return np.log(x)
+
+
 def power(base: Any, exponent: Any) -> Any:
     return base**exponent
 

@@ -68,6 +68,7 @@ def words(real: str) -> dict[str, Any]:
         spelled = {
             "sqrt": machine.square_root,
             "floor": machine.floor,
+            "log": machine.log,
             "power": machine.power,
             "select": select,
             "maximum": maximum,

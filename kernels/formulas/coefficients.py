@@ -7,13 +7,29 @@ arguments. Called from Python these are plain functions of floats; the compiled 
 source, so a step needs no Python.
 """
 
-from .vocabulary import floor, maximum, select, sqrt
+from .vocabulary import clip, floor, log, maximum, select, sqrt
 
 
 def regularize(lr, weight_decay, decoupled_weight_decay, maximize, update_divisor, clip_coefficient):
     grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
     param_decay = 1 - select(decoupled_weight_decay != 0, lr * weight_decay, 0)
     weight_decay = select(decoupled_weight_decay != 0, 0, weight_decay)
+    return grad_factor, weight_decay, param_decay
+
+
+def regularize_after_first(step, lr, weight_decay, decoupled_weight_decay, maximize, update_divisor, clip_coefficient):
+    """The parameter stays as it is in the first step."""
+    grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
+    param_decay = 1 - select(step == 1, 0, select(decoupled_weight_decay != 0, lr * weight_decay, 0))
+    weight_decay = select(decoupled_weight_decay != 0, 0, weight_decay)
+    return grad_factor, weight_decay, param_decay
+
+
+def regularize_adan(lr, weight_decay, no_prox, maximize, update_divisor, clip_coefficient):
+    """What is decayed after the update, by the rule itself, is not decayed before it."""
+    grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
+    param_decay = 1 - select(no_prox != 0, lr * weight_decay, 0)
+    weight_decay = 0
     return grad_factor, weight_decay, param_decay
 
 
@@ -123,6 +139,137 @@ def nadam(step, lr, beta1, beta2, eps, momentum_decay, mu_product, base, product
         eps_in,
         eps_out,
         mu_product,
+    )
+
+
+def adabelief_torch(step, lr, beta1, beta2, eps):
+    # eps counts twice: what is added to the variance stays in it, and adds up.
+    bias_correction2_sqrt = sqrt(1 - beta2**step)
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    eps_kept = eps
+    step_size = lr * bias_correction2_sqrt / (1 - beta1**step)
+    eps_in = 0
+    eps_out = eps * bias_correction2_sqrt
+    return one_minus_beta1, beta2, one_minus_beta2, eps_kept, step_size, eps_in, eps_out
+
+
+def adabelief_optax(step, lr, beta1, beta2, eps, eps_root):
+    bias_correction2_sqrt = sqrt(1 - beta2**step)
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    eps_kept = eps_root
+    step_size = lr * bias_correction2_sqrt / (1 - beta1**step)
+    eps_in = 0
+    eps_out = eps * bias_correction2_sqrt
+    return one_minus_beta1, beta2, one_minus_beta2, eps_kept, step_size, eps_in, eps_out
+
+
+def progress(step, length):
+    """The part of a warmup of so many steps that is done: 1 after it, and where there is none."""
+    return select(length > 0, clip(step / maximum(length, 1), 0, 1), 1)
+
+
+def logarithm(x):
+    """Of 0, that of a number that is next to it."""
+    return log(maximum(x, 1e-300))
+
+
+def ademamix(step, lr, beta1, beta2, beta3, alpha, beta3_warmup, alpha_warmup, eps, eps_root):
+    # The half-life of the slow average grows linearly, from the fast one's to its own.
+    bias_correction2 = 1 - beta2**step
+    bias_correction2_sqrt = sqrt(bias_correction2)
+    half_lives = logarithm(beta3) / logarithm(beta1)
+    grown = progress(step, beta3_warmup)
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    one_minus_beta3 = 1 - beta3 ** (1 / ((1 - grown) * half_lives + grown))
+    fast_step_size = lr * bias_correction2_sqrt / (1 - beta1**step)
+    slow_step_size = lr * bias_correction2_sqrt * alpha * progress(step, alpha_warmup)
+    step_size = fast_step_size + slow_step_size
+    eps_in = eps_root * bias_correction2
+    eps_out = eps * bias_correction2_sqrt
+    return (
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        one_minus_beta3,
+        fast_step_size,
+        slow_step_size,
+        step_size,
+        eps_in,
+        eps_out,
+    )
+
+
+def adopt(step, lr, beta1, beta2, eps, use_clipping):
+    # The first step only starts the average of squares: the gradient's square is added to it.
+    started = select(step == 1, 0, 1)
+    one_minus_beta1 = select(step == 1, 0, 1 - beta1)
+    one_minus_beta2 = select(step == 1, 1, 1 - beta2)
+    beta2 = select(step == 1, 1, beta2)
+    infinity = 1e300 * 1e300
+    largest = select(use_clipping != 0, (step - 1) ** 0.25, infinity)
+    step_size = select(step == 1, 0, lr)
+    return one_minus_beta1, beta2, one_minus_beta2, started, largest, eps, step_size
+
+
+def adan_torch(step, lr, beta1, beta2, beta3, eps, weight_decay, no_prox):
+    bias_correction3_sqrt = sqrt(1 - beta3**step)
+    started = select(step == 1, 0, 1)
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    one_minus_beta3 = 1 - beta3
+    diff_weight = beta2
+    exp_avg_step_size = lr * bias_correction3_sqrt / (1 - beta1**step)
+    diff_step_size = lr * bias_correction3_sqrt * beta2 / (1 - beta2**step)
+    step_size = exp_avg_step_size + diff_step_size
+    eps_in = 0
+    eps_out = eps * bias_correction3_sqrt
+    shrinkage = 1 / (1 + select(no_prox != 0, 0, lr * weight_decay))
+    return (
+        one_minus_beta1,
+        one_minus_beta2,
+        beta3,
+        one_minus_beta3,
+        started,
+        diff_weight,
+        exp_avg_step_size,
+        diff_step_size,
+        step_size,
+        eps_in,
+        eps_out,
+        shrinkage,
+    )
+
+
+def adan_optax(step, lr, beta1, beta2, beta3, eps, eps_root):
+    # optax weighs differences by 1 - beta2, the paper by what is beta2 here.
+    bias_correction3 = 1 - beta3**step
+    started = select(step == 1, 0, 1)
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    one_minus_beta3 = 1 - beta3
+    diff_weight = one_minus_beta2
+    exp_avg_step_size = lr * sqrt(bias_correction3) / (1 - beta1**step)
+    diff_step_size = lr * sqrt(bias_correction3) * one_minus_beta2 / (1 - beta2**step)
+    step_size = exp_avg_step_size + diff_step_size
+    eps_in = eps_root * bias_correction3
+    eps_out = eps * sqrt(bias_correction3)
+    shrinkage = 1
+    return (
+        one_minus_beta1,
+        one_minus_beta2,
+        beta3,
+        one_minus_beta3,
+        started,
+        diff_weight,
+        exp_avg_step_size,
+        diff_step_size,
+        step_size,
+        eps_in,
+        eps_out,
+        shrinkage,
     )
 
 

@@ -1,8 +1,8 @@
 """Reads the functions of `rules` and `coefficients` from their source and checks that they keep to the dialect.
 
 The dialect is what NumPy, Numba, CUDA and C can all run with the same bits: assignments and one `return`, `+ - * /`,
-comparisons, numbers, and calls of the vocabulary or of other functions in the same file. `**` is for coefficients
-only (a power is not correctly rounded). No branches, no loops, no attributes: a rule is straight-line code.
+comparisons, numbers, and calls of the vocabulary or of other functions in the same file. `**` and `log` are for
+coefficients only (neither is correctly rounded). No branches, no loops, no attributes: a rule is straight-line code.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-VOCABULARY = {"sqrt": 1, "floor": 1, "select": 3, "maximum": 2, "clip": 3, "sign": 1}
+VOCABULARY = {"sqrt": 1, "floor": 1, "log": 1, "select": 3, "maximum": 2, "clip": 3, "sign": 1}
 """The functions that may be called, and how many arguments each takes."""
 
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
@@ -246,6 +246,8 @@ class _Reader:
         arity = VOCABULARY.get(name) or (len(function.arguments) if function else None)
         if arity is None:
             raise self.fail(node, f"{name}() is not in the vocabulary: {', '.join(VOCABULARY)}")
+        if name == "log" and not self.powers:
+            raise self.fail(node, "logarithms are for coefficient functions only")
         if len(args) != arity:
             raise self.fail(node, f"{name}() takes {arity} arguments, got {len(args)}")
         if function is not None and len(function.returns) != 1:

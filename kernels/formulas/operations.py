@@ -153,3 +153,12 @@ def roofline_3(param, grad, state, second_state, third_state):
     second_state = -second_state
     third_state = -third_state
     return param, state, second_state, third_state
+
+
+def roofline_4(param, grad, state, second_state, third_state, fourth_state):
+    param = param + grad
+    state = -state
+    second_state = -second_state
+    third_state = -third_state
+    fourth_state = -fourth_state
+    return param, state, second_state, third_state, fourth_state

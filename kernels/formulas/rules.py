@@ -101,6 +101,86 @@ def nadam(
     return param, exp_avg, exp_avg_sq
 
 
+def adabelief(
+    param,
+    grad,
+    exp_avg,
+    exp_avg_var,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    eps_kept,
+    step_size,
+    eps_in,
+    eps_out,
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_var = average_square(exp_avg_var, grad - exp_avg, beta2, one_minus_beta2) + eps_kept
+    param = param - step_size * exp_avg / root(exp_avg_var, eps_in, eps_out)
+    return param, exp_avg, exp_avg_var
+
+
+def ademamix(
+    param,
+    grad,
+    exp_avg_fast,
+    exp_avg_slow,
+    exp_avg_sq,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    one_minus_beta3,
+    fast_step_size,
+    slow_step_size,
+    eps_in,
+    eps_out,
+):
+    exp_avg_fast = lerp(exp_avg_fast, grad, one_minus_beta1)
+    exp_avg_slow = lerp(exp_avg_slow, grad, one_minus_beta3)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    mixed = fast_step_size * exp_avg_fast + slow_step_size * exp_avg_slow
+    param = param - mixed / root(exp_avg_sq, eps_in, eps_out)
+    return param, exp_avg_fast, exp_avg_slow, exp_avg_sq
+
+
+def adopt(param, grad, exp_avg, exp_avg_sq, one_minus_beta1, beta2, one_minus_beta2, started, largest, eps, step_size):
+    # Divided by the average before this gradient is in it; in the first step there is none.
+    normed = clip(grad / maximum(sqrt(exp_avg_sq), eps), -largest, largest)
+    exp_avg = lerp(exp_avg, select(started != 0, normed, 0), one_minus_beta1)
+    param = param - step_size * exp_avg
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    return param, exp_avg, exp_avg_sq
+
+
+def adan(
+    param,
+    grad,
+    exp_avg,
+    exp_avg_sq,
+    exp_avg_diff,
+    neg_pre_grad,
+    one_minus_beta1,
+    one_minus_beta2,
+    beta3,
+    one_minus_beta3,
+    started,
+    diff_weight,
+    exp_avg_step_size,
+    diff_step_size,
+    eps_in,
+    eps_out,
+    shrinkage,
+):
+    diff = select(started != 0, grad + neg_pre_grad, 0)
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_diff = lerp(exp_avg_diff, diff, one_minus_beta2)
+    exp_avg_sq = average_square(exp_avg_sq, grad + diff_weight * diff, beta3, one_minus_beta3)
+    mixed = exp_avg_step_size * exp_avg + diff_step_size * exp_avg_diff
+    param = shrinkage * (param - mixed / root(exp_avg_sq, eps_in, eps_out))
+    neg_pre_grad = -grad
+    return param, exp_avg, exp_avg_sq, exp_avg_diff, neg_pre_grad
+
+
 def rectified_root(square, rectified, eps_in, eps_out):
     """1 in the first steps, in which the average of squares has seen too few of them."""
     return select(rectified != 0, root(square, eps_in, eps_out), 1)

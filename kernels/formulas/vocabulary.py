@@ -7,11 +7,12 @@ zeros.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-__all__ = ["clip", "floor", "maximum", "select", "sign", "sqrt"]
+__all__ = ["clip", "floor", "log", "maximum", "select", "sign", "sqrt"]
 
 
 def sqrt(x: Any) -> Any:
@@ -22,6 +23,11 @@ def sqrt(x: Any) -> Any:
 def floor(x: Any) -> Any:
     """The largest whole number that is not larger."""
     return np.floor(x)
+
+
+def log(x: float) -> float:
+    """The natural logarithm of a number above 0; for coefficients only, as it is not correctly rounded."""
+    return math.log(x)  # the C library's: NumPy's differs in the last bit
 
 
 def select(condition: Any, if_true: Any, if_false: Any) -> Any:

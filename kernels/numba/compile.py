@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import linecache
+import math
 from typing import Any
 
 import numba
@@ -76,6 +77,10 @@ def vocabulary(real: str) -> dict[str, Any]:
         return (one if x > zero else zero) - (one if x < zero else zero)
 
     @_inline
+    def log(x):  # type: ignore[no-untyped-def]
+        return math.log(opaque(x))  # type: ignore[call-arg]
+
+    @_inline
     def power(base, exponent):  # type: ignore[no-untyped-def]
         return opaque(base) ** opaque(exponent)  # type: ignore[call-arg]
 
@@ -85,6 +90,7 @@ def vocabulary(real: str) -> dict[str, Any]:
         "prefetch": _prefetch,
         "sqrt": np.sqrt,
         "floor": np.floor,
+        "log": log,
         "power": power,
         "select": select,
         "maximum": maximum,

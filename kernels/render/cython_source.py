@@ -63,6 +63,7 @@ _C_VOCABULARY = """\
     #define number_{real}(x) (({c})(x))
     static inline {c} sqrt_{real}({c} x) {{ return {sqrt}(x); }}
     static inline {c} floor_{real}({c} x) {{ return floor{suffix}(x); }}
+    static inline {c} log_{real}({c} x) {{ return log{suffix}(x); }}
     static inline {c} power_{real}({c} x, {c} y) {{ return pow{suffix}(x, y); }}
     static inline {c} select_{real}(int condition, {c} a, {c} b) {{ return condition ? a : b; }}
     static inline {c} maximum_{real}({c} a, {c} b) {{ return a < b ? b : a; }}
@@ -74,6 +75,7 @@ _CYTHON_DECLARATIONS = """\
     {c} number_{real}(double) noexcept nogil
     {c} sqrt_{real}({c}) noexcept nogil
     {c} floor_{real}({c}) noexcept nogil
+    {c} log_{real}({c}) noexcept nogil
     {c} power_{real}({c}, {c}) noexcept nogil
     {c} select_{real}(bint, {c}, {c}) noexcept nogil
     {c} maximum_{real}({c}, {c}) noexcept nogil

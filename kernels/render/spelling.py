@@ -63,6 +63,6 @@ def call_lines(loop: Loop, call: str) -> list[str]:
     ]
 
 
-assert set(VOCABULARY) == {"sqrt", "floor", "select", "maximum", "clip", "sign"}, (
+assert set(VOCABULARY) == {"sqrt", "floor", "log", "select", "maximum", "clip", "sign"}, (
     "spell the new word in C and Numba too"
 )

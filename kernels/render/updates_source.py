@@ -102,7 +102,7 @@ def _coefficients(signature: Any, functions: list[str]) -> str:
     position: dict[str, str] = {}
     stages = signature.stages()
     for stage, (function, passed) in enumerate(stages):
-        name = "regularize" if stage == 0 else signature.spec.coefficients
+        name = function.name
         declared.append(f"cdef double results_{stage}[{len(function.returns)}]")
         for index, value in enumerate(passed.values()):
             body.append(f"passed[{index}] = {value + '[0]' if value in signature.spec.carried else value}")
@@ -141,7 +141,7 @@ def updates_source(signatures: Iterable[Any]) -> str:
     """The Cython module."""
     table = list(signatures)
     rules = list(dict.fromkeys(each.rule for each in table))
-    functions = ["regularize", *dict.fromkeys(each.spec.coefficients for each in table)]
+    functions = list(dict.fromkeys(function.name for each in table for function, _ in each.stages()))
     parts = [
         _HEADER.format(
             prefetch_bytes=PREFETCH_BYTES,

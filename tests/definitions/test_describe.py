@@ -77,6 +77,9 @@ def test_the_same_as_pytorch_is_said_where_it_is(name: str) -> None:
         "Adadelta": {"keras", "tf1", "tf_keras_legacy", "optax"},
         "Adamax": {"optax"},
         "Lion": {"keras", "optax"},
+        "AdaBelief": {"optax"},
+        "AdEMAMix": {"optax"},
+        "ADOPT": {"optax"},
     }
     assert same == expected.get(name, set())
 

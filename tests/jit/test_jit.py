@@ -20,7 +20,6 @@ from numba.core import serialize
 import fastopt
 from fastopt import jit
 from fastopt.definitions.conventions import spec_of
-from fastopt.definitions.hyperparameters import HYPERPARAMETERS
 from fastopt.definitions.signatures import Signature, signature, signatures
 from fastopt.jit import making, modes, render, stamps, states
 from fastopt.kernels.formulas import registry
@@ -274,7 +273,15 @@ def test_shapes_and_steps_that_will_not_do() -> None:
     assert param.tolist() == [1.0] * 4
 
 
-USUAL = {"beta1": 0.5, "beta2": 0.5, "etaminus": 0.5, "etaplus": 1.5, "step_size_min": 0.0, "step_size_max": 2.0}
+USUAL = {
+    "beta1": 0.5,
+    "beta2": 0.5,
+    "beta3": 0.5,
+    "etaminus": 0.5,
+    "etaplus": 1.5,
+    "step_size_min": 0.0,
+    "step_size_max": 2.0,
+}
 
 
 @pytest.mark.parametrize("given", signatures().values(), ids=lambda given: given.name)
@@ -284,7 +291,7 @@ def test_bounds_are_those_of_the_classes(given: Signature) -> None:
         if bound is None:
             assert given.is_flag(name)
             continue
-        owner = next(each for each in HYPERPARAMETERS.values() if name in (each.spread or (each.name,)))
+        owner = next(known for each, known in given.spec.hyperparameters.items() if name in given.spec.parts(each))
         for value in (-1.0, 0.0, 0.4, 1.0, 1.5, float("nan")):
             parts = tuple({**USUAL, name: value}[part] for part in owner.spread)
             try:

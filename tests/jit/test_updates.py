@@ -78,8 +78,8 @@ def test_the_bits_of_the_optimizers(given: Signature, dtype: Any) -> None:
         for name in given.states:
             start = given.initial.get(name, 0.0)
             value = {**given.initial_arguments, **SOME}[start] if isinstance(start, str) else start
-            states.append(np.full(size, value if given.spec.name == "Rprop" else 0.0, dtype))
-        if given.spec.name == "Rprop":
+            states.append(np.full(size, value if start == "lr" else 0.0, dtype))
+        if "lr" in given.initial.values():
             optimizer.param_groups[0]["lr"] = SOME["lr"]
         carried = {name: np.full(1, start) for name, start in given.spec.carried.items()}
         for step in range(1, STEPS + 1):

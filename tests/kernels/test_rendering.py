@@ -15,7 +15,7 @@ import pytest
 
 from fastopt.definitions.conventions import conventions_of, spec_of
 from fastopt.definitions.hyperparameters import HYPERPARAMETERS
-from fastopt.definitions.specs import SPECS
+from fastopt.definitions.specs import SPECS, Spec
 from fastopt.kernels import cpu, native
 from fastopt.kernels.formulas import coefficients, dialect, operations, registry, rules
 from fastopt.kernels.native import _coefficients
@@ -63,16 +63,25 @@ def test_rules_have_the_form_that_the_renderer_reads(rule: dialect.Rule) -> None
     assert signature == [*rule.streams, *rule.coefficients]
 
 
+def numbers_of(spec: Spec) -> set[str]:
+    """What the coefficient functions of a convention can see."""
+    return {*spec.constants, *(part for name in spec.defaults for part in spec.parts(name))}
+
+
 def test_the_table_of_optimizers_fits_the_rules() -> None:
     used, used_functions = set(), set()
-    for spec in [spec_of(name, convention) for name in SPECS for convention in conventions_of(name)]:
+    specs = [spec_of(name, convention) for name in SPECS for convention in conventions_of(name)]
+    for spec in specs:
         function = registry.coefficient_function(spec.coefficients)
         used_functions.add(spec.coefficients)
         known = {"step", "lr", *spec.carried}
         known |= spec.numbers(spec.convert(spec.defaults)).keys()
         # What a convention does not have is 0.
-        assert set(function.arguments) <= {*known, "dampening", "eps", "amsgrad", "eps_outside", "lr_decay"}
-        assert set(spec.constants) <= set(function.arguments)
+        absent = {part for each in specs if each.coefficients == spec.coefficients for part in numbers_of(each)}
+        assert set(function.arguments) <= {*known, *absent}
+        before = registry.coefficient_function(spec.regularize)
+        assert set(spec.constants) <= {*function.arguments, *before.arguments}
+        assert before.returned_names == registry.rule_functions()["regularize"].arguments[2:]
         for name in spec.rules.values():
             rule = registry.rule(name)
             used.add(name)
@@ -80,7 +89,7 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
             assert set(rule.coefficients) <= set(function.returned_names), f"{spec.coefficients} for {name}"
             assert set(spec.initial) <= set(rule.states)
     assert used == set(registry.rules()), "a rule that no optimizer uses"
-    around = {"regularize", "preparation", "averaging", "constraint"}
+    around = {"preparation", "averaging", "constraint", *(spec.regularize for spec in SPECS.values())}
     functions = {name for name, each in registry.coefficient_functions().items() if each.returned_names} - around
     own = {name for name in functions if not registry.coefficient_function(name).returned_names[0].endswith(SHARED)}
     assert used_functions == own, "a coefficient function that no optimizer uses"

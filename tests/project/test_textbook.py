@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
+from cases import CASES, Case
 
 import fastopt
 from fastopt.definitions.specs import SPECS
@@ -78,6 +80,47 @@ def test_textbook_updates_are_fastopts(name: str, dtype: type, settings: dict[st
     expected = find_expected(name, start, gradients, hyperparameters)
     assert is_equal(ours, expected)
     assert is_equal(theirs, expected)
+
+
+def textbook_arguments(case: Case) -> dict[str, Any]:
+    """The hyperparameters of a case that the textbook takes; its weight decay is decoupled."""
+    taken = inspect.signature(TEXTBOOK[case.optimizer]).parameters.keys()
+    found = {name: value for name, value in case.options.items() if name in taken}
+    if not {**case.spec.defaults, **case.options}.get("decoupled_weight_decay", True):
+        found.pop("weight_decay", None)
+    return found
+
+
+FULL = list(
+    {
+        str(each): each
+        for case in CASES
+        for each in [Case(case.optimizer, textbook_arguments(case))]
+        if case.spec.rule({**case.spec.defaults, **each.options})
+        == case.spec.rule({**case.spec.defaults, **case.options})
+    }.values()
+)
+"""Every optimizer with all hyperparameters that the textbook has."""
+
+
+@pytest.mark.parametrize("case", FULL, ids=str)
+def test_trajectories_with_all_hyperparameters(case: Case) -> None:
+    """In float64, to 1e-12, after each of 40 steps with gradients of many sizes, some of them zero."""
+    random = np.random.default_rng(1)
+    start = random.normal(size=200)
+    ours, theirs = start.copy(), start.copy()
+    decoupled = {"decoupled_weight_decay": True} if "weight_decay" in case.options and not case.spec.fixed else {}
+    decoupled = decoupled if "decoupled_weight_decay" in case.spec.defaults else {}
+    optimizer, textbook = case.make(ours, **decoupled), TEXTBOOK[case.optimizer](theirs, **case.options)
+    for _ in range(40):
+        gradient = random.normal(size=200) * 10 ** random.uniform(-3, 1, 200) * (random.random(200) < 0.9)
+        optimizer.step(gradient)
+        textbook.step(gradient)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+        names = optimizer.spec.states(optimizer.param_groups[0])
+        for name, state in zip(names, textbook.states, strict=True):
+            np.testing.assert_allclose(optimizer.state[0][name], state, rtol=1e-11, atol=1e-13, err_msg=name)
+    assert not np.array_equal(ours, start)
 
 
 @pytest.mark.parametrize("name", SPECS)

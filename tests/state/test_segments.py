@@ -29,7 +29,7 @@ def test_as_if_each_were_in_a_group_of_its_own(case: Case, backend: str) -> None
     mine, theirs = params(), params()
     optimizer = case.make(mine, backend=backend)
     groups: list[dict[str, Any]] = [{"params": [theirs[name]]} for name in NAMES]
-    if case.optimizer != "Rprop":
+    if case.spec.uses_lr:
         optimizer.set_segments("W", lr_scale=0.25, weight_decay=0.5)
         optimizer.set_segments(1, weight_decay=0)
         groups[0].update(lr=optimizer.param_groups[0]["lr"] * 0.25, weight_decay=0.5)
@@ -44,7 +44,8 @@ def test_as_if_each_were_in_a_group_of_its_own(case: Case, backend: str) -> None
         assert equal_bits(mine[name], theirs[name])
     assert equal_bits(mine["embedding"], params()["embedding"])
     optimizer.set_segments("embedding", frozen=False)
-    optimizer.step(gradients(5))
+    for step in (5, 6):  # the first step of some moves nothing
+        optimizer.step(gradients(step))
     assert not equal_bits(mine["embedding"], params()["embedding"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from comparing import assert_same
 
 import fastopt
 from fastopt.constraints import Box, ElasticNet, GroupLasso, L1Ball, L2Ball, Simplex
+from fastopt.definitions.specs import SPECS
 from fastopt.kernels import backends
 
 OPTIONS = extra_options()
@@ -89,37 +91,88 @@ def test_numba_without_the_compiled_module(
 # --- done one by one ------------------------------------------------------------------------------------------------
 
 
-def rates(case: Case, state: Any, group: Any) -> Any:
-    """The rate of the update for each element, from the definition in the docstrings."""
-    lr = group["lr"]
-    if "betas" in group:
-        beta1, beta2 = group["betas"]
-        step = state["step"]
-    if case.optimizer == "Lion":
-        return lr
-    if case.optimizer == "Adamax":
-        return lr / (1 - beta1**step) / state["exp_inf"]
-    if case.optimizer == "NAdam":
-        mu, after = (beta1 * (1 - 0.5 * 0.96 ** (t * group["momentum_decay"])) for t in (step, step + 1))
-        weight = (1 - mu) / (1 - state["mu_product"]) + after / (1 - state["mu_product"] * after)
-        return lr * weight / (np.sqrt(state["exp_avg_sq"] / (1 - beta2**step)) + group["eps"])
-    if case.optimizer == "RAdam":
-        longest = 2 / (1 - beta2) - 1
-        length = longest - 2 * step * beta2**step / (1 - beta2**step)
-        if length <= 5:
-            return lr / (1 - beta1**step)
-        rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
-        corrected = math.sqrt(rectified * (1 - beta2**step)) / (1 - beta1**step)
-        return lr * corrected / (np.sqrt(state["exp_avg_sq"]) + group["eps"])
-    if case.optimizer in ("Adam", "AdamW"):
-        second = state["max_exp_avg_sq"] if group["amsgrad"] else state["exp_avg_sq"]
-        return lr / (1 - beta1**step) / (np.sqrt(second / (1 - beta2**step)) + group["eps"])
-    if case.optimizer == "RMSprop":
-        variance = state["square_avg"] - (state["grad_avg"] ** 2 if group["centered"] else 0)
-        return lr / (np.sqrt(np.maximum(variance, 0)) + group["eps"])
-    if case.optimizer == "Adagrad":
-        return lr / (1 + (state["step"] - 1) * group["lr_decay"]) / (np.sqrt(state["sum"]) + group["eps"])
-    return state["step_size"] if case.optimizer == "Rprop" else lr
+def adam_rate(state: Any, group: Any, weight: float, second: str = "exp_avg_sq") -> Any:
+    """Of rules that divide by the root of an average of squares, corrected for its start."""
+    correction = 1 - group["betas"][1] ** state["step"]
+    return group["lr"] * weight / (np.sqrt(state[second] / correction) + group["eps"])
+
+
+def first_weight(state: Any, group: Any) -> float:
+    """What corrects an average of gradients for its start."""
+    return float(1 / (1 - group["betas"][0] ** state["step"]))
+
+
+def nadam_weight(state: Any, group: Any) -> float:
+    step = state["step"]
+    mu, after = (group["betas"][0] * (1 - 0.5 * 0.96 ** (t * group["momentum_decay"])) for t in (step, step + 1))
+    return float((1 - mu) / (1 - state["mu_product"]) + after / (1 - state["mu_product"] * after))
+
+
+def ademamix_weight(state: Any, group: Any) -> float:
+    warmup = group["alpha_warmup"]
+    return first_weight(state, group) + group["alpha"] * (min(state["step"] / warmup, 1) if warmup else 1)
+
+
+def adan_rate(state: Any, group: Any) -> Any:
+    (beta1, beta2, beta3), step = group["betas"], state["step"]
+    weight = 1 / (1 - beta1**step) + beta2 / (1 - beta2**step)
+    return group["lr"] * weight / (np.sqrt(state["exp_avg_sq"] / (1 - beta3**step)) + group["eps"])
+
+
+def radam_rate(state: Any, group: Any) -> Any:
+    beta2, step = group["betas"][1], state["step"]
+    longest = 2 / (1 - beta2) - 1
+    length = longest - 2 * step * beta2**step / (1 - beta2**step)
+    if length <= 5:
+        return group["lr"] * first_weight(state, group)
+    rectified = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+    corrected = math.sqrt(rectified * (1 - beta2**step)) * first_weight(state, group)
+    return group["lr"] * corrected / (np.sqrt(state["exp_avg_sq"]) + group["eps"])
+
+
+def adam_or_amsgrad_rate(state: Any, group: Any) -> Any:
+    second = "max_exp_avg_sq" if group["amsgrad"] else "exp_avg_sq"
+    return adam_rate(state, group, first_weight(state, group), second)
+
+
+def rmsprop_rate(state: Any, group: Any) -> Any:
+    variance = state["square_avg"] - (state["grad_avg"] ** 2 if group["centered"] else 0)
+    return group["lr"] / (np.sqrt(np.maximum(variance, 0)) + group["eps"])
+
+
+def adagrad_rate(state: Any, group: Any) -> Any:
+    decayed = group["lr"] / (1 + (state["step"] - 1) * group["lr_decay"])
+    return decayed / (np.sqrt(state["sum"]) + group["eps"])
+
+
+RATES: dict[str, Callable[[Any, Any], Any]] = {
+    "SGD": lambda state, group: group["lr"],
+    "Adam": adam_or_amsgrad_rate,
+    "AdamW": adam_or_amsgrad_rate,
+    "RMSprop": rmsprop_rate,
+    "Adagrad": adagrad_rate,
+    "Rprop": lambda state, group: state["step_size"],
+    "Adamax": lambda state, group: group["lr"] * first_weight(state, group) / state["exp_inf"],
+    "NAdam": lambda state, group: adam_rate(state, group, nadam_weight(state, group)),
+    "RAdam": radam_rate,
+    "Lion": lambda state, group: group["lr"],
+    "AdaBelief": lambda state, group: adam_rate(state, group, first_weight(state, group), "exp_avg_var"),
+    "AdEMAMix": lambda state, group: adam_rate(state, group, ademamix_weight(state, group)),
+    "Adan": adan_rate,
+}
+"""The rate of an update for each element, from the definition in the docstrings: of all that take a proximal step."""
+
+
+def test_every_proximal_step_has_a_rate_and_no_other() -> None:
+    assert RATES.keys() == {name for name, spec in SPECS.items() if spec.proximal}
+    for name, spec in SPECS.items():
+        assert not spec.proximal or spec.proximal.keys() == set(spec.rules.values()), name
+
+
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if not spec.proximal])
+def test_a_proximal_step_without_a_rate_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=f"prox is not possible with {name}: its updates have no rate to do it with"):
+        getattr(fastopt, name)(np.ones(3), prox=fastopt.constraints.L1(0.1))
 
 
 def rows_of(param: np.ndarray, per: str) -> np.ndarray:
@@ -194,7 +247,7 @@ def one_by_one(
             frequency = options.get("ema_overwrite_frequency")
             if frequency and state["step"] % frequency == 0:
                 param[...] = averages[index]
-            rate = rates(case, state, group)
+            rate = RATES[case.optimizer](state, group) if case.spec.proximal else None
             for constraint in (options.get("prox"), options.get("projection")):
                 param[...] = constrain(param, constraint, rate, group["lr"])
         gathered = [None] * len(params)
@@ -246,7 +299,7 @@ def test_nan_stays_nan_whatever_it_is_held_to(options: dict[str, Any], backend: 
     for case in [each for each in VARIANTS if each.can(options)]:
         param = np.full((4, 3), 0.25)
         optimizer = case.make(param, backend=backend, **{**options, "nonfinite": "propagate"})
-        for _ in range(every):
+        for _ in range(2 * every):  # the first step of some goes into a state alone
             optimizer.step(gradient.copy())
         assert np.isnan(param[1, 2]), case
 

@@ -18,24 +18,16 @@ from torch_cases import (
     parameters,
     train,
 )
-from torch_peers import TORCH, CarryIn
+from torch_peers import TORCH, CarryIn, makes_states_early
 
 import fastopt
 import fastopt.torch
+from fastopt.definitions.specs import SPECS
 
-CHANGES_IN_PLACE = {
-    "SGD": ("lr", "weight_decay"),
-    "Adam": ("lr", "betas"),
-    "AdamW": ("lr", "betas"),
-    "RMSprop": ("lr",),
-    "Adagrad": ("lr",),
-    "Adadelta": ("lr",),
-    "Adamax": ("lr",),
-    "NAdam": ("lr",),
-    "RAdam": ("lr",),
-    "Lion": ("lr",),
-}
-"""Which hyperparameters torch takes as tensors, which can change without being replaced."""
+MORE_CHANGES_IN_PLACE = {"SGD": ("weight_decay",), "Adam": ("betas",), "AdamW": ("betas",)}
+"""Which hyperparameters beside lr torch takes as tensors, which can change without being replaced."""
+
+CHANGES_IN_PLACE = {name: ("lr", *MORE_CHANGES_IN_PLACE.get(name, ())) for name, spec in SPECS.items() if spec.uses_lr}
 
 
 @pytest.mark.parametrize(
@@ -143,16 +135,16 @@ def test_changes_between_steps(name: str, change: Callable[[Any, Parameter], Non
     for module in (fastopt.torch, TORCH):
         params = parameters(dtype)
         optimizer = getattr(module, name)(
-            in_two_groups(params), **({"momentum": 0.9} if name == "SGD" else {}), foreach=False
+            in_two_groups(params), **({"momentum": 0.9} if "momentum" in SPECS[name].defaults else {}), foreach=False
         )
         params["new"] = Parameter(torch.ones(3, 2, dtype=dtype))
         train(optimizer, params, BEFORE)
         change(optimizer, params["new"])
-        if name == "Adagrad":  # which makes states at construction alone
+        if makes_states_early(name):  # and not later
             for group in optimizer.param_groups:
                 for param in group["params"]:
-                    state = {"step": torch.tensor(0.0), "sum": torch.zeros_like(param)}
-                    optimizer.state[param] = optimizer.state.get(param) or state
+                    zeros = {state: torch.zeros_like(param) for state in SPECS[name].all_states}
+                    optimizer.state[param] = optimizer.state.get(param) or {"step": torch.tensor(0.0), **zeros}
         train(optimizer, params, AFTER)
         trained.append((optimizer, params))
     (mine, params), (theirs, others) = trained

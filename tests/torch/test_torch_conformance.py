@@ -31,7 +31,7 @@ from torch_cases import (
     torch_options,
     train,
 )
-from torch_peers import IN_TORCH, TORCH, CarryIn
+from torch_peers import IN_TORCH, NOT_IN_TORCH, TORCH, CarryIn
 
 import fastopt
 import fastopt.torch
@@ -108,6 +108,9 @@ IMPLEMENTATIONS: dict[str, dict[str, bool]] = {
 REFUSE_TENSORS_WITH_FOREACH = ("Adam", "AdamW")
 """Where torch takes no tensor as lr or betas with `foreach=True`, nor do ours."""
 
+FACTORS = {"Adadelta": 2}
+"""Of tolerances. It divides by its own steps: no element is large beside the others' errors."""
+
 FIELDS = {
     "optim_cls": "INFOS, OTHER_OPTIMIZERS",
     "optim_inputs_func": "test_every_input; those of `device='cuda'` too, without their `capturable`",
@@ -134,7 +137,7 @@ def test_the_tables_are_complete_and_not_stale() -> None:
     ours = {name for name, value in vars(fastopt.torch).items() if hasattr(value, "spec")}
     assert ours == set(INFOS), "one of ours is not in torch's table"
     assert OTHER_OPTIMIZERS.keys() == {info.name for info in optim_db} - INFOS.keys()
-    assert INFOS.keys() - {info.name for info in optim_db} == {"Lion"}
+    assert INFOS.keys() - {info.name for info in optim_db} == {spec.name for spec in NOT_IN_TORCH}
     for name, refusal in REFUSED.items():
         assert any(refusal.concerns(info) for info in INFOS.values()), f"no optimizer does {name}"
     kinds = {kind for info in INFOS.values() for kind in info.supported_impls}
@@ -199,9 +202,7 @@ class Setup:
     def tolerance(self, dtype: torch.dtype) -> float:
         """Torch computes with tensors in their own float32, as in `1 - beta ** step`; ours with doubles."""
         least = 1e-4 if self.has_tensor_betas else 1e-6 if self.has_tensors else 0
-        if self.optimizer == "Adadelta":  # divides by its own steps: no element is large beside the others' errors
-            least = max(least, 2 * TOLERANCE[dtype])
-        return max(TOLERANCE[dtype], least)
+        return max(FACTORS.get(self.optimizer, 1) * TOLERANCE[dtype], least)
 
 
 def torch_setups(info: OptimizerInfo) -> list[Setup]:

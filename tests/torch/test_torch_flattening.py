@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch_peers import IN_TORCH, torch_options
 
 import fastopt.torch
+from fastopt.definitions.specs import SPECS
 
 by_case = pytest.mark.parametrize("case", IN_TORCH, ids=str)
 
@@ -98,7 +99,7 @@ CHANGES: dict[str, Callable[[nn.Sequential, Any], None]] = {
 @pytest.mark.parametrize("name", ["SGD", "Adam", "RMSprop", "Adagrad", "Rprop"])
 def test_what_changes_between_steps_is_followed(name: str, change: str) -> None:
     mine, theirs = network(), network()
-    case = Case(name, {"momentum": 0.9} if name == "SGD" else {})
+    case = Case(name, {"momentum": 0.9} if "momentum" in SPECS[name].defaults else {})
     flat, plain = make(case, mine, flatten=True), make(case, theirs)
     for number in range(6):
         for module, optimizer in ((mine, flat), (theirs, plain)):

@@ -55,7 +55,7 @@ def test_everything_is_put_back_and_training_goes_on_as_if_nothing_had_been(
 ) -> None:
     def make() -> tuple[np.ndarray, np.ndarray, fastopt.Optimizer]:
         w, b = np.zeros(40), np.ones(3)
-        hyperparameters = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+        hyperparameters = {"momentum": 0.9} if "momentum" in SPECS[name].defaults else {}
         groups = [{"params": w}, {"params": b, "lr": 0.3}]
         return w, b, getattr(fastopt, name)(groups, lr=0.1, **hyperparameters, **options)
 

@@ -1,4 +1,4 @@
-"""What is particular to two classes of `fastopt.torch`: Lion, which torch has not, and NAdam's `mu_product`."""
+"""What is particular to `fastopt.torch.NAdam`: `mu_product`, a number that it carries from step to step."""
 
 from __future__ import annotations
 
@@ -12,90 +12,6 @@ from torch.nn import Parameter
 from torch_pairs import parameters, set_gradients, train
 
 import fastopt.torch
-from fastopt.torch import lion
-
-# --- Lion ---------------------------------------------------------------------------------------------------------
-
-
-def authors_step(param: Tensor, grad: Tensor, exp_avg: Tensor, lr: float, betas: Any, weight_decay: float) -> None:
-    """As in lion_pytorch.py of github.com/google/automl."""
-    param.mul_(1 - lr * weight_decay)
-    update = exp_avg * betas[0] + grad * (1 - betas[0])
-    param.add_(torch.sign(update), alpha=-lr)
-    exp_avg.mul_(betas[1]).add_(grad, alpha=1 - betas[1])
-
-
-@pytest.mark.parametrize("foreach", [False, True])
-@pytest.mark.parametrize("made_by", [lion.Lion, fastopt.torch.Lion])
-def test_lion_is_that_of_its_authors(made_by: Any, foreach: bool) -> None:
-    options: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "weight_decay": 0.3}
-    params = parameters(dtype=torch.float64)
-    expected = [param.detach().clone() for param in params]
-    averages = [torch.zeros_like(each) for each in expected]
-    optimizer = made_by(params, foreach=foreach, **options)
-    for seed in range(6):
-        set_gradients(params, seed)
-        optimizer.step()
-        for param, own, exp_avg in zip(params, expected, averages, strict=True):
-            assert param.grad is not None
-            authors_step(own, param.grad, exp_avg, **options)
-    for param, own, exp_avg in zip(params, expected, averages, strict=True):
-        torch.testing.assert_close(param.detach(), own, rtol=1e-13, atol=1e-13)
-        torch.testing.assert_close(optimizer.state[param]["exp_avg"], exp_avg, rtol=1e-13, atol=1e-13)
-        assert optimizer.state[param]["step"] == 6
-
-
-@pytest.mark.parametrize("made_by", [lion.Lion, fastopt.torch.Lion])
-def test_lion_loads_its_authors_state_dicts(made_by: Any) -> None:
-    """They have neither `step` nor options of torch."""
-    params = parameters((3,))
-    optimizer = made_by(params)
-    group = {"lr": 0.5, "betas": (0.9, 0.99), "weight_decay": 0.0, "params": [0]}
-    optimizer.load_state_dict({"state": {0: {"exp_avg": torch.full((3,), -1.0)}}, "param_groups": [group]})
-    before = params[0].detach().clone()
-    params[0].grad = torch.ones(3)
-    optimizer.step()
-    assert torch.equal(params[0].detach(), before + 0.5)  # by the momentum's sign, not the gradient's
-    assert optimizer.state[params[0]]["step"] == 1
-
-
-def test_lions_closure_is_called_once_with_gradients() -> None:
-    (param,) = parameters((3,))
-    calls = []
-
-    def closure() -> Any:
-        calls.append(torch.is_grad_enabled())
-        param.grad = torch.ones(3)
-        return 7.0
-
-    assert lion.Lion([param]).step(closure) == 7.0
-    assert calls == [True]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"lr": -1.0}, "Invalid learning rate: -1"),
-        ({"lr": float("nan")}, "Invalid learning rate: nan"),
-        ({"lr": torch.ones(2)}, "Tensor lr must be 1-element"),
-        ({"betas": (1.0, 0.5)}, "Invalid beta parameter at index 0: 1.0"),
-        ({"betas": (0.5, -0.5)}, "Invalid beta parameter at index 1: -0.5"),
-        ({"weight_decay": -1.0}, "Invalid weight_decay value: -1"),
-    ],
-)
-def test_lion_checks_what_it_is_given(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        lion.Lion(parameters(), **options)
-
-
-def test_lion_refuses_sparse_gradients() -> None:
-    (param,) = parameters((3,))
-    param.grad = torch.ones(3).to_sparse()
-    with pytest.raises(RuntimeError, match="Lion does not support sparse gradients"):
-        lion.Lion([param]).step()
-
-
-# --- mu_product -----------------------------------------------------------------------------------------------------
 
 
 def products(optimizer: Any, params: list[Parameter]) -> list[Tensor]:

@@ -1,0 +1,71 @@
+"""What type checkers and editors read of the classes that are made from the table of specs: `.pyi` files.
+
+`setup.py` writes them beside `optimizers/__init__.py` and `torch/optimizers.py`; they are packaged, never committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .specs import SPECS, Spec
+
+_HEADER = "# Written by setup.py from the table of specs (definitions/stubs.py); never edited, never committed.\n"
+
+
+def stubs() -> Mapping[str, str]:
+    """The text of each file, by its path in the package."""
+    return {"optimizers/__init__.pyi": _optimizers(), "torch/optimizers.pyi": _torch_classes()}
+
+
+def _optimizers() -> str:
+    imports = [f"from .{name.lower()} import {name} as {name}" for name in sorted(SPECS, key=str.lower)]
+    return "\n".join((_HEADER, *imports, "", _exported()))
+
+
+def _torch_classes() -> str:
+    parts = [
+        _HEADER,
+        "from typing import Any",
+        "",
+        "import torch",
+        "from torch import Tensor",
+        "from torch.optim.optimizer import ParamsT",
+        "",
+        "from .base import NativeOptimizer",
+        "from .plain import PlainOptimizer",
+        "",
+        *map(_torch_class, SPECS.values()),
+        _exported(),
+    ]
+    return "\n".join(parts)
+
+
+def _torch_class(spec: Spec) -> str:
+    if spec.in_torch:
+        return f"class {spec.name}(NativeOptimizer, torch.optim.{spec.name}): ...\n"
+    values = [(name, spec.defaults[name]) for name in spec.arguments if name != "maximize"]
+    arguments = [f"        {name}: {_type(name, value)} = {value!r}," for name, value in values]
+    return "\n".join(
+        (
+            f"class {spec.name}(NativeOptimizer, PlainOptimizer):",
+            "    def __init__(",
+            "        self,",
+            "        params: ParamsT,",
+            *arguments,
+            "        *,",
+            "        foreach: bool | None = None,",
+            "        maximize: bool = False,",
+            "        **options: Any,",
+            "    ) -> None: ...\n",
+        )
+    )
+
+
+def _type(name: str, value: object) -> str:
+    if isinstance(value, tuple):
+        return f"tuple[{', '.join(['float'] * len(value))}]"
+    return "float | Tensor" if name == "lr" else type(value).__name__
+
+
+def _exported() -> str:
+    return "\n".join(("__all__ = [", *(f'    "{name}",' for name in sorted(SPECS)), "]", ""))

@@ -1,0 +1,107 @@
+"""For optimizers that torch does not have: what torch.optim's class would be, made from the spec."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..checks import bound_arguments, flag
+from ..definitions.specs import Spec
+
+
+class PlainOptimizer(torch.optim.Optimizer):
+    """Arguments, groups and states in torch's form. It has no step: `NativeOptimizer` brings the native one."""
+
+    spec: ClassVar[Spec]
+    plain_signature: ClassVar[inspect.Signature]
+    """Without our options, which `NativeOptimizer` takes."""
+
+    def __init__(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        cls = type(self)
+        given = bound_arguments(cls.__qualname__, self.plain_signature, params, *args, **kwargs)
+        values = {**_defaults(self.plain_signature), **given}
+        del values["params"]
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.numel() != 1:
+                raise ValueError(f"Tensor {name} must be 1-element")
+            if name in self.spec.hyperparameters:
+                self.spec.hyperparameters[name].convert(value.item() if isinstance(value, Tensor) else value)
+            elif value is not None:  # foreach
+                flag(name, value)
+        if callable(values["lr"]):
+            raise TypeError(f"{cls.__qualname__}: lr must be a number; use torch.optim.lr_scheduler for schedules")
+        super().__init__(params, values)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes over state dicts of the authors' classes, too: they may count in the group, in plain numbers or not."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            steps = group.pop("step", 0)
+            for name, value in _defaults(self.plain_signature).items():
+                group.setdefault(name, value)
+            for param in group["params"]:
+                found = self.state.get(param, {})
+                if found and not isinstance(found.get("step"), Tensor):
+                    found["step"] = _number(float(found.get("step", steps)))
+
+    def _init_group(self, group: dict[str, Any]) -> None:
+        """Make the states of parameters that have a gradient and none yet."""
+        for param in group["params"]:
+            if param.grad is None:
+                continue
+            if param.grad.is_sparse:
+                raise RuntimeError(f"{self.spec.name} does not support sparse gradients")
+            state = self.state[param]
+            if state:
+                continue
+            state["step"] = _number(0.0)
+            state |= {name: _number(start) for name, start in self.spec.carried.items()}
+            for name in self.spec.all_states:
+                start = self.spec.initial.get(name, 0.0)
+                value = float(group[start]) if isinstance(start, str) else start
+                state[name] = torch.full_like(param, value, memory_format=torch.preserve_format)
+
+
+def _number(value: float) -> Tensor:
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32  # as torch's others
+    return torch.tensor(value, dtype=dtype)
+
+
+def _defaults(signature: inspect.Signature) -> dict[str, Any]:
+    return {
+        name: each.default for name, each in signature.parameters.items() if each.default is not inspect.Parameter.empty
+    }
+
+
+def plain_class(spec: Spec) -> type[PlainOptimizer]:
+    """That of a built-in optimizer, with torch's usual keyword-only arguments."""
+    kind = inspect.Parameter
+    positional = [
+        kind(name, kind.POSITIONAL_OR_KEYWORD, default=spec.defaults[name])
+        for name in spec.arguments
+        if name != "maximize"
+    ]
+    parameters = [
+        kind("params", kind.POSITIONAL_OR_KEYWORD),
+        *positional,
+        kind("foreach", kind.KEYWORD_ONLY, default=None),
+        kind("maximize", kind.KEYWORD_ONLY, default=False),
+    ]
+    return class_with(spec, inspect.Signature(parameters), {"__module__": __name__})
+
+
+def class_with(spec: Spec, signature: inspect.Signature, names: dict[str, Any]) -> type[PlainOptimizer]:
+    """The class that takes these arguments; `names` are further attributes of it."""
+
+    def __init__(self: PlainOptimizer, params: Any, *args: Any, **kwargs: Any) -> None:
+        PlainOptimizer.__init__(self, params, *args, **kwargs)
+
+    own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    __init__.__signature__ = signature.replace(  # type: ignore[attr-defined]
+        parameters=[own, *signature.parameters.values()]
+    )
+    attributes = {"spec": spec, "plain_signature": signature, "__init__": __init__, **names}
+    return type(spec.name, (PlainOptimizer,), attributes)
