@@ -161,11 +161,11 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
             own: environment.get(given.removesuffix("_i"), ast.Name(given.removesuffix("_i")))
             for own, given in zip(function.arguments, arguments, strict=True)
         }
-        streams = {name.removesuffix("_i") for name in (*loop.streams, *loop.local_names)}
+        operands = {name.removesuffix("_i") for name in (*loop.operands, *loop.local_names)}
         inner |= {
             own: grad if given.startswith("grad") and own == "grad" else ast.Name(given.removesuffix("_i"))
             for own, given in zip(function.arguments, arguments, strict=True)
-            if given.removesuffix("_i") in streams
+            if given.removesuffix("_i") in operands
         }
         lines += _run(function, inner, rules, kept)
         grad = inner.get("grad", grad)

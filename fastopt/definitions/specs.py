@@ -36,7 +36,7 @@ class Spec:
     counts_steps: whether torch keeps a `step` in the state.
     squares: whether it squares the gradient, so that a large one overflows.
     proximal: per rule, the operation that does a proximal step with its rate, and which state stands for which of the
-        operation's streams. Where a rule has none, there is no rate that the step could be done with.
+        operation's operands. Where a rule has none, there is no rate that the step could be done with.
     lr_decay: the hyperparameter by which its own coefficients let the rate decay.
     carried: numbers that its coefficients carry from step to step, beside the count of steps, and what each starts
         with: arguments of the coefficient function that it also returns.

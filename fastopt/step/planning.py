@@ -212,7 +212,7 @@ class Planner:
         indices = {**{operand: index for index, operand in enumerate(names)}, **BLOCKS}
         return Operation(
             loop=self.backend.loop(name, self.dtype),
-            operands=tuple(indices[stands_for.get(each, each)] for each in loop.streams),
+            operands=tuple(indices[stands_for.get(each, each)] for each in loop.operands),
             pick=tuple(self.position(name, coefficient, positions) for coefficient in loop.coefficients),
         )
 

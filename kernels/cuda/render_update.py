@@ -43,7 +43,7 @@ def variant(structure: Structure, program: str, with_gradient: bool = True) -> V
     for number, (loop, operands, picks) in enumerate(structure.program(program)):
         if not with_gradient and GRAD in operands:
             continue
-        stands_for = dict(zip(loop.streams, operands, strict=True))
+        stands_for = dict(zip(loop.operands, operands, strict=True))
         coefficients = {name: positions[pick] for name, pick in zip(loop.coefficients, picks, strict=True)}
 
         def spelled(name: str, stands_for: dict[str, int] = stands_for, number: int = number, **more: Any) -> str:

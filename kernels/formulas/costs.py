@@ -25,7 +25,7 @@ _WORDS = {"sqrt": (1, 0), "select": (0, 1), "maximum": (0, 1), "clip": (0, 2), "
 
 def cost(loop: Loop) -> tuple[float, float]:
     """About how many nanoseconds an element takes, as in `Spec.costs`: enough to tell when a thread pays for itself."""
-    n_states = len(loop.streams) - 2
+    n_states = len(loop.operands) - 2
     nodes = [node for function in loop.functions for node in _walk(function)]
     divisions = sum(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) for node in nodes)
     words = [node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]

@@ -67,7 +67,7 @@ class Rule:
         return self.function.arguments[2 + len(self.states) :]
 
     @property
-    def streams(self) -> tuple[str, ...]:
+    def operands(self) -> tuple[str, ...]:
         """What the loop walks over in memory: the parameter, the gradient, each state."""
         return ("param", "grad", *self.states)
 
@@ -95,7 +95,7 @@ class Operation:
         return self.function.keywords
 
     @property
-    def streams(self) -> tuple[str, ...]:
+    def operands(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.reads, *self.writes)))
 
 

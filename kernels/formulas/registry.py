@@ -59,12 +59,12 @@ def coefficient_functions() -> dict[str, Function]:
 class Loop:
     """A loop over elements: what it walks over, what else it takes, and the calls for one element, in order.
 
-    A call is (function, its arguments, what its results are assigned to). In calls, streams stand for their elements,
+    A call is (function, its arguments, what its results are assigned to). In calls, operands stand for their elements,
     and `local_names` live for one element.
     """
 
     name: str
-    streams: tuple[str, ...]
+    operands: tuple[str, ...]
     coefficients: tuple[str, ...]
     calls: tuple[tuple[Function, tuple[str, ...], tuple[str, ...]], ...]
     local_names: tuple[str, ...]
@@ -88,7 +88,7 @@ def _built_in_loop(name: str) -> Loop:
         *called_functions(operation.function, {**rule_functions(), **operation_functions()}),
         operation.function,
     )
-    return Loop(operation.name, operation.streams, operation.coefficients, (call,), (), functions)
+    return Loop(operation.name, operation.operands, operation.coefficients, (call,), (), functions)
 
 
 def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
@@ -101,7 +101,7 @@ def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
         (rule.function, (*between, *rule.states, *rule.coefficients), ("param", *rule.states)),
     )
     functions = (regularize, *called_functions(rule.function, known), rule.function)
-    return Loop(rule.name, rule.streams, (*shared, *rule.coefficients), calls, between, functions)
+    return Loop(rule.name, rule.operands, (*shared, *rule.coefficients), calls, between, functions)
 
 
 # --- by name, custom ones included ------------------------------------------------------------------------------------

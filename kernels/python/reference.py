@@ -17,7 +17,7 @@ BLOCK = 1 << 16
 """Elements at a time, so that the temporaries stay in cache."""
 
 Loop = Callable[[Sequence[np.ndarray], Sequence[Any]], None]
-"""Updates one-dimensional arrays, the streams of a loop, in place with the given coefficients."""
+"""Updates one-dimensional arrays, the operands of a loop, in place with the given coefficients."""
 
 Sum = Callable[[np.ndarray, float], tuple[float, float]]
 """Adds up a term over at most a block of elements; the second result is 0 where the term is a single number."""
@@ -35,10 +35,10 @@ def rule_loop(name: str, dtype: np.dtype) -> Loop:
     )
     shared = len(registry.loop(name).coefficients) - len(rule.coefficients)
 
-    def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
-        size = streams[0].size
+    def run(operands: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+        size = operands[0].size
         for start in range(0, size, BLOCK):
-            param, grad, *states = (stream[start : start + BLOCK] for stream in streams)
+            param, grad, *states = (operand[start : start + BLOCK] for operand in operands)
             new_param, new_grad = rules.regularize(param, grad, *scalars[:shared])
             results = update(new_param, new_grad, *states, *scalars[shared:])
             store((param, *states), results)
@@ -50,12 +50,12 @@ def operation_loop(name: str) -> Loop:
     operation = registry.operations()[name]
     function = getattr(operations, name)
     reads = len(operation.reads)
-    written = [operation.streams.index(stream) for stream in operation.writes]
+    written = [operation.operands.index(operand) for operand in operation.writes]
 
-    def run(streams: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+    def run(operands: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
         keywords = dict(zip(operation.coefficients, scalars, strict=True))
-        results = function(*(stream.copy() for stream in streams[:reads]), **keywords)
-        store([streams[index] for index in written], results)
+        results = function(*(operand.copy() for operand in operands[:reads]), **keywords)
+        store([operands[index] for index in written], results)
 
     return run
 
@@ -115,7 +115,7 @@ def add_up_arrays(arrays: list[np.ndarray], sum_over: Sum, n_threads: int) -> fl
 
 
 def change_arrays(arrays: list[np.ndarray], loop: Any, coefficients: tuple[float, ...], n_threads: int) -> None:
-    """Calls a loop of one stream on each array."""
+    """Calls a loop of one operand on each array."""
     with np.errstate(all="ignore"):
         for array in arrays:
             loop([array.reshape(-1)], [array.dtype.type(value) for value in coefficients])

@@ -59,7 +59,7 @@ cdef extern from *:
 """
 
 _C_VOCABULARY = """\
-    typedef {c} *__restrict__ {real}_stream;
+    typedef {c} *__restrict__ {real}_operand;
     #define number_{real}(x) (({c})(x))
     static inline {c} sqrt_{real}({c} x) {{ return {sqrt}(x); }}
     static inline {c} floor_{real}({c} x) {{ return floor{suffix}(x); }}
@@ -71,7 +71,7 @@ _C_VOCABULARY = """\
     static inline {c} sign_{real}({c} x) {{ return (x > 0 ? ({c})1 : ({c})0) - (x < 0 ? ({c})1 : ({c})0); }}"""
 
 _CYTHON_DECLARATIONS = """\
-    ctypedef {c} *{real}_stream
+    ctypedef {c} *{real}_operand
     {c} number_{real}(double) noexcept nogil
     {c} sqrt_{real}({c}) noexcept nogil
     {c} floor_{real}({c}) noexcept nogil
@@ -124,7 +124,7 @@ def _cython_function(function: Function, real: str) -> str:
 
 
 _CYTHON_LOOP = """\
-cdef inline void {name}_over_{real}({stream_arguments}, Py_ssize_t size, const {c} *coefficients,
+cdef inline void {name}_over_{real}({operand_arguments}, Py_ssize_t size, const {c} *coefficients,
                                     Py_ssize_t prefetch) noexcept nogil:
 {locals}
     cdef Py_ssize_t i, block, blocks = 0
@@ -139,9 +139,9 @@ cdef inline void {name}_over_{real}({stream_arguments}, Py_ssize_t size, const {
 {body}
 
 
-cdef void {name}_loop_{real}(void **streams, Py_ssize_t size, const void *coefficients,
+cdef void {name}_loop_{real}(void **operands, Py_ssize_t size, const void *coefficients,
                              Py_ssize_t prefetch) noexcept nogil:
-    {name}_over_{real}({streams}, size, <const {c} *>coefficients, prefetch)
+    {name}_over_{real}({operands}, size, <const {c} *>coefficients, prefetch)
 """
 
 
@@ -155,18 +155,18 @@ def _cython_loop(loop: Loop, real: str) -> str:
         name=loop.name,
         real=real,
         c=c,
-        stream_arguments=", ".join(f"{real}_stream s_{name}" for name in loop.streams),
-        streams=", ".join(f"<{real}_stream>streams[{index}]" for index in range(len(loop.streams))),
+        operand_arguments=", ".join(f"{real}_operand s_{name}" for name in loop.operands),
+        operands=", ".join(f"<{real}_operand>operands[{index}]" for index in range(len(loop.operands))),
         locals=indent(declared, 1),
         per_line=CACHE_LINE // itemsize,
-        prefetches=indent([f"prefetch_for_update(s_{name} + i)" for name in loop.streams], 4),
+        prefetches=indent([f"prefetch_for_update(s_{name} + i)" for name in loop.operands], 4),
         body_in_block=indent(body, 4),
         body=indent(body, 2),
     )
 
 
 _CYTHON_SHARING_LOOP = """\
-cdef inline void {name}_sharing_float32({stream_arguments}, Py_ssize_t blocks,
+cdef inline void {name}_sharing_float32({operand_arguments}, Py_ssize_t blocks,
                                         const float *coefficients) noexcept nogil:
 {locals}
     cdef Py_ssize_t i, block, lane
@@ -179,13 +179,13 @@ cdef inline void {name}_sharing_float32({stream_arguments}, Py_ssize_t blocks,
 {body}
 
 
-cdef void {name}_sharing_loop_float32(void **streams, Py_ssize_t size, const void *coefficients,
+cdef void {name}_sharing_loop_float32(void **operands, Py_ssize_t size, const void *coefficients,
                                       Py_ssize_t prefetch) noexcept nogil:
     cdef Py_ssize_t blocks = 0
-    cdef void *rest[{n_streams}]
+    cdef void *rest[{n_operands}]
     if prefetch == 0 and roots_can_be_shared():
         blocks = size // SHARED_BLOCK
-        {name}_sharing_float32({streams}, blocks, <const float *>coefficients)
+        {name}_sharing_float32({operands}, blocks, <const float *>coefficients)
 {rest}
     {name}_loop_float32(rest, size - blocks * SHARED_BLOCK, coefficients, prefetch)
 """
@@ -194,12 +194,12 @@ cdef void {name}_sharing_loop_float32(void **streams, Py_ssize_t size, const voi
 def _cython_sharing_loop(loop: Loop) -> str:
     declared = [f"cdef float {name}" for name in loop.local_names]
     declared += [f"cdef float c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
-    rest = [f"rest[{k}] = <float32_stream>streams[{k}] + blocks * SHARED_BLOCK" for k in range(len(loop.streams))]
+    rest = [f"rest[{k}] = <float32_operand>operands[{k}] + blocks * SHARED_BLOCK" for k in range(len(loop.operands))]
     return _CYTHON_SHARING_LOOP.format(
         name=loop.name,
-        n_streams=len(loop.streams),
-        stream_arguments=", ".join(f"float32_stream s_{name}" for name in loop.streams),
-        streams=", ".join(f"<float32_stream>streams[{index}]" for index in range(len(loop.streams))),
+        n_operands=len(loop.operands),
+        operand_arguments=", ".join(f"float32_operand s_{name}" for name in loop.operands),
+        operands=", ".join(f"<float32_operand>operands[{index}]" for index in range(len(loop.operands))),
         locals=indent(declared, 1),
         body_by_fma=indent(call_lines(loop, call="{}_" + BY_FMA), 3),
         body=indent(call_lines(loop, call="{}_float32"), 3),

@@ -23,7 +23,7 @@ def {name}_coefficients(arguments, results):
 """
 
 _NUMBA_LOOP = """\
-def {name}_loop(streams, size, coefficients, prefetch_distance):
+def {name}_loop(operands, size, coefficients, prefetch_distance):
 {locals}
     blocks = 0
     if prefetch_distance > 0:
@@ -46,7 +46,7 @@ def numba_source(loop: Loop, real: str) -> str:
     """
     parts = functions_source(loop.functions)
     body = call_lines(loop, call="{}")
-    local = [f"s_{name} = streams[{index}]" for index, name in enumerate(loop.streams)]
+    local = [f"s_{name} = operands[{index}]" for index, name in enumerate(loop.operands)]
     local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
     parts.append(
         _NUMBA_LOOP.format(
@@ -54,7 +54,7 @@ def numba_source(loop: Loop, real: str) -> str:
             block=PREFETCH_BLOCK,
             per_line=CACHE_LINE // (4 if real == "float32" else 8),
             locals=indent(local, 1),
-            prefetches=indent([f"prefetch(s_{name}, i)" for name in loop.streams], 4),
+            prefetches=indent([f"prefetch(s_{name}, i)" for name in loop.operands], 4),
             body_in_block=indent(body, 4),
             body=indent(body, 2),
         )

@@ -53,7 +53,7 @@ def call_lines(loop: Loop, call: str) -> list[str]:
     """
 
     def spelled(name: str) -> str:
-        if name in loop.streams:
+        if name in loop.operands:
             return f"s_{name}[i]"
         return f"l_{name}" if name in loop.local_names else f"c_{name}"
 

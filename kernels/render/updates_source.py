@@ -40,15 +40,15 @@ cdef Py_ssize_t prefetch_distance
 '''
 
 _RUN = """\
-cdef void run_{real}(loop_function loop, void **streams, int n_streams, Py_ssize_t size, const double *numbers,
+cdef void run_{real}(loop_function loop, void **operands, int n_operands, Py_ssize_t size, const double *numbers,
                      int n_numbers) noexcept nogil:
     cdef {c} coefficients[MAX_COEFFICIENTS]
     cdef int k
-    cdef Py_ssize_t nbytes = size * <Py_ssize_t>sizeof({c}) * n_streams
+    cdef Py_ssize_t nbytes = size * <Py_ssize_t>sizeof({c}) * n_operands
     for k in range(n_numbers):
         coefficients[k] = <{c}>numbers[k]
     cdef floating_point_mode caller = enter_mode(1)
-    loop(streams, size, coefficients, prefetch_distance if nbytes > PREFETCH_BYTES else 0)
+    loop(operands, size, coefficients, prefetch_distance if nbytes > PREFETCH_BYTES else 0)
     set_mode(caller)
 """
 
@@ -61,10 +61,10 @@ cdef void {name}_numbers({arguments}, double *numbers) noexcept nogil:
 
 _FUNCTION = """\
 cdef api void {name}_{real}({arguments}) noexcept nogil:
-    cdef void *streams[{n_streams}]
+    cdef void *operands[{n_operands}]
     cdef double numbers[{n_numbers}]
 {body}
-    run_{real}(loops[{rule}][{position}], streams, {n_streams}, size, numbers, {n_numbers})
+    run_{real}(loops[{rule}][{position}], operands, {n_operands}, size, numbers, {n_numbers})
 """
 
 _ENDING = """\
@@ -121,15 +121,15 @@ def _coefficients(signature: Any, functions: list[str]) -> str:
 
 
 def _function(signature: Any, real: str, rules: list[str]) -> str:
-    streams = ("param", "grad", *signature.states)
+    operands = ("param", "grad", *signature.states)
     names = [each.split()[-1].lstrip("*") for each in _numbers(signature)]
     body = [f"{signature.name}_numbers({', '.join(names)}, numbers)"]
-    body += [f"streams[{index}] = <void *>{name}" for index, name in enumerate(streams)]
+    body += [f"operands[{index}] = <void *>{name}" for index, name in enumerate(operands)]
     return _FUNCTION.format(
         name=signature.name,
         real=real,
         arguments=_declaration(signature, real),
-        n_streams=len(streams),
+        n_operands=len(operands),
         n_numbers=len(registry.loop(signature.rule).coefficients),
         body=indent(body, 1),
         rule=rules.index(signature.rule),

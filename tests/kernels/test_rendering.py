@@ -60,7 +60,7 @@ def test_any_change_of_a_formula_changes_the_digest(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("rule", registry.rules().values(), ids=lambda rule: rule.name)
 def test_rules_have_the_form_that_the_renderer_reads(rule: dialect.Rule) -> None:
     signature = list(inspect.signature(getattr(rules, rule.name)).parameters)
-    assert signature == [*rule.streams, *rule.coefficients]
+    assert signature == [*rule.operands, *rule.coefficients]
 
 
 def numbers_of(spec: Spec) -> set[str]:

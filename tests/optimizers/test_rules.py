@@ -234,21 +234,21 @@ def test_expressions_can_be_returned() -> None:
 
 
 def test_names_that_loops_use_are_free_for_states() -> None:
-    @fastopt.rule(state=("i", "size", "streams", "block"), hyper={"lr": 0.5, "blocks": 1.0})
-    def Names(param, grad, i, size, streams, block, lr, blocks):  # type: ignore[no-untyped-def]
+    @fastopt.rule(state=("i", "size", "operands", "block"), hyper={"lr": 0.5, "blocks": 1.0})
+    def Names(param, grad, i, size, operands, block, lr, blocks):  # type: ignore[no-untyped-def]
         i = i + grad
         size = size + 2 * grad
-        streams = streams + 3 * grad
+        operands = operands + 3 * grad
         block = block + 4 * grad
         param = param - lr * blocks * grad
-        return param, i, size, streams, block
+        return param, i, size, operands, block
 
     w = np.zeros(200)
     optimizer = Names(w)
     optimizer.step(np.ones(200))
     optimizer.step(np.ones(200))
     assert w.tolist() == [-1.0] * 200
-    assert [optimizer.state[0][name][150] for name in ("i", "size", "streams", "block")] == [2, 4, 6, 8]
+    assert [optimizer.state[0][name][150] for name in ("i", "size", "operands", "block")] == [2, 4, 6, 8]
 
 
 def test_numbers_are_of_the_parameters_precision_in_every_backend() -> None:
