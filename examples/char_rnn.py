@@ -317,6 +317,10 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "NAdam": {"lr": 2e-2},
     "RAdam": {"lr": 5e-2},
     "Lion": {"lr": 1e-2},
+    "AdaBelief": {"lr": 2e-2, "eps": 1e-12},
+    "AdEMAMix": {"lr": 2e-2},
+    "ADOPT": {"lr": 2e-2},
+    "Adan": {"lr": 4e-2},
 }
 """Hyperparameters that suit this network. Optimizers that are not listed use their defaults."""
 

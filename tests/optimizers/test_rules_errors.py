@@ -115,6 +115,7 @@ OUTSIDE: list[tuple[str, str, dict[str, str], int, str]] = [
     ("arity", "param = select(grad > 0, param)" + R, {}, 7, r"select\(\) takes 3 arguments, got 2"),
     ("string", "param = 'a'" + R, {}, 7, "outside of the dialect"),
     ("two targets", "param, exp_avg = exp_avg, param" + R, {}, 7, "one plain name"),
+    ("logarithm", "param = log(param)" + R, {"words": "log"}, 7, "logarithms are for coefficient functions only"),
     ("word as a name", "sqrt = param" + R, {}, 7, "'sqrt' is a function here"),
     ("no return", "param = param - lr * grad", {}, 7, "must return a value"),
     ("returns less", "param = param - lr\n    return param", {}, 8, "must return param, exp_avg; it returns param"),
