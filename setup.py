@@ -146,7 +146,11 @@ def extensions() -> list[Extension]:
 
 
 class BuildExtensions(build_ext):
-    """Adds OpenMP to the engine, or says loudly why it cannot."""
+    """Compiles on all cores; adds OpenMP to the engine, or says loudly why it cannot."""
+
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or True  # as many as there are cores
 
     def build_extensions(self) -> None:
         if enabled("FASTOPT_BUILD_OPENMP"):

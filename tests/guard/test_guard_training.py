@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from guard_training import batches, digits, initial_params, loss_and_gradients
+from threadpoolctl import threadpool_limits
 
 import fastopt
 from fastopt.guard import Finding
 
 MLP = (64, 32, 10)
 DEEP = (64, *[32] * 9, 10)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_for_matrices() -> Iterator[None]:
+    """Threads that wait for each other make small products slow where other programs run."""
+    with threadpool_limits(1, "blas"):
+        yield
 
 
 class Healthy(NamedTuple):

@@ -80,6 +80,7 @@ def test_the_error_reaches_the_user() -> None:
 def test_prefetching_does_not_change_the_bits() -> None:
     large = PROGRAM.replace("63, 64, 65, 4097", "64, 4097, 9_000_003").replace("range(20)", "range(2)")
     large = large.replace("in CASES", "in CASES[:1] + CASES[9:10]")
+    large = large.replace("random_gradient(rng, param.size, dtype)", "rng.random(param.size, dtype) - 0.5")  # faster
     digests = {run(large, FASTOPT_PREFETCH=distance).stdout for distance in ("0", "512")}
     assert len(digests) == 1
     assert "" not in digests
