@@ -96,6 +96,7 @@ def test_held_out_paragraphs_are_not_in_the_training_part() -> None:
     assert held_out.endswith("\n\nnew at the end")
 
 
+@pytest.mark.blas
 def test_training_reduces_the_loss_and_decays_the_rate() -> None:
     corpus = char_rnn.Corpus.from_text(TEXT)
     network = char_rnn.CharacterNetwork(len(corpus.characters), n_hidden=32, seed=0)
@@ -113,6 +114,7 @@ def test_training_reduces_the_loss_and_decays_the_rate() -> None:
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.blas
 def test_demo_end_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["demo", "--quick"]) == 0
     output = capsys.readouterr().out

@@ -98,6 +98,7 @@ def files(folder: Path) -> list[str]:
 # --- diagnose ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.blas
 @pytest.mark.parametrize(
     ("arguments", "reading"),
     [
@@ -206,6 +207,7 @@ def test_nobody_reads_the_output(folder: Path, arguments: list[str]) -> None:
 # --- range-test -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.blas
 def test_range_test(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["range-test", "digits-mlp", "--quick", "--method", "minimum", "--plot", "range.svg"]) == 0
     found = json.loads((folder / "fastopt-range-test/range-test.json").read_text())
@@ -215,6 +217,7 @@ def test_range_test(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert b"<svg" in (folder / "range.svg").read_bytes()
 
 
+@pytest.mark.blas
 def test_range_test_without_a_suggestion(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["range-test", "digits", "--max-lr", "1e-6", "--quick"]) == 0
     assert "No suggestion: it did not fall; try higher rates" in capsys.readouterr().out
@@ -245,6 +248,7 @@ def test_sweep_and_resume(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert "give another folder with --output, or delete this one" in error
 
 
+@pytest.mark.blas
 def test_sweep_says_that_the_best_is_at_the_edge(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--optimizer", "SGD", "--min-lr", "1e-4", "--max-lr", "1e-2", "--quick", "--workers", "0"]
     assert cli.main(["sweep", "digits", *arguments]) == 0

@@ -13,6 +13,8 @@ from threadpoolctl import threadpool_limits
 import fastopt
 from fastopt.guard import Finding
 
+pytestmark = pytest.mark.blas
+
 MLP = (64, 32, 10)
 DEEP = (64, *[32] * 9, 10)
 

@@ -186,6 +186,7 @@ def test_standardised_inputs() -> None:
 # --- what they say ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.blas
 def test_large_batches_need_a_larger_rate() -> None:
     results = batch_size.run(quick=True)
     largest = results.rows[-1]
@@ -202,6 +203,7 @@ def test_the_largest_good_batch_ends_at_the_first_bad_one() -> None:
     assert results.largest_good("scaled") == 64
 
 
+@pytest.mark.blas
 def test_rprop_is_for_full_batches() -> None:
     results = rprop_full_batch.run(quick=True)
     full, mini = results.trainings["Rprop", True], results.trainings["Rprop", False]
@@ -213,6 +215,7 @@ def test_rprop_is_for_full_batches() -> None:
     assert mini.step_size < 1e-5 < full.step_size
 
 
+@pytest.mark.blas
 def test_keras_decay_is_per_step() -> None:
     results = keras_decay.run(quick=True)
     constant, believed, legacy = (results.epochs[name] for name in keras_decay.NAMES)
@@ -226,6 +229,7 @@ def test_keras_decay_is_per_step() -> None:
     assert believed[-1].accuracy > 0.9 > legacy[-1].accuracy + 0.05
 
 
+@pytest.mark.blas
 def test_a_plateau_reduces_high_rates_of_adam() -> None:
     low, high = plateau_adam.run(quick=True)
     assert low.with_plateau == low.without  # it is still getting better: nothing is reduced
@@ -250,6 +254,7 @@ def test_differences_are_of_pairs() -> None:
     assert difference.error == pytest.approx(1 / math.sqrt(3))
 
 
+@pytest.mark.blas
 def test_decay_per_step_stops_learning() -> None:
     results = rnn_epoch_decay.run(quick=True)
     settings, steps = results.settings, results.steps_per_epoch
@@ -270,6 +275,7 @@ def test_decay_per_step_stops_learning() -> None:
     assert last["0.97 per step"] < 0.1 * last["0.97 per epoch"]  # it stands still
 
 
+@pytest.mark.blas
 def test_unscaled_inputs_become_nan_and_the_guard_says_where() -> None:
     unguarded, at_nan, at_explosion, standardised = unscaled_inputs.run(quick=True)
     assert unguarded.finding is None
@@ -289,6 +295,7 @@ def test_unscaled_inputs_become_nan_and_the_guard_says_where() -> None:
     assert standardised.gradient_norm < 100 < unguarded.gradient_norm
 
 
+@pytest.mark.blas
 def test_projected_and_proximal_solutions_are_scikit_learns() -> None:
     rows = {row.name: row for row in projected_and_proximal.run()}
     for row in rows.values():
@@ -301,6 +308,7 @@ def test_projected_and_proximal_solutions_are_scikit_learns() -> None:
     assert all(rows[name].mine.min() == 0 for name in rows if "non-negative" in name)
 
 
+@pytest.mark.blas
 def test_a_pass_over_a_stream_comes_near_the_normal_equations() -> None:
     results = streaming_regression.run(quick=True)
     *descents, exact = results.rows
@@ -310,6 +318,7 @@ def test_a_pass_over_a_stream_comes_near_the_normal_equations() -> None:
     assert results.chunk_bytes < 2_000_000
 
 
+@pytest.mark.blas
 def test_a_stream_is_the_same_each_time_and_like_the_data() -> None:
     stream = streaming_regression.Stream(50_000)
     chunks = list(stream)
@@ -324,6 +333,7 @@ def test_a_stream_is_the_same_each_time_and_like_the_data() -> None:
     assert stream.error(stream.true) == 0
 
 
+@pytest.mark.blas
 def test_custom_rules() -> None:
     results = custom_rules.run(quick=True)
     assert results.keys() == custom_rules.OPTIMIZERS.keys()

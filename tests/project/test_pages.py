@@ -55,6 +55,7 @@ def same_line(command: str, shown: list[str], printed: list[str]) -> bool:
     return all(same(*words, factor) for words in zip(shown[1:], printed[1:], strict=True))
 
 
+@pytest.mark.blas
 @pytest.mark.parametrize(("command", "text"), SHOWN, ids=[command for command, _ in SHOWN])
 def test_the_guide_shows_what_commands_print(
     command: str, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

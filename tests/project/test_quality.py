@@ -73,6 +73,7 @@ def readme_blocks() -> list[str]:
     return [block for text in texts for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL)]
 
 
+@pytest.mark.blas
 @pytest.mark.parametrize("block", readme_blocks(), ids=lambda block: block.splitlines()[0])
 def test_the_code_in_readme_runs(block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

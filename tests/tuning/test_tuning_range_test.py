@@ -24,6 +24,9 @@ TARGET = np.linspace(-1, 1, 40)
 WITH_RATE = [name for name, spec in SPECS.items() if spec.uses_lr]
 
 
+pytestmark = pytest.mark.blas
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_for_matrices() -> Iterator[None]:
     with threadpool_limits(1, "blas"):

@@ -19,6 +19,8 @@ from fastopt.tuning import BUNDLED, READINGS, History, diagnose, load_source, re
 from fastopt.tuning.histories import read_epochs
 from fastopt.tuning.readings import RULES
 
+pytestmark = pytest.mark.blas
+
 
 @pytest.fixture(autouse=True)
 def _one_thread_for_matrices() -> Iterator[None]:

@@ -39,6 +39,7 @@ def same(one: Sweep, other: Sweep) -> bool:
 # --- what is best -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.blas
 @pytest.mark.parametrize(
     ("problem", "optimizer", "low", "high"),
     [("digits", "SGD", 0.3, 10), ("digits-mlp", "Adam", 1e-3, 0.05), ("diabetes", "SGD", 2e-3, 0.2)],
