@@ -1,5 +1,5 @@
-"""Runs `tests/cuda`: in Numba's simulator, which must be chosen before Numba is imported, and on a device if there is
-one."""
+"""Runs `tests/kernels/cuda`: in Numba's simulator, which must be chosen before Numba is imported, and on a device if
+there is one."""
 
 from __future__ import annotations
 
