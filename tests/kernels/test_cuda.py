@@ -17,6 +17,7 @@ from fastopt.kernels.cuda import availability
 from fastopt.kernels.cuda.availability import unavailable
 
 FOLDER = Path(__file__).parent / "cuda"
+FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
@@ -28,9 +29,10 @@ def run_in_child(arguments: list[str], **variables: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_in_the_simulator() -> None:
-    """All files in one process: it takes a minute, and would take 15 seconds more in a process for each file."""
-    run_in_child([str(FOLDER)], NUMBA_ENABLE_CUDASIM="1")
+@pytest.mark.parametrize("name", FILES)
+def test_in_the_simulator(name: str) -> None:
+    """Each file in a process of its own, so that none finds what another left behind."""
+    run_in_child([str(FOLDER / name)], NUMBA_ENABLE_CUDASIM="1")
 
 
 def test_on_a_device() -> None:
