@@ -36,7 +36,7 @@ class Memory(Protocol):
     def fill(self, array: Any, value: float, /) -> None: ...
 
     def copy(self, target: Any, source: Any, /) -> None:
-        """Copy `source`, an array of this memory or NumPy, to `target`, an array of this memory and of the same shape."""
+        """Copy `source`, an array of this memory or NumPy, to `target`, an array of this memory and the same shape."""
 
     def to_host(self, array: Any, /) -> np.ndarray:
         """A copy of an array in main memory."""
