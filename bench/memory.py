@@ -29,7 +29,7 @@ def unavailable() -> str | None:
 
 
 def give_memory_back() -> None:
-    """Return memory to the system: garbage, and memory kept by the allocator (gigabytes, after lists of large tensors)."""
+    """Return to the system garbage and memory kept by the allocator: gigabytes, after lists of large tensors."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
     if trim is not None:
