@@ -38,7 +38,7 @@ class Variant:
 
     @property
     def bytes_per_parameter(self) -> int:
-        """What a step must move, float32: parameter, gradient and states read, parameter and states written."""
+        """Bytes moved by a float32 step: it reads parameter, gradient and states, and writes parameter and states."""
         reads, writes = 2 + len(self.states), 1 + len(self.states)
         return (reads + writes) * FLOAT32.itemsize
 
@@ -54,16 +54,16 @@ def _variants(spec: Spec) -> list[Variant]:
 
 
 VARIANTS: dict[str, Variant] = {each.name: each for spec in SPECS.values() for each in _variants(spec)}
-"""Every optimizer with every rule that it has; a new row of SPECS is here by itself."""
+"""Every optimizer with each of its rules; a new row of SPECS appears here automatically."""
 
 ADAM = VARIANTS["Adam"]
 MAIN = tuple(VARIANTS[name] for name in ("Adam", "RMSprop", "Rprop", "Adagrad", "SGD momentum"))
-"""Where measuring every variant would take too long."""
+"""The variants for cases in which measuring every variant would take too long."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Tensors of these shapes, whose elements lie within plus or minus half of `spread` at first."""
+    """Tensors of these shapes, whose elements initially lie within plus or minus half of `spread`."""
 
     name: str
     shapes: tuple[tuple[int, ...], ...] = field(repr=False)
@@ -75,14 +75,14 @@ class Workload:
 
 
 class Named(Protocol):
-    """What has a name."""
+    """An object with a name."""
 
     @property
     def name(self) -> str: ...
 
 
 def identifier(each: Named) -> str:
-    """A name that `pytest -k` can take."""
+    """A name that `pytest -k` accepts."""
     return each.name.replace(", ", "-").replace(" ", "-").replace(",", "_")
 
 
@@ -138,7 +138,7 @@ assert {each: (len(each.shapes), each.size) for each in PUBLISHED} == PUBLISHED
 
 @dataclass
 class Problem:
-    """What an optimizer is given: parameters to copy, and the gradients that all sides share."""
+    """The input of an optimizer: parameters to copy, and the gradients that all sides share."""
 
     variant: Variant
     workload: Workload
@@ -155,7 +155,7 @@ class Problem:
         return cls(variant, workload, n_threads, *views)
 
     def change_gradients(self) -> None:
-        """Give a part of the gradients another sign and all of that part another size, in place."""
+        """Change, in place, the sign and the magnitude of a part of the gradients."""
         for grad in self.grads:
             grad.reshape(-1)[::3] *= -0.75
 
@@ -181,7 +181,7 @@ def _views(numbers: np.ndarray, workload: Workload) -> list[np.ndarray]:
 
 
 def copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Each array in memory of its own that starts on a cache line, as torch allocates its tensors."""
+    """A copy of each array, aligned to a cache line, as torch allocates its tensors."""
     made = []
     for array in arrays:
         copy = empty_aligned(array.size, array.dtype).reshape(array.shape)

@@ -1,4 +1,4 @@
-"""Comparison of two optimizers' results, before anything is timed."""
+"""Compares the results of two optimizers, before anything is timed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ RELATIVE = 1e-5
 learning rate, 1e-3 at least. At first parameters lie within [-0.5, 0.5]."""
 
 CHUNK = 1 << 20
-"""Elements compared at a time."""
+"""Number of elements compared at once."""
 
 
 def take_steps(problem: Problem, runners: dict[str, Runner]) -> dict[str, list[float]]:
-    """STEPS steps of each, over gradients that change, their signs included; the seconds of each one's steps."""
+    """Take STEPS steps with each runner, over gradients that change, also in sign; the seconds of the steps of each."""
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(STEPS):
         problem.change_gradients()
@@ -50,7 +50,7 @@ def difference(
 def disagreement(
     problem: Problem, ours: Runner, theirs: Runner, relative: float = RELATIVE, absolute: float | None = None
 ) -> str | None:
-    """What is wrong with two runners that have taken the same steps, or None."""
+    """The disagreement of two runners that have taken the same steps, or None."""
     if ours.results is None or theirs.results is None:
         return None
     mine = ours.results()

@@ -1,4 +1,4 @@
-"""Clip, step and zero: what fastopt does in one call, in the ways in which peers offer it."""
+"""Clip, step and zero: fastopt does all three in one call; peers do them in other ways."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_GRAD_NORM = 1.0
 def three_calls(
     name: str, make: Callable[[Tensors], Any], unavailable: Callable[[Problem], str | None], refilled: bool
 ) -> Peer:
-    """What a training loop in torch calls: clip_grad_norm_, step, zero_grad. `refilled`: gradients are not yet zero."""
+    """Calls as in training loops of torch: clip_grad_norm_, step, zero_grad. `refilled`: gradients are not zero yet."""
 
     def start(problem: Problem) -> Runner:
         import torch
@@ -37,7 +37,7 @@ def three_calls(
 
 
 def torchs(refilled: bool) -> tuple[Peer, ...]:
-    """Three calls, with torch's optimizer in each of its ways."""
+    """Three calls, with each implementation of the optimizer in torch."""
     return tuple(
         three_calls(
             name,
@@ -61,5 +61,5 @@ OPTAX = dataclasses.replace(
 """Clips in its step, and zeroes nothing: it takes gradients as arguments."""
 
 CLIP_STEP_ZERO = (*torchs(refilled=False), DEEPSPEED, OPTAX)
-"""Whom fastopt's one call is compared with. Others clip each array by its own norm, or not at all; Keras' eps counts
-for so much more with gradients so small that it is another formula."""
+"""The peers compared with the single call of fastopt. Others clip each array by its own norm, or do not clip. With
+these small gradients, eps has so much more effect in Keras that its formula is a different one."""

@@ -1,4 +1,4 @@
-"""A clock that can be stopped while the next step is prepared."""
+"""A clock that stops while the next step is prepared."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Clock:
-    """time.perf_counter, less the time that it stood still.
+    """time.perf_counter, minus the time for which the clock was stopped.
 
-    What is done on a device goes on after the call that started it: `wait` is called before the clock is read.
+    Work on a device continues after the call that started it, so the clock calls `wait` before it is read.
     """
 
     def __init__(self) -> None:
@@ -24,7 +24,7 @@ class Clock:
 
     @contextmanager
     def waiting(self, wait: Callable[[], Any]) -> Iterator[None]:
-        """Within, the clock is read once this returns."""
+        """Within this context, the clock calls `wait` before each reading."""
         before, self.wait = self.wait, wait
         try:
             yield
@@ -32,7 +32,7 @@ class Clock:
             self.wait = before
 
     def without(self, prepare: Callable[[], None], step: Callable[[], Any]) -> Callable[[], Any]:
-        """`step` after `prepare`, which is not timed. Calling them so adds some 0.1 microseconds to a step."""
+        """A function that calls `prepare`, untimed, and then `step`. This adds about 0.1 microseconds to a step."""
 
         def prepared_step() -> Any:
             start = time.perf_counter()
@@ -44,8 +44,8 @@ class Clock:
 
 
 def _nothing() -> None:
-    """What is to be waited for where everything is done when a call returns."""
+    """The wait for steps that are complete when their call returns."""
 
 
 CLOCK = Clock()
-"""Times both sides of every comparison."""
+"""The clock that times both sides of every comparison."""

@@ -21,7 +21,7 @@ imported = time.perf_counter()
 stepped = time.perf_counter()
 print(imported - start, stepped - start, float(params[0]))
 """
-"""Prints the seconds of the import, those up to the end of the first step, and what the step made of a parameter."""
+"""Prints the seconds of the import, the seconds up to the end of the first step, and a parameter after the step."""
 
 EXPECTED, TOLERANCE = -1e-3, 1e-8
 """Adam's first step moves a parameter by its learning rate against the gradient's sign, whatever eps is."""
@@ -48,7 +48,7 @@ class ColdStart:
         return None if found else f"{self.package} is not installed"
 
     def run(self, folder: Path) -> tuple[float, float] | str:
-        """The seconds of the import, and of import and first step; or why there are none. Caches are in the folder."""
+        """The seconds of the import and of import and first step, or why neither exists. Caches are in the folder."""
         program = PROGRAM.format(imports=self.imports, first_step=self.first_step)
         variables = {**os.environ, **self.environment} | ({} if self.cache is None else {self.cache: str(folder)})
         variables.pop("PYTHONDONTWRITEBYTECODE", None)  # Python's own compiling is not what a second process pays.

@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def options(arguments: argparse.Namespace, results: Path | None = None) -> list[str]:
-    """The command's arguments as pytest's."""
+    """The arguments of the command as arguments of pytest."""
     chosen: dict[str, Any] = {
         "--threads": arguments.threads,
         "--seconds": arguments.seconds,
@@ -115,7 +115,7 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 
 def partial(path: Path) -> Path:
-    """Where results are until the run is through."""
+    """The file that holds the results until the run is complete."""
     return path.with_name(path.name + ".partial")
 
 
@@ -154,7 +154,7 @@ def run_suite(arguments: argparse.Namespace) -> int:
 
 
 def check(ended: suite.Ended, arguments: argparse.Namespace) -> None:
-    """Refuse what pytest could not use of the arguments."""
+    """Reject the arguments that pytest could not use."""
     if ended.exit_code == pytest.ExitCode.USAGE_ERROR:
         raise UsageError(ended.error)
     if ended.exit_code == pytest.ExitCode.NO_TESTS_COLLECTED:
@@ -179,7 +179,7 @@ def progress_bar(screen: Any) -> Progress:
 
 
 def show(results: Results, arguments: argparse.Namespace) -> None:
-    """Print the tables, and write what was asked for."""
+    """Print the tables, and write the requested files."""
     from rich.console import Console
 
     from . import terminal

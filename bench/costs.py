@@ -1,9 +1,9 @@
 """`python -m fastopt.bench.costs [OPTIMIZER ...]`: measure `Spec.costs`, nanoseconds per element of each rule.
 
-On one thread, with everything in cache, and without the time of the call: the difference of two sizes. Beside it stand
-the numbers in the table of specs, and an estimate from the text of the rule (`kernels/formulas/costs.py`), which custom
-rules use. They decide when another thread makes a step faster: a fifth more or less does not matter. Measure on an idle
-processor with AVX-512.
+It measures on one thread, with everything in cache, and excludes the time of the call by the difference of two sizes.
+Beside each cost it prints the number in the table of specs and an estimate from the text of the rule
+(`kernels/formulas/costs.py`), which custom rules use. Costs decide when another thread makes a step faster; a fifth
+more or less does not matter. Measure on an idle processor with AVX-512.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CALLS = 20
 
 
 def nanoseconds(variant: Variant, dtype: type) -> float:
-    """Per element."""
+    """Measured nanoseconds per element."""
     best = []
     for size in SIZES:
         make = getattr(fastopt, variant.optimizer)

@@ -22,7 +22,7 @@ DEVICE = "cuda"
 SIZES = tuple(flat(10**power) for power in range(4, 10))
 
 LEAST_SIZE = 1_000_000
-"""Parameters from which on a step is compared with a copy; below it is bound by the launch."""
+"""A step on at least this many parameters is compared with a copy; launches limit steps on fewer."""
 
 
 def unavailable() -> str | None:
@@ -42,7 +42,7 @@ def unavailable() -> str | None:
 
 
 def sides_on_device(variant: Variant, workload: Workload) -> int:
-    """How many optimizers there is memory for on the device, and for their numbers in main memory."""
+    """How many optimizers fit into the memory of the device, with their numbers in main memory."""
     import torch
 
     n_bytes = workload.size * FLOAT32.itemsize
@@ -62,8 +62,8 @@ def to_device(memory: Any, array: np.ndarray) -> Any:
 
 
 def make(problem: Problem, **options: Any) -> tuple[Any, Callable[[], list[np.ndarray]], Callable[[], None]]:
-    """An optimizer over device arrays with its gradients bound; what its parameters are; and how it takes new
-    gradients."""
+    """An optimizer over device arrays with its gradients bound, a function that returns its parameters, and one that
+    takes new gradients."""
     memory = backends.load("cuda").memory
     params, grads = ([to_device(memory, each) for each in arrays] for arrays in (problem.params, problem.grads))
 
@@ -97,7 +97,7 @@ def start_graph(problem: Problem) -> Runner:
 
 
 def captured(step: Callable[[], Any]) -> Callable[[], Any]:
-    """The replay of a CUDA graph of one step; one is taken before it is captured, which compiles and makes states."""
+    """The replay of a CUDA graph of one step. An earlier step, before the capture, compiles and creates states."""
     import torch
 
     side = torch.cuda.Stream()
@@ -122,7 +122,7 @@ TORCH: dict[str, dict[str, Any]] = {
     "torch foreach": {"foreach": True},
     "torch fused": {"fused": True},
 }
-"""On a device, torch's default is foreach."""
+"""On a device, foreach is the default of torch."""
 
 PEERS = (
     *(torch_peer(name, device=DEVICE, **options) for name, options in TORCH.items()),

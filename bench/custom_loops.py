@@ -17,12 +17,12 @@ from .clipping import MAX_GRAD_NORM
 from .runner import Peer, Runner
 
 LEARNING_STEPS = 4
-"""So many steps first: the third and fourth are on one thread, to learn what that takes."""
+"""Steps before timing: the third and fourth run on one thread, to learn how long that takes."""
 
 
 @contextmanager
 def all_threads() -> Iterator[None]:
-    """What is made within uses all its threads in each step, however small that is and however long it takes."""
+    """Optimizers made within this context use all their threads in each step, however small or slow the step is."""
     from fastopt.kernels import native
 
     before = native.set_thread_policy(1e-6, False)
@@ -33,7 +33,7 @@ def all_threads() -> Iterator[None]:
 
 
 def _unaligned_copies(arrays: list[np.ndarray]) -> list[np.ndarray]:
-    """Each array 16 bytes after the start of a cache line: all that NumPy promises of its own memory."""
+    """A copy of each array, 16 bytes after the start of a cache line: NumPy guarantees no better alignment."""
     made = []
     for array in arrays:
         skipped = 16 // array.itemsize

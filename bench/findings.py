@@ -10,7 +10,7 @@ from typing import Any
 Record = dict[str, Any]
 
 OWN = "fastopt"
-"""How names begin of fastopt itself in other ways: no peers."""
+"""First word of the names of other ways to run fastopt, which are not peers."""
 
 
 def is_peer(name: str) -> bool:
@@ -22,13 +22,13 @@ def comparisons(records: Iterable[Record]) -> list[Record]:
 
 
 def timed(record: Record) -> dict[str, Record]:
-    """Who was timed, the fastest first."""
+    """The peers that were timed, the fastest first."""
     found = {name: result for name, result in record["peers"].items() if "ratio" in result}
     return dict(sorted(found.items(), key=lambda item: item[1]["ratio"]))
 
 
 def best(record: Record) -> tuple[str, Record] | None:
-    """The fastest library that was timed and is not approximate; where there is none, whoever is the fastest."""
+    """The fastest library that was timed and is not approximate; if there is none, the fastest peer of any kind."""
     exact = {name: result for name, result in timed(record).items() if "approximate" not in result}
     peers = {name: result for name, result in exact.items() if is_peer(name)} or exact
     libraries = {name: result for name, result in peers.items() if "by_hand" not in result}
@@ -36,7 +36,7 @@ def best(record: Record) -> tuple[str, Record] | None:
 
 
 def best_by_hand(record: Record) -> tuple[str, Record] | None:
-    """The fastest of what one writes without a library."""
+    """The fastest of the updates written by hand, without a library."""
     return next(((name, result) for name, result in timed(record).items() if "by_hand" in result), None)
 
 
@@ -47,7 +47,7 @@ def faster(record: Record) -> dict[str, Record]:
 
 @dataclass
 class Losses:
-    """Where peers are faster: (record, name, result), the greatest loss first; and out of how many."""
+    """Comparisons in which peers are faster: (record, name, result), the greatest loss first; and the number of all."""
 
     rows: list[tuple[Record, str, Record]]
     compared: int

@@ -14,10 +14,11 @@ from .measure import WARM_SECONDS, Record, marks, quotients, time_steps
 from .runner import Peer, Runner
 
 MILESTONES = (10, 1_000, 3_000)
-"""Steps are timed from these on. A momentum of 0.9 decays to denormals by about step 800."""
+"""Timing starts at each of these steps. A momentum of 0.9 decays to denormals by about step 800."""
 
 TURNS, UNTIMED_STEPS, TIMED_STEPS = 5, 100, 50
-"""Each takes so many steps in its turn, so that all are at the same step. After step 10 the last turn ends at 760."""
+"""In its turn, each optimizer takes this number of steps, so all are at the same step. The last turn after step 10 ends
+at step 760."""
 
 assert MILESTONES[0] + TURNS * (UNTIMED_STEPS + TIMED_STEPS) < 800
 
@@ -35,7 +36,7 @@ class Walker:
     seconds: dict[int, list[float]] = field(default_factory=dict)
 
     def walk(self, count: int, until: float = float("inf")) -> bool:
-        """Take so many steps; False when that takes longer than until then."""
+        """Take `count` steps; stop and return False after the first one that ends later than `until`."""
         step = self.runner.prepared_step
         for _ in range(count):
             start = time.perf_counter()
@@ -48,7 +49,7 @@ class Walker:
         return True
 
     def take_turn(self, milestone: int) -> None:
-        time.sleep(WARM_SECONDS)  # the threads of the one before go to sleep
+        time.sleep(WARM_SECONDS)  # the threads of the previous optimizer go to sleep
         self.walk(UNTIMED_STEPS)
         self.seconds.setdefault(milestone, []).append(time_steps(self.runner.prepared_step, TIMED_STEPS))
         self.steps += TIMED_STEPS
@@ -57,7 +58,7 @@ class Walker:
 class History:
     """A subject and its peers. Gradients of the first half are zero from the second step on.
 
-    A peer leaves where the way to a milestone, or being timed there, takes longer than `patience`, in seconds.
+    A peer leaves if its steps to a milestone, or its timing there, take longer than `patience`, in seconds.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class History:
         del self.others[name]
 
     def reach(self, milestone: int) -> None:
-        """Time this milestone and those before it, where that has not been done."""
+        """Time this milestone and all earlier ones that are not yet timed."""
         for each in MILESTONES[: MILESTONES.index(milestone) + 1]:
             if each not in self.ours.seconds:
                 self._walk_to(each)
@@ -118,7 +119,7 @@ class History:
                 self._leave(name, {"unavailable": reason})
 
     def results(self, milestone: int) -> dict[str, Record]:
-        """What came of each peer at a milestone that has been reached, in the order in which they were given."""
+        """The result of each peer at a milestone that has been reached, in the given order of peers."""
         mine, timed = self.ours.seconds[milestone], {}
         for name, walker in self.others.items():
             theirs = walker.seconds[milestone]
@@ -126,7 +127,7 @@ class History:
         return {peer.name: (timed.get(peer.name) or self.absent[peer.name]) | marks(peer) for peer in self.peers}
 
     def growth(self, milestone: int) -> dict[str, float]:
-        """How many times as long as in the beginning a step takes there, of each who got that far."""
+        """The time of a step at a milestone divided by its time in the beginning, for each peer that reached it."""
 
         def growth(walker: Walker) -> float:
             first, last = (statistics.median(walker.seconds[each]) for each in (MILESTONES[0], milestone))

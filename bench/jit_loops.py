@@ -12,7 +12,7 @@ from .custom_loops import custom_rule
 from .runner import Peer, Runner
 
 UPDATES = 100
-"""In each loop; a "step" of these peers is a whole loop."""
+"""Updates in each loop; a "step" of these peers is a whole loop."""
 
 
 def _built_in(name: str) -> Any:

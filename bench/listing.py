@@ -23,13 +23,13 @@ def peer_names() -> list[str]:
 
 
 def unknown_peers(asked: list[str]) -> list[str]:
-    """Those that no peer, and none of fastopt's own ways, is called."""
+    """The requested names that match no peer and no other way to run fastopt."""
     ours = [each.name for each in vars(custom_loops).values() if isinstance(each, Peer)]
     return [name for name in asked if not any(fits(name, known) for known in (*peer_names(), *ours))]
 
 
 def reasons(peer: Peer, n_threads: int) -> Counter[str | None]:
-    """Why it cannot run variants, with how many; None for those that it can."""
+    """The reasons why a peer cannot run variants, each with their number; None counts the variants that it can run."""
     problem = functools.partial(Problem.make, workload=SMALL, n_threads=n_threads)
     return Counter(peer.unavailable(problem(variant)) for variant in VARIANTS.values())
 
@@ -49,7 +49,7 @@ def peers_table(n_threads: int) -> Table:
 
 
 def cases_table(items: list[Any]) -> Table:
-    """A row a test: how many cases, and the name of one; before them what their file is about."""
+    """One row per test: the number of its cases and the name of one; before the rows of a file, its subject."""
     from rich.table import Table
     from rich.text import Text
 

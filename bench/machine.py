@@ -25,7 +25,7 @@ PACKAGES = (
     "thinc",
     "pytest-benchmark",
 )
-"""Whose versions are told."""
+"""Packages whose versions are reported."""
 
 PROCESSORS = Path("/sys/devices/system/cpu")
 CACHES = PROCESSORS / "cpu0" / "cache"
@@ -34,7 +34,7 @@ PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_", "NUMBA_", "FASTOPT_", "THP_")
 
 
 class Load:
-    """How many processors other processes keep busy, on average, from when this is made."""
+    """How many processors other processes keep busy, on average, since this object was created."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
@@ -45,7 +45,7 @@ class Load:
 
 
 def _seconds_of_others() -> float:
-    """Processor seconds spent so far by everything but this process and its children; 0 where it cannot be read."""
+    """Processor seconds spent so far by everything except this process and its children; 0 if they cannot be read."""
     try:
         user, nice, system, _, _, interrupt, soft_interrupt = Path("/proc/stat").read_text().split()[1:8]
     except OSError:
@@ -108,7 +108,7 @@ def _caches() -> str:
 
 
 def _cores() -> str:
-    """On how many cores the processors are that this process may use; Linux only."""
+    """The number of cores of the processors that this process may use; Linux only."""
     try:
         cores = {
             tuple(

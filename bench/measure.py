@@ -1,20 +1,20 @@
 """Measures fastopt and its peers in turns, and records the results.
 
-A record is what one test found out, as plain values for JSON. All have `section` and `name`. A comparison has
+A record holds the findings of one test, as plain values for JSON. All have `section` and `name`. A comparison has
 
-- `variant`, `workload`, `parameters`, `subject`: what ran;
-- `checked`: whether results were compared and agree;
+- `variant`, `workload`, `parameters`, `subject`: the case and the side that ran;
+- `checked`: whether results were compared and agreed;
 - `seconds`: a step of fastopt, the median; `first_seconds`: making the optimizer, and its first step;
 - `peers`: per name `seconds`, `first_seconds`, `ratio` (theirs / ours: the median of the pairs), `ratio_min`,
-  `ratio_max`, and `approximate` or `by_hand` where that is so; or `wrong`, what the results disagree in, and then it
-  was not timed; or `unavailable`, the reason.
+  `ratio_max`, and `approximate` or `by_hand` if they apply; or `wrong`, the disagreement of the results, for a peer
+  that was therefore not timed; or `unavailable`, the reason.
 
-Where a step only moves parameters, gradients and states: `bytes_per_second`, here and per peer; and from 100,000
-parameters on `roofline`, the `seconds` of a loop that only moves these bytes, and `fraction` (its time / ours, the
-median of the pairs), `fraction_min`, `fraction_max`, per peer `fraction`.
+If a step only moves parameters, gradients and states, a comparison also has `bytes_per_second`, for fastopt and per
+peer. From 100,000 parameters on, it has `roofline`, the `seconds` of a loop that only moves these bytes, `fraction`
+(the time of this loop / ours, the median of the pairs), `fraction_min`, `fraction_max`, and per peer `fraction`.
 
-A measurement has `values`: per label a number and its unit. The `record` fixture adds `busy`: how many processors other
-work used in the meantime.
+A measurement has `values`: per label a number and its unit. The `record` fixture adds `busy`: the number of processors
+used by other work in the meantime.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ from .runner import Peer, Runner
 Record = dict[str, Any]
 
 BLOCK_SECONDS = 0.01
-"""Steps are timed in blocks of about so long."""
+"""Approximate length of the blocks in which steps are timed."""
 
 WARM_SECONDS = 0.012
-"""So long a runner steps untimed before its block: its data comes into the caches and its threads wake, and the threads
+"""How long a runner steps untimed before its block. Meanwhile its data enters the caches and its threads wake. Threads
 of another OpenMP runtime, which spin for some milliseconds after their last work, go to sleep."""
 
 SLOW_SECONDS = 0.1
 TRIES = 3
-"""How long steps take is the least of so many more tries, since one can be slow for its own reasons; but not where the
-first took longer than SLOW_SECONDS."""
+"""Further tries to find how long steps take: the least counts, since a single try can be slow by chance. There are no
+further tries if the first took longer than SLOW_SECONDS."""
 
 LEAST_PAIRS, MOST_PAIRS = 3, 100
 
@@ -61,18 +61,18 @@ class Settings:
 
     n_threads: int
     seconds: float
-    """About how long each side of a case is measured, its preparation not counted."""
+    """Approximate time to measure each side of a case, without its preparation."""
 
     peers: tuple[str, ...] = ()
     """Names of peers, or the first words of names; none: all peers."""
 
     def chosen(self, peers: Iterable[Peer]) -> tuple[Peer, ...]:
-        """Those that are asked for."""
+        """The requested peers among these."""
         return tuple(peer for peer in peers if not self.peers or any(fits(name, peer.name) for name in self.peers))
 
 
 def fits(asked: str, name: str) -> bool:
-    """Whether what was asked for is a name, or its first words, whatever the case."""
+    """Whether the requested text is a name, or its first words, in upper or lower case."""
     return f"{name} ".lower().startswith(f"{asked.strip()} ".lower())
 
 
@@ -81,7 +81,7 @@ Run = Callable[[Callable[[], Any], int, int, Callable[[], None]], list[float]]
 
 
 def pytest_benchmark_run(benchmark: BenchmarkFixture) -> Run:
-    """By pytest-benchmark, which can be asked once a test. Empty with --benchmark-disable."""
+    """Times with pytest-benchmark, which can be called only once per test. Empty with --benchmark-disable."""
 
     def run(step: Callable[[], Any], rounds: int, steps: int, after: Callable[[], None]) -> list[float]:
         benchmark.pedantic(step, rounds=rounds, iterations=steps, teardown=after)
@@ -114,7 +114,7 @@ class Turn:
         return WARM_SECONDS + self.steps * self.step_seconds
 
     def rounds(self, seconds: float) -> int:
-        """How many turns about fill so long a time."""
+        """How many turns take about this many seconds."""
         return min(MOST_PAIRS, max(LEAST_PAIRS, int(seconds / self.seconds)))
 
     def get_ready(self) -> None:
@@ -131,7 +131,7 @@ class Turn:
 
 
 def time_steps(step: Callable[..., Any], count: int) -> float:
-    """The seconds of one of so many steps, called in the way in which pytest-benchmark calls ours."""
+    """The seconds per step, averaged over `count` steps, called as pytest-benchmark calls ours."""
     arguments: list[Any] = []
     keywords: dict[str, Any] = {}
     loops = range(count)
@@ -161,7 +161,7 @@ def bare_beside_ours(benchmark: BenchmarkFixture, bare: Callable[[], Any], ours:
 
 
 def make_turn(runner: Runner, step_seconds: float) -> Turn:
-    """A turn of the right length, from what a step took; a short one is looked at again."""
+    """A turn of the right length, given the time of a step; a short step is timed again."""
     for _ in range(runner.learning_steps):
         step_seconds = min(step_seconds, time_steps(runner.prepared_step, 1))
     for _ in range(TRIES):
@@ -206,7 +206,7 @@ def quotients(numerators: list[float], denominators: list[float], name: str) -> 
 
 
 def available_memory() -> float:
-    """Bytes; infinite where the system does not say. Linux only."""
+    """Available memory in bytes; infinite if the system does not tell. Linux only."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
@@ -215,14 +215,14 @@ def available_memory() -> float:
 
 
 SHARED_ARRAYS = 3
-"""Of a problem: the numbers that cases start from, and the gradients."""
+"""Arrays that the sides of a problem share: the initial numbers of cases, and the gradients."""
 
 TEMPORARY_ARRAYS = 4
-"""What a peer may need during a step beyond what it keeps."""
+"""Arrays that a peer may need during a step beyond those that it keeps."""
 
 
 def sides_in_memory(variant: Variant, workload: Workload) -> int:
-    """How many optimizers there is memory for at once."""
+    """How many optimizers fit into memory at once."""
     n_bytes = workload.size * FLOAT32.itemsize
     free = available_memory() - (SHARED_ARRAYS + TEMPORARY_ARRAYS) * n_bytes
     return int(min(free / ((2 + len(variant.states)) * n_bytes), 1000))

@@ -19,7 +19,7 @@ RESET_PEAK = "5"
 
 WARM_WORKLOAD = flat(1_000)
 STEPS = 3
-"""So many steps first: what is allocated in the first ones and kept is no part of the peak."""
+"""Steps before the measurement: memory allocated in the first steps and kept is not part of the peak."""
 
 
 def unavailable() -> str | None:
@@ -29,7 +29,7 @@ def unavailable() -> str | None:
 
 
 def give_memory_back() -> None:
-    """To the system: what garbage held, and what the allocator keeps (gigabytes, after lists of large tensors)."""
+    """Return to the system garbage and memory kept by the allocator: gigabytes, after lists of large tensors."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc
     if trim is not None:
@@ -42,7 +42,7 @@ def resident_bytes() -> int:
 
 
 def most_resident_bytes() -> int:
-    """The most since the peak was reset."""
+    """The most physical memory of this process since the peak was reset."""
     return _bytes(STATUS, "VmHWM:")
 
 
@@ -55,13 +55,13 @@ class Memory:
     """Bytes per parameter."""
 
     kept: float
-    """With the parameters and the gradients, from step to step."""
+    """Kept from step to step, including the parameters and the gradients."""
     peak: float
-    """On top of that, at most, during a step."""
+    """The most during a step, in addition to `kept`."""
 
 
 def measure(variant: Variant, workload: Workload, peer: Peer, n_threads: int) -> Memory | str:
-    """What a peer takes in this process, or why it cannot run."""
+    """The memory that a peer takes in this process, or why it cannot run."""
     small = Problem.make(variant, WARM_WORKLOAD, n_threads)
     reason = peer.unavailable(small)
     if reason:

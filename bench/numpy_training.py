@@ -32,7 +32,8 @@ THINC_ERROR = 1e-5
 
 Step = Callable[[], Any]
 MakeStep = Callable[[Problem, np.ndarray, np.ndarray], Step]
-"""From a problem, parameters and gradients, one-dimensional, to the step of Adam which updates the former in place."""
+"""Makes, from a problem and one-dimensional parameters and gradients, a step of Adam that updates the parameters in
+place."""
 
 
 def with_fastopt(problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
@@ -51,7 +52,7 @@ def with_thinc(problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
 
 
 def with_torch(options: dict[str, Any], problem: Problem, params: np.ndarray, grads: np.ndarray) -> Step:
-    """On tensors that share the buffers' memory."""
+    """A step on tensors that share the memory of the buffers."""
     import torch
 
     torch.set_num_threads(problem.n_threads)
@@ -67,7 +68,7 @@ def trained(
     learning_steps: int = 0,
     absolute: float | None = None,
 ) -> Peer:
-    """Whole iterations: forward, backward and a step, always on the same batch."""
+    """A peer whose steps are whole iterations: forward, backward and update, always on the same batch."""
 
     def start(problem: Problem) -> Runner:
         network = MLP(WIDTHS, seed=0)
@@ -108,4 +109,4 @@ PEERS = (
         for name, options in TORCH.items()
     ),
 )
-"""Whose step takes NumPy arrays, or shares their memory."""
+"""The peers whose steps take NumPy arrays, or share their memory."""

@@ -1,7 +1,8 @@
 """Nanoseconds per parameter over size, log-log: a figure for each variant, and one of the main variants.
 
-Matplotlib's Figure alone, never pyplot. A peer looks the same in all figures: its family has a colour, of those that
-colour-blind readers can tell apart, and its place in the family a marker and a dash. Names stand at the ends of lines.
+It uses only the Figure of Matplotlib, never pyplot. A peer looks the same in all figures: its family sets the colour,
+from colours that colour-blind readers can tell apart; its place in the family sets the marker and the dash. Names stand
+at the ends of lines.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ COLORS = {
     "NumPy": "#000000",
     "numba": "#5d3a9b",
 }
-"""By the first word of a peer's name; after Okabe and Ito."""
+"""Colours by the first word of the name of a peer; after Okabe and Ito."""
 
 OTHER_COLOR = "#7f7f7f"
 FASTOPT_COLOR = "#d55e00"
@@ -55,7 +56,7 @@ SETTINGS: Any = {
 }
 
 LABEL_GAP = 0.047
-"""Between the names beside a figure of one variant, as a part of its height."""
+"""Gap between the names beside a figure of one variant, as a fraction of its height."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Line:
 
 
 def looks(records: Iterable[Record]) -> dict[str, Look]:
-    """How each peer looks, from all that took part."""
+    """The look of each peer, assigned over all peers that took part."""
     found = dict(LOOKS)
     places: dict[str, int] = {}
     colors = {family.lower(): color for family, color in COLORS.items()}
@@ -125,7 +126,7 @@ def variants_with_sizes(records: Iterable[Record]) -> list[str]:
 
 
 def spread_out(places: Sequence[float], gap: float) -> list[float]:
-    """The places moved as little as is needed to be `gap` apart, in the same order, within 0 and 1 where they fit."""
+    """The places, moved as little as possible to be `gap` apart, in the same order, and within 0 and 1 if they fit."""
     order = sorted(range(len(places)), key=lambda index: places[index])
     blocks: list[list[float]] = []  # of places that touch: moved together, to where their moves cancel
     for number, index in enumerate(order):
@@ -233,7 +234,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def write(records: Iterable[Record], folder: Path) -> dict[str, Path]:
-    """All figures, into a folder; from their titles to their paths."""
+    """Write all figures into a folder; a dictionary from their titles to their paths."""
     records = list(records)
     made: dict[str, Path] = {}
     overview = overview_figure(records)

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from .cases import MAIN, identifier
 
 LARGEST = 1_000_000
-"""Parameters of the largest case; those above it are left out whatever the table says."""
+"""Most parameters of a case; larger cases are left out whatever the table says."""
 
 NOTHING: tuple[str, ...] = ()
 
@@ -29,9 +29,9 @@ KEPT: Mapping[str, tuple[str, ...]] = {
     "test_threads_of_adam": ("1_000", "10_000", "100_000"),
     "test_threads": NOTHING,
 }
-"""Patterns as in file names; a test that is not named here is measured whole."""
+"""Patterns with the wildcards of file names; a test without an entry runs all its cases up to LARGEST."""
 
 
 def keeps(test: str, identifier: str, size: int) -> bool:
-    """Whether a quick run has this case, of so many parameters."""
+    """Whether a quick run includes this case, which has `size` parameters."""
     return size <= LARGEST and any(fnmatchcase(identifier, pattern) for pattern in KEPT.get(test, ("*",)))

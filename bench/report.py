@@ -31,7 +31,7 @@ READING = (
 )
 
 START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
-"""The marks in README around the part that is written here."""
+"""The marks in README around the generated part."""
 
 
 def cell_text(cell: Cell) -> str:

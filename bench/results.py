@@ -12,7 +12,7 @@ Record = dict[str, Any]
 
 FORMAT = 1
 DIGITS = 5
-"""Significant digits of the numbers that are written: times do not repeat to three."""
+"""Significant digits of written numbers: repeated times do not even agree to three."""
 
 
 class ResultsError(ValueError):
@@ -25,7 +25,7 @@ def _now() -> str:
 
 @dataclass
 class Results:
-    """`machine` is labelled text; the rest go by the id of a test. What records hold is said in `measure.py`."""
+    """`machine` is labelled text; the rest is by the id of a test. `measure.py` describes records."""
 
     records: list[Record] = field(default_factory=list)
     machine: dict[str, str] = field(default_factory=dict)
@@ -37,14 +37,14 @@ class Results:
     format: int = FORMAT
 
     def save(self, path: Path) -> None:
-        """Write the file, or leave the one that is there as it is."""
+        """Write the file; if that fails, an existing file stays as it is."""
         unfinished = path.with_name(path.name + ".unfinished")
         unfinished.write_text(json.dumps(_rounded(asdict(self)), indent=1) + "\n", encoding="utf-8")
         unfinished.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Results:
-        """From what `save` or pytest-benchmark's own `--benchmark-json` wrote."""
+        """Read a file that `save` or `--benchmark-json` of pytest-benchmark wrote."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -81,11 +81,11 @@ class Results:
 
 MEASURED, BUSY, RUNTIMES = "measured", "processors busy with other work", "OpenMP runtimes"
 OF_A_RUN = (MEASURED, BUSY, RUNTIMES)
-"""Of the machine's description, what differs from run to run: neighbours, and what the chosen peers load."""
+"""Parts of the description of the machine that differ between runs: other work, and the libraries that peers load."""
 
 
 def identity(record: Record) -> tuple[str, str, str]:
-    """What tells a record from all others of a run."""
+    """The values that distinguish a record from all others of a run."""
     return record["section"], record["name"], record.get("subject", "")
 
 

@@ -1,7 +1,7 @@
 """The lower bound of an update: a loop of the compiled module that reads and writes the same arrays.
 
-It goes once over parameter, gradient and states, reads all of them and writes all but the gradient. Per element it
-computes one addition and one change of sign per state, without which a compiler would leave out the reads. The engine
+It passes once over parameter, gradient and states, reads all of them and writes all except the gradient. Per element it
+computes one addition, and one change of sign per state; without these, a compiler would remove the reads. The engine
 runs it as it runs an update: on the same threads, with the same prefetches.
 """
 
@@ -20,7 +20,7 @@ from .runner import Peer, Runner
 
 MOST_STATES = 4
 LEAST_SIZE = 100_000
-"""Parameters from which on a step is compared with its memory traffic; below it is bound by the call."""
+"""A step on at least this many parameters is compared with its memory traffic; the call limits smaller ones."""
 
 
 def _never(*arguments: object) -> None:

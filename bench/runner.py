@@ -1,4 +1,4 @@
-"""The interface of peers, and of an optimizer that is measured."""
+"""The interfaces of peers and of measured optimizers."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .clock import CLOCK
 class Runner:
     """An optimizer, ready to step.
 
-    `results` gives its parameters as NumPy arrays; None where nothing is computed that could be compared.
-    `take_gradients` is called when the problem's gradients have changed, `prepare` before every step, untimed. It is as
-    fast as it gets after so many `learning_steps`.
+    `results` returns its parameters as NumPy arrays; it is None if there are no results to compare.
+    `take_gradients` is called when the gradients of the problem have changed, `prepare` before every step, untimed. The
+    optimizer reaches its full speed after `learning_steps` steps.
     """
 
     step: Callable[[], Any]
@@ -29,7 +29,7 @@ class Runner:
 
     @property
     def prepared_step(self) -> Callable[[], Any]:
-        """What is called and timed, by CLOCK."""
+        """The function that is called and timed, by CLOCK."""
         return self.step if self.prepare is None else CLOCK.without(self.prepare, self.step)
 
 
@@ -37,8 +37,8 @@ class Runner:
 class Peer:
     """One way to run an optimizer. `unavailable` says why it cannot run a problem, or None when it can.
 
-    `approximate`: its states have fewer bits, so it is no peer to be ahead of; `absolute`: by how much its results
-    may then differ, in place of `check.ABSOLUTE`.
+    `approximate`: its states have fewer bits, so fastopt need not be faster; `absolute`: how much its results may then
+    differ, instead of `check.ABSOLUTE`.
     """
 
     name: str
@@ -46,5 +46,5 @@ class Peer:
     unavailable: Callable[[Problem], str | None] = lambda problem: None
     approximate: bool = False
     by_hand: bool = False
-    """What one would write without a library, with this very rule in it."""
+    """Whether it is code written without a library, for exactly this rule."""
     absolute: float | None = None

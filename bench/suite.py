@@ -24,13 +24,13 @@ ISOLATED = (
     os.devnull,
     f"--rootdir={FOLDER}",
     f"--confcutdir={FOLDER}",
-    f"--ignore={FOLDER / 'test_pairs.py'}",  # measures nothing: what is timed is checked anyway
+    f"--ignore={FOLDER / 'test_pairs.py'}",  # measures nothing; timed cases are checked anyway
     "-p",
     "no:cacheprovider",
     "-p",
     pytest_benchmark.plugin.__name__,
 )
-"""No settings, no conftest.py and no files but the suite's own."""
+"""Only the settings, the conftest.py and the files of the suite."""
 
 ENVIRONMENT = {
     "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
@@ -38,12 +38,12 @@ ENVIRONMENT = {
     "PYTEST_PLUGINS": None,
     "PYTEST_XDIST_WORKER": None,
 }
-"""No plugins of the user's either: they may reorder tests, or run them in several processes."""
+"""Disables the plugins of the user, which may reorder tests, or run them in several processes."""
 
 
 @contextlib.contextmanager
 def environment(variables: dict[str, str | None]) -> Iterator[None]:
-    """Set variables, or take them away, for a while."""
+    """Set or remove environment variables within this context."""
     before = {name: os.environ.get(name) for name in variables}
 
     def put(values: dict[str, str | None]) -> None:
@@ -62,14 +62,14 @@ def environment(variables: dict[str, str | None]) -> Iterator[None]:
 
 @dataclass
 class Ended:
-    """How a run ended, and what pytest said of it."""
+    """How a run ended, and the messages of pytest about it."""
 
     exit_code: int
     said: str
 
     @property
     def error(self) -> str:
-        """The last thing that pytest complained about, in one line."""
+        """The last complaint of pytest, in one line."""
         lines = [line.strip() for line in self.said.splitlines() if line.strip()]
         complaints = [line for line in lines if line.startswith(("ERROR", "INTERNALERROR"))]
         last = (complaints or lines or ["pytest failed"])[-1]
@@ -87,15 +87,15 @@ def run(options: list[str], *plugins: object) -> Ended:
 
 @dataclass
 class Reporting:
-    """A plugin that shows how far a run is, and tells at once what fails.
+    """A plugin that shows the progress of a run, and reports failures at once.
 
-    It draws between cases only: a bar that redraws itself would take processor time from what is measured.
+    It draws only between cases: a bar that redraws itself would take processor time from the measurements.
     """
 
     progress: Progress
     say: Callable[[str], None]
     every_case: bool
-    """Whether each case gets a line of its own, where there is no bar to redraw."""
+    """Whether each case gets its own line, because there is no bar to redraw."""
 
     interrupted: bool = False
     done: int = 0
@@ -130,7 +130,7 @@ class Reporting:
 
 @dataclass
 class Collecting:
-    """A plugin that keeps what would run."""
+    """A plugin that collects the tests that would run."""
 
     items: list[Any] = field(default_factory=list)
 

@@ -16,7 +16,7 @@ TORCH_DEFAULT, TORCH_FUSED = "torch default", "torch fused"
 
 @dataclass(frozen=True)
 class ReadmeRow:
-    """A case of a section, and what README calls it."""
+    """A case of a section, and its name in README."""
 
     label: str
     section: str
@@ -48,7 +48,7 @@ NO_RATIO = Cell("-")
 
 
 def ratio_cell(result: Record | None, name: str = "") -> Cell:
-    """A peer's time divided by fastopt's, and the peer's name if it is not the column's."""
+    """The time of a peer divided by that of fastopt, and the name of the peer if the column does not name it."""
     if result is None or "ratio" not in result:
         return NO_RATIO
     text = f"{number_text(result['ratio'])}x" + (f" ({name})" if name else "")
@@ -63,7 +63,7 @@ def best_cell(found: tuple[str, Record] | None) -> Cell:
 
 
 def readme_table(records: list[Record]) -> Table:
-    """The cases of README_ROWS that were measured."""
+    """The table of the measured cases of README_ROWS."""
     by_case = {(record["section"], record["name"]): record for record in findings.comparisons(records)}
     rows = []
     for row in README_ROWS:
@@ -104,7 +104,7 @@ ROWS_OF_A_VARIANT: dict[str, Callable[[Record], Cell]] = {
 
 
 def variants_table(records: list[Record], section: str, variants: tuple[str, ...], corner: str) -> Table | None:
-    """A column a workload; for each variant the best library, the best loop written by hand, and fastopt's time."""
+    """One column per workload; for each variant the best library, the best handwritten loop, and fastopt's time."""
     chosen = [
         record
         for record in findings.comparisons(records)
@@ -121,7 +121,7 @@ def variants_table(records: list[Record], section: str, variants: tuple[str, ...
 
 
 def torch_table(records: list[Record]) -> Table | None:
-    """The classes of fastopt.torch compared with each of torch's implementations."""
+    """The classes of fastopt.torch compared with each implementation in torch."""
     chosen = [
         record
         for record in findings.comparisons(records)

@@ -1,4 +1,4 @@
-"""Records as tables, with losses marked as clearly as wins: a row a case in the terminal, every peer in the report."""
+"""Records as tables, with losses marked as clearly as wins: a row per case in the terminal, all peers in the report."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ Record = dict[str, Any]
 NOT_MEASURED = "not measured"
 
 BUSY = 0.1
-"""Processors that other work may use before a case is marked."""
+"""A case is marked if other work used more than this many processors."""
 
 FEW = 3
-"""So many peers have a column each; more are rows of their own in the report, and the first of them in the terminal."""
+"""Up to this many peers have a column each. More peers have a row each in the report; the terminal shows the first."""
 
 SHOWN_LOSSES = 20
-"""Lines of the terminal's table of losses; the report has all."""
+"""Lines of the table of losses in the terminal; the report shows all."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """`title` is empty where the section's is enough. `whole`: so many columns stay on one line in a wide terminal."""
+    """`title` is empty if the section title suffices. `whole`: how many columns stay on one line in a wide terminal."""
 
     headers: list[str]
     rows: list[list[Cell]]
@@ -68,7 +68,7 @@ def ratio_text(result: Record) -> str:
 
 
 def result_cell(result: Record) -> Cell:
-    """A peer's time, ratio with its spread, fraction of the roofline and GB/s; or what came of it instead."""
+    """The time of a peer, its ratio with spread, its fraction of the roofline and GB/s; or why these are missing."""
     if "wrong" in result:
         return Cell("WRONG: " + result["wrong"], "wrong")
     if "ratio" not in result:
@@ -80,7 +80,7 @@ def result_cell(result: Record) -> Cell:
 
 
 def peer_cell(found: tuple[str, Record] | None, spread: bool) -> Cell:
-    """Who it is, and its ratio."""
+    """The name of a peer, and its ratio."""
     if found is None:
         return Cell("none")
     name, result = found
@@ -89,7 +89,7 @@ def peer_cell(found: tuple[str, Record] | None, spread: bool) -> Cell:
 
 
 def time_cell(record: Record) -> Cell:
-    """The subject's time; none where all who could be compared disagree."""
+    """The time of the subject; empty if all peers that could be compared disagree."""
     agreed = ["wrong" not in result for result in record["peers"].values() if "unavailable" not in result]
     if agreed and not any(agreed):
         return Cell("WRONG", "wrong")
@@ -115,7 +115,7 @@ def case_cell(record: Record) -> Cell:
 
 
 def note(section: str, records: list[Record]) -> str:
-    """What the section measures, and what a star says."""
+    """A note on the measurements of a section, and on the meaning of a star."""
     busy = any(record.get("busy", 0) > BUSY for record in records)
     star = f"A star marks cases during which other programs used more than {BUSY} processors."
     return " ".join([SECTIONS.get(section, ""), *([star] if busy else [])]).strip()
@@ -125,7 +125,7 @@ def note(section: str, records: list[Record]) -> str:
 
 
 def own_columns(records: list[Record], spread: bool = True) -> dict[str, Callable[[Record], Cell]]:
-    """Columns of the subject: time, and GB/s and the fraction of the roofline where any record has them."""
+    """Columns of the subject: time, and GB/s and the fraction of the roofline if any record has them."""
     columns: dict[str, Callable[[Record], Cell]] = {records[0]["subject"]: time_cell}
     if any("bytes_per_second" in record for record in records):
         columns["GB/s"] = rate_cell
@@ -139,7 +139,7 @@ def peers_of(records: list[Record]) -> list[str]:
 
 
 def few_peers_table(records: list[Record], title: str = "") -> Table:
-    """A row a case, a column a peer."""
+    """One row per case, one column per peer."""
     columns, peers = own_columns(records), peers_of(records)
     rows = []
     for record in records:
@@ -150,7 +150,7 @@ def few_peers_table(records: list[Record], title: str = "") -> Table:
 
 
 def summary_table(records: list[Record]) -> Table:
-    """A row a case: the best library, the best loop written by hand, other peers that are faster, and wrong ones."""
+    """One row per case: the best library, the best handwritten loop, other peers that are faster, and wrong peers."""
     columns = own_columns(records, spread=False)
     rows = []
     for record in records:
@@ -175,7 +175,7 @@ def by_variant(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def variant_table(title: str, records: list[Record]) -> Table:
-    """All peers of one variant: a row a peer, a column a case."""
+    """All peers of one variant: one row per peer, one column per case."""
     variant = records[0]["variant"]
     headers = ["", *(case_cell(record).text.removeprefix(variant).removeprefix(", ") for record in records)]
     rows = [[Cell(name), *map(make, records)] for name, make in own_columns(records).items()]
@@ -202,7 +202,7 @@ def measurement_table(records: list[Record]) -> Table:
 
 
 def section_tables(records: list[Record], brief: bool) -> list[Table]:
-    """What one section found; comparisons and measurements may stand in the same section."""
+    """The tables of one section, which may contain both comparisons and measurements."""
     compared = findings.comparisons(records)
     measured = [record for record in records if "values" in record]
     compared = [record for each in by_variant(compared).values() for record in each]
@@ -220,7 +220,7 @@ def section_tables(records: list[Record], brief: bool) -> list[Table]:
 
 
 def target_row(target: targets.Target, found: tuple[str, float] | None, records: list[Record]) -> list[Cell]:
-    """`found`: the case that is farthest from the target, and its value."""
+    """The row of a target; `found`: the case that is farthest from the target, and its value."""
     by_hand = Cell("")
     if found is None:
         measured = Cell(NOT_MEASURED)
@@ -236,7 +236,7 @@ def target_row(target: targets.Target, found: tuple[str, float] | None, records:
 
 
 def target_section(records: list[Record], brief: bool) -> Section | None:
-    """Every target, those that nothing was measured for too; not these in the terminal."""
+    """All targets; the terminal omits those without measurements."""
     tables, met = [], []
     for title, group in targets.GROUPS.items():
         worst = {target: targets.worst(target, records) for target in group}
@@ -274,7 +274,7 @@ def losses_section(records: list[Record], brief: bool) -> Section | None:
 
 
 def first_steps_section(records: list[Record]) -> Section | None:
-    """What it takes to be constructed and to take one step: compiling included, and apart from all other times."""
+    """The times to construct an optimizer and take its first step, with compiling; other times do not include them."""
     found: dict[str, list[tuple[float, str]]] = {}
     for record in findings.comparisons(records):
         sides = {record["subject"]: record, **record["peers"]}
@@ -297,7 +297,7 @@ def first_steps_section(records: list[Record]) -> Section | None:
 
 
 def peers_section(records: list[Record], brief: bool) -> Section | None:
-    """Who took part, and why not; in the terminal only who never did."""
+    """The peers that took part, and the reasons of the others; the terminal shows only peers that never took part."""
     rows = []
     for name, counted in findings.attendance(records).items():
         if brief and (counted.timed or counted.wrong):
@@ -321,7 +321,7 @@ def failures_section(failures: dict[str, str]) -> Section | None:
 
 
 def left_out_section(left_out: dict[str, str]) -> Section | None:
-    """What did not run, by reason."""
+    """The tests that did not run, by reason."""
     by_reason: dict[str, list[str]] = {}
     for test, reason in left_out.items():
         by_reason.setdefault(reason, []).append(test)
@@ -333,8 +333,8 @@ def left_out_section(left_out: dict[str, str]) -> Section | None:
 
 
 def all_sections(results: Results, brief: bool = False) -> list[Section]:
-    """Failures, targets and losses first, then what was measured; `brief` for the terminal, where the end is what is
-    seen: there they come last."""
+    """Failures, targets and losses first, then the measurements. With `brief`, for the terminal, they come last, where
+    they stay visible."""
     records = results.records
     first = [
         failures_section(results.failures),

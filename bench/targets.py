@@ -1,4 +1,4 @@
-"""Targets of the measurements. The report compares them with what was measured; a missed target fails nothing."""
+"""Targets for the measurements. The report compares results with them; a missed target fails no test."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ROOFLINE = "roofline"
 class Target:
     """A bound for one column of the cases of a section whose names fit a pattern.
 
-    A comparison's value is its ratio to a peer, to the best of those whose results are exact and right, or the fraction
-    of the roofline; a measurement's is that of a label.
+    The value of a comparison is its ratio to one peer, its ratio to the best peer with exact and right results, or its
+    fraction of the roofline. The value of a measurement is the number at a label.
     """
 
     section: str
@@ -40,7 +40,7 @@ def _ratios(section: str, case: str, peer: str, wanted: dict[int, float]) -> lis
 
 
 def _torch(section: str, targets: dict[tuple[str, str], float]) -> list[Target]:
-    """From a case and a peer to the ratio."""
+    """Targets from a table that maps a case and a peer to their ratio."""
     return [Target(f"torch: {section}", case, peer, at_least=ratio) for (case, peer), ratio in targets.items()]
 
 

@@ -11,10 +11,10 @@ from .results import Results
 from .tables import Section, all_sections
 
 WIDTH = 160
-"""Of the tables, where no terminal says otherwise."""
+"""Width of the tables, if no terminal sets another."""
 
 STYLES = {"win": "green", "loss": "bold red", "wrong": "bold white on red", "": ""}
-"""By the mark of a cell."""
+"""Styles of cells, by mark."""
 
 
 def as_rich(section: Section, width: int) -> list[Table | str]:

@@ -16,7 +16,7 @@ from .memory import give_memory_back
 from .peers import DEEPSPEED, PEERS, TORCH_FUSED
 
 DECAYING = tuple(VARIANTS[name] for name in ("Adam", "AdamW", "RMSprop momentum", "SGD momentum"))
-"""With a state that loses a tenth in each step: others take far more steps to become denormal."""
+"""Variants with a state that loses a tenth in each step; other states take far more steps to become denormal."""
 
 BESIDE = tuple(peer for peer in PEERS if not peer.approximate)
 QUICK_BESIDE = (TORCH_FUSED, DEEPSPEED)

@@ -22,7 +22,7 @@ def name_of(peer: Peer) -> str:
 
 
 def disagreement(peer: Peer, problem: Problem) -> str | None:
-    """After the same steps of fastopt and of a peer."""
+    """How the results of fastopt and of a peer disagree after the same steps, or None."""
     runners = {"fastopt": FASTOPT.start(problem), "peer": peer.start(problem)}
     check.take_steps(problem, runners)
     assert runners["peer"].results is not None

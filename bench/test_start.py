@@ -17,7 +17,7 @@ from .measure import Record
 Keep = Callable[[Record], None]
 
 MOST_STARTS, LEAST_STARTS, ENOUGH_SECONDS = 9, 3, 5.0
-"""Processes are started until there are enough, or the least number and that has taken so long."""
+"""The test starts MOST_STARTS processes, or fewer, but at least LEAST_STARTS, once they have taken ENOUGH_SECONDS."""
 
 
 @pytest.mark.parametrize("start", COLD_STARTS, ids=identifier)

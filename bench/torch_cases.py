@@ -24,12 +24,12 @@ PACKAGE = "fastopt.torch"
 
 
 def ours(prepare: Callable[[Tensors], None] | None = None, **options: Any) -> Peer:
-    """fastopt.torch's class."""
+    """The class of fastopt.torch."""
     return torch_peer(PACKAGE, PACKAGE, prepare=prepare, learning_steps=LEARNING_STEPS, **options)
 
 
 def torchs(*names: str, prepare: Callable[[Tensors], None] | None = None) -> tuple[Peer, ...]:
-    """torch's own class, in each of these ways; in all where none is named."""
+    """The class of torch, in each of the named implementations; in all of them if none is named."""
     return tuple(torch_peer(name, prepare=prepare, **TORCH[name]) for name in names or TORCH)
 
 
@@ -41,7 +41,7 @@ CLIP_STEP_ZERO = ours(Tensors.take_gradients, max_grad_norm=MAX_GRAD_NORM, zero_
 # --- clip_grad_norm_ --------------------------------------------------------------------------------------------------
 
 CLIPPING = Variant("clip_grad_norm_", "sgd", {})
-"""Moves as many bytes as the plain rule of SGD: gradients are read, then read and written."""
+"""It moves as many bytes as the plain rule of SGD: it reads gradients once, then reads and writes them."""
 
 
 NORM_ERROR = 1e-6
@@ -50,7 +50,8 @@ TORCH_NORM_ERROR = 2e-3
 
 
 def clipping(name: str, package: str, error: float) -> Peer:
-    """A package's clip_grad_norm_, whose norm may be off by this share; what it makes of gradients."""
+    """The clip_grad_norm_ of a package; its results are the clipped gradients, and its norm may be off by the share
+    `error`."""
 
     def start(problem: Problem) -> Runner:
         clip = importlib.import_module(package).clip_grad_norm_
@@ -73,7 +74,7 @@ def clipping(name: str, package: str, error: float) -> Peer:
 
 @dataclass(frozen=True)
 class Network(Workload):
-    """Linear layers with an activation between them, trained by batches of so many rows."""
+    """Linear layers with an activation between them, trained on batches of `batch` rows."""
 
     widths: tuple[int, ...] = field(default=(), repr=False)
     batch: int = 1
@@ -104,7 +105,7 @@ def network_of(problem: Problem) -> Network:
 
 
 def make_network(problem: Problem) -> Any:
-    """A network that starts from a problem's parameters."""
+    """A network that starts with the parameters of a problem."""
     import torch
 
     torch.set_num_threads(problem.n_threads)
@@ -130,7 +131,7 @@ class Training:
     options: dict[str, Any] = field(default_factory=dict)
 
     def iteration(self, network: Any, problem: Problem) -> Callable[[], None]:
-        """A function that makes one iteration, always on the same batch."""
+        """A function that runs one training iteration, always on the same batch."""
         import torch
 
         workload, variant = network_of(problem), problem.variant
@@ -187,10 +188,10 @@ TORCH_TRAININGS = {name: Training(name, "torch.optim", options=options) for name
 
 
 class GradientBytes:
-    """Counts the bytes of the gradients that parameters have: now, and at most so far.
+    """Counts the bytes of the gradients of parameters: the current number, and the greatest so far.
 
-    Make it before the optimizer: hooks are called in the order in which they are registered, and step_in_backward's
-    takes the gradient away.
+    Create it before the optimizer, because hooks are called in the order of registration, and the hook of
+    step_in_backward removes the gradient.
     """
 
     def __init__(self, params: Iterable[Any]) -> None:

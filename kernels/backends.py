@@ -1,4 +1,4 @@
-"""The table of backends: where loops, coefficient functions and the engine come from, by name."""
+"""The table of backends: by name, the loops, coefficient functions and engine of each."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from .formulas import registry
 
 
 class Memory(Protocol):
-    """Where a backend's arrays are: a module, `host_memory` or `cuda.memory`.
+    """The kind of memory that holds the arrays of a backend: a module, `host_memory` or `cuda.memory`.
 
-    Its arrays have dtype, shape, strides, size, ndim, nbytes, and can be sliced and reshaped where `zeros` made them.
+    Its arrays have dtype, shape, strides, size, ndim, nbytes. Arrays from `zeros` can also be sliced and reshaped.
     """
 
     ARRAYS: str
-    """What messages call an array there."""
+    """The name for its arrays in messages."""
     ALIGNMENT: int
-    """Bytes at which the part of each parameter in a buffer of states begins."""
+    """Alignment in bytes: the part of each parameter in a buffer of states begins at a multiple of it."""
     PICKLES: bool
-    """Whether optimizers over such arrays can be pickled and deep-copied."""
+    """Whether optimizers over its arrays can be pickled and deep-copied."""
 
     def as_array(self, value: object, /) -> Any:
-        """The array that something is or stands for, without a copy; None for anything else."""
+        """The array that a value is or wraps, without a copy; None for any other value."""
 
     def zeros(self, size: int, dtype: np.dtype[Any], /) -> Any:
-        """A one-dimensional array, zeroed and aligned."""
+        """A new one-dimensional array, zeroed and aligned."""
 
     def fill(self, array: Any, value: float, /) -> None: ...
 
     def copy(self, target: Any, source: Any, /) -> None:
-        """Write an array of the same shape, of this memory or NumPy's, over one of this memory."""
+        """Copy `source`, an array of this memory or NumPy, to `target`, an array of this memory and the same shape."""
 
     def to_host(self, array: Any, /) -> np.ndarray:
-        """A copy in main memory."""
+        """A copy of an array in main memory."""
 
     def address(self, array: Any, /) -> int: ...
 
@@ -48,7 +48,7 @@ class Memory(Protocol):
     def is_writable(self, array: Any, /) -> bool: ...
 
     def place(self, array: Any, /) -> str:
-        """Where an array is; arrays of one optimizer are all in one place."""
+        """The place of an array; all arrays of one optimizer must be in the same place."""
 
 
 def _in_main_memory_only(*arguments: Any) -> Any:
@@ -61,28 +61,28 @@ class Backend:
 
     name: str
     engine: Callable[[EngineInputs], Any]
-    """Makes a `contract.Engine`; a `contract.DeviceEngine` where steps run on a device."""
+    """Creates a `contract.Engine`, or a `contract.DeviceEngine` if steps run on a device."""
     loop: Callable[[str, Any], Any]
     sum_over: Callable[[str, Any], Any]
     coefficient_function: Callable[[str], Any]
     add_up_arrays: Callable[[list[Any], Any, int], float] = _in_main_memory_only
-    """The sum over all elements of arrays, given a sum from `sum_over` and at most so many threads (0: the default)."""
+    """Adds up all elements of arrays, given a sum from `sum_over` and the most threads to use (0: the default)."""
     change_arrays: Callable[[list[Any], Any, tuple[float, ...], int], None] = _in_main_memory_only
-    """Calls a loop of one operand on each of these arrays, given its coefficients and at most so many threads."""
+    """Calls a loop of one operand on each array, given its coefficients and the most threads to use."""
     memory: Memory = host_memory
-    """Where its arrays are."""
+    """The memory that holds its arrays."""
     on_device: bool = False
     """Whether its steps run on a device, on the engine's `stream`."""
 
 
 @functools.cache
 def compiled_module_error() -> str | None:
-    """Why the compiled module cannot be used, or None when it can; loads it, with this processor's loops.
+    """Why the compiled module cannot be used, or None if it can; loads it, with the loops for this processor.
 
     Raises
     ------
     ValueError
-        FASTOPT_CPU or FASTOPT_PREFETCH asks for what is not possible.
+        FASTOPT_CPU or FASTOPT_PREFETCH requests something impossible.
     """
     try:
         from . import native  # noqa: F401
@@ -117,7 +117,7 @@ def _numba() -> Backend:
         from .numba import loops as numba_loops
         from .numba import machine_code
 
-        machine_code.environment()  # Numba itself is loaded when there is something to compile.
+        machine_code.environment()  # Numba itself is loaded only to compile something.
     except ImportError as error:
         raise ImportError(f"backend 'numba': Numba cannot be loaded ({error}); `pip install numba`") from error
     if compiled_module_error() is None:
@@ -128,7 +128,7 @@ def _numba() -> Backend:
             custom = name in registry.CUSTOM_RULES
             return numba_loops.coefficient_function(name) if custom else native.coefficient_function(name)
 
-        # Sums are the engine's own, for every kind of loop.
+        # Sums always come from the engine, for every kind of loop.
         return Backend(
             "numba",
             native.Engine,
@@ -198,14 +198,14 @@ BACKENDS: dict[str, Callable[[], Backend]] = {
 
 @functools.cache
 def load(name: str, custom: bool = False) -> Backend:
-    """A backend by name; "auto" is cython where it was built, else numba, which also runs `custom` rules.
+    """A backend by name; "auto" is cython if it was built, else numba, and always numba for `custom` rules.
 
     Raises
     ------
     ValueError
-        There is no backend of that name, or it cannot run a custom rule.
+        No backend has this name, or the backend cannot run a custom rule.
     ImportError
-        There is, but what it needs is not installed.
+        The backend needs something that is not installed.
     """
     if name == "auto":
         name = "cython" if compiled_module_error() is None and not custom else "numba"

@@ -5,19 +5,19 @@ This imports nothing but the standard library.
 
 from __future__ import annotations
 
-# --- a segment's operands, programs, and what the engine puts into coefficient functions ------------------------------
+# --- operands of a segment, programs, and the arguments of coefficient functions that the engine sets -----------------
 
 PARAM, GRAD = 0, 1
-"""The first two operands of a segment; its states follow."""
+"""The first two operands of a segment; the states follow."""
 
 PREPARED, CLIPPED = -1, -2
-"""Operands that are a thread's own block: the gathered gradient, and the gradient with its values clipped."""
+"""Operands in a block private to each thread: the gathered gradient, and the gradient with its values clipped."""
 
 PROGRAMS = ("update", "gather", "clear", "swap")
-"""What a call can do to a segment: a whole step, only keep its gradient, only zero it, exchange it with its average."""
+"""Programs of a call on a segment: a whole step, only keep the gradient, only zero it, swap parameter and average."""
 
 ENGINE_ARGUMENTS = ("step", "lr", "weight_decay", "clip_coefficient")
-"""Arguments of coefficient functions that engines put in, because their values differ by step or by segment."""
+"""Arguments of coefficient functions that engines set, because their values differ by step or by segment."""
 
 # --- blocks -----------------------------------------------------------------------------------------------------------
 
@@ -25,38 +25,39 @@ CACHE_LINE = 64
 """Bytes."""
 
 BOUNDARY = 64
-"""Threads meet at multiples of this many elements of a segment, so never in one cache line."""
+"""Threads split a segment only at multiples of this many elements, so two threads never share a cache line."""
 
 BLOCK = 1024
-"""Elements that all operations of a program run on before the next block: they stay in the nearest cache."""
+"""Elements per block; all operations of a program run on a block before the next, so it stays in the nearest cache."""
 
 SUM_BLOCK = 4096
-"""Elements that are added up at a time; a multiple of BLOCK."""
+"""Elements per block of a sum; a multiple of BLOCK."""
 
 BACKWARDS_BLOCK = 1 << 15
-"""Elements at a time where a step goes backwards; a multiple of SUM_BLOCK."""
+"""Elements per block in a step that runs backwards; a multiple of SUM_BLOCK."""
 
 LANES = 64
-"""Partial sums of a block: element i goes to number i modulo LANES; then each half is added to the other."""
+"""Partial sums per block: element i is added to sum i modulo LANES; then one half of them is repeatedly added to the
+other half."""
 
 PREFETCH_BLOCK = 64
 """Elements between two rounds of prefetches, in loops that prefetch."""
 
 PREFETCH_BYTES = 64 << 20
-"""Loops prefetch from this many bytes on: less can be in a cache."""
+"""Loops prefetch only above this many bytes, because less data can be in a cache."""
 
-# --- what the tables of the native engine have room for ---------------------------------------------------------------
+# --- capacities of the tables of the native engine --------------------------------------------------------------------
 
 MAX_LOOP_OPERANDS = 8
-"""Of one loop."""
+"""The most operands of one loop."""
 
 MAX_OPERANDS = 12
-"""Of a segment."""
+"""The most operands of a segment."""
 
 MAX_COEFFICIENTS = 48
-"""Of all operations of a program."""
+"""The most coefficients of all operations of a program together."""
 
 MAX_ARGUMENTS, MAX_RESULTS = 16, 24
-"""Of one coefficient function."""
+"""The most arguments and results of one coefficient function."""
 
 MAX_STAGES, MAX_OPERATIONS, MAX_ROW_OPERATIONS, MAX_CARRIED = 6, 8, 2, 4

@@ -1,4 +1,4 @@
-"""Which instruction set to run, and how many processors this process may use."""
+"""Chooses the instruction set of the loops, and counts the processors that this process may use."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def module_name(level: str) -> str:
 
 
 def choose_level(capabilities: dict[str, object]) -> str:
-    """The best level that the processor has, or the one that FASTOPT_CPU names.
+    """The highest level that the processor supports, or the level that FASTOPT_CPU names.
 
     Raises
     ------
     ValueError
-        FASTOPT_CPU names no level, or one that this processor does not have.
+        FASTOPT_CPU names an unknown level, or one that this processor does not support.
     """
     usable = [OTHER]
     if capabilities["x86_64"]:
@@ -44,10 +44,10 @@ def choose_level(capabilities: dict[str, object]) -> str:
 
 
 def choose_prefetch_distance(capabilities: dict[str, object]) -> int:
-    """How many elements ahead the loops prefetch; 0 for not at all.
+    """How many elements ahead the loops prefetch; 0 for no prefetch.
 
-    On an Intel server a distance of 512 gained 20 % at 10 million parameters; on an AMD Zen 4 server nearly every
-    distance and size lost, up to 1.9 times (docs/performance.md).
+    On an Intel server a distance of 512 gained 20 % at 10 million parameters. On an AMD Zen 4 server nearly every
+    distance and size was slower, up to 1.9 times (docs/performance.md).
     """
     wanted = os.environ.get(PREFETCH_VARIABLE, "")
     if not wanted:
@@ -58,10 +58,10 @@ def choose_prefetch_distance(capabilities: dict[str, object]) -> int:
 
 
 def choose_shared_roots(capabilities: dict[str, object], can_share: bool) -> bool:
-    """Whether a part of the square roots of float32 is left to the multipliers; the bits are the same.
+    """Whether multipliers compute a part of the float32 square roots; the bits are the same.
 
-    On an Intel server that is 1.15 to 1.2 times as fast within the caches. Others have not been measured, and some have
-    half as many multipliers for vectors of 512 bits (docs/performance.md).
+    On an Intel server this is 1.15 to 1.2 times as fast within the caches. Other processors have not been measured, and
+    some have half as many multipliers for vectors of 512 bits (docs/performance.md).
     """
     wanted = os.environ.get(ROOTS_VARIABLE, "")
     if wanted not in ("", "0", "1"):
@@ -73,19 +73,19 @@ _requested_threads = 0
 
 
 def set_requested_threads(n_threads: int) -> None:
-    """What `default_threads` answers; 0 for as many as the process may use."""
+    """Set the number of threads that `default_threads` returns; 0 for as many as the process may use."""
     global _requested_threads
     _requested_threads = n_threads
 
 
 def default_threads() -> int:
-    """How many threads to use, where there is no compiled module to say so."""
+    """How many threads to use, if there is no compiled module that decides it."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     return _requested_threads or (int(wanted) if wanted.isdigit() and int(wanted) else available_cpus())
 
 
 def is_forked_child(stat: str = "/proc/self/stat") -> bool:
-    """Whether this process was forked and has run no other program since; False where the system does not say."""
+    """Whether this process was forked and has run no other program since; False if the system does not tell."""
     try:
         flags = int(Path(stat).read_text().rpartition(")")[2].split()[6])
     except (OSError, ValueError, IndexError):
@@ -94,7 +94,7 @@ def is_forked_child(stat: str = "/proc/self/stat") -> bool:
 
 
 def available_cpus(root: str = "/") -> int:
-    """Processors that this process may use: its affinity, and its control group's quota rounded up."""
+    """How many processors this process may use, by its affinity and the quota of its control group, rounded up."""
     affinity = getattr(os, "sched_getaffinity", None)
     count = len(affinity(0)) if affinity else (os.cpu_count() or 1)
     quota = cgroup_quota(Path(root))
@@ -102,7 +102,7 @@ def available_cpus(root: str = "/") -> int:
 
 
 def cgroup_quota(root: Path) -> float | None:
-    """The processors' worth of time that the control groups above this process allow, or None."""
+    """The processor time, in processors, that the control groups of this process allow; None if unlimited."""
     try:
         lines = (root / "proc/self/cgroup").read_text().splitlines()
     except OSError:

@@ -1,6 +1,6 @@
-"""Denormals as zero, in this thread, for code that NumPy runs; the engine does the same for itself.
+"""Treats denormals as zero in this thread, for code that NumPy runs; the engine sets the mode for itself.
 
-It goes through the C library's floating-point environment, so that it needs no compiled module.
+It uses the floating-point environment of the C library, so it needs no compiled module.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def _register() -> tuple[ctypes.CDLL, int, int] | None:
 
 
 def can_flush_denormals() -> bool:
-    """Whether this system's floating-point environment is known here."""
+    """Whether the layout of the floating-point environment of this system is known."""
     return _register() is not None
 
 
 def with_denormals(flush: bool, function: Callable[[], Result]) -> Result:
-    """The result of `function()`, run with denormals as zero (or, with `flush=False`, not); the mode is as before then.
+    """The result of `function()`, run with denormals as zero, or not with `flush=False`; the mode is restored after.
 
-    A function and not a context manager: a signal's handler may raise between `__enter__` and the block.
+    It is not a context manager, because a signal handler may raise between `__enter__` and the block.
     """
     register = _register()
     if register is None:

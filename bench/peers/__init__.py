@@ -1,7 +1,7 @@
 """The peers: one file for each package, and the table of all.
 
-`libraries.py` is what they have in common. A peer computes torch.optim's formula, with torch's defaults, or says why it
-does not. Packages are imported when they are first asked for something.
+`libraries.py` holds the code that they share. A peer computes the formula of torch.optim, with the defaults of torch,
+or gives the reason why it does not. Packages are imported on first use.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PEERS: tuple[Peer, ...] = (
     NJIT_LOOP,
     NJIT_PRANGE,
 )
-"""Whom fastopt is compared with in every case. To measure one more, add a row."""
+"""The peers compared with fastopt in every case. To measure another peer, add a row."""
 
 __all__ = [
     "DEEPSPEED",

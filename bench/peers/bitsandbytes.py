@@ -51,15 +51,15 @@ OTHERS: Reasons = {
 OPTIMIZERS_8BIT = {ADAM: ("Adam8bit", ADAM_OPTIONS), ADAMW: ("AdamW8bit", ADAM_OPTIONS)}
 OTHERS_8BIT: Reasons = {key: OTHERS[key] for key in (AMSGRAD, AMSGRADW)}
 WITH_8BIT = {"min_8bit_size": 1}
-"""By default tensors of fewer than 4,096 elements have states of 32 bits."""
+"""Without this option, tensors of fewer than 4,096 elements have states of 32 bits."""
 
 ERROR_8BIT = 3e-4
-"""By how much a parameter may be elsewhere after the steps of the check, which move it by 3e-3 at most: 8 bits keep a
-state to a few percent."""
+"""How much a parameter may differ after the steps of the check, which move it by 3e-3 at most: 8 bits represent a state
+to a few percent."""
 
 
 def quieten() -> None:
-    """When imported it reports optional kernels that are not installed."""
+    """Silence its report, when imported, of optional kernels that are not installed."""
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 

@@ -1,7 +1,7 @@
 """DeepSpeed's optimizers for the CPU: C++ with AVX and OpenMP, over torch's parameters.
 
-The package compiles them when they are first used, which takes a minute or so and is kept on disk; that is part of the
-installation, so it is no part of the first step. They are made for ZeRO-Offload, but are ordinary torch optimizers.
+The package compiles them on first use, which takes about a minute, and keeps them on disk. This counts as part of the
+installation, not of the first step. The optimizers are made for ZeRO-Offload, but are ordinary torch optimizers.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ BUILDERS = {"Adam": "CPUAdamBuilder", "AdamW": "CPUAdamBuilder", "Adagrad": "CPU
 
 
 def choose_accelerator() -> None:
-    """Else it looks for one; only heeded before the import."""
+    """Choose the accelerator; otherwise DeepSpeed searches for one. The choice has an effect only before the import."""
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 @functools.cache
 def build_failure(builder: str) -> str | None:
-    """Compiles an extension, or finds it compiled; why that is not possible, or None."""
+    """Compile an extension, or find it compiled; returns why this is not possible, or None."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

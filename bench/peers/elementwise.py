@@ -1,4 +1,4 @@
-"""A function of whole arrays as one loop over their elements, as a user of Numba writes it: from the same source."""
+"""Turns a function of whole arrays, from its source, into one loop over elements, as users of Numba write it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ INDEX = "index"
 
 
 class Elements(ast.NodeTransformer):
-    """Arrays become their elements, and choices between arrays choices between numbers."""
+    """Replaces arrays by their elements, and choices between arrays by choices between numbers."""
 
     def __init__(self, arrays: list[str]) -> None:
         self.arrays = arrays
@@ -25,7 +25,7 @@ class Elements(ast.NodeTransformer):
         return ast.Subscript(ast.Name(node.id, ast.Load()), ast.Name(INDEX, ast.Load()), node.ctx)
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
-        """`x[:] = ...`, the only kind of index that there is, sets the element."""
+        """`x[:] = ...`, the only use of an index, sets the element."""
         if not (isinstance(node.value, ast.Name) and isinstance(node.slice, ast.Slice)):
             raise ValueError(f"not of whole arrays: {ast.unparse(node)}")
         return self.visit_Name(ast.Name(node.value.id, node.ctx))
@@ -36,7 +36,7 @@ class Elements(ast.NodeTransformer):
 
 
 def as_loop(function: Callable[..., None], n_arrays: int, indices: Any = range) -> Callable[..., None]:
-    """The function, whose first arguments are so many arrays of one length, as a loop over `indices(length)`."""
+    """The function, whose first `n_arrays` arguments are arrays of one length, as a loop over `indices(length)`."""
     tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     definition = tree.body[0]
     assert isinstance(definition, ast.FunctionDef)

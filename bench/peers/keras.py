@@ -93,7 +93,7 @@ OPTIMIZERS: dict[Key, tuple[str, Arguments]] = {
 
 
 def choose_backend() -> None:
-    """Only heeded before the import."""
+    """Choose the backend, which has an effect only before the import."""
     os.environ.setdefault("KERAS_BACKEND", BACKEND)
 
 

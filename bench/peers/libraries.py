@@ -1,4 +1,4 @@
-"""What peers have in common: which optimizers a library has, and why it cannot run the others."""
+"""Code that peers share: which optimizers a library has, and why it cannot run the others."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Key = tuple[str, str]
 """An optimizer and its rule, as in `fastopt.definitions.specs`."""
 
 Reasons = Mapping[str | Key, str]
-"""By optimizer, or by optimizer and rule."""
+"""Reasons by optimizer, or by optimizer and rule."""
 
 ANOTHER_FORMULA = "another formula"
 
 
 def settings(variant: Variant) -> dict[str, Any]:
-    """All hyperparameters, so that no library's own defaults count."""
+    """All hyperparameters, so that the defaults of a library have no effect."""
     return {**SPECS[variant.optimizer].defaults, **variant.hyperparameters}
 
 
@@ -36,7 +36,7 @@ def first_line(error: BaseException) -> str:
 
 @functools.cache
 def import_failure(module: str) -> str | None:
-    """Imports a module, whatever it warns of meanwhile; why that is not possible, or None."""
+    """Import a module without its warnings; returns why this is not possible, or None."""
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None:
         return f"{package} is not installed"
@@ -50,7 +50,7 @@ def import_failure(module: str) -> str | None:
 
 
 def processors() -> int:
-    """How many this process may use."""
+    """How many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -58,8 +58,8 @@ def processors() -> int:
 class Library:
     """The optimizers of a package that compute torch.optim's formulas, and why it has no others.
 
-    `optimizers` has, for each, what makes it; `others` the reason for an optimizer or for one of its rules;
-    `obstacle` says what else is in the way of a problem.
+    `optimizers` maps each to the function that makes it; `others` maps the others, or single rules, to reasons;
+    `obstacle` gives any other reason why a problem cannot run.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Library:
         return importlib.import_module(self.module)
 
     def optimizer(self, variant: Variant) -> Any:
-        """What `optimizers` has for it."""
+        """The entry of `optimizers` for a variant."""
         return self.optimizers[variant.optimizer, variant.rule]
 
 

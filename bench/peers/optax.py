@@ -1,4 +1,4 @@
-"""optax under jax.jit, parameters and states donated, so that they are updated in place; waited for."""
+"""optax under jax.jit. Parameters and states are donated, so they are updated in place; timing waits for results."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def start(problem: Problem, max_norm: float | None = None) -> Runner:
         return optax.apply_updates(params, updates), state
 
     def arrays(given: list[np.ndarray]) -> list[Any]:
-        # Copies: JAX can use NumPy's memory as its own, which is not to be written to.
+        # Copies, because JAX can use the memory of NumPy arrays directly, and must not write to it.
         made = [jax.numpy.array(each, copy=True) for each in given]
         wait(made)
         return made

@@ -39,7 +39,7 @@ def unavailable_in(package: str, **options: object) -> Callable[[Problem], str |
 
 @dataclass
 class Tensors:
-    """A problem's parameters as torch's, with gradients of their own."""
+    """The parameters of a problem as parameters of torch, with their own gradients."""
 
     problem: Problem
     params: list[Any]
@@ -76,7 +76,7 @@ class Tensors:
         variant = self.problem.variant
         optimizer_class = getattr(importlib.import_module(package), variant.optimizer)
         made = optimizer_class(self.params, **variant.hyperparameters, **options)
-        self.grads = [param.grad for param in self.params]  # some move them into memory of their own
+        self.grads = [param.grad for param in self.params]  # some optimizers move gradients into their own memory
         return made
 
 
@@ -127,7 +127,7 @@ def cannot_compile(problem: Problem) -> str | None:
 
 @functools.cache
 def quieten_compiler() -> None:
-    """What it warns of is in torch itself: an import of its own, a profiler's label that it leaves out."""
+    """Silence warnings about torch itself: about one of its imports, and about a profiler label that it omits."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*torch.jit.script_method", category=DeprecationWarning)
         importlib.import_module("torch.utils.mkldnn")

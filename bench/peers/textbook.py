@@ -1,6 +1,6 @@
-"""The textbook's update in NumPy, and the same compiled by Numba: as it is, as a loop, and as a loop of many threads.
+"""The textbook update in NumPy, and the same compiled by Numba: unchanged, as a loop, and as a loop on many threads.
 
-All but the last have one thread, whatever number is asked for.
+All except the last run on one thread, whatever number is requested.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .libraries import import_failure
 
 Compile = Callable[[Textbook, Problem], Callable[..., None]]
 Source = Callable[[Callable[..., None], int], Callable[..., None]]
-"""What is compiled, of a function whose first arguments are so many arrays."""
+"""Makes the function to compile from a function and the number of its leading array arguments."""
 
 
 def unavailable(problem: Problem) -> str | None:
@@ -54,8 +54,8 @@ def njit(source: Source, parallel: bool, optimizer: Textbook, problem: Problem) 
 def compiled(source: Source, parallel: bool, update: Callable[..., None], n_arrays: int) -> Callable[..., None]:
     """The update, compiled for arrays and numbers of float32: with numbers of float64 it would compute in float64.
 
-    Dividing by 0 is what it is in NumPy. Numba would raise an error by default, and the check keeps loops from being
-    vectorised.
+    Division by 0 behaves as in NumPy. By default, Numba would raise an error, and the check would prevent the
+    vectorisation of loops.
     """
     import numba
 

@@ -21,7 +21,7 @@ LIBRARY = Library(
 
 
 def make_optimizer(variant: Variant) -> Any:
-    """Without the clipping and the averages that it does by default."""
+    """The optimizer without clipping and averages, which are on by default."""
     values = settings(variant)
     beta1, beta2 = values["betas"]
     # Its eps counts for more in the first steps, by 3e-5 of a step at most with the gradients here.

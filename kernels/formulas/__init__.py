@@ -1,16 +1,16 @@
-"""The formulas: update rules, operations around them, sums and coefficient functions, and what reads them.
+"""The formulas: update rules, operations around them, sums, coefficient functions, and the code that reads them.
 
 =================  ====================================================================================
-`rules`            the update rules, once each, as scalar Python functions
-`operations`       what runs around an update in the same pass: clipping, averages, constraints
+`rules`            the update rules, each written once as a scalar Python function
+`operations`       operations around an update, in the same pass: clipping, averages, constraints
 `sums`             the terms of sums over arrays
-`coefficients`     hyperparameters and step count -> the scalars that a rule takes
+`coefficients`     functions from hyperparameters and step count to the scalars that a rule takes
 `vocabulary`       the few functions that a formula may call, as NumPy understands them
 `dialect`          reads and checks the functions of these files
 `registry`         every formula by name, as a syntax tree, and the loop over elements that calls it
-`custom_rules`     a user's custom rule: read from its source, checked, and added to the registry
-`costs`            estimates what a custom rule costs an element
+`custom_rules`     reads a custom rule from its source, checks it, and adds it to the registry
+`costs`            estimates the time that a custom rule takes per element
 =================  ====================================================================================
 
-Nothing here imports NumPy at run time but `vocabulary` and the formulas themselves: `setup.py` reads them.
+Only `vocabulary` and the formulas themselves import NumPy at run time, because `setup.py` reads this package.
 """

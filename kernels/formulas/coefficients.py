@@ -1,10 +1,10 @@
-"""Hyperparameters and step count -> the coefficients of a rule, once per step and group, in float64.
+"""Computes the coefficients of a rule from hyperparameters and step count, once per step and group, in float64.
 
-One function per optimizer and convention, named `<optimizer>_<framework>` (without a framework where all agree), in the
-same dialect as `rules`. Its arguments are hyperparameters, `step`, which counts from 1, and numbers that it carries
-from step to step: those it also returns. It returns variables, and a rule takes those that carry the names of its own
-arguments. Called from Python these are plain functions of floats; the compiled module runs what is rendered from this
-source, so a step needs no Python.
+Each optimizer and convention has one function, named `<optimizer>_<framework>` (without a framework if all agree), in
+the same dialect as `rules`. Its arguments are hyperparameters, `step`, which counts from 1, and numbers carried from
+step to step, which it also returns. It returns variables; a rule takes the ones named like its own arguments. Called
+from Python, these are plain functions of floats. The compiled module runs code rendered from this source, so a step
+needs no Python.
 """
 
 from .vocabulary import clip, floor, log, maximum, select, sqrt
@@ -18,7 +18,7 @@ def regularize(lr, weight_decay, decoupled_weight_decay, maximize, update_diviso
 
 
 def regularize_after_first(step, lr, weight_decay, decoupled_weight_decay, maximize, update_divisor, clip_coefficient):
-    """The parameter stays as it is in the first step."""
+    """As `regularize`, without decoupled weight decay in the first step: the parameter stays as it is."""
     grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
     param_decay = 1 - select(step == 1, 0, select(decoupled_weight_decay != 0, lr * weight_decay, 0))
     weight_decay = select(decoupled_weight_decay != 0, 0, weight_decay)
@@ -26,7 +26,7 @@ def regularize_after_first(step, lr, weight_decay, decoupled_weight_decay, maxim
 
 
 def regularize_adan(lr, weight_decay, no_prox, maximize, update_divisor, clip_coefficient):
-    """What is decayed after the update, by the rule itself, is not decayed before it."""
+    """With no_prox, decays the parameter before the update; otherwise the rule itself decays it after the update."""
     grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
     param_decay = 1 - select(no_prox != 0, lr * weight_decay, 0)
     weight_decay = 0
@@ -50,7 +50,7 @@ def sgd_torch(step, lr, momentum, dampening):
 
 
 def sgd_keras(lr, momentum):
-    # The rate goes into the buffer, so that a change of rate does not change what is in it.
+    # The buffer accumulates gradients times their rates, so a new rate leaves earlier contributions unchanged.
     step_size = lr
     param_step_size = 1
     nesterov_momentum = momentum
@@ -60,8 +60,8 @@ def sgd_keras(lr, momentum):
 
 
 def adam_torch(step, lr, beta1, beta2, eps):
-    # torch divides sqrt(exp_avg_sq) by sqrt(bias_correction2), element by element; both sides of the
-    # fraction are multiplied by it here instead, once.
+    # torch divides every element of sqrt(exp_avg_sq) by sqrt(bias_correction2). These coefficients multiply
+    # both sides of the fraction by sqrt(bias_correction2) instead, once per step.
     bias_correction1 = 1 - beta1**step
     bias_correction2_sqrt = sqrt(1 - beta2**step)
     one_minus_beta1 = 1 - beta1
@@ -74,7 +74,7 @@ def adam_torch(step, lr, beta1, beta2, eps):
 
 
 def adam_keras(step, lr, beta1, beta2, eps):
-    # eps is added to the root before its correction, so it counts for more in the first steps.
+    # Keras adds eps to the root before its bias correction, so eps has more effect in the first steps.
     one_minus_beta1 = 1 - beta1
     one_minus_beta2 = 1 - beta2
     max_correction = 1
@@ -85,7 +85,7 @@ def adam_keras(step, lr, beta1, beta2, eps):
 
 
 def adam_optax(step, lr, beta1, beta2, eps, eps_root, amsgrad):
-    # optax.amsgrad takes the largest of the corrected averages, and corrects no more.
+    # optax.amsgrad takes the maximum of the corrected averages, and does not correct the maximum again.
     bias_correction1 = 1 - beta1**step
     bias_correction2 = 1 - beta2**step
     one_minus_beta1 = 1 - beta1
@@ -93,7 +93,7 @@ def adam_optax(step, lr, beta1, beta2, eps, eps_root, amsgrad):
     max_correction = 1 / bias_correction2
     correction = select(amsgrad != 0, 1, bias_correction2)
     step_size = lr * sqrt(correction) / bias_correction1
-    # optax.adam(nesterov=True); NAdam's momentum without its schedule
+    # optax.adam(nesterov=True): the momentum of NAdam without its schedule
     grad_step_size = one_minus_beta1 * step_size
     exp_avg_step_size = lr * sqrt(bias_correction2) * beta1 / (1 - beta1 ** (step + 1))
     eps_in = eps_root * correction
@@ -112,12 +112,12 @@ def adam_optax(step, lr, beta1, beta2, eps, eps_root, amsgrad):
 
 
 def momentum_at(step, beta1, momentum_decay, base):
-    """NAdam's, which grows from about half of beta1 to beta1."""
+    """The momentum of NAdam at a step; it grows from about half of beta1 to beta1."""
     return beta1 * (1 - 0.5 * base ** (step * momentum_decay))
 
 
 def nadam(step, lr, beta1, beta2, eps, momentum_decay, mu_product, base, product_base):
-    # The bases are 0.96; Keras rounds them to float32, Keras 3 only one of them.
+    # Both bases are 0.96. Keras rounds both to float32; Keras 3 rounds only one of them.
     bias_correction2_sqrt = sqrt(1 - beta2**step)
     mu = momentum_at(step, beta1, momentum_decay, base)
     mu_next = momentum_at(step + 1, beta1, momentum_decay, base)
@@ -143,7 +143,7 @@ def nadam(step, lr, beta1, beta2, eps, momentum_decay, mu_product, base, product
 
 
 def adabelief_torch(step, lr, beta1, beta2, eps):
-    # eps counts twice: what is added to the variance stays in it, and adds up.
+    # eps is used twice: each step also adds it to the variance, where it stays and accumulates.
     bias_correction2_sqrt = sqrt(1 - beta2**step)
     one_minus_beta1 = 1 - beta1
     one_minus_beta2 = 1 - beta2
@@ -166,17 +166,17 @@ def adabelief_optax(step, lr, beta1, beta2, eps, eps_root):
 
 
 def progress(step, length):
-    """The part of a warmup of so many steps that is done: 1 after it, and where there is none."""
+    """The fraction of a warmup of `length` steps that is done; 1 after the warmup, and if there is none."""
     return select(length > 0, clip(step / maximum(length, 1), 0, 1), 1)
 
 
 def logarithm(x):
-    """Of 0, that of a number that is next to it."""
+    """The logarithm; of 0, the logarithm of 1e-300 instead."""
     return log(maximum(x, 1e-300))
 
 
 def ademamix(step, lr, beta1, beta2, beta3, alpha, beta3_warmup, alpha_warmup, eps, eps_root):
-    # The half-life of the slow average grows linearly, from the fast one's to its own.
+    # The half-life of the slow average grows linearly, from that of the fast average to its own.
     bias_correction2 = 1 - beta2**step
     bias_correction2_sqrt = sqrt(bias_correction2)
     half_lives = logarithm(beta3) / logarithm(beta1)
@@ -203,7 +203,7 @@ def ademamix(step, lr, beta1, beta2, beta3, alpha, beta3_warmup, alpha_warmup, e
 
 
 def adopt(step, lr, beta1, beta2, eps, use_clipping):
-    # The first step only starts the average of squares: the gradient's square is added to it.
+    # The first step only initializes the average of squares, by adding the square of the gradient.
     started = select(step == 1, 0, 1)
     one_minus_beta1 = select(step == 1, 0, 1 - beta1)
     one_minus_beta2 = select(step == 1, 1, 1 - beta2)
@@ -244,7 +244,7 @@ def adan_torch(step, lr, beta1, beta2, beta3, eps, weight_decay, no_prox):
 
 
 def adan_optax(step, lr, beta1, beta2, beta3, eps, eps_root):
-    # optax weighs differences by 1 - beta2, the paper by what is beta2 here.
+    # optax weights differences by 1 - beta2; the paper weights them by the number called beta2 here.
     bias_correction3 = 1 - beta3**step
     started = select(step == 1, 0, 1)
     one_minus_beta1 = 1 - beta1
@@ -274,12 +274,13 @@ def adan_optax(step, lr, beta1, beta2, beta3, eps, eps_root):
 
 
 def average_length(step, beta2):
-    """As many steps as a simple moving average would have to be as variable as the average of squares."""
+    """The length, in steps, of a simple moving average that varies as much as the average of squares."""
     return 2 / (1 - beta2) - 1 - 2 * step * beta2**step / (1 - beta2**step)
 
 
 def rectification(rho, rho_inf):
-    """Of an average of squares of length `rho` for one of infinitely many steps; 0 where there is none."""
+    """The factor that corrects an average of squares of length `rho` to that of infinitely many steps, `rho_inf`; 0 if
+    there is none."""
     return sqrt(maximum((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho), 0))
 
 
@@ -356,7 +357,7 @@ def rmsprop_torch(lr, alpha, eps, momentum):
 
 
 def rmsprop_tensorflow(lr, alpha, eps, momentum, eps_outside):
-    """Keras 3, TensorFlow 1, and legacy Keras, where eps is outside of the root while there is no momentum."""
+    """Keras 3, TensorFlow 1 and legacy Keras; legacy Keras adds eps outside of the root if there is no momentum."""
     one_minus_alpha = 1 - alpha
     grad_avg_correction = 1
     eps_out = select(momentum == 0, eps_outside * eps, 0)
@@ -424,18 +425,18 @@ def rprop_torch(etaminus, etaplus, step_size_min, step_size_max):
     return etaminus, etaplus, step_size_min, step_size_max
 
 
-# --- around the update: what `operations` takes -----------------------------------------------------------------------
+# --- around the update: coefficients of `operations` ------------------------------------------------------------------
 
 
 def preparation(gather_divisor, value_divisor, clip_value):
-    """Unscaling, by whichever operation reads the gradient first."""
+    """Factors that unscale the gradient, in the operation that reads the gradient first."""
     gather_factor = 1 / gather_divisor
     value_factor = 1 / value_divisor
     return gather_factor, value_factor, clip_value
 
 
 def averaging(step, ema_decay, ema_overwrite_frequency):
-    # As Keras does, the average begins with the parameters after the first step.
+    # As in Keras, the average starts as the parameters after the first step.
     ema_weight = select(step == 1, 0, ema_decay)
     ema_rest = 1 - ema_weight
     overwrite = select(floor(step / ema_overwrite_frequency) * ema_overwrite_frequency == step, 1, 0)
@@ -447,20 +448,20 @@ def constraint(l1, l2, low, high):
 
 
 def clipping_torch(sum_of_squares, divisor, max_norm):
-    """torch.nn.utils.clip_grad_norm_: of gradients that are to be divided by `divisor`."""
+    """torch.nn.utils.clip_grad_norm_, for gradients that are still to be divided by `divisor`."""
     ratio = max_norm / (sqrt(sum_of_squares) / divisor + 1e-6)
     clip_coefficient = select(ratio > 1, 1, ratio)
     return clip_coefficient
 
 
 def clipping_exact(sum_of_squares, divisor, max_norm):
-    """Keras, TensorFlow and optax: to the largest norm exactly. A NaN norm is not <=, so it is handed on."""
+    """Keras, TensorFlow and optax clip to exactly `max_norm`. A NaN norm fails the `<=`, so the result is NaN."""
     norm = sqrt(sum_of_squares) / divisor
     clip_coefficient = select(norm <= max_norm, 1, max_norm / norm)
     return clip_coefficient
 
 
-# --- of whole rows: (sum, count, own arguments) -> what the row's operation takes ------------------------------------
+# --- whole rows: (sum, count, own arguments) -> the coefficient of the row operation ---------------------------------
 
 
 def l2_ball(sum_of_squares, count, radius, lr):
@@ -470,7 +471,7 @@ def l2_ball(sum_of_squares, count, radius, lr):
 
 
 def group_lasso(sum_of_squares, count, strength, lr):
-    # A NaN norm is not <=, so it is handed on.
+    # A NaN norm fails the `<=`, so the factor is NaN.
     norm = sqrt(sum_of_squares)
     factor = select(norm <= lr * strength, 0, 1 - lr * strength / norm)
     return factor

@@ -1,4 +1,4 @@
-"""What can be told of a rule from its text: what it costs, and whether it squares the gradient."""
+"""Reads two things from the text of a rule: about how long it takes, and whether it squares the gradient."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from .dialect import Function, Rule
 from .registry import Loop
 
 ELEMENT = (0.06, 0.10)
-"""Nanoseconds an element of float32 and of float64 takes to read and write: one thread, in cache (AVX-512)."""
+"""Nanoseconds to read and write one element, of float32 and of float64: one thread, in cache (AVX-512)."""
 
 STATE = (0.04, 0.09)
-"""The same for each state."""
+"""Nanoseconds to read and write one element of each state."""
 
 DIVISION = (0.05, 0.15)
 ROOT = (0.10, 0.45)
 SELECT = (0.02, 0.04)
-"""Also of the words that are made of it."""
+"""Also for each selection within another word, see `_WORDS`."""
 
 _WORDS = {"sqrt": (1, 0), "select": (0, 1), "maximum": (0, 1), "clip": (0, 2), "sign": (0, 2)}
-"""How many roots and selections a word is."""
+"""How many square roots and how many selections each word of the vocabulary takes."""
 
 
 def cost(loop: Loop) -> tuple[float, float]:
-    """About how many nanoseconds an element takes, as in `Spec.costs`: enough to tell when a thread pays for itself."""
+    """Estimated nanoseconds per element, as in `Spec.costs`: enough to tell when another thread makes a step faster."""
     n_states = len(loop.operands) - 2
     nodes = [node for function in loop.functions for node in _walk(function)]
     divisions = sum(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) for node in nodes)
@@ -36,7 +36,7 @@ def cost(loop: Loop) -> tuple[float, float]:
 
 
 def squares(rule: Rule, loop: Loop) -> bool:
-    """Whether anything made of the gradient is multiplied by anything made of the gradient: whether it can overflow."""
+    """Whether a rule multiplies two values that both depend on the gradient, so that the product can overflow."""
     known = {function.name: function for function in loop.functions}
     found, _ = _trace(rule.function, {"grad"}, known)
     return found
@@ -48,13 +48,13 @@ def _walk(function: Function) -> Iterator[ast.AST]:
 
 
 def _trace(function: Function, made_of_grad: set[str], known: Mapping[str, Function]) -> tuple[bool, bool]:
-    """Whether a function squares the gradient, given which of its arguments are made of it; and whether its result is
-    made of it."""
+    """Whether a function squares the gradient, and whether its result depends on the gradient; `made_of_grad` names the
+    arguments that depend on it."""
     names = set(made_of_grad)
     squared = False
 
     def visit(node: ast.AST) -> bool:
-        """Whether an expression is made of the gradient."""
+        """Whether an expression depends on the gradient."""
         nonlocal squared
         if isinstance(node, ast.Name):
             return node.id in names
@@ -66,7 +66,7 @@ def _trace(function: Function, made_of_grad: set[str], known: Mapping[str, Funct
             return made
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
             made_of = [visit(argument) for argument in node.args]
-            # A sign is of size 1, and what is chosen is not of the size of what it is chosen by.
+            # A sign has magnitude 1, and the condition of `select` does not affect the magnitude of its result.
             return {"sign": False, "select": any(made_of[1:])}.get(node.func.id, any(made_of))
         children = [visit(child) for child in ast.iter_child_nodes(node) if isinstance(child, ast.expr)]
         if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and all(children):

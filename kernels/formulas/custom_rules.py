@@ -1,7 +1,7 @@
 """Custom rules: Python functions, read from their source, checked, and registered with `formulas`.
 
-A rule is registered under its name and a digest of all that it is made of, so that nothing compiled for one rule can
-ever be taken for another, however often a function is changed and made anew.
+A rule is registered under its name and a digest of its entire content. Code compiled for one rule is therefore never
+used for another, however often a function is changed and defined again.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from . import vocabulary
 from .dialect import VOCABULARY, Function, Rule, error_at, read_function
 
 DIGEST_LENGTH = 16
-"""Of the digest in names: 64 bits tell apart as many rules as anyone will write."""
+"""Hexadecimal digits of the digest in names: 64 bits distinguish more rules than anyone will write."""
 
 RESERVED_STREAMS = (
     *("param", "grad", "param_i", "grad_i", "prepared", "clipped", "grad_accumulator", "param_average"),
     "step",
 )
-"""What the arrays of a step, and the numbers kept beside them, are called already."""
+"""Names already used for the arrays of a step and for the numbers kept beside them."""
 
 MAX_STATES = MAX_LOOP_OPERANDS - 2
-"""Beside the parameter and its gradient."""
+"""The most states of a rule: all operands of a loop except the parameter and its gradient."""
 
 
 class SourceError(ValueError):
-    """The source of a function cannot be read, or is not that of the function."""
+    """The source of a function cannot be read, or differs from the function as it runs."""
 
 
 def register(
     update: Callable[..., Any], states: Sequence[str], inputs: Sequence[str], coefficients: Callable[..., Any] | None
 ) -> registry.CustomRule:
-    """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and look it up by name from now on.
+    """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and add it to the registry.
 
-    `inputs` are the names that can be had without further ado: hyperparameters, `step` and carried numbers.
+    `inputs` are the names of the available numbers: hyperparameters, `step` and carried numbers.
 
     Raises
     ------
     DialectError
-        A function does not keep to the dialect, or is no rule; the error carries the file and the line.
+        A function uses something outside of the dialect, or is not a rule; the error carries the file and the line.
     SourceError
         A source cannot be read.
     """
@@ -90,11 +90,11 @@ def _digest(functions: Sequence[Function], states: Sequence[str]) -> str:
     return digest.hexdigest()[:DIGEST_LENGTH]
 
 
-# --- what a rule and its coefficients must be -------------------------------------------------------------------------
+# --- checks of a rule and its coefficients ----------------------------------------------------------------------------
 
 
 def _with_named_results(function: Function, names: Sequence[str]) -> Function:
-    """`return param - lr * grad, ...` as an assignment and `return param, ...`, where that means the same."""
+    """Turn `return param - lr * grad, ...` into an assignment and `return param, ...`, if that means the same."""
     if len(function.returns) != len(names):
         return function
     body, assigned = list(function.body), set[str]()
@@ -151,16 +151,16 @@ def _check_coefficients(
 
 
 INSTEAD = {"abs": "maximum(x, -x)", "max": "maximum(a, b)", "min": "-maximum(-a, -b)", "pow": "x * x", "float": "x"}
-"""What to write for functions of Python's own."""
+"""The expressions that replace some built-in functions of Python."""
 
 
 def check_name(what: str, name: Any, taken: Sequence[str] = ()) -> str:
-    """The name of a state or a hyperparameter.
+    """Check the name of a state or a hyperparameter, and return it.
 
     Raises
     ------
     TypeError, ValueError
-        It cannot be one.
+        The value cannot serve as a name.
     """
     if not isinstance(name, str):
         raise TypeError(f"{what} must be names, got {name!r}")
@@ -175,7 +175,7 @@ def check_name(what: str, name: Any, taken: Sequence[str] = ()) -> str:
 
 
 def read(function: Callable[..., Any], powers: bool = False) -> tuple[list[Function], ast.FunctionDef, str]:
-    """A function and what it calls, callees first; its syntax tree, and the file that it is in.
+    """The functions that a function calls, callees first, and the function itself; its syntax tree; and its file.
 
     Raises
     ------
@@ -232,7 +232,7 @@ def _words() -> str:
 
 
 def _names_seen_by(function: types.FunctionType) -> dict[str, Any]:
-    """What the names in a function stand for: its closure, then its module."""
+    """The values of the names in a function: from its closure, then from its module."""
     seen = dict(function.__globals__)
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
@@ -243,7 +243,7 @@ def _names_seen_by(function: types.FunctionType) -> dict[str, Any]:
 
 
 def syntax_of(function: Any) -> tuple[ast.FunctionDef, str]:
-    """The syntax tree of a function, its lines as in its file, and the file."""
+    """The syntax tree of a function, with the line numbers of its file, and the path of the file."""
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"a plain function is needed, written with def, got {function!r}")
     name, path = function.__name__, function.__code__.co_filename
@@ -271,10 +271,10 @@ def syntax_of(function: Any) -> tuple[ast.FunctionDef, str]:
 
 
 def _is_source_of(node: ast.FunctionDef, function: types.FunctionType) -> bool:
-    """Whether compiling this gives the function's own code."""
+    """Whether compiling the syntax tree gives the code of the function."""
     inner = copy.deepcopy(node)
     inner.decorator_list = []
-    # What it closes over are an outer function's names.
+    # The variables that it closes over become arguments of an outer function.
     module = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}): pass")
     outer = module.body[0]
     assert isinstance(outer, ast.FunctionDef)

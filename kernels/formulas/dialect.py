@@ -1,8 +1,9 @@
-"""Reads the functions of `rules` and `coefficients` from their source and checks that they keep to the dialect.
+"""Reads the functions of the formulas from their source and checks that they use only the dialect.
 
-The dialect is what NumPy, Numba, CUDA and C can all run with the same bits: assignments and one `return`, `+ - * /`,
-comparisons, numbers, and calls of the vocabulary or of other functions in the same file. `**` and `log` are for
-coefficients only (neither is correctly rounded). No branches, no loops, no attributes: a rule is straight-line code.
+The dialect is the part of Python that NumPy, Numba, CUDA and C all run with the same bits: assignments and one
+`return`, `+ - * /`, comparisons, numbers, and calls of the vocabulary or of other functions in the same file. Only
+coefficient functions may use `**` and `log`, which are not correctly rounded. A rule is straight-line code, without
+branches, loops or attributes.
 """
 
 from __future__ import annotations
@@ -14,36 +15,36 @@ from dataclasses import dataclass
 from pathlib import Path
 
 VOCABULARY = {"sqrt": 1, "floor": 1, "log": 1, "select": 3, "maximum": 2, "clip": 3, "sign": 1}
-"""The functions that may be called, and how many arguments each takes."""
+"""The functions that formulas may call, and how many arguments each takes."""
 
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 
 
 class DialectError(SyntaxError):
-    """A function uses something outside of the dialect; carries the file and the line."""
+    """A function uses something outside of the dialect; the error carries the file and the line."""
 
 
 @dataclass(frozen=True)
 class Function:
-    """One function of the dialect: what it takes, what it does, what it gives back."""
+    """One function of the dialect: its arguments, its assignments, and the expressions that it returns."""
 
     name: str
     arguments: tuple[str, ...]
     body: tuple[ast.Assign, ...]
     returns: tuple[ast.expr, ...]
-    keywords: tuple[str, ...] = ()  # those of the arguments that are keyword-only
+    keywords: tuple[str, ...] = ()  # the keyword-only ones among the arguments
 
     @functools.cached_property
     def returned_names(self) -> tuple[str, ...]:
-        """The variables handed back; empty when an expression is."""
+        """The names of the returned variables; empty if the function returns any other expression."""
         if all(isinstance(node, ast.Name) for node in self.returns):
             return tuple(node.id for node in self.returns if isinstance(node, ast.Name))
         return ()
 
     @property
     def local_names(self) -> tuple[str, ...]:
-        """Variables that are assigned and are no arguments, in order."""
+        """The assigned variables that are not arguments, in order."""
         names = dict.fromkeys(name for statement in self.body for name in _targets(statement))
         return tuple(name for name in names if name not in self.arguments)
 
@@ -68,13 +69,13 @@ class Rule:
 
     @property
     def operands(self) -> tuple[str, ...]:
-        """What the loop walks over in memory: the parameter, the gradient, each state."""
+        """The arrays that the loop runs over: the parameter, the gradient, each state."""
         return ("param", "grad", *self.states)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """What is done around an update: a function `(arrays read, *, coefficients) -> arrays written`."""
+    """An operation around an update: a function `(arrays read, *, coefficients) -> arrays written`."""
 
     function: Function
 
@@ -100,7 +101,7 @@ class Operation:
 
 
 def is_operation(function: Function) -> bool:
-    """It writes what it returns; a helper returns an expression."""
+    """Whether a function is an operation, which returns variables and writes them; a helper returns an expression."""
     return bool(function.returned_names)
 
 
@@ -116,7 +117,7 @@ def is_rule(function: Function) -> bool:
 def read_module(
     path: Path | str, imported: Mapping[str, Function] | None = None, powers: bool = False
 ) -> dict[str, Function]:
-    """All functions of a source file, in order, each checked; they may call those of the files that it imports from."""
+    """All functions of a source file, in order, each checked; they may call the `imported` functions."""
     path = Path(path)
     tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
     functions: dict[str, Function] = {}
@@ -127,7 +128,7 @@ def read_module(
 
 
 def read_function(node: ast.FunctionDef, path: str, known: Mapping[str, Function], powers: bool = False) -> Function:
-    """A function of the dialect, checked; it may call those that are known, and take powers where that is said.
+    """A function of the dialect, checked; it may call `known` functions and, with `powers`, use `**` and `log`.
 
     Raises
     ------
@@ -138,7 +139,7 @@ def read_function(node: ast.FunctionDef, path: str, known: Mapping[str, Function
 
 
 def called_functions(function: Function, functions: Mapping[str, Function]) -> list[Function]:
-    """The other functions that this one calls, directly or not, callees first."""
+    """The other functions that this one calls, directly or indirectly, callees first."""
     found: dict[str, Function] = {}
     for node in _walk(function):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in functions:
@@ -172,7 +173,7 @@ HINTS: tuple[tuple[type[ast.AST], str], ...] = (
     (ast.Attribute, "only plain names, with no dot"),
     (ast.Subscript, "names stand for one element each; there is nothing to index"),
 )
-"""What to write instead."""
+"""Hints on the code to write instead, by the kind of syntax that the dialect rejects."""
 
 
 class _Reader:
@@ -268,7 +269,7 @@ class _Reader:
 
 
 def error_at(path: str, node: ast.AST, message: str) -> DialectError:
-    """An error that shows the line."""
+    """An error that shows the line of the node."""
     import linecache
 
     line, column = getattr(node, "lineno", 1), getattr(node, "col_offset", 0)

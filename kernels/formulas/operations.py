@@ -1,8 +1,8 @@
-"""What is done around an update, in the same pass: once each, in the dialect of `rules`.
+"""Operations around an update, in the same pass: each written once, in the dialect of `rules`.
 
 An operation is a function of one element of each array that it reads (its positional arguments) and of coefficients
-(its keyword-only arguments); the names that it returns are the arrays that it writes. `prepared` and `clipped` are a
-thread's own short buffers: what the update sees as its gradient, so that the gradient itself is not rewritten.
+(its keyword-only arguments); the names that it returns are the arrays that it writes. `prepared` and `clipped` are
+short buffers of each thread. The update reads its gradient from them, so the gradient itself is not overwritten.
 """
 
 from .rules import centered_root, rectified_root, root
@@ -17,7 +17,7 @@ def gather(grad_accumulator, grad, *, gather_factor):
 
 
 def keep(prepared):
-    """What was gathered is kept for the next call."""
+    """Keep the gathered gradient for the next call."""
     grad_accumulator = prepared
     return grad_accumulator
 
@@ -42,7 +42,7 @@ def average_and_overwrite(param_average, param, *, ema_weight, ema_rest, overwri
 
 
 def shrink(param, amount):
-    """Towards zero, and to zero exactly where it is nearer than `amount`; NaN stays NaN."""
+    """Move `param` towards zero by `amount`, and to exactly zero if it is nearer than that; NaN stays NaN."""
     return select(param > amount, param - amount, select(param < -amount, param + amount, param - param))
 
 
@@ -106,7 +106,7 @@ def scale(param, *, factor):
 
 
 def lower(param, *, threshold):
-    """To zero where it is not above the threshold; NaN stays NaN."""
+    """Subtract the threshold; zero if `param` does not exceed it; NaN stays NaN."""
     param = select(param <= threshold, 0, param - threshold)
     return param
 
@@ -126,7 +126,7 @@ def swap(param, param_average):
     return param, param_average
 
 
-# --- nothing but the memory: what an update with so many states reads and writes, next to nothing computed ------------
+# --- memory traffic alone: read and write as an update with this number of states does, and compute almost nothing ---
 
 
 def roofline_0(param, grad):

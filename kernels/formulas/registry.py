@@ -1,7 +1,7 @@
 """Every formula, read from its source: rules, operations, sums, coefficient functions, and the loops over them.
 
-What renders them (`render_cython`, `render_numba`) starts from the syntax trees here, so there is one text of each
-formula. This file must import without NumPy, Numba and the compiled module: `setup.py` runs it.
+The modules of `render` start from the syntax trees here, so each formula is written only once. This file must import
+without NumPy, Numba and the compiled module, because `setup.py` runs it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ REALS = {"float32": "float", "float64": "double"}
 """Working precisions and their C types."""
 
 SOURCES = ("rules.py", "operations.py", "sums.py", "coefficients.py")
-"""Where the formulas are."""
+"""The files that hold the formulas."""
 
 
 @functools.cache
@@ -57,10 +57,10 @@ def coefficient_functions() -> dict[str, Function]:
 
 @dataclass(frozen=True)
 class Loop:
-    """A loop over elements: what it walks over, what else it takes, and the calls for one element, in order.
+    """A loop over elements: its arrays, its coefficients, and the calls for one element, in order.
 
-    A call is (function, its arguments, what its results are assigned to). In calls, operands stand for their elements,
-    and `local_names` live for one element.
+    A call is (function, its arguments, the names to which its results are assigned). In calls, an operand stands for
+    its element, and `local_names` are variables for one element.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Loop:
     calls: tuple[tuple[Function, tuple[str, ...], tuple[str, ...]], ...]
     local_names: tuple[str, ...]
     functions: tuple[Function, ...]
-    """What it calls for an element, callees first."""
+    """The functions that it calls for an element, callees first."""
 
 
 def loops() -> dict[str, Loop]:
@@ -79,7 +79,7 @@ def loops() -> dict[str, Loop]:
 
 @functools.cache
 def _built_in_loop(name: str) -> Loop:
-    """One of them: a first step needs few, and the files of few."""
+    """The loop of one rule or operation: a first step needs few loops, and so reads few files."""
     if name in rules():
         return rule_loop(rules()[name], rule_functions())
     operation = operations()[name]
@@ -92,7 +92,7 @@ def _built_in_loop(name: str) -> Loop:
 
 
 def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
-    """The loop of a rule: `regularize`, then the rule, which calls functions that are known."""
+    """The loop of a rule: `regularize`, then the rule, which may call the `known` functions."""
     regularize = rule_functions()["regularize"]
     shared = regularize.arguments[2:]
     between = ("param_i", "grad_i")
@@ -109,16 +109,16 @@ def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
 
 @dataclass(frozen=True)
 class CustomRule:
-    """A user's rule; its name is that of no other content, see `custom_rules`."""
+    """A custom rule; no rule with other content has the same name, see `custom_rules`."""
 
     rule: Rule
     loop: Loop
     coefficients: tuple[Function, ...]
-    """The coefficient function, of the rule's name, last, and before it what it calls."""
+    """The functions that the coefficient function calls, then that function itself, named like the rule."""
 
 
 CUSTOM_RULES: dict[str, CustomRule] = {}
-"""The rules that users have made, by name; nothing that is built in is here."""
+"""The custom rules, by name; the built-in ones are not here."""
 
 
 def rule(name: str) -> Rule:
@@ -137,7 +137,7 @@ def coefficient_function(name: str) -> Function:
 
 
 def functions_of_coefficients(name: str) -> tuple[Function, ...]:
-    """A coefficient function, built in or custom, last, and before it what it calls, callees first."""
+    """The functions that a coefficient function calls, callees first, and the function itself; built in or custom."""
     return CUSTOM_RULES[name].coefficients if name in CUSTOM_RULES else _built_in_coefficients(name)
 
 
@@ -149,7 +149,7 @@ def _built_in_coefficients(name: str) -> tuple[Function, ...]:
 
 @functools.cache
 def functions_of_sum(name: str) -> tuple[Function, ...]:
-    """The term of a sum, last, and before it what it calls, callees first."""
+    """The functions that the term of a sum calls, callees first; then the term itself."""
     known = sum_functions()
     return (*called_functions(known[name], known), known[name])
 
@@ -167,7 +167,7 @@ def counts() -> frozenset[str]:
 
 
 def digest() -> str:
-    """Identifies the formulas that something was rendered from: everything but comments, names of files and layout."""
+    """Identifies the formulas from which code was rendered, by everything except comments, file names and layout."""
     import hashlib  # rarely needed, and slow to load
 
     text = "\n".join(ast.dump(ast.parse((HERE / name).read_text(encoding="utf-8"))) for name in SOURCES)

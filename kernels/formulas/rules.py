@@ -1,22 +1,23 @@
-"""The update rules, once each.
+"""The update rules, each written once.
 
-A rule is a scalar function `(param, grad, *state, *coefficients) -> (param, *state)`; the names it returns after
-`param` are its state, the arguments left over are its coefficients. It is straight-line code (see `dialect`): + - * /,
-comparisons inside `select`, the functions of `vocabulary`, and other functions of this file. Called with arrays it is
-the NumPy reference; Numba and the compiled module run what is rendered from this source.
+A rule is a scalar function `(param, grad, *state, *coefficients) -> (param, *state)`. The names that it returns after
+`param` are its states; its remaining arguments are its coefficients. It is straight-line code (see `dialect`): + - * /,
+comparisons inside `select`, the functions of `vocabulary`, and other functions of this file. Called with arrays, it is
+the NumPy reference. Numba and the compiled module run code rendered from this source.
 
-The coefficients are decided once per step, on the host, in float64, by `coefficients`. They have the slots in which
-frameworks differ (`eps_in` under the root and `eps_out` outside of it, the rate inside the momentum buffer or outside),
-so a framework's convention is a row of coefficients and never another rule: adding 0 and multiplying by 1 are exact.
+The functions of `coefficients` compute the coefficients once per step, on the host, in float64. Frameworks differ in
+where a number enters: `eps_in` under the root or `eps_out` outside of it, the rate inside the momentum buffer or
+outside. Each place has its own coefficient, so each framework's convention is a set of coefficients and needs no other
+rule: adding 0 and multiplying by 1 are exact.
 
-`regularize` comes before every rule; it is what all updates have in common.
+`regularize` runs before every rule; all updates share it.
 """
 
 from .vocabulary import clip, maximum, select, sign, sqrt
 
 
 def regularize(param, grad, grad_factor, weight_decay, param_decay):
-    """Scale the gradient, coupled weight decay (into the gradient), decoupled weight decay (into the parameter)."""
+    """Scale the gradient; apply coupled weight decay to the gradient, and decoupled weight decay to the parameter."""
     grad = grad_factor * grad + weight_decay * param
     param = param_decay * param
     return param, grad
@@ -144,7 +145,7 @@ def ademamix(
 
 
 def adopt(param, grad, exp_avg, exp_avg_sq, one_minus_beta1, beta2, one_minus_beta2, started, largest, eps, step_size):
-    # Divided by the average before this gradient is in it; in the first step there is none.
+    # Divided by the average of the earlier gradients, without this one; in the first step there are none.
     normed = clip(grad / maximum(sqrt(exp_avg_sq), eps), -largest, largest)
     exp_avg = lerp(exp_avg, select(started != 0, normed, 0), one_minus_beta1)
     param = param - step_size * exp_avg
@@ -182,7 +183,7 @@ def adan(
 
 
 def rectified_root(square, rectified, eps_in, eps_out):
-    """1 in the first steps, in which the average of squares has seen too few of them."""
+    """The root, or 1 in the first steps, when the average of squares contains too few of them."""
     return select(rectified != 0, root(square, eps_in, eps_out), 1)
 
 
@@ -197,7 +198,7 @@ def radam(
 
 def adamax(param, grad, exp_avg, exp_inf, one_minus_beta1, beta2, step_size, eps_in, eps_out):
     exp_avg = lerp(exp_avg, grad, one_minus_beta1)
-    # The order hands on a NaN of the gradient; the innermost `select` one of the state.
+    # The order of the comparison propagates NaN from the gradient; the innermost `select`, from the state.
     size = maximum(grad, -grad) + eps_in
     exp_inf = beta2 * exp_inf
     exp_inf = select(exp_inf > size, exp_inf, select(exp_inf == exp_inf, size, exp_inf))
@@ -207,14 +208,14 @@ def adamax(param, grad, exp_avg, exp_inf, one_minus_beta1, beta2, step_size, eps
 
 def lion(param, grad, exp_avg, one_minus_beta1, one_minus_beta2, step_size):
     direction = lerp(exp_avg, grad, one_minus_beta1)
-    # The sign of a NaN is 0, and the parameter would silently stay where it is.
+    # The sign of NaN is 0. Without this `select`, the parameter would silently stay unchanged.
     param = param - step_size * select(direction == direction, sign(direction), direction)
     exp_avg = lerp(exp_avg, grad, one_minus_beta2)
     return param, exp_avg
 
 
 def centered_variance(square_avg, grad_avg, grad_avg_correction):
-    # Never negative in exact arithmetic; rounding can make it so, and torch's root is then NaN.
+    # In exact arithmetic it is never negative. Rounding can make it negative; torch's root is NaN then.
     return maximum(square_avg - grad_avg_correction * (grad_avg * grad_avg), 0)
 
 
@@ -338,7 +339,7 @@ def adadelta(param, grad, square_avg, acc_delta, rho, one_minus_rho, eps_in, ste
 
 def rprop(param, grad, prev, step_size, etaminus, etaplus, step_size_min, step_size_max):
     product = grad * prev
-    # The innermost `select` hands a NaN on, as torch does.
+    # The innermost `select` propagates NaN, as torch does.
     factor = select(product > 0, etaplus, select(product < 0, etaminus, select(product == 0, 1, product)))
     step_size = clip(step_size * factor, step_size_min, step_size_max)
     prev = select(product < 0, 0, grad)

@@ -1,9 +1,9 @@
 """The terms of sums: functions of an element and a coefficient, added up over the elements of an array, in float64.
 
-COUNTS are those that only count: exact in any precision, so they are computed in that of the array.
+The sums named in COUNTS only count. Counts are exact in any precision, so they are computed in the array's own.
 
-They are added in a fixed order (see `constants.LANES` and `reference.add_up`): sums have the same bits from every
-backend and with any number of threads.
+Terms are added in a fixed order (see `constants.LANES` and `reference.add_up`), so every backend, with any number of
+threads, gives the same bits.
 """
 
 from .vocabulary import select
@@ -16,12 +16,12 @@ def square(x, unused):
 
 
 def unusable(x, limit):
-    """1 for NaN and for what is beyond the limit."""
+    """1 for NaN and for numbers whose magnitude exceeds the limit, else 0."""
     return select(x <= limit, select(x >= -limit, 0, 1), 1)
 
 
 def above(x, threshold):
-    """What is above the threshold, and how many they are."""
+    """The element and 1 if it exceeds the threshold, else 0 and 0: the sums are their total and their count."""
     return select(x > threshold, x, 0), select(x > threshold, 1, 0)
 
 

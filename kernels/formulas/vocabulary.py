@@ -1,8 +1,7 @@
-"""What the functions in `rules` and `coefficients` may call, as NumPy (and plain Python) understands them.
+"""The functions that the formulas may call, defined for NumPy and plain Python.
 
-`render_cython` and `numba_compile` give each of them a C and a Numba meaning with the same bits. They are defined
-through comparisons, not through `min`/`max`, because those differ between libraries in what they do with NaN and signed
-zeros.
+`render.cython_source` and `numba.compile` define each of them in C and for Numba, with the same bits. `maximum` and
+`clip` use comparisons and not `min`/`max`, because libraries differ in how `min` and `max` treat NaN and signed zeros.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ def sqrt(x: Any) -> Any:
 
 
 def floor(x: Any) -> Any:
-    """The largest whole number that is not larger."""
+    """The largest whole number that is not greater than `x`."""
     return np.floor(x)
 
 
@@ -36,12 +35,12 @@ def select(condition: Any, if_true: Any, if_false: Any) -> Any:
 
 
 def maximum(a: Any, b: Any) -> Any:
-    """The larger of the two; `a` when they compare equal or either is NaN."""
+    """The larger of the two; `a` if they compare equal or either is NaN."""
     return select(a < b, b, a)
 
 
 def clip(x: Any, low: Any, high: Any) -> Any:
-    """`x` limited to low, then to high; NaN stays NaN."""
+    """`x` raised to at least `low`, then lowered to at most `high`; NaN stays NaN."""
     y = select(x < low, low, x)
     return select(y > high, high, y)
 

@@ -1,1 +1,1 @@
-"""Loops compiled by Numba from the formulas, and kept on disk."""
+"""Compiles loops from the formulas with Numba, and keeps them on disk."""

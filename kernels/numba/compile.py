@@ -1,6 +1,6 @@
-"""Numba's part in `numba_loops`: from a loop's or a coefficient function's Python source to LLVM's text.
+"""The part of `loops` that needs Numba: compiles the Python source of a loop or coefficient function to LLVM text.
 
-Loaded only where nothing compiled is found on disk: Numba takes longer to load than all the rest of a first step.
+Loaded only if no compiled code is found on disk: loading Numba takes longer than everything else in a first step.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-_inline = numba.njit(error_model="numpy", fastmath=False, boundscheck=False)  # whatever a caller has
+_inline = numba.njit(error_model="numpy", fastmath=False, boundscheck=False)  # independent of the options of the caller
 
 
 @intrinsic
 def _prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
-    """Bring the cache line of element `index` near; past the end of an array it does nothing."""
+    """Prefetch the cache line of element `index`; past the end of an array it has no effect."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         base, offset = arguments
@@ -39,9 +39,9 @@ def _prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
 
 @intrinsic
 def opaque(typing_context: Any, number: Any) -> Any:
-    """The same float64, of which LLVM knows nothing.
+    """The same float64, with its value hidden from LLVM.
 
-    Of powers whose exponent it knows, it makes products and roots, which can be other bits than the C library's.
+    LLVM turns powers with a known exponent into products and roots, whose bits can differ from those of the C library.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -55,7 +55,7 @@ def opaque(typing_context: Any, number: Any) -> Any:
 
 @functools.cache
 def vocabulary(real: str) -> dict[str, Any]:
-    """The dialect's words for Numba, in one precision."""
+    """The vocabulary of the dialect for Numba, in one precision."""
     number = np.dtype(real).type
     zero, one = number(0), number(1)
 
@@ -100,7 +100,7 @@ def vocabulary(real: str) -> dict[str, Any]:
 
 
 def function_from(source: str, name: str, real: str) -> Any:
-    """The Python function of a source, its lines known to Numba's messages and tracebacks."""
+    """The Python function that a source defines; messages of Numba and tracebacks can show its lines."""
     filename = f"<fastopt {name} {real}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     namespace = dict(vocabulary(real))
@@ -112,7 +112,7 @@ _SIGNATURES = {
     "loop": lambda real: (types.CPointer(types.CPointer(real)), types.intp, types.CPointer(real), types.intp),
     "coefficients": lambda real: (types.CPointer(real), types.CPointer(real)),
 }
-"""What the compiled functions take, as the engine calls them."""
+"""The argument types of the compiled functions, as the engine calls them."""
 
 _CALLED_BY_ENGINE = """
 define void @"{symbol}"({arguments}) {{
@@ -122,11 +122,11 @@ define void @"{symbol}"({arguments}) {{
     ret void
 }}
 """
-"""In place of the wrapper that Numba makes, which would need Numba when it is loaded: nothing here can raise."""
+"""Replaces the wrapper that Numba generates, which would need Numba at load time. No compiled function can raise."""
 
 
 def llvm_text(source: str, name: str, real: str, kind: str, symbol: str) -> str:
-    """Optimized LLVM of a function, called `symbol`; `kind` says what it takes."""
+    """The optimized LLVM text of a function, named `symbol`; `kind` selects its argument types."""
     arguments = _SIGNATURES[kind](types.float32 if real == "float32" else types.float64)
     compiled: Any = numba.cfunc(types.void(*arguments))(function_from(source, name, real))
     wrapper = compiled.native_name
@@ -140,7 +140,7 @@ def llvm_text(source: str, name: str, real: str, kind: str, symbol: str) -> str:
 
 
 def _without(text: str, function: str) -> str:
-    """A module's text without the body of one function."""
+    """The text of a module without the definition of one function."""
     lines, kept, inside = text.splitlines(), [], False
     for line in lines:
         inside = inside or (line.startswith("define ") and (f"@{function}(" in line or f'@"{function}"(' in line))

@@ -1,8 +1,8 @@
-"""Loops compiled by Numba from the rules, when first used: native functions of the same form as the Cython ones.
+"""Compiles loops with Numba when they are first used, to native functions with the signature of the Cython loops.
 
-The engine calls them through their addresses, so threads, floating-point mode and segment table are the engine's, and
-Numba's own threading layers are not involved. What was compiled is kept on disk (see `object_cache`); where it is
-found, Numba is not even loaded.
+The engine calls them through their addresses. It provides the threads, the floating-point mode and the segment table;
+the threading layers of Numba are not involved. Compiled code is kept on disk (see `object_cache`). If it is found
+there, Numba is not even loaded.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..render.numba_source import coefficients_source, numba_source
 from . import machine_code, object_cache
 
 _compiling = threading.Lock()
-"""So that threads which want a function at once compile it once."""
+"""Ensures that a function is compiled only once if several threads request it at the same time."""
 
 
 @functools.cache
 def _compiler_digest() -> str:
-    """Of how the words of the dialect are spelled."""
+    """The digest of `compile.py`, which defines the vocabulary for Numba."""
     return object_cache.key(Path(__file__).with_name("compile.py").read_text(encoding="utf-8"))
 
 
@@ -66,7 +66,7 @@ def _coefficient_function(name: str) -> int:
 
 
 def loop(name: str, dtype: np.dtype) -> int:
-    """The address of a rule's or an operation's loop over float32 or float64; compiles it the first time."""
+    """The address of the loop of a rule or an operation over float32 or float64; compiles it the first time."""
     with _compiling:
         return _loop(name, dtype.name)
 
@@ -78,10 +78,10 @@ def coefficient_function(name: str) -> int:
 
 
 def loop_text(name: str, real: str) -> str:
-    """A loop as LLVM's text, for reading."""
+    """The LLVM text of a loop, for inspection."""
     return _text(*_loop_parts(name, real))
 
 
 def coefficients_text(name: str) -> str:
-    """A coefficient function as LLVM's text, for reading."""
+    """The LLVM text of a coefficient function, for inspection."""
     return _text(*_coefficients_parts(name))

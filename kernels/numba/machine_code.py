@@ -1,4 +1,4 @@
-"""From LLVM's text to an object for this processor, and from an object to addresses; llvmlite, without Numba."""
+"""Compiles LLVM text to an object for this processor, and loads objects; uses llvmlite, without Numba."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import llvmlite.binding as llvm
 
 @functools.cache
 def target_machine() -> Any:
-    """This processor, as LLVM sees it; NUMBA_CPU_NAME and the like count here as they do in Numba."""
+    """The LLVM target machine for this processor; follows NUMBA_CPU_NAME and related variables as Numba does."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     cpu, features = processor()
@@ -23,7 +23,7 @@ def target_machine() -> Any:
 
 @functools.cache
 def processor() -> tuple[str, str]:
-    """Its name and its features."""
+    """The name and the features of the processor."""
     name, features = os.environ.get("NUMBA_CPU_NAME", "host"), os.environ.get("NUMBA_CPU_FEATURES", "")
     if name in ("", "host"):
         name, features = llvm.get_host_cpu_name(), features or llvm.get_host_cpu_features().flatten()
@@ -32,14 +32,14 @@ def processor() -> tuple[str, str]:
 
 @functools.cache
 def environment() -> str:
-    """All that an object depends on beside its source: versions, the processor, and what Numba is told."""
+    """Everything except the source that an object depends on: versions, the processor, and the variables of Numba."""
     variables = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
     triple = llvm.get_default_triple()
     return repr((_numba_version(), _llvmlite_version(), triple, processor(), variables))
 
 
 def _numba_version() -> str:
-    """Without loading Numba, which takes longer than all the rest."""
+    """The version of Numba, read without loading Numba, which would take longer than everything else."""
     found = importlib.util.find_spec("numba")
     if found is None or found.origin is None:
         raise ImportError("No module named 'numba'")
@@ -58,7 +58,7 @@ def _llvmlite_version() -> str:
 
 
 def emit(text: str) -> bytes:
-    """The object of a module that is given as text, which has been optimized."""
+    """Compile a module, given as optimized LLVM text, to an object."""
     machine = target_machine()
     module = llvm.parse_assembly(text)
     module.verify()
@@ -67,17 +67,17 @@ def emit(text: str) -> bytes:
 
 
 def assembly(text: str) -> str:
-    """The same as a text, for reading."""
+    """The assembly of a module, given as optimized LLVM text, for inspection."""
     found: str = target_machine().emit_assembly(llvm.parse_assembly(text))
     return found
 
 
 _engines: list[Any] = []
-"""Kept for ever, with the code whose addresses were handed out."""
+"""Never freed: they hold the code whose addresses `load` has returned."""
 
 
 def load(data: bytes, symbol: str) -> int:
-    """Where a function of an object is, once it is in memory."""
+    """Load an object into memory, and return the address of one of its functions."""
     machine = target_machine()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(data))

@@ -1,8 +1,8 @@
-"""Compiled objects kept on disk from one process to the next, by a key that says all that they were made from.
+"""Keeps compiled objects on disk for later processes, each under a key that identifies everything it was made from.
 
-An entry is never changed and never stale: another rule, another version of what compiles it or another processor has
-another key. Entries appear whole, by renaming, so that any number of processes can write at once. A file that is not
-whole, or that another user could have written, is as good as none; where the folder cannot be used, nothing is kept.
+An entry never changes and never becomes stale: another rule, another version of its compiler or another processor has
+another key. A complete file is renamed into place, so any number of processes can write at once. An incomplete file,
+or one that another user could have written, is ignored. If the folder cannot be used, nothing is kept.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import sys
 from pathlib import Path
 
 VARIABLE = "FASTOPT_CACHE_DIR"
-"""Names another folder; set to nothing, nothing is kept."""
+"""Environment variable that names another folder; if it is empty, nothing is kept."""
 
 _FORMAT = b"fastopt object 1\n"
 _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 def folder() -> Path | None:
-    """Where entries are kept; None where nothing is to be."""
+    """The folder for entries; None if nothing is to be kept."""
     wanted = os.environ.get(VARIABLE)
     if wanted is not None:
         return Path(wanted).expanduser().absolute() if wanted else None
@@ -36,7 +36,7 @@ def folder() -> Path | None:
 
 
 def why_not() -> str | None:
-    """Why nothing can be kept, or None where it can; makes the folder."""
+    """Why nothing can be kept, or None if entries can be; creates the folder."""
     path = folder()
     if path is None:
         return f"{VARIABLE} is empty" if VARIABLE in os.environ else "there is no home folder"
@@ -50,12 +50,12 @@ def why_not() -> str | None:
 
 
 def _is_ours(status: os.stat_result) -> bool:
-    """Nobody else (but root) can have put code there that we would run."""
+    """Whether only this user and root can have written there, so that its code is safe to run."""
     return not hasattr(os, "getuid") or (status.st_uid in (os.getuid(), 0) and not status.st_mode & 0o022)
 
 
 def key(*parts: str) -> str:
-    """The key of what is made from these texts."""
+    """The key of an object that is made from these texts."""
     digest = hashlib.sha256()
     for part in parts:
         encoded = part.encode()
@@ -65,7 +65,7 @@ def key(*parts: str) -> str:
 
 
 def read(name: str) -> bytes | None:
-    """The entry of a key, or None where there is none that can be trusted."""
+    """The entry of a key, or None if there is no entry that can be trusted."""
     path = folder()
     if path is None:
         return None
@@ -84,11 +84,11 @@ def read(name: str) -> bytes | None:
 
 
 def write(name: str, data: bytes) -> bool:
-    """Keep an entry; whether that was possible."""
+    """Keep an entry; returns whether that was possible."""
     path = folder()
     if path is None or why_not() is not None:
         return False
-    import tempfile  # not needed where the entry is there
+    import tempfile  # not needed if the entry exists
 
     temporary = None
     try:

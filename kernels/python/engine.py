@@ -1,7 +1,7 @@
-"""The step in plain Python: for the reference, and for Numba's loops where the compiled module was not built.
+"""The step in plain Python, for the reference, and for loops of Numba if the compiled module was not built.
 
-It promises what `engine.Engine` promises (one step at a time, everything checked before anything is written, everything
-written or nothing), without the speed: it computes into copies, and writes them all in one call of C code.
+It gives the guarantees of `contract.Engine` (one step at a time, all checks before any write, everything written or
+nothing) but is slower: it computes into copies, and writes them all in one call of C code.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from .reference import add_up
 
 
 class Work:
-    """A segment in a step: its arrays as they are (`old`), and what they will be (`new`), the gradient among them.
+    """A segment in a step: its arrays, including the gradient, before the step (`old`) and after it (`new`).
 
-    What is not written is the same array in both.
+    An array that the step does not write is the same object in both.
     """
 
     def __init__(self, index: int, segment: Segment, gradient: Any, clears: bool) -> None:
@@ -46,7 +46,7 @@ class Work:
 
 
 def elements(form: OperandForm, operand: Any, start: int, stop: int) -> Any:
-    """The items of an operand that stand for these elements; None of an operand that is missing."""
+    """The items of an operand that belong to these elements; None if the operand is missing."""
     return None if operand is None else operand[start // form.elements_per_item : -(-stop // form.elements_per_item)]
 
 
@@ -79,7 +79,7 @@ class PythonEngine(EngineBase):
         self.watch()
 
     def run_step(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
-        # In a context of its own, NumPy's error state is the caller's again however this ends.
+        # The step runs in its own context, so the caller's NumPy error state is unchanged however the step ends.
         contextvars.copy_context().run(self.step_in_context, gradients, prepare)
 
     def step_in_context(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
@@ -103,7 +103,7 @@ class PythonEngine(EngineBase):
     def commit(self, work: list[Work], more: list[tuple[np.ndarray, np.ndarray]]) -> None:
         """Write everything.
 
-        It is one call of C code, and these assignments run no Python: no signal's handler comes between two of them.
+        One call of C code makes all assignments. They run no Python, so no signal handler can run between two of them.
         """
         pairs = [pair for each in work for pair in zip(each.old, each.new, strict=True) if pair[0] is not pair[1]]
         targets, values = zip(*pairs, *more, strict=True) if pairs or more else ((), ())
@@ -152,7 +152,7 @@ class PythonEngine(EngineBase):
         self.commit(work, more)
 
     def add_up_gradient(self, program: str, work: Work, counting: bool = False) -> float:
-        """The sum over the gradient, or over what it comes to with those of calls before."""
+        """The sum over the gradient, or over its total with the gradients of earlier calls if gradients accumulate."""
         plan = self.plans[work.segment.group]
         sum_over = self.plan.unusable if counting else plan.sum
         if sum_over is None:
@@ -172,7 +172,7 @@ class PythonEngine(EngineBase):
         return math.isfinite(total) if plan.sum_of_squares else not total > 0
 
     def decline(self, program: str, work: list[Work]) -> None:
-        """Say which gradients cannot be used (which may raise), and leave everything but gradients as it is."""
+        """Report the gradients that cannot be used (which may raise), and change nothing except gradients."""
         counts = [(each.index, int(self.add_up_gradient(program, each, counting=True))) for each in work]
         self.report([(index, count) for index, count in counts if count], int(self.progress.calls[0]))
         if self.plan.clears:
@@ -181,7 +181,7 @@ class PythonEngine(EngineBase):
             self.commit(work, [])
 
     def clip_coefficients(self, totals: dict[int, float]) -> tuple[dict[int, float], float]:
-        """For each segment what its gradient is multiplied by; and the norm of all."""
+        """The factor for the gradient of each segment, and the norm of all gradients."""
         total, divisor = 0.0, self.plan.divisor
         for each in totals.values():
             total += each
@@ -198,12 +198,12 @@ class PythonEngine(EngineBase):
         return float(self.plans[self.segments[index].group].lr * self.settings.lr_scale[index])
 
     def results(self, index: int, clip_coefficient: float) -> list[list[float]]:
-        """What the coefficient functions of a segment's stages return."""
+        """The results of the coefficient functions of all stages of a segment."""
         plan, records = self.plans[self.segments[index].group], self.records
         known = (records.steps[index] + 1, self.rate(index), self.settings.weight_decay[index], clip_coefficient)
         results = []
         for stage in plan.stages:
-            arguments = [np.float64(value) for value in stage.arguments]  # that divide by zero as C does
+            arguments = [np.float64(value) for value in stage.arguments]  # float64 of NumPy divides by zero as C does
             for name, position, value in zip(ENGINE_ARGUMENTS, stage.positions, known, strict=True):
                 if position >= 0 and not (name == "weight_decay" and math.isnan(value)):
                     arguments[position] = np.float64(value)
@@ -215,7 +215,7 @@ class PythonEngine(EngineBase):
         return results
 
     def coefficients(self, program: str, index: int, clip_coefficient: float) -> list[list[Any]]:
-        """What each operation of a program takes for this segment."""
+        """The coefficients of each operation of a program for this segment."""
         plan, results = self.plans[self.segments[index].group], self.results(index, clip_coefficient)
         return [
             [self.dtype.type(results[stage][position]) for stage, position in operation.pick]
@@ -223,12 +223,12 @@ class PythonEngine(EngineBase):
         ]
 
     def run(self, program: str, work: Work, clip_coefficient: float) -> None:
-        """A program on a whole segment."""
+        """Run a program on a whole segment."""
         segment, operands = work.segment, work.operands
         plan = self.plans[segment.group]
         operations = plan.programs[program]
         scalars = self.coefficients(program, work.index, clip_coefficient)
-        # Without a gradient in this call, what was gathered before is all of it.
+        # Without a gradient in this call, the gradients gathered earlier are the entire gradient.
         was_gathered = operands[GRAD] is None and plan.accumulator >= 0
         with_rows = program == "update" and segment.row > 0
         before_rows = plan.rows_after if with_rows else len(operations)
@@ -278,7 +278,7 @@ class PythonEngine(EngineBase):
 
 
 class ThreadedPythonEngine(PythonEngine):
-    """The same, with long loops split over Python threads: for loops that release the GIL."""
+    """A `PythonEngine` that splits long loops over Python threads, for loops that release the GIL."""
 
     def run_loop(self, operation: Operation, arrays: list[np.ndarray], scalars: list[Any]) -> None:
         n_threads = self.n_threads or cpu.default_threads()

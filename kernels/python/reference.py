@@ -1,4 +1,4 @@
-"""The rules and operations run by NumPy: slow, and what the other backends are measured against, bit by bit."""
+"""Runs the rules and operations with NumPy: slow, and the reference that other backends must match bit by bit."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from ..formulas.dialect import Function
 from ..render.numba_source import functions_source
 
 BLOCK = 1 << 16
-"""Elements at a time, so that the temporaries stay in cache."""
+"""Elements per call of NumPy, few enough that temporaries stay in cache."""
 
 Loop = Callable[[Sequence[np.ndarray], Sequence[Any]], None]
 """Updates one-dimensional arrays, the operands of a loop, in place with the given coefficients."""
 
 Sum = Callable[[np.ndarray, float], tuple[float, float]]
-"""Adds up a term over at most a block of elements; the second result is 0 where the term is a single number."""
+"""Adds up a term over at most one block of elements; the second result is 0 if the term is a single number."""
 
 
 def loop(name: str, dtype: np.dtype) -> Loop:
-    """A rule's or an operation's loop over arrays of float32 or float64."""
+    """The loop of a rule or an operation over arrays of float32 or float64."""
     return operation_loop(name) if name in registry.operations() else rule_loop(name, dtype)
 
 
@@ -68,7 +68,7 @@ def store(targets: Sequence[np.ndarray], results: Any) -> None:
 
 
 def sum_over(name: str, dtype: np.dtype) -> Sum:
-    """A sum over at most a block of elements, in the order that the compiled ones add."""
+    """A sum over at most one block of elements, added in the order of the compiled sums."""
     term = getattr(sums, name)
     precision = dtype if name in sums.COUNTS else np.dtype(np.float64)
 
@@ -85,7 +85,7 @@ def sum_over(name: str, dtype: np.dtype) -> Sum:
 
 
 def fold(terms: np.ndarray, size: int) -> float:
-    """Adds the rows to one another, one after the other; then each half of what is left to the other half."""
+    """Adds up the rows one after the other, then repeatedly adds one half of the remaining sums to the other half."""
     terms.reshape(-1)[size:] = 0  # beyond the end
     lanes = np.zeros(LANES)
     for row in terms:
@@ -96,7 +96,7 @@ def fold(terms: np.ndarray, size: int) -> float:
 
 
 def add_up(sum_over: Any, elements: np.ndarray, coefficient: float) -> tuple[float, float]:
-    """Both results of a sum over many elements: blocks, one after the other."""
+    """Both results of a sum over any number of elements, added block by block."""
     first = second = 0.0
     for start in range(0, elements.size, SUM_BLOCK):
         results = sum_over(elements[start : start + SUM_BLOCK], coefficient)
@@ -130,9 +130,9 @@ def coefficient_function(name: str) -> Callable[..., Any]:
 
 
 def custom_function(functions: Sequence[Function], dtype: np.dtype) -> Callable[..., Any]:
-    """The last of a user's functions, over arrays: its numbers are of the dtype, as they are for Numba.
+    """The last function of a custom rule, over arrays; its numbers have the dtype, as they have for Numba.
 
-    The functions as they are written would do: but for 1 - 0.9, say, which Python takes in double precision.
+    The functions cannot run as written, because Python computes expressions like 1 - 0.9 in double precision.
     """
     words = {name: getattr(vocabulary, name) for name in vocabulary.__all__}
     namespace: dict[str, Any] = {"inline": lambda each: each, "number": dtype.type, "power": operator.pow, **words}

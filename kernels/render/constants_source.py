@@ -13,9 +13,10 @@ cdef enum:
 
 
 def constants_source(values: Mapping[str, Any]) -> str:
-    """Declares the public constants of a module's namespace.
+    """Declares the public constants in the namespace of a module.
 
-    A number keeps its name. Of a tuple of names, each becomes the number of its position, and `N_...` counts them.
+    A number keeps its name. Each name in a tuple of names becomes a constant whose value is its position, and `N_...`
+    is the length of the tuple.
     """
     lines: list[str] = []
     for name, value in values.items():

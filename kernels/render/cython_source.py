@@ -1,6 +1,7 @@
-"""Writes the formulas as Cython, when fastopt is built. `setup.py` runs this file: no NumPy, Numba or compiled module.
+"""Writes the formulas as Cython, when fastopt is built.
 
-Numbers become numbers of the working precision; the vocabulary becomes C functions of that precision.
+`setup.py` runs this file, so it imports no NumPy, Numba or compiled module. Numbers become numbers of the working
+precision; the vocabulary becomes C functions of that precision.
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from ..formulas.registry import (
 from .spelling import call_lines, indent, statements
 
 BY_FMA = "float32_by_fma"
-"""float32, its square roots by multiplications (square_root.h)."""
+"""float32, with square roots computed by multiplications (square_root.h)."""
 
 C_TYPES = {**REALS, BY_FMA: "float"}
 
 SHARED_BLOCK, SHARED_ROOTS = 48, 16
-"""Of so many elements, the first so many take their roots from the multipliers and the others from the divider. That is
-what keeps both busy on the Intel processor on which it was found."""
+"""In each block of SHARED_BLOCK elements, the multipliers compute the square roots of the first SHARED_ROOTS elements,
+and the divider computes the others. This split keeps both busy on the Intel processor on which it was found."""
 
 
 def takes_roots(loop: Loop) -> bool:
-    """Whether an element's update has a square root."""
+    """Whether a loop computes a square root for each element."""
     return any("sqrt" in _words(function) for function in loop.functions)
 
 
@@ -213,7 +214,7 @@ cdef void roots_by_fma(float *x, Py_ssize_t size) noexcept nogil:
     for i in range(size):
         x[i] = sqrt_float32_by_fma(x[i])
 """
-"""For a test."""
+"""Only a test uses it."""
 
 
 _CYTHON_SUM = """\
@@ -267,7 +268,7 @@ def _table(name: str, keys: Iterable[str], suffix: str, reals: Iterable[str] = R
 
 
 def loops_source(level: str) -> str:
-    """The Cython module that holds every loop and every sum, for one instruction set; the text is the same for each."""
+    """The Cython module of all loops and sums for one instruction set; only LEVEL differs between instruction sets."""
     parts = [_cython_function(function, "float64") for function in sum_functions().values()]
     for real in REALS:
         functions = (*rule_functions().values(), *operation_functions().values())
@@ -302,7 +303,7 @@ cdef void {name}_host(const double *arguments, double *results) noexcept nogil:
 
 
 def coefficients_source() -> str:
-    """The Cython module that holds every coefficient function as `void f(const double *, double *)`."""
+    """The Cython module that defines every coefficient function as `void f(const double *, double *)`."""
     functions, parts = coefficient_functions(), []
     for function in functions.values():
         parts.append(_cython_function(function, "float64"))

@@ -1,4 +1,4 @@
-"""Writes loops and coefficient functions as the source of Numba functions, when they are first used."""
+"""Writes a loop or a coefficient function as the source of a Numba function, when it is first used."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def {name}_loop(operands, size, coefficients, prefetch_distance):
 
 
 def numba_source(loop: Loop, real: str) -> str:
-    """A loop as the source of a Numba function over raw pointers, with what it calls.
+    """A loop as the source of a Numba function over raw pointers, with the functions that it calls.
 
     It expects `inline` (a decorator), `number` (the working precision), `prefetch` and the vocabulary in its globals.
     """
@@ -74,7 +74,7 @@ def functions_source(functions: Sequence[Function]) -> list[str]:
 
 
 def coefficients_source(functions: Sequence[Function]) -> str:
-    """The last of these functions over raw pointers to float64, to its arguments and to its results."""
+    """The last of these functions, called through raw pointers to its float64 arguments and results."""
     function = functions[-1]
     arguments = [f"a_{name} = arguments[{index}]" for index, name in enumerate(function.arguments)]
     results = [f"results[{index}] = r_{index}" for index in range(len(function.returns))]

@@ -34,7 +34,7 @@ class _Spelling(ast.NodeTransformer):
 
 
 def statements(function: Function, call: str, number: str) -> tuple[list[str], list[str]]:
-    """The body and the returned expressions, respelled."""
+    """The body and the returned expressions, spelled for the target language."""
     spelling = _Spelling(call, number)
     body = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.body]
     returns = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.returns]
@@ -46,10 +46,10 @@ def indent(lines: list[str], levels: int) -> str:
 
 
 def call_lines(loop: Loop, call: str) -> list[str]:
-    """One line for each call of a loop; `call` spells the name of a function.
+    """One line for each call in a loop; the format `call` spells the name of a function.
 
-    Streams are called s_..., coefficients c_..., local names l_...: whatever a rule calls them, a loop's own variables
-    are others.
+    Operands get the prefix s_, coefficients c_, local names l_, so their names never collide with the variables of the
+    loop, whatever names a rule uses.
     """
 
     def spelled(name: str) -> str:

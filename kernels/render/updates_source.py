@@ -1,7 +1,7 @@
 """Writes `fastopt.updates`, when fastopt is built: single updates as C functions, for Cython's `cimport` and for C.
 
-They are thin: coefficient functions and loops are those of the other compiled modules, called by address, so the bits
-are the engine's. `setup.py` runs this with the table of `fastopt.definitions.signatures`.
+These functions are thin: they call, by address, the coefficient functions and loops of the other compiled modules, so
+their results have the bits of the engine. `setup.py` runs this with the table of `fastopt.definitions.signatures`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ for position, name in enumerate({rules!r}):
 
 
 def _numbers(signature: Any) -> list[str]:
-    """What a function takes after its size, declared."""
+    """Declarations of the arguments of a function that follow its size."""
     carried = [f"double *{name}" for name in signature.spec.carried]
     hyperparameters = [f"{'bint' if signature.is_flag(name) else 'double'} {name}" for name in signature.arguments]
     return ["int64_t step", *carried, *hyperparameters]
@@ -96,7 +96,7 @@ def _declaration(signature: Any, real: str) -> str:
 
 
 def _coefficients(signature: Any, functions: list[str]) -> str:
-    """Calls the coefficient functions, and picks out what the loop takes, in its order."""
+    """Calls the coefficient functions, and selects the coefficients of the loop, in the order of the loop."""
     declared: list[str] = []
     body: list[str] = []
     position: dict[str, str] = {}
@@ -138,7 +138,7 @@ def _function(signature: Any, real: str, rules: list[str]) -> str:
 
 
 def updates_source(signatures: Iterable[Any]) -> str:
-    """The Cython module."""
+    """The Cython module `fastopt.updates`."""
     table = list(signatures)
     rules = list(dict.fromkeys(each.rule for each in table))
     functions = list(dict.fromkeys(function.name for each in table for function, _ in each.stages()))
@@ -183,7 +183,7 @@ _PXD_FUNCTIONS = """\
 
 
 def updates_pxd(signatures: Iterable[Any]) -> str:
-    """What of it can be cimported."""
+    """The declarations of the functions that other modules can cimport from `fastopt.updates`."""
     parts = []
     for each in signatures:
         shown = [
