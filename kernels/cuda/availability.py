@@ -8,9 +8,9 @@ import importlib.util
 
 @functools.cache
 def unavailable() -> Exception | None:
-    """Why backend='cuda' cannot be used, as the exception that says so; None when it can.
+    """The exception that says why backend='cuda' cannot be used; None when it can be used.
 
-    In Numba's simulator (NUMBA_ENABLE_CUDASIM=1 in the environment before Numba is imported) it always can.
+    Numba's simulator (NUMBA_ENABLE_CUDASIM=1 in the environment before Numba is imported) can always be used.
     """
     if importlib.util.find_spec("numba_cuda") is None:
         return ImportError("backend 'cuda' needs the package numba-cuda: `pip install 'fastopt[cuda]'`")
@@ -28,7 +28,7 @@ def unavailable() -> Exception | None:
 
 
 def require_cuda() -> None:
-    """Raise the error that says why CUDA cannot be used here, if it cannot.
+    """If CUDA cannot be used here, raise the error that says why.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def is_simulated() -> bool:
 
 
 def describe() -> str:
-    """One line for people: on what CUDA runs, or why it cannot."""
+    """One line for people: the device that CUDA runs on, or why CUDA cannot run."""
     error = unavailable()
     if error is not None:
         return "no: " + str(error).removeprefix("backend 'cuda'").removeprefix(":").strip()
