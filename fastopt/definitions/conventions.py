@@ -178,7 +178,7 @@ DIFFERENCES: dict[str, dict[str, Difference]] = {
             "Adamax", {"lr": 1e-3, "eps": 1e-7, **_LEGACY_DECAY}, spec={"coefficients": "adamax_keras"}
         ),
         "NAdam": Difference(
-            "Nadam",  # Whatever value its `decay` has, it is the momentum's; the rate does not decay.
+            "Nadam",  # Its `decay` never applies to the rate: any given value is the momentum's.
             {"lr": 1e-3, "eps": 1e-7},
             spec={"constants": {"base": _SINGLE_BASE, "product_base": _SINGLE_BASE}},
         ),

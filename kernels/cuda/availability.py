@@ -22,7 +22,7 @@ def unavailable() -> Exception | None:
         reason = cuda.cuda_error() or "no device, or no NVVM (`pip install 'fastopt[cuda]'` brings it)"
     except ImportError as error:
         return ImportError(f"backend 'cuda': numba.cuda cannot be loaded ({error}); `pip install 'fastopt[cuda]'`")
-    except Exception as error:  # whatever the driver raises
+    except Exception as error:  # any error of the driver
         reason = str(error)
     return RuntimeError(f"backend 'cuda': no CUDA device can be used here: {' '.join(str(reason).split())}")
 
@@ -35,7 +35,7 @@ def require_cuda() -> None:
     ImportError
         The package numba-cuda is not installed.
     RuntimeError
-        There is no device or driver; the message is what CUDA reports.
+        CUDA finds no device or driver; the message is CUDA's.
     """
     error = unavailable()
     if error is not None:

@@ -164,7 +164,7 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
         "    store_int64(variants, segment, variant)",
         "cuda.syncthreads()",
         "if cuda.threadIdx.x == 0:",
-        "    if overflowed:",  # whoever found the overflow counts it
+        "    if overflowed:",  # the caller that found the overflow counts it
         f"        store_int64(counters, {COUNTERS.index('declined')}, 0)",
         "    elif declined:",
         *counted("skipped", "1"),

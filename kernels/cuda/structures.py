@@ -13,7 +13,7 @@ from ..formulas.registry import Loop
 from .table_format import COUNTS, NO_SUM, SEGMENT, SQUARES, VALUES
 
 Pick = tuple[int, int]
-"""(stage, which of its results)"""
+"""(index of a stage, index of one of the stage's results)"""
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class Operation:
 
     loop: Any  # an address for the native engine, a callable for the Python one
     operands: tuple[int, ...]  # positions among a segment's operands, or PREPARED or CLIPPED
-    pick: tuple[tuple[int, int], ...]  # its coefficients, in its order: (stage, which of its results)
+    pick: tuple[tuple[int, int], ...]  # the loop's coefficients, in order: (stage, result)
 
 
 @dataclass(eq=False, repr=False)

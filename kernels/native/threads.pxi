@@ -68,7 +68,7 @@ cdef double VERY_SLOW = 4.0  # the same, while threads are settling
 
 @cython.final
 cdef class ThreadChoice:
-    """Learns whether several threads are faster than one where this optimizer runs.
+    """Learns whether several threads are faster than one thread for this optimizer on this machine.
 
     Several threads are faster in a program that does nothing else. They are slower while other programs, or the
     spinning threads of a BLAS, hold the processors: then a step waits for its last thread, which waits for a processor.

@@ -499,7 +499,7 @@ cdef class Tensors:
              Py_ssize_t only=-1):
         """One step of every parameter that has a gradient, or only of the parameter at position `only` in all groups.
 
-        Returns a `found.Found`. If it is not READY, nothing was written, and the caller must first do what it says.
+        Returns a `found.Found`. If it is not READY, nothing was written, and the caller must first react to it.
         `reread` says that the hyperparameters were just read, `thorough` that the memory of states is checked, too.
         """
         cdef int found
@@ -547,7 +547,7 @@ cdef class Tensors:
         return 0
 
 
-cdef double empty_gradient  # its address replaces that of a gradient without elements, which may not have one
+cdef double empty_gradient  # its address stands for a gradient without elements, which may not have an address
 
 
 def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
