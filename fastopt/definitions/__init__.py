@@ -1,1 +1,1 @@
-"""Which formula an optimizer runs and with which numbers: specs, conventions, hyperparameters, descriptions."""
+"""Definitions of the optimizers: which formula each runs, with which hyperparameters, under which conventions."""

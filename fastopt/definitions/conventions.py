@@ -1,6 +1,6 @@
-"""The table of conventions: how other frameworks' optimizers differ from PyTorch's, in `specs`.
+"""The table of conventions: how other frameworks' optimizers differ from PyTorch's, which are in `specs`.
 
-A row says what differs: defaults, which hyperparameters there are, which coefficient function. The rules are the same.
+A row lists the differences: defaults, the set of hyperparameters, the coefficient function. The rules are the same.
 Formulas: docs/conventions.md. Sources: Keras 3.15, tf.keras.optimizers.legacy and tf.compat.v1.train of TensorFlow
 2.21, optax 0.2.8.
 """
@@ -23,18 +23,18 @@ FRAMEWORKS = {
     "tf_keras_legacy": "legacy Keras (tf.keras.optimizers.legacy)",
     "optax": "optax",
 }
-"""Every convention, and whose it is."""
+"""Every convention, and the framework that it follows."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """What a framework's optimizer has in place of PyTorch's.
+    """The differences between a framework's optimizer and PyTorch's.
 
     Attributes
     ----------
-    called: the name of its class or function there.
-    defaults: those that differ, and those of hyperparameters that PyTorch does not have.
-    without: PyTorch's hyperparameters that it does not have.
+    called: the name of the optimizer's class or function in the framework.
+    defaults: defaults that differ from PyTorch's, and defaults of hyperparameters that PyTorch does not have.
+    without: PyTorch's hyperparameters that the framework's optimizer does not have.
     spec: other fields of the optimizer's `Spec`.
     """
 
@@ -48,7 +48,7 @@ _KERAS_DECAY = {"decoupled_weight_decay": True}
 _LEGACY_DECAY = {"decay": 0.0}
 
 _SINGLE_BASE = float(np.float32(0.96))
-"""Of NAdam's momentum: Keras hands the number on as a tensor of float32, whatever the parameters are."""
+"""The base of NAdam's momentum: Keras passes it as a float32 tensor, whatever the dtype of the parameters."""
 
 _NESTEROV_RULES = {
     (centered, momentum, nesterov): "rmsprop"
@@ -58,11 +58,11 @@ _NESTEROV_RULES = {
     for momentum in (False, True)
     for nesterov in (False, True)
 }
-"""RMSprop's, with Nesterov's momentum."""
+"""The rules of RMSprop with Nesterov momentum as a further variant."""
 
 
 def _check_positive_eps(values: Mapping[str, Any]) -> str | None:
-    # optax has 0 where the sum is 0, which only matters without eps.
+    # optax's update is 0 where the sum is 0, which only makes a difference without eps.
     return None if values["eps"] > 0 else "Invalid epsilon value: 0 (expected eps > 0 with convention='optax')"
 
 
@@ -178,7 +178,7 @@ DIFFERENCES: dict[str, dict[str, Difference]] = {
             "Adamax", {"lr": 1e-3, "eps": 1e-7, **_LEGACY_DECAY}, spec={"coefficients": "adamax_keras"}
         ),
         "NAdam": Difference(
-            "Nadam",  # Its `decay` is the momentum's, whatever is given; its rate does not decay.
+            "Nadam",  # Its `decay` never applies to the rate: any given value is the momentum's.
             {"lr": 1e-3, "eps": 1e-7},
             spec={"constants": {"base": _SINGLE_BASE, "product_base": _SINGLE_BASE}},
         ),
@@ -232,12 +232,12 @@ DIFFERENCES: dict[str, dict[str, Difference]] = {
         ),
     },
 }
-"""By convention and optimizer."""
+"""The differences, by convention and by optimizer."""
 
 WHY_NOT = {
     ("Rprop", "optax"): "optax.rprop applies each step one update late",
 }
-"""Optimizers that a framework has, but not in a way that is a convention."""
+"""Optimizers that a framework has but that a convention cannot represent, and the reason."""
 
 
 def under(spec: Spec, convention: str) -> Spec:
@@ -246,7 +246,7 @@ def under(spec: Spec, convention: str) -> Spec:
     Raises
     ------
     ValueError
-        There is no such convention, or the framework has no such optimizer.
+        The convention does not exist, or its framework does not have this optimizer.
     """
     if not spec.custom:
         return spec_of(spec.name, convention)
@@ -262,7 +262,7 @@ def spec_of(name: str, convention: str) -> Spec:
     Raises
     ------
     ValueError
-        There is no such convention, or the framework has no such optimizer.
+        The convention does not exist, or its framework does not have this optimizer.
     """
     if convention == "torch":
         return SPECS[name]
@@ -285,7 +285,7 @@ def spec_of(name: str, convention: str) -> Spec:
 
 
 def _without(spec: Spec, names: tuple[str, ...]) -> Spec:
-    """Without some hyperparameters, and the variants that they switch on."""
+    """A spec without some hyperparameters and the variants that they switch on."""
     kept = [index for index, variant in enumerate(spec.variants) if variant not in names]
     rules = {
         tuple(key[index] for index in kept): rule
@@ -297,12 +297,12 @@ def _without(spec: Spec, names: tuple[str, ...]) -> Spec:
 
 
 def conventions_of(name: str) -> tuple[str, ...]:
-    """The conventions that an optimizer has."""
+    """The conventions under which an optimizer exists."""
     return tuple(each for each in FRAMEWORKS if each == "torch" or name in DIFFERENCES[each])
 
 
 def added_hyperparameters(spec: Spec) -> tuple[str, ...]:
-    """The hyperparameters that an optimizer has under other conventions only."""
+    """The hyperparameters that an optimizer has only under conventions other than "torch"."""
     return () if spec.custom else _added(spec.name)
 
 
@@ -313,18 +313,18 @@ def _added(name: str) -> tuple[str, ...]:
 
 
 def conventions_with(spec: Spec, hyperparameter: str) -> tuple[str, ...]:
-    """The conventions in which an optimizer has a hyperparameter."""
+    """The conventions under which an optimizer has a hyperparameter."""
     known = () if spec.custom else conventions_of(spec.name)
     return tuple(each for each in known if hyperparameter in spec_of(spec.name, each).defaults)
 
 
 def hyperparameters(spec: Spec, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The hyperparameters that were given, and the convention's defaults for the others.
+    """The given hyperparameters, and the convention's defaults for the others.
 
     Raises
     ------
     TypeError
-        One is an argument under other conventions only.
+        A given hyperparameter exists only under other conventions.
     """
     for name in values:
         if name not in spec.defaults:

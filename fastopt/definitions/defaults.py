@@ -1,7 +1,7 @@
-"""Default values in signatures that say of themselves that nobody gave them.
+"""Default values for signatures that can be told apart from values that the user gave.
 
-`def __init__(self, params, lr: float = default(1e-3))` reads and compares like 1e-3, and still lets the convention
-decide when no lr was given.
+In `def __init__(self, params, lr: float = default(1e-3))`, the default reads and compares like 1e-3, and the convention
+still decides the rate if the user gave none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 class _Default:
-    """A value that was not given."""
+    """A default value, which the user did not give."""
 
 
 class _Number(float, _Default):
@@ -35,7 +35,7 @@ _KINDS: dict[type, type] = {float: _Number, tuple: _Pair, bool: _Flag}
 
 
 def default(value: Value) -> Value:
-    """The same value, marked; a float, a tuple or a bool."""
+    """The same value, marked as a default; a float, a tuple or a bool."""
     marked: Value = _KINDS[type(value)](value)
     return marked
 
@@ -45,5 +45,5 @@ def is_default(value: Any) -> bool:
 
 
 def without_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that the user gave."""
+    """The values that the user gave."""
     return {name: value for name, value in values.items() if not is_default(value)}

@@ -1,7 +1,7 @@
-"""What an optimizer does, in maths: read from the rules and coefficient functions that it runs, with its numbers.
+"""Describes an optimizer in formulas, read from the rules and coefficient functions that it runs, with its numbers.
 
-There is no second copy of a formula here. A formula's text is simplified as in exact arithmetic: what is added as 0 or
-multiplied as 1, choices that are settled, and the handing on of NaN, are left out.
+This module does not hold a second copy of any formula. It simplifies a formula's text by exact arithmetic: it leaves
+out terms of 0, factors of 1, choices with a known outcome, and the propagation of NaN.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ Lines = list[tuple[str, ast.expr]]
 """Assignments: (name, expression)."""
 
 Words = tuple[Sequence[str], Sequence[str]]
-"""Lines for what is done before and after the update."""
+"""Lines for the operations before the update, and lines for the operations after it."""
 
 
 def description(spec: Spec, groups: Sequence[Mapping[str, Any]], around: Sequence[Words]) -> str:
-    """See `Optimizer.describe`; `around` says for each group what options do around the update."""
+    """The text of `Optimizer.describe`; `around` has, for each group, the lines for options around the update."""
     lines = [_title(spec)]
     for index, (group, words) in enumerate(zip(groups, around, strict=True)):
         if len(groups) > 1:
@@ -53,7 +53,7 @@ def _title(spec: Spec) -> str:
 
 
 def _torch_name(spec: Spec) -> str:
-    """What has the arithmetic of PyTorch's convention."""
+    """The name of the code that has the arithmetic of the "torch" convention."""
     return "PyTorch" if spec.custom or spec.in_torch else "The authors' code"
 
 
@@ -67,7 +67,7 @@ def _group_lines(spec: Spec, values: Mapping[str, Any], around: Words) -> list[s
 
 
 def _torch_lines(spec: Spec, values: Mapping[str, Any]) -> list[str]:
-    """How PyTorch's update with the same hyperparameters differs."""
+    """Lines that say how PyTorch's update with the same hyperparameters differs."""
     if spec.convention == "torch":
         return []
     torch_spec = SPECS[spec.name]
@@ -97,7 +97,7 @@ def _torch_lines(spec: Spec, values: Mapping[str, Any]) -> list[str]:
 
 
 def _by_target(spec: Spec, values: Mapping[str, Any]) -> dict[str, list[str]]:
-    """What the parameter and each state become, with everything else put in."""
+    """The new values of the parameter and of each state, with all other names substituted."""
     found: dict[str, list[str]] = {}
     for name, expression in _assignments(spec, values, name_all=False):
         found.setdefault(name, []).append(_text(expression))
@@ -115,7 +115,7 @@ def _start(spec: Spec, values: Mapping[str, Any], name: str) -> str:
 
 
 def update_lines(spec: Spec, values: Mapping[str, Any]) -> list[str]:
-    """The assignments of one update, in order, with these hyperparameters put in."""
+    """The assignments of one update, in order, with these hyperparameters substituted."""
     texts = [text for _, text in _texts(spec, values, {"param", *_states(spec, values)})]
     if callable(values["lr"]):
         texts.insert(0, f"lr = {values['lr']!r} of t - 1" + (", then:" if values.get("decay") else ""))
@@ -128,7 +128,7 @@ def _texts(spec: Spec, values: Mapping[str, Any], wanted: set[str]) -> list[tupl
 
 
 def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -> Lines:
-    """All assignments of one update, in order; unless `name_all`, those to the parameter and the states only."""
+    """All assignments of one update, in order; unless `name_all`, only assignments to the parameter and the states."""
     functions = dict(registry.coefficient_functions())
     functions |= {each.name: each for each in registry.functions_of_coefficients(spec.coefficients)}
     loop = registry.loop(spec.rule(values))
@@ -138,7 +138,7 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
     environment |= {
         "step": ast.Name("t"),
         **{name: ast.Name(name) for name in spec.carried},
-        "clip_coefficient": ast.Constant(1),  # said in words
+        "clip_coefficient": ast.Constant(1),  # described in words
         "update_divisor": ast.Constant(1),
     }
     lines: Lines = []
@@ -150,7 +150,7 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
     environment["lr"] = lr
     results: dict[str, ast.expr] = {}
     for name in (spec.regularize, spec.coefficients):
-        seen = dict(environment)  # both see the hyperparameters, whatever the other calls its results
+        seen = dict(environment)  # each sees the hyperparameters, not the other's results
         lines += _run(functions[name], seen, functions, kept)
         results |= {result: seen[result] for result in functions[name].returned_names}
     environment |= results
@@ -178,9 +178,9 @@ def _run(
     functions: Mapping[str, Function],
     kept: set[str] | None = None,
 ) -> Lines:
-    """The assignments of a function that are left when `environment` is put in; it then also has their names.
+    """The assignments of a function that remain after `environment` is substituted; adds their names to `environment`.
 
-    Names that are not `kept`, where that is given, are not assigned: what they stand for is put in.
+    If `kept` is given, other names are not assigned: their expressions are substituted instead.
     """
     lines: Lines = []
     for statement in function.body:
@@ -197,7 +197,7 @@ def _run(
 
 
 def _needed(lines: Lines, wanted: set[str]) -> Lines:
-    """Those that lead to what is wanted."""
+    """The lines that the wanted names depend on."""
     kept: Lines = []
     needed = set(wanted)
     for name, expression in reversed(lines):
@@ -213,7 +213,7 @@ def _needed(lines: Lines, wanted: set[str]) -> Lines:
 
 
 class _Substitution(ast.NodeTransformer):
-    """Puts in what names stand for, and the bodies of called functions."""
+    """Substitutes the expressions of names, and the bodies of called functions."""
 
     def __init__(self, environment: Mapping[str, ast.expr], functions: Mapping[str, Function]) -> None:
         self.environment = environment
@@ -237,7 +237,7 @@ def _substituted(node: ast.expr, environment: Mapping[str, ast.expr], functions:
 
 
 def _call(function: Function, arguments: Mapping[str, ast.expr], functions: Mapping[str, Function]) -> ast.expr:
-    """What a function that is a single expression returns."""
+    """The returned expression of a function with one result, with its arguments substituted."""
     environment = dict(arguments)
     for statement in function.body:
         (target,) = (node.id for node in statement.targets if isinstance(node, ast.Name))
@@ -273,7 +273,7 @@ def _same(one: ast.AST, other: ast.AST) -> bool:
 
 
 class _Simplification(ast.NodeTransformer):
-    """What is left of an expression in exact arithmetic."""
+    """Simplifies an expression by exact arithmetic."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
@@ -294,7 +294,7 @@ class _Simplification(ast.NodeTransformer):
         return self.square(node) if kind is ast.Mult else node
 
     def square(self, node: ast.BinOp) -> ast.AST:
-        """x * x, and y * x * x."""
+        """Write x * x and y * x * x with a power."""
         if _same(node.left, node.right):
             return ast.BinOp(node.left, ast.Pow(), ast.Constant(2))
         inner = node.left
@@ -351,7 +351,7 @@ def _simplified(node: ast.expr) -> ast.expr:
 
 
 class _Rounding(ast.NodeTransformer):
-    """Numbers as they are read: 0.1, not 0.09999999999999998."""
+    """Rounds numbers for reading: 0.1, not 0.09999999999999998."""
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
         value = float(f"{float(node.value):.10g}")  # type: ignore[arg-type]

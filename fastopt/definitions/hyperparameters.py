@@ -1,4 +1,4 @@
-"""Hyperparameters: what values each can take."""
+"""Hyperparameters, and the values that each can take."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Hyperparameters = dict[str, Any]
 
 @dataclass(frozen=True)
 class Hyperparameter:
-    """What values one hyperparameter can take.
+    """A hyperparameter, and the values that it can take.
 
-    `length` is that of a tuple, 0 for a number; `spread` names the numbers that coefficient functions see; `function`
-    is whether it can be a function of the iteration instead.
+    `length` is the length of a tuple, 0 for a number. `spread` names the numbers of a tuple for coefficient functions.
+    `function` says whether the value can also be a function of the iteration.
     """
 
     name: str
@@ -29,14 +29,14 @@ class Hyperparameter:
     function: bool = False
 
     def convert(self, value: Any) -> Any:
-        """The value as plain Python float, bool or tuple of floats.
+        """The value as a plain Python float, bool or tuple of floats; a function stays as it is.
 
         Raises
         ------
         TypeError
-            It is not of the right kind.
+            The value has the wrong type.
         ValueError
-            It is out of range; the message is torch's.
+            The value is out of range; the message is torch's.
         """
         converted: Any
         if self.function and callable(value):
@@ -57,7 +57,7 @@ class Hyperparameter:
         return converted
 
     def numbers(self, value: Any) -> dict[str, float]:
-        """What coefficient functions see of a converted value."""
+        """The numbers that coefficient functions receive for a converted value."""
         if self.length:
             return dict(zip(self.spread, value, strict=True))
         return {self.name: float(value)}
@@ -78,7 +78,7 @@ def between(name: str, interval: str) -> Hyperparameter:
     Raises
     ------
     ValueError
-        It is no interval.
+        The text is not an interval.
     """
     match = _INTERVAL.fullmatch(interval) if isinstance(interval, str) else None
     try:
@@ -161,10 +161,10 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         _flag("no_prox"),
     )
 }
-"""Every hyperparameter of every optimizer; a name means the same everywhere, but for `with_three_betas`."""
+"""Every hyperparameter of every optimizer; a name has one meaning everywhere, except with `with_three_betas`."""
 
 
 def with_three_betas() -> dict[str, Hyperparameter]:
-    """The same for optimizers with three averages."""
+    """The same hyperparameters for optimizers with three averages: `betas` has three numbers."""
     betas = replace(HYPERPARAMETERS["betas"], length=3, spread=("beta1", "beta2", "beta3"))
     return {**HYPERPARAMETERS, "betas": betas}

@@ -1,6 +1,7 @@
-"""What a single update is called with: its states, its hyperparameters as numbers, their defaults; one row a variant.
+"""The arguments of single updates: states, hyperparameters as numbers, and their defaults; one row per variant.
 
-`fastopt.jit` and the compiled module `fastopt.updates` (for Cython) are made from these rows. `setup.py` runs this.
+`fastopt.jit` and the compiled module `fastopt.updates` (for Cython) are made from these rows. `setup.py` runs this
+module.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ..kernels.formulas.dialect import Function
 from .specs import SPECS, Spec
 
 GRAD_SCALE = "grad_scale"
-"""What the gradient is divided by, an argument of every update."""
+"""The argument of every update that divides the gradient."""
 
 BOUNDS: dict[str, str] = {
     "beta1": "0 <= {} < 1",
@@ -30,10 +31,10 @@ BOUNDS: dict[str, str] = {
     "step": "{} >= 1",
     GRAD_SCALE: "{} > 0",
 }
-"""What holds for a number that an update is called with; for other hyperparameters, `>= 0`."""
+"""The condition on each argument of an update; the condition on all other hyperparameters is `>= 0`."""
 
 _IN_GENERAL = {"update_divisor": 1.0, "clip_coefficient": 1.0}
-"""Arguments of `regularize` that are no hyperparameters."""
+"""Arguments of `regularize` that are not hyperparameters."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,12 @@ class Signature:
 
     Attributes
     ----------
-    name: what its function is called, as in "adam_amsgrad".
-    hyperparameters: its arguments, as coefficient functions see them, and the default of each; None for those that
-        must be given, which come first.
-    fixed: the other numbers that coefficient functions see.
-    initial: what its states start with, where that is not 0: a number, or one of `initial_arguments`.
-    initial_arguments: the hyperparameters that states start with, and the default of each.
+    name: the name of the update's function, as in "adam_amsgrad".
+    hyperparameters: the update's arguments, as coefficient functions receive them, and the default of each; required
+        arguments have None and come first.
+    fixed: the other numbers that coefficient functions receive.
+    initial: the initial values of states that do not start at 0: a number, or one of `initial_arguments`.
+    initial_arguments: the hyperparameters that are initial values of states, and the default of each.
     """
 
     name: str
@@ -60,31 +61,31 @@ class Signature:
 
     @property
     def states(self) -> tuple[str, ...]:
-        """The arrays that it keeps beside the parameter, in the rule's order."""
+        """The arrays that the update keeps besides the parameter, in the rule's order."""
         states: tuple[str, ...] = registry.rule(self.rule).states
         return states
 
     @property
     def arguments(self) -> dict[str, float | None]:
-        """The numbers that its function takes after the step, and their defaults."""
+        """The numbers that the update's function takes after the step, and their defaults."""
         return {**self.hyperparameters, GRAD_SCALE: 1.0}
 
     def is_flag(self, name: str) -> bool:
         return name in self.spec.hyperparameters and self.spec.hyperparameters[name].flag
 
     def bound(self, name: str) -> str | None:
-        """What must hold for an argument, with its name put in; None for flags and those of custom rules."""
+        """The condition on an argument, with its name inserted; None for flags and for arguments of custom rules."""
         always = name in ("step", GRAD_SCALE)
         if self.is_flag(name) or not (always or (name in self._numbers() and not self.spec.custom)):
             return None
         return BOUNDS.get(name, "{} >= 0").format(name)
 
     def _numbers(self) -> set[str]:
-        """The numbers that coefficient functions see of all hyperparameters."""
+        """The names of the numbers that coefficient functions receive for all hyperparameters."""
         return {part for name in self.spec.defaults for part in self.spec.parts(name)}
 
     def stages(self) -> list[tuple[Function, dict[str, str]]]:
-        """The coefficient functions, in order, and what each of their arguments is: a name, or a number as text."""
+        """The coefficient functions, in order, and each of their arguments: a name, or a number as text."""
         stages = []
         for name in (self.spec.regularize, self.spec.coefficients):
             function = registry.coefficient_function(name)
@@ -99,15 +100,15 @@ class Signature:
 
 
 def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = ()) -> Signature:
-    """The signature of an optimizer with these hyperparameters, which are its defaults.
+    """The signature of an optimizer with these hyperparameters, which become the signature's defaults.
 
-    Hyperparameters that choose the rule are no arguments, if they are flags or 0; nor are those that this variant does
-    not use.
+    A hyperparameter that chooses the rule is not an argument if it is a flag or 0. A hyperparameter that this variant
+    does not use is not an argument either.
 
     Raises
     ------
     TypeError, ValueError
-        The optimizer has no such hyperparameter, or it cannot have this value.
+        The optimizer does not have one of these hyperparameters, or a value is not allowed.
     """
     values = spec.convert({**spec.defaults, **options})
     if callable(values.get("lr")):
@@ -144,7 +145,7 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
 
 
 def _is_impossible(spec: Spec, values: Mapping[str, Any], name: str) -> bool:
-    """Whether this variant refuses every other value of a number that is 0."""
+    """Whether a hyperparameter is 0 and this variant refuses every other value."""
     return not isinstance(values[name], bool) and spec.check({**values, name: 0.5}) is not None
 
 
@@ -173,12 +174,12 @@ def _signatures() -> Iterator[Signature]:
             seen.add(rule)
             chosen = dict(zip(spec.variants, switches, strict=True))
             numeric = [name for name in chosen if not spec.hyperparameters[name].flag]
-            # Any number above 0 will do: which one is up to the caller.
+            # Any number above 0 gives the same signature: the caller of the update chooses the number.
             options = {name: (0.5 if switch else 0.0) if name in numeric else switch for name, switch in chosen.items()}
             yield signature(spec, options, required=[name for name in numeric if chosen[name]])
 
 
 @functools.cache
 def signatures() -> dict[str, Signature]:
-    """Every variant of every optimizer, as PyTorch has it, by name."""
+    """The signature of every variant of every optimizer in PyTorch's convention, by name."""
     return {each.name: each for each in _signatures()}

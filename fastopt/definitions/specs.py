@@ -1,9 +1,9 @@
-"""The table of optimizers: what each one's hyperparameters are, which rule runs, which states it keeps.
+"""The table of optimizers: the hyperparameters of each, the rule that it runs, the states that it keeps.
 
 A new optimizer is one row here, one rule in `kernels/formulas/rules.py` and one coefficient function in
 `kernels/formulas/coefficients.py`; the class in `optimizers` gives it a signature. Exports, the classes of
-`fastopt.torch`, tests and benchmarks go by this table. The rows are PyTorch's, or the authors' own for PyTorch where
-torch.optim has no such optimizer; `conventions` says how those of other frameworks differ.
+`fastopt.torch`, tests and benchmarks are made from this table. The rows follow PyTorch, or the authors' own code for
+PyTorch if torch.optim does not have the optimizer; `conventions` lists the differences of other frameworks.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from .hyperparameters import HYPERPARAMETERS, Hyperparameter, Hyperparameters, w
 
 @dataclass(frozen=True)
 class Spec:
-    """One optimizer, as one framework has it.
+    """One optimizer, as one framework defines it.
 
     Attributes
     ----------
-    defaults: the hyperparameters, and the value of each when the user gives none.
-    variants: hyperparameters that choose among the rules, by being nonzero or True.
-    rules: which rule runs for which truth values of the variants.
-    coefficients: the function in `kernels/formulas/coefficients.py`.
-    regularize: the function there which says how gradients are scaled and weights decay, before the rule.
-    fixed: hyperparameters that are part of what the optimizer is: no argument sets them.
-    constants: arguments of that function that are no hyperparameters.
-    initial: per state, the hyperparameter or the number that it starts with; 0 where it is not named.
+    defaults: the hyperparameters, and the default value of each.
+    variants: hyperparameters that choose the rule by being nonzero or True.
+    rules: the rule for each combination of truth values of the variants.
+    coefficients: the optimizer's function in `kernels/formulas/coefficients.py`.
+    regularize: the function in the same file that scales gradients and decays weights, before the rule.
+    constants: arguments of these two functions that are not hyperparameters.
+    fixed: hyperparameters that define the optimizer, so no argument sets them.
+    initial: per state, the hyperparameter or the number that it starts with; a state without an entry starts at 0.
     clipping: the function in `kernels/formulas/coefficients.py` that clips by a norm.
-    costs: per rule, nanoseconds an element of float32 and of float64, on one thread with everything in cache
-        (AVX-512; `python -m fastopt.bench.costs` measures them). They decide when another thread makes it faster.
+    costs: per rule, nanoseconds per element for float32 and for float64, on one thread with everything in cache
+        (AVX-512; `python -m fastopt.bench.costs` measures them). They decide when another thread makes a step faster.
     counts_steps: whether torch keeps a `step` in the state.
-    squares: whether it squares the gradient, so that a large one overflows.
-    proximal: per rule, the operation that does a proximal step with its rate, and which state stands for which of the
-        operation's operands. Where a rule has none, there is no rate that the step could be done with.
-    lr_decay: the hyperparameter by which its own coefficients let the rate decay.
-    carried: numbers that its coefficients carry from step to step, beside the count of steps, and what each starts
-        with: arguments of the coefficient function that it also returns.
-    hyperparameters: what values each hyperparameter can take.
+    squares: whether the optimizer squares the gradient, so that a large gradient overflows.
+    proximal: per rule, the operation that does a proximal step with the rule's rate, and the state for each of the
+        operation's operands. A rule without an entry has no rate for a proximal step.
+    lr_decay: the hyperparameter by which the optimizer's own coefficients decay the rate.
+    carried: numbers that the coefficients carry from step to step, besides the count of steps, and the initial value of
+        each. They are arguments of the coefficient function, which also returns them.
+    hyperparameters: the values that each hyperparameter can take.
     in_torch: whether torch.optim has a class of this name, which `fastopt.torch` then builds on.
     torch_note: how the class in `fastopt.torch` differs from torch.optim's.
-    custom: whether it is a custom rule, see `rules`.
+    custom: whether this is a custom rule, see `rules`.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Spec:
     custom: bool = False
 
     def rule(self, values: Mapping[str, Any]) -> str:
-        """The name of the rule that these hyperparameters ask for."""
+        """The name of the rule that these hyperparameters choose."""
         return self.rules[tuple(bool(values[name]) for name in self.variants)]
 
     def proximal_step(self, values: Mapping[str, Any]) -> tuple[str, Mapping[str, str]]:
@@ -79,7 +79,7 @@ class Spec:
         Raises
         ------
         ValueError
-            There is none.
+            The rule does not have a proximal step.
         """
         rule = self.rule(values)
         if rule not in self.proximal:
@@ -93,17 +93,17 @@ class Spec:
 
     @property
     def uses_lr(self) -> bool:
-        """Whether lr is part of every step; Rprop's is only where step sizes begin."""
+        """Whether every step uses lr; Rprop uses it only as the initial step size."""
         return "lr" in registry.coefficient_function(self.coefficients).arguments
 
     def states(self, values: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the states that it keeps, in the rule's order."""
+        """The names of the states that the optimizer keeps, in the rule's order."""
         states: tuple[str, ...] = registry.rule(self.rule(values)).states
         return states
 
     @property
     def all_states(self) -> tuple[str, ...]:
-        """The names of all states that any of its rules keeps."""
+        """The names of all states that any of the optimizer's rules keeps."""
         return tuple(dict.fromkeys(name for rule in self.rules.values() for name in registry.rule(rule).states))
 
     def convert(self, values: Mapping[str, Any]) -> Hyperparameters:
@@ -115,11 +115,11 @@ class Spec:
         return converted
 
     def parts(self, name: str) -> tuple[str, ...]:
-        """What coefficient functions call the numbers of a hyperparameter."""
+        """The names of a hyperparameter's numbers in coefficient functions."""
         return self.hyperparameters[name].spread or (name,)
 
     def numbers(self, values: Mapping[str, Any]) -> dict[str, float]:
-        """What coefficient functions see, but for lr; weight decay is 0 where the optimizer has none."""
+        """The arguments of coefficient functions, except lr; weight decay is 0 if the optimizer does not have it."""
         seen = {"weight_decay": 0.0, "decoupled_weight_decay": 0.0, **self.constants}
         for name in self.defaults:
             if name != "lr":
@@ -134,7 +134,7 @@ def _check_nesterov(values: Hyperparameters) -> str | None:
 
 
 def adaptive(state: str) -> tuple[str, Mapping[str, str]]:
-    """The proximal step of a rule that divides by the root of this state."""
+    """The proximal step of a rule that divides by the square root of this state."""
     return "proximal_adaptive", {"square_avg": state}
 
 
@@ -350,7 +350,7 @@ SPECS: dict[str, Spec] = {
             regularize="regularize_after_first",
             costs={"adopt": (0.32, 0.92)},
             in_torch=False,
-            # The average that it divides by is overwritten before a proximal step would come.
+            # No proximal step: the update overwrites the average that it divides by before a proximal step would run.
         ),
         Spec(
             "Adan",
@@ -375,7 +375,7 @@ SPECS: dict[str, Spec] = {
 """Every optimizer, by the name of its class."""
 
 CARRIED: dict[str, float] = {name: start for spec in SPECS.values() for name, start in spec.carried.items()}
-"""Every number that an optimizer carries from step to step, and what it starts with; custom rules can use them too."""
+"""Every number that an optimizer carries from step to step, and its initial value; custom rules can use them too."""
 
 CARRIED_BOUNDS: dict[str, tuple[float, float]] = {"mu_product": (0.0, 1.0)}
-"""The least and the largest value that a carried number can have."""
+"""The smallest and the largest value that each carried number can have."""

@@ -1,4 +1,4 @@
-"""What type checkers and editors read of the classes that are made from the table of specs: `.pyi` files.
+"""`.pyi` files, for type checkers and editors, of the classes that are made from the table of specs.
 
 `setup.py` writes them beside `optimizers/__init__.py` and `torch/optimizers.py`; they are packaged, never committed.
 """

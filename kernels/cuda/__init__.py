@@ -1,7 +1,8 @@
-"""The CUDA backend: kernels rendered from the formulas, compiled by Numba, and the engine that launches them.
+"""The CUDA backend: Numba compiles kernels that are rendered from the formulas, and an engine launches them.
 
-`availability` says whether it can be used; `memory` is what an optimizer does with device arrays beside stepping;
-`hardware` and `simulated` are the few things that differ between a GPU and Numba's simulator; `structures` is what
-kernels know of groups; `render_update`, `render_sums` and `render_prepare` write the kernels, from the pieces in
-`source` and the words in `words`; `kernels` compiles them, `layout` and `tables` are what they read; `engine` steps.
+`availability` says whether CUDA can be used. `memory` allocates, fills and copies device arrays outside of steps.
+`hardware` and `simulated` hold the differences between a GPU and Numba's simulator. `structures` describes groups to
+the kernels. `render_update`, `render_sums` and `render_prepare` write the kernels, from the pieces in `source` and the
+words in `words`; `kernels` compiles them. `table_format` lays out the tables that kernels read, and `tables` fills
+them. `engine` runs the steps.
 """

@@ -8,9 +8,9 @@ import importlib.util
 
 @functools.cache
 def unavailable() -> Exception | None:
-    """Why backend='cuda' cannot be used, as the exception that says so; None when it can.
+    """The exception that says why backend='cuda' cannot be used; None when it can be used.
 
-    In Numba's simulator (NUMBA_ENABLE_CUDASIM=1 in the environment before Numba is imported) it always can.
+    Numba's simulator (NUMBA_ENABLE_CUDASIM=1 in the environment before Numba is imported) can always be used.
     """
     if importlib.util.find_spec("numba_cuda") is None:
         return ImportError("backend 'cuda' needs the package numba-cuda: `pip install 'fastopt[cuda]'`")
@@ -22,20 +22,20 @@ def unavailable() -> Exception | None:
         reason = cuda.cuda_error() or "no device, or no NVVM (`pip install 'fastopt[cuda]'` brings it)"
     except ImportError as error:
         return ImportError(f"backend 'cuda': numba.cuda cannot be loaded ({error}); `pip install 'fastopt[cuda]'`")
-    except Exception as error:  # whatever the driver raises
+    except Exception as error:  # any error of the driver
         reason = str(error)
     return RuntimeError(f"backend 'cuda': no CUDA device can be used here: {' '.join(str(reason).split())}")
 
 
 def require_cuda() -> None:
-    """Raise the error that says why CUDA cannot be used here, if it cannot.
+    """If CUDA cannot be used here, raise the error that says why.
 
     Raises
     ------
     ImportError
         The package numba-cuda is not installed.
     RuntimeError
-        There is no device or driver; the message is what CUDA reports.
+        CUDA finds no device or driver; the message is CUDA's.
     """
     error = unavailable()
     if error is not None:
@@ -50,7 +50,7 @@ def is_simulated() -> bool:
 
 
 def describe() -> str:
-    """One line for people: on what CUDA runs, or why it cannot."""
+    """One line for people: the device that CUDA runs on, or why CUDA cannot run."""
     error = unavailable()
     if error is not None:
         return "no: " + str(error).removeprefix("backend 'cuda'").removeprefix(":").strip()

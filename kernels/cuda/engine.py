@@ -1,4 +1,4 @@
-"""The step on a CUDA device: two launches, and one or two more where gradients are added up first; nothing waits."""
+"""The step on a CUDA device: two launches, and one or two more if gradients are summed first; none of them waits."""
 
 from __future__ import annotations
 
@@ -29,37 +29,39 @@ Launch = Callable[[int], None]
 
 
 EMPTY = 16
-"""Stands for the address of a gradient without elements, which has none."""
+"""A placeholder address for a gradient without elements, which has no address."""
 
 
 class CudaEngine(EngineBase):
-    """See `contract.DeviceEngine`; loops, sums and coefficient functions are formulas.
+    """Implements `contract.DeviceEngine`; its loops, sums and coefficient functions are formulas.
 
     Parameters
     ----------
     inputs: `contract.EngineInputs`
-        Parameters and states are contiguous device arrays (`memory.as_array`, `memory.empty`); those of `settings`,
-        `records` and `progress` are NumPy arrays.
+        Parameters and states are contiguous device arrays (`memory.as_array`, `memory.empty`); `settings`, `records`
+        and `progress` hold NumPy arrays.
 
     Attributes
     ----------
     stream: int, a stream of Numba, CuPy, torch or cuda.core
-        On which everything is launched; 0, the default, is the legacy default stream.
+        The stream on which all kernels are launched; 0, the default, is the legacy default stream.
     skipped, consecutive: int
-        How many steps were skipped because of gradients that cannot be used, in all and in a row up to now; as of the
-        last `fetch()`.
+        The number of steps skipped because of unusable gradients: `skipped` counts all of them, `consecutive` only the
+        latest ones in a row. Both are as of the last `fetch()`.
 
     Notes
     -----
-    The records of segments and the counts of `progress` live on the device. What the host has of
-    them is right after `fetch()`; of `progress` the host also counts by itself, as if no step was skipped and no CUDA
-    graph replayed. An engine starts from what the host has: fetch before another engine is made of the same arrays.
+    The records of segments and the counts of `progress` live on the device. The host's copies are correct after
+    `fetch()`. Between fetches, the host counts its copy of `progress` itself, as if no step were skipped and no CUDA
+    graph replayed. A new engine starts from the host's copies: call `fetch()` before making another engine of the same
+    arrays.
 
-    A step launches: the sums over gradients (where something is clipped by a norm or checked), one block that decides
-    and computes every coefficient, with `nonfinite="skip"` the count of what cannot be used (which returns at once
-    when all can), and the update of everything. None of them waits, and with bound gradients and unchanged
-    hyperparameters nothing is copied, so a step can be captured into a CUDA graph. Where `plan.waits`, a step waits
-    after the second, to report gradients that cannot be used before anything is written.
+    A step launches these kernels, in order: the sums over gradients (if anything is clipped by a norm or checked); one
+    block that decides what the step does and computes every coefficient; if gradients are checked, the count of
+    unusable elements (which returns at once when all can be used); and the update of everything. No launch waits. With
+    bound gradients and unchanged hyperparameters nothing is copied, so a step can be captured into a CUDA graph. If
+    gradients are checked and `plan.waits`, a step waits before the update, to report unusable gradients before anything
+    is written.
     """
 
     def __init__(self, inputs: EngineInputs) -> None:
@@ -71,7 +73,7 @@ class CudaEngine(EngineBase):
             )
         super().__init__(inputs)
         segments = self.segments
-        self.skipped = self.report.skipped  # so that a new engine goes on counting
+        self.skipped = self.report.skipped  # a new engine continues the count
         self.consecutive = self.report.consecutive_after(int(self.progress.calls[0])) if self.skipped else 0
         self.addresses = [0] * len(segments)
         params = [segment.param for segment in segments if segment.param.size]
@@ -105,7 +107,7 @@ class CudaEngine(EngineBase):
     # --- kernels ----------------------------------------------------------------------------------------------------
 
     def make_kernels(self) -> dict[str, tuple[Any, int]]:
-        """Each kernel that a step launches, and with how many blocks."""
+        """Each kernel that a step launches, and its number of blocks."""
         real, structures, shape = self.dtype.name, self.structures, self.shape
         many = machine.multiprocessors() * shape.blocks_per_multiprocessor
         reading = max(1, min(many, -(-self.tables.n_sum_blocks // max(1, shape.threads // 32))))
@@ -136,7 +138,7 @@ class CudaEngine(EngineBase):
             }
         self._given_stream, self._stream, self._launch = stream, known, self.launches[handle]
 
-    # --- what the host changes --------------------------------------------------------------------------------------
+    # --- changes made by the host -----------------------------------------------------------------------------------
 
     def set_hyperparameters(self, index: int, plan: GroupPlan, /) -> None:
         super().set_hyperparameters(index, plan)
@@ -158,10 +160,10 @@ class CudaEngine(EngineBase):
         self.changed |= {"settings", "segments"}
 
     def set_scaler(self, found_inf: int, scale: int) -> None:
-        """Take the addresses of two float32 numbers on the device, 0 for none; they count from the next step.
+        """Set the addresses of two float32 numbers on the device, 0 for none; they take effect at the next step.
 
-        Where `found_inf` is not 0 then, the step is left out: nothing is written, and nothing counted. By `scale`,
-        gradients are divided, beside the divisor of the plan.
+        If the number at `found_inf` is not 0 during a step, that step is left out: it writes and counts nothing. Steps
+        divide gradients by the number at `scale`, in addition to the divisor of the plan.
         """
         known = self.tables.scaler.tolist()
         if known != [found_inf, scale]:
@@ -169,16 +171,16 @@ class CudaEngine(EngineBase):
             self.changed.add("scaler")
 
     def upload(self) -> None:
-        """Take what was changed to the device, in the order of the stream, without waiting.
+        """Copy changed tables to the device, in the order of the stream, without waiting.
 
-        A step does it by itself; a replayed CUDA graph does not, so call this before the replay.
+        A step calls this itself; a replayed CUDA graph does not, so call it before the replay.
         """
         while self.changed:
             name = self.changed.pop()
             machine.upload(self.tables.alive[name], self.tables.host[name].reshape(-1), self._stream)
 
     def send(self) -> None:
-        """Take the host's step counts and progress to the device; waits."""
+        """Copy the host's step counts and progress to the device; waits for the device."""
         progress, records = self.progress, self.records
         known = {"accumulated": progress.accumulated[0], "calls": progress.calls[0]}
         known |= {"iterations": progress.iterations[0], "skipped": self.skipped, "consecutive": self.consecutive}
@@ -188,7 +190,7 @@ class CudaEngine(EngineBase):
         memory.copy(self.tables.numbers, numbers.astype(np.float64))
 
     def fetch(self) -> None:
-        """Bring step counts, progress and what else is counted on the device to the host; waits for the device."""
+        """Copy step counts, progress and the other counts on the device to the host; waits for the device."""
         n, first = len(self.segments), len(COUNTERS)
         words, numbers = memory.to_host(self.tables.counters), memory.to_host(self.tables.numbers)
         known = dict(zip(COUNTERS, words[:first].tolist(), strict=True))
@@ -203,7 +205,7 @@ class CudaEngine(EngineBase):
         self.report.fetched(self.skipped, self.consecutive, known["calls"], counts)
 
     def unusable(self) -> list[tuple[int, int]]:
-        """(segment, elements of its gradient that cannot be used) of the last step that was skipped; waits."""
+        """(segment, number of unusable elements in its gradient) of the last skipped step; waits for the device."""
         counts = memory.to_host(self.tables.alive["unusable"])[: self.tables.n_sum_blocks]
         bounds = self.tables.first_sum_block
         sums = [int(counts[begin:end].sum()) for begin, end in itertools.pairwise(bounds)]
@@ -212,7 +214,7 @@ class CudaEngine(EngineBase):
     # --- gradients --------------------------------------------------------------------------------------------------
 
     def address_of(self, index: int, gradient: Any) -> int:
-        """Where a gradient is, after a look at it."""
+        """The address of a gradient, after checking the gradient."""
         interface = memory.interface_of(gradient)
         shape, typestr = self.expected[index]
         if (
@@ -257,7 +259,7 @@ class CudaEngine(EngineBase):
         self.set_addresses(addresses)
 
     def set_addresses(self, addresses: list[int]) -> None:
-        """Take gradients by their addresses, 0 for none, without looking at them."""
+        """Use the gradients at these addresses, 0 for none, without checking them."""
         if addresses != self.addresses:
             self.addresses = addresses
             self.tables.gradients[:] = self.addresses
@@ -266,7 +268,7 @@ class CudaEngine(EngineBase):
     # --- a step -----------------------------------------------------------------------------------------------------
 
     def step_at(self, addresses: Sequence[int | None]) -> None:
-        """`step` with gradients by their addresses, None where there is none: for callers who have looked at them."""
+        """`step` with the addresses of gradients, None for no gradient: for callers who have checked the gradients."""
         known = [0 if each is None else each or EMPTY for each in addresses]
         self.alone(lambda: self.launch_step(known))
 
@@ -281,7 +283,7 @@ class CudaEngine(EngineBase):
         self.launch_step(self.addresses)
 
     def launch_step(self, addresses: list[int]) -> None:
-        """Launch everything, with gradients at these addresses."""
+        """Launch all kernels of a step, with gradients at these addresses."""
         self.set_addresses(addresses)
         if self.changed:
             self.upload()
@@ -298,7 +300,7 @@ class CudaEngine(EngineBase):
             self.count()
 
     def count(self) -> None:
-        """What the host can count by itself."""
+        """Update the counts that the host keeps itself."""
         progress = self.progress
         accumulated = int(progress.accumulated[0]) + 1
         final = accumulated >= self.plan.accumulate_steps
@@ -307,7 +309,7 @@ class CudaEngine(EngineBase):
         progress.accumulated[0] = 0 if final else accumulated
 
     def is_declined(self) -> bool:
-        """Whether this step is skipped; waits, and reports what cannot be used, which may raise."""
+        """Whether this step is skipped; waits for the device, and reports unusable gradients, which may raise."""
         machine.synchronize(self._stream)
         if not memory.to_host(self.tables.counters[: len(COUNTERS)])[COUNTERS.index("declined")]:
             return False

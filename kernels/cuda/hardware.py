@@ -1,4 +1,4 @@
-"""What needs a GPU, and has its stand-in in `simulated`: memory, streams, and instructions that Numba lacks."""
+"""Memory, streams, and instructions that Numba lacks, on a GPU; `simulated` has the simulator's versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from numba.cuda.extending import intrinsic
 from .streams import stream_handle
 
 VECTOR_BYTES = 16
-"""Of a load or store of several elements at once: 128 bits."""
+"""Bytes that one load or store of several elements moves: 128 bits."""
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
@@ -30,7 +30,7 @@ def allocate(size: int, dtype: np.dtype, alignment: int) -> Any:
 
 
 def array_address(array: Any) -> int:
-    """Where an array's memory starts."""
+    """The address at which an array's memory starts."""
     return int(array.device_ctypes_pointer.value or 0)
 
 
@@ -40,7 +40,7 @@ def clear(array: Any) -> None:
 
 
 def device_of(array: Any) -> int:
-    """The number of the device that an array is on; of one without elements, that of the current one."""
+    """The number of the device that an array is on; the current device for an array without elements."""
     return device_at(array_address(array)) if array.size else int(cuda.get_current_device().id)
 
 
@@ -51,15 +51,14 @@ def device_at(address: int) -> int:
 
 
 def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:
-    """The device array of what `owner.__cuda_array_interface__` describes; nothing waits for its stream."""
+    """The device array that `owner.__cuda_array_interface__` describes; does not wait for the interface's stream."""
     return cuda.from_cuda_array_interface(interface, owner=owner, sync=False)
 
 
 def upload(target: Any, source: np.ndarray, stream: Any) -> None:
-    """Copy a small host array into a device array of the same form, in the order of a stream.
+    """Copy a small host array into a device array of the same shape and dtype, in the order of a stream.
 
-    The driver takes a copy of at most 64 KiB of pageable memory at once and waits for nothing, so longer arrays go in
-    pieces.
+    The driver copies at most 64 KiB of pageable memory without waiting, so longer arrays are copied in pieces.
     """
     if source.nbytes <= UPLOAD_BYTES:
         target.copy_to_device(source, stream=stream)
@@ -94,26 +93,26 @@ def synchronize(stream: Any) -> None:
 
 
 def multiprocessors() -> int:
-    """How many the current device has."""
+    """The number of multiprocessors of the current device."""
     return int(cuda.get_current_device().MULTIPROCESSOR_COUNT)
 
 
 def compiled_kernel(function: Any) -> Any:
-    """The kernel of a Python function of one int64, compiled for the current device."""
-    # Numba optimizes at link time; without that, divisions would be calls that cost twice the registers.
+    """A kernel made from a Python function of one int64, compiled for the current device."""
+    # Numba optimizes at link time; otherwise, divisions would be calls that need twice the registers.
     return cuda.jit("void(int64)")(function)
 
 
 def configured(kernel: Any, blocks: int, threads: int, stream: Any) -> Callable[[int], None]:
-    """A kernel with its launch configuration: a call launches it."""
+    """A function that launches a kernel with this launch configuration."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # that few blocks are few
+        warnings.simplefilter("ignore", NumbaPerformanceWarning)  # it warns about a small number of blocks
         launch: Callable[[int], None] = kernel[blocks, threads, stream]
     return launch
 
 
 def device_function(function: Any) -> Any:
-    """A Python function as one that kernels can call."""
+    """A device function, which kernels can call, made from a Python function."""
     return cuda.jit(device=True)(function)
 
 
@@ -121,11 +120,11 @@ def device_function(function: Any) -> Any:
 
 _IR = {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int64: ir.IntType(64)}
 _GLOBAL = 1
-"""The address space of global memory, so that loads and stores are `ld.global` and `st.global`."""
+"""The address space of global memory: it makes loads and stores `ld.global` and `st.global`."""
 
 
 def _pointer(builder: Any, arguments: Any, element: Any, nbytes: int) -> Any:
-    """LLVM's pointer to element `index` behind `address`, which are the first two arguments of an intrinsic."""
+    """LLVM's pointer to element `index` from `address`; an intrinsic's first two arguments are `address, index`."""
     address, index = arguments[:2]
     offset = builder.mul(index, ir.Constant(ir.IntType(64), nbytes))
     return builder.inttoptr(builder.add(address, offset), element.as_pointer(_GLOBAL))
@@ -161,8 +160,8 @@ def _store_of(element: Any) -> Any:
 
 
 def _load_vector_of(element: Any) -> Any:
-    """The intrinsic `load_vector(address, index)`: as many elements as 16 bytes hold, which must start at a multiple
-    of 16 bytes; `index` counts vectors."""
+    """The intrinsic `load_vector(address, index)`: it loads 16 bytes of elements, which must start at a multiple of
+    16 bytes; `index` counts vectors."""
     lanes = VECTOR_BYTES * 8 // element.bitwidth
 
     @intrinsic
@@ -203,7 +202,7 @@ def _store_vector_of(element: Any) -> Any:
 
 @intrinsic
 def multiply(typing_context, left, right):  # type: ignore[no-untyped-def]
-    """A product that is rounded by itself: the compiler does not contract it with a sum after it."""
+    """A product that is rounded separately: the compiler does not fuse it with an addition that follows."""
     if left not in _IR or right != left:
         raise TypeError(f"multiply takes two numbers of one precision, got {left} and {right}")
 

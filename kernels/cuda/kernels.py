@@ -1,4 +1,4 @@
-"""Kernels compiled from their source, once for each content."""
+"""Compiles kernels from their source, once for each distinct source."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any
 from .words import machine, words
 
 _compiling = threading.Lock()
-"""So that threads which want a kernel at once compile it once."""
+"""Makes threads that request the same kernel at the same time compile it only once."""
 
 
 def python_function(source: str, name: str, real: str) -> Any:
-    """The last function of a source, as Python; Numba and tracebacks can show its lines."""
+    """The function `name` of a source, as a Python function; Numba and tracebacks can show its lines."""
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     filename = f"<fastopt cuda {name} {real} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
@@ -30,6 +30,6 @@ def _compiled(source: str, name: str, real: str) -> Any:
 
 
 def kernel(source: str, name: str, real: str) -> Any:
-    """A kernel of one int64, the address of a header, compiled for the current device the first time."""
+    """A kernel that takes one int64, the address of a header; compiled for the current device on first use."""
     with _compiling:
         return _compiled(source, name, real)

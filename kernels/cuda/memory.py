@@ -1,8 +1,8 @@
-"""What an optimizer does with device arrays beside stepping: allocate, fill, copy, look at.
+"""Operations on device arrays outside of steps: allocate, fill, copy, inspect.
 
-Nothing here is part of a step, so everything is ordered after all work on the device, and done when it returns.
-Arrays are Numba's (`DeviceNDArray`, in the simulator `FakeCUDAArray`); they have shape, dtype, size, ndim and nbytes,
-and can be sliced and reshaped.
+A step uses none of these functions. Each of them starts after all earlier work on the device, and is done when it
+returns. Arrays are Numba's (`DeviceNDArray`, in the simulator `FakeCUDAArray`); they have shape, dtype, size, ndim and
+nbytes, and can be sliced and reshaped.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ else:
     from .hardware import allocate, array_address, clear, device_of, view_of_interface
 
 ALIGNMENT = 256
-"""Bytes at which `empty`'s memory starts: what CUDA's allocator promises, and more than 128-bit loads need."""
+"""The alignment of `empty`'s memory in bytes: CUDA's allocator guarantees it, and 128-bit loads need less."""
 
 ARRAYS = "in the memory of a CUDA device (a CuPy array, a torch tensor, anything with __cuda_array_interface__)"
-"""What messages call an array here."""
+"""The description of an array in error messages."""
 
 PICKLES = False
-"""Whether optimizers over such arrays can be pickled and deep-copied: Numba's arrays cannot."""
+"""Whether optimizers over these arrays can be pickled and deep-copied: Numba's arrays cannot."""
 
 FILL_BLOCK = 1 << 16
-"""Elements that `fill` brings from the host."""
+"""The number of elements that `fill` copies from the host."""
 
 
 def as_array(value: Any) -> Any | None:
-    """The device array that stands for a value without a copy, or None when it is none.
+    """The device array that shares a value's memory, without a copy; None if the value is not a device array.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def as_array(value: Any) -> Any | None:
     if getattr(value, "__cuda_ndarray__", False):
         return value
     if getattr(value, "requires_grad", False) is True:
-        value = value.detach()  # torch hands out no interface of what requires a gradient; this shares its memory
+        value = value.detach()  # shares the memory; torch gives no interface for a tensor that requires a gradient
     interface = getattr(value, "__cuda_array_interface__", None)
     if interface is None:
         return None
@@ -60,7 +60,7 @@ def as_array(value: Any) -> Any | None:
 
 
 def interface_of(value: Any) -> dict[str, Any] | None:
-    """What `__cuda_array_interface__` says of a value, or None when it has none; cheaper than `as_array`."""
+    """A value's `__cuda_array_interface__`, or None if it does not have one; cheaper than `as_array`."""
     if getattr(value, "__cuda_ndarray__", False):
         return {
             "shape": tuple(value.shape),
@@ -69,13 +69,13 @@ def interface_of(value: Any) -> dict[str, Any] | None:
             "data": (array_address(value), getattr(value, "read_only", False)),
         }
     if getattr(value, "requires_grad", False) is True:
-        value = value.detach()  # torch hands out no interface of what requires a gradient; this shares its memory
+        value = value.detach()  # shares the memory; torch gives no interface for a tensor that requires a gradient
     interface: dict[str, Any] | None = getattr(value, "__cuda_array_interface__", None)
     return interface
 
 
 def is_contiguous_interface(interface: dict[str, Any]) -> bool:
-    """Whether what it describes is C-contiguous; lengths of 1 have any stride."""
+    """Whether the interface describes a C-contiguous array; a dimension of length 1 may have any stride."""
     strides = interface.get("strides")
     if strides is None or 0 in interface["shape"]:
         return True
@@ -88,7 +88,7 @@ def is_contiguous_interface(interface: dict[str, Any]) -> bool:
 
 
 def empty(size: int, dtype: Any) -> Any:
-    """A new one-dimensional array on the current device, of so many elements, with anything in it."""
+    """A new one-dimensional array of `size` elements on the current device, uninitialized."""
     require_cuda()
     return allocate(int(size), np.dtype(dtype), ALIGNMENT)
 
@@ -103,7 +103,7 @@ def fill(array: Any, value: float) -> None:
         clear(flat)
         cuda.synchronize()
         return
-    # A part comes from the host; the device copies it to twice its length, and so on.
+    # The host provides the first part; the device then doubles the filled part by copying it, again and again.
     filled = min(flat.size, FILL_BLOCK)
     copy(flat[:filled], np.full(filled, value, array.dtype))
     while filled < flat.size:
@@ -113,14 +113,14 @@ def fill(array: Any, value: float) -> None:
 
 
 def zeros(size: int, dtype: Any) -> Any:
-    """A new one-dimensional array of so many zeros."""
+    """A new one-dimensional array of `size` zeros."""
     array = empty(size, dtype)
     fill(array, 0)
     return array
 
 
 def copy(target: Any, source: Any) -> None:
-    """Copy a contiguous array of the same shape and dtype into a device array, from the host or the device.
+    """Copy a contiguous array on the host or the device into a device array of the same shape and dtype.
 
     Raises
     ------
@@ -143,7 +143,7 @@ def copy(target: Any, source: Any) -> None:
 
 
 def to_host(array: Any) -> np.ndarray:
-    """A new NumPy array with what a contiguous device array holds, after all work on the device."""
+    """A new NumPy array with the elements of a contiguous device array, read after all work on the device."""
     result = np.empty(tuple(array.shape), array.dtype)
     if array.size:
         cuda.synchronize()
@@ -152,25 +152,25 @@ def to_host(array: Any) -> np.ndarray:
 
 
 def address(array: Any) -> int:
-    """Where an array starts on the device; 0 for none of its memory."""
+    """The address at which an array starts on the device; 0 for an array without memory."""
     return array_address(array)
 
 
 def is_contiguous(array: Any) -> bool:
-    """Whether it is C-contiguous."""
+    """Whether an array is C-contiguous."""
     return bool(array.is_c_contiguous()) or array.size == 0
 
 
 def is_writable(array: Any) -> bool:
-    """Whether the one it came from allows writing; that of `__cuda_array_interface__`, which Numba does not keep."""
+    """Whether an array's source allows writing, by its `__cuda_array_interface__`; Numba does not keep this flag."""
     return not getattr(array, "read_only", False)
 
 
 def nbytes(array: Any) -> int:
-    """Its size in bytes."""
+    """The size of an array in bytes."""
     return int(math.prod(array.shape)) * int(array.dtype.itemsize)
 
 
 def place(array: Any) -> str:
-    """Which device an array is on, as torch and CuPy number them."""
+    """The device that an array is on, by the numbers that torch and CuPy use."""
     return f"cuda:{device_of(array)}"

@@ -1,4 +1,4 @@
-"""Writes the kernel that decides what a step does, and computes its coefficients."""
+"""Writes the kernel that decides what a step does and computes the step's coefficients."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ from .table_format import (
 
 
 def coefficients_source(index: int, structure: Structure) -> str:
-    """All coefficient functions of a structure, in float64, and their results as its operations take them."""
+    """A device function that calls a structure's coefficient functions in float64 and stores their results.
+
+    It stores the results in the precision and order in which the structure's operations take them.
+    """
     lines = ["own_weight_decay = weight_decay"]
     offset = VALUES.index("arguments")
     divisor = structure.divisor
@@ -59,8 +62,8 @@ def coefficients_source(index: int, structure: Structure) -> str:
 
 
 def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[Function, ...]) -> str:
-    """The kernel of one block that decides what a call does: it adds up the partial sums, finds whether gradients can
-    be used and by what they are clipped, computes the coefficients of every segment, and counts."""
+    """The kernel, of one block, that decides what a call does. It adds up the partial sums, finds whether gradients can
+    be used and how much they are clipped, computes the coefficients of every segment, and updates the counts."""
     sums = any(each.sum for each in structures)
     functions = [function for each in structures for stage in each.stages for function in stage[0]]
     parts = functions_source([*functions, *clipping], "coefficient", "float64")
@@ -161,7 +164,7 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
         "    store_int64(variants, segment, variant)",
         "cuda.syncthreads()",
         "if cuda.threadIdx.x == 0:",
-        "    if overflowed:",  # counted by who found it
+        "    if overflowed:",  # the caller that found the overflow counts it
         f"        store_int64(counters, {COUNTERS.index('declined')}, 0)",
         "    elif declined:",
         *counted("skipped", "1"),
@@ -227,4 +230,4 @@ TOTALS = (
     "            cuda.syncthreads()",
     "    cuda.syncthreads()",
 )
-"""The sum of each segment from its partial sums, in an order that does not depend on the number of threads."""
+"""Adds up each segment's partial sums, in an order that does not depend on the number of threads."""

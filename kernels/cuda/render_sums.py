@@ -1,4 +1,4 @@
-"""Writes the kernel that adds up gradients, in an order that depends on nothing."""
+"""Writes the kernel that adds up gradients, always in the same order."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from .structures import Structure, value_width
 from .table_format import COUNTERS, GROUP, PLAN, SEGMENT, VALUES
 
 ROWS_IN_FLIGHT = 4
-"""Vectors of a gradient that a thread loads before it adds them up."""
+"""The number of gradient vectors that a thread loads before it adds them up."""
 
 
 def lane_source(index: int, structure: Structure, counting: tuple[Function, ...], real: str) -> str:
-    """What a thread adds up of a block of a gradient, or of what it comes to with those of calls before: as many lanes,
-    from `first` on, as a vector has elements, each in the order of its elements."""
+    """A device function that adds up one thread's lanes of a block of a gradient.
+
+    If gradients are accumulated over several calls, it adds up the accumulated gradient instead. The thread has as many
+    lanes, from `first` on, as a vector has elements, and adds up each lane in the order of its elements.
+    """
     itemsize = 4 if real == "float32" else 8
     width = 16 // itemsize
     term = (counting or structure.sum)[-1]
@@ -45,7 +48,7 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
         ]
 
     def loaded(name: str, load: str, place: str) -> list[str]:
-        """Elements as they are added up: of the gradient, or of what was gathered before and the gradient."""
+        """Lines that load the elements to add up: from the gradient, and from the accumulator if there is one."""
         if not gathers:
             return [f"{name} = {load}(gradient + {structure.offset(GRAD, place)}, 0)"]
         return [
@@ -89,8 +92,8 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
 
 
 def sums_source(structures: Sequence[Structure], real: str, threads: int, counting: tuple[Function, ...] = ()) -> str:
-    """The kernel that adds up gradients, a partial sum for each block of them; with `counting`, that term instead, and
-    only after a call that was declined."""
+    """The kernel that adds up gradients, with a partial sum for each block. With `counting`, it adds up that term
+    instead, and only after a call that was declined."""
     width = 16 // (4 if real == "float32" else 8)
     team = min(LANES // width, threads)
     teams = threads // team

@@ -1,4 +1,4 @@
-"""Writes the kernel that updates: all operations of a program are done to an element while it is in registers."""
+"""Writes the update kernel: it does all operations of a program to an element while the element is in registers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from .structures import PROGRAM_COLUMNS, Structure, coefficient_width, numbered_
 from .table_format import GROUP, SEGMENT
 
 VECTORS_IN_FLIGHT = 6
-"""Vectors that a thread loads before it computes: of a rule with few operands, several of each."""
+"""The number of vectors that a thread loads before it computes; a rule with few operands loads several of each."""
 
 OWN_BLOCKS = {PREPARED: "prepared", CLIPPED: "clipped"}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A program on one element: what is loaded, what is called, what is stored."""
+    """A program on one element: the operands that it loads and stores, and the lines between that call functions."""
 
     loads: tuple[int, ...]
     stores: tuple[int, ...]
@@ -30,7 +30,7 @@ class Variant:
 
 
 def variant(structure: Structure, program: str, with_gradient: bool = True) -> Variant:
-    """A program of a structure; without a gradient, what was gathered before is all of it."""
+    """The variant of a program of a structure; without a gradient, it uses only the gradient accumulated earlier."""
     positions = {pick: index for index, pick in enumerate(structure.picks)}
     loads: dict[int, None] = {}
     stores: dict[int, None] = {}
@@ -67,7 +67,7 @@ def variant(structure: Structure, program: str, with_gradient: bool = True) -> V
 
 
 def update_source(structures: Sequence[Structure], real: str, columns: Sequence[str], chunk: int) -> str:
-    """The kernel that walks over chunks, each in the variant that its segment has in this step."""
+    """The kernel that walks over chunks and runs, on each, the variant that its segment has in this step."""
     numbers = numbered_variants(structures, columns)
     variants = {number: variant(structures[index], *PROGRAM_COLUMNS[name]) for (index, name), number in numbers.items()}
     functions = [function for each in variants.values() for function in each.functions]
@@ -102,7 +102,10 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
 
 
 def variant_source(number: int, each: Variant, structure: Structure, real: str) -> list[str]:
-    """A variant on one element, and on what a block has of a segment: in vectors where all operands allow it."""
+    """Two device functions: a variant on one element, and the variant on a block's part of a segment.
+
+    The second uses vectors if the addresses of all operands allow them.
+    """
     itemsize = 4 if real == "float32" else 8
     lanes = 16 // itemsize
     operands = sorted({*each.loads, *each.stores})
@@ -115,7 +118,7 @@ def variant_source(number: int, each: Variant, structure: Structure, real: str) 
         return f"{', '.join(results)} = element_of_{number}({', '.join([*values, *taken])})"
 
     def vectors(count: int) -> list[str]:
-        """So many vectors, a block's width apart: everything is loaded before anything is computed or stored."""
+        """Lines for `count` vectors, a block's width apart; they load everything before they compute or store."""
         places = [f"i + {turn} * width" if turn else "i" for turn in range(count)]
         pairs = [(turn, lane) for turn in range(count) for lane in range(lanes)]
         body = [

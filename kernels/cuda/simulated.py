@@ -1,4 +1,4 @@
-"""The stand-in of `hardware` for Numba's simulator, where device memory is the host's."""
+"""Replaces `hardware` in Numba's simulator, where device memory is the host's memory."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ VECTOR_BYTES = 16
 
 
 def allocate(size: int, dtype: np.dtype, alignment: int) -> Any:
-    """A one-dimensional array that is aligned as on a device."""
+    """A one-dimensional array with the alignment of a device array."""
     memory = np.empty(size * dtype.itemsize + alignment, np.uint8)
     offset = -memory.ctypes.data % alignment
     return FakeCUDAArray(memory[offset : offset + size * dtype.itemsize].view(dtype))
 
 
 def array_address(array: Any) -> int:
-    """Where an array's memory starts."""
+    """The address at which an array's memory starts."""
     return int(array._ary.ctypes.data) if array.size else 0
 
 
@@ -37,7 +37,7 @@ def clear(array: Any) -> None:
 
 
 def device_of(array: Any) -> int:
-    """The number of the device that an array is on: there is one."""
+    """The number of the device that an array is on; there is only one."""
     return device_at(array_address(array))
 
 
@@ -47,7 +47,7 @@ def device_at(address: int) -> int:
 
 
 def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:
-    """The array of what `owner.__cuda_array_interface__` describes."""
+    """The array that `owner.__cuda_array_interface__` describes."""
     dtype, shape, strides = np.dtype(interface["typestr"]), tuple(interface["shape"]), interface.get("strides")
     if not math.prod(shape):
         return FakeCUDAArray(np.empty(shape, dtype))
@@ -60,7 +60,7 @@ def view_of_interface(interface: dict[str, Any], owner: Any) -> Any:
 
 
 def upload(target: Any, source: np.ndarray, stream: Any) -> None:
-    """Copy a host array into an array of the same form."""
+    """Copy a host array into an array of the same shape and dtype."""
     target._ary[...] = source
 
 
@@ -68,23 +68,23 @@ def upload(target: Any, source: np.ndarray, stream: Any) -> None:
 
 
 def as_stream(stream: Any) -> Any:
-    """The stream itself, checked: everything is done in order here."""
+    """The stream itself, after a check; the simulator does everything in order."""
     if not isinstance(stream, SimulatedStream):
         stream_handle(stream)
     return stream
 
 
 def handle_of(stream: Any) -> int:
-    """All streams are one."""
+    """0 for every stream: the simulator treats all streams as one."""
     return 0
 
 
 def synchronize(stream: Any) -> None:
-    """Everything is done already."""
+    """Return at once: the simulator has already done everything."""
 
 
 def multiprocessors() -> int:
-    """Few, so that blocks walk over several chunks."""
+    """A small number, so that each block walks over several chunks."""
     return 2
 
 
@@ -96,9 +96,9 @@ def guarded(header):
 
 
 def compiled_kernel(function: Any) -> Any:
-    """The kernel of a Python function of one integer."""
-    # The guard's globals must be the function's, in which the simulator replaces the module `cuda`; NumPy's error
-    # state is each thread's own.
+    """A kernel made from a Python function of one integer."""
+    # The guard must share the function's globals, because the simulator replaces the module `cuda` in them. The guard
+    # sets NumPy's error state inside the kernel, because each thread has its own.
     namespace = function.__globals__
     namespace |= {"errstate": np.errstate, "kernel": function}
     exec(_GUARDED, namespace)
@@ -106,7 +106,7 @@ def compiled_kernel(function: Any) -> Any:
 
 
 def configured(kernel: Any, blocks: int, threads: int, stream: Any) -> Callable[[int], None]:
-    """A kernel with its launch configuration: a call runs it."""
+    """A function that runs a kernel with this launch configuration."""
 
     def launch(header: int) -> None:
         kernel[blocks, threads](header)

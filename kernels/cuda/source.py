@@ -1,4 +1,4 @@
-"""Pieces of kernels' source: formulas as functions, loops, rows of tables, and what several kernels begin with."""
+"""Pieces of kernels' source: formulas as functions, loops, rows of tables, and lines that several kernels share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .table_format import COUNTERS, HEADER, PLAN, SCALER, SEGMENT
 
 
 class _Products(ast.NodeTransformer):
-    """Spells products as calls, which the compiler does not contract with a sum."""
+    """Writes products as calls of `multiply`, which the compiler does not fuse with an addition."""
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
         self.generic_visit(node)
@@ -26,7 +26,7 @@ def uncontracted(line: str) -> str:
 
 
 def function_source(function: Function, prefix: str, number: str) -> str:
-    """One function of the dialect; those that it calls have the same prefix."""
+    """The source of one function of the dialect; the functions that it calls have the same prefix."""
     body, returns = statements(function, call=prefix + "_{}", number=number)
     lines = [*body, "return " + ", ".join(returns)]
     return device(f"{prefix}_{function.name}", function.arguments, [uncontracted(line) for line in lines])
@@ -46,7 +46,7 @@ def at(table: str, columns: Sequence[str], column: str) -> str:
 
 
 def walk(index: str, first: str, stop: str, step: str, lines: Sequence[str]) -> list[str]:
-    """A loop as `range` would make it, without the division with which Numba counts the turns of that."""
+    """A loop like `for` over `range`, but without the division that Numba needs to count the turns of a `range`."""
     return [
         f"{index} = {first}",
         f"while {index} < {stop}:",
@@ -71,14 +71,14 @@ ACTIVE = (
     "waiting = load_int64(pending, segment)",
     "active = frozen == 0 and (gradient != 0 or (final and waiting != 0))",
 )
-"""Whether a segment has a part in this call."""
+"""Sets `active`: whether this call does anything to a segment."""
 
 FINAL = (
     f"accumulated = load_int64(counters, {COUNTERS.index('accumulated')})",
     f"accumulate_steps = load_float64(plan, {PLAN.index('accumulate_steps')})",
     "final = accumulated + 1 >= accumulate_steps",
 )
-"""Whether this call updates."""
+"""Sets `final`: whether this call updates."""
 
 SCALE = (
     f"scale_address = load_int64(scaler, {SCALER.index('scale')})",
@@ -86,4 +86,4 @@ SCALE = (
     "if scale_address != 0:",
     "    scale = float64(load_float32(scale_address, 0))",
 )
-"""What gradients are divided by beside the divisors on the host."""
+"""Sets `scale`, which divides gradients in addition to the divisors set on the host."""

@@ -1,4 +1,4 @@
-"""The streams of others: whatever names one, as CUDA's handle."""
+"""CUDA's handles of the streams of other libraries."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""What kernels know of groups: a structure is what groups have in common whose plans differ in numbers only; each
-program of a structure is a variant of the update kernel."""
+"""The kernels' view of groups: groups whose plans differ only in numbers share a structure, and each program of a
+structure is a variant of the update kernel."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..formulas.registry import Loop
 from .table_format import COUNTS, NO_SUM, SEGMENT, SQUARES, VALUES
 
 Pick = tuple[int, int]
-"""(stage, which of its results)"""
+"""(index of a stage, index of one of the stage's results)"""
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What the kernels know of a group."""
+    """The kernels' view of a group."""
 
     stages: tuple[tuple[tuple[Function, ...], tuple[int, ...], tuple[int, ...], int], ...]
-    """For each: the coefficient function with what it calls, `Stage.positions`, `Stage.carried`, and how many arguments
-    it takes."""
+    """For each stage: the coefficient function with the functions that it calls, `Stage.positions`, `Stage.carried`,
+    and the number of its arguments."""
     programs: tuple[tuple[str, tuple[tuple[Loop, tuple[int, ...], tuple[Pick, ...]], ...]], ...]
     operands: tuple[OperandForm, ...]
     sum: tuple[Function, ...]
@@ -30,7 +30,7 @@ class Structure:
     accumulator: int
     carried: tuple[Pick, ...]
     divisor: str = "update_divisor"
-    """The argument of coefficient functions that divides a gradient where it is read first."""
+    """The argument of coefficient functions that divides a gradient when it is first read."""
 
     @staticmethod
     def of(plan: GroupPlan) -> Structure:
@@ -50,7 +50,7 @@ class Structure:
 
     @property
     def picks(self) -> tuple[Pick, ...]:
-        """The coefficients that its operations take, in the order in which they are in its row."""
+        """The coefficients that the operations take, in their order in a row of the table of coefficients."""
         return tuple(
             dict.fromkeys(pick for _, operations in self.programs for _, _, picks in operations for pick in picks)
         )
@@ -60,7 +60,7 @@ class Structure:
         return NO_SUM if not self.sum else SQUARES if self.sum_of_squares else COUNTS
 
     def offset(self, operand: int, element: str) -> str:
-        """How many bytes into an operand the item of an element is."""
+        """The offset, in bytes, of the item that holds an element of an operand."""
         form = self.operands[operand]
         item = element if form.elements_per_item == 1 else f"({element}) // {form.elements_per_item}"
         return f"{item} * {form.dtype.itemsize}"
@@ -80,13 +80,13 @@ PROGRAM_COLUMNS = {
     "clear": ("clear", True),
     "swap": ("swap", True),
 }
-"""Columns of `layout.GROUP`: the program, and whether there is a gradient."""
+"""For each column of `table_format.GROUP` that names a variant: the program, and whether there is a gradient."""
 
 STEP = ("update", "without_gradient", "gather", "clear")
 
 
 def numbered_variants(structures: Sequence[Structure], columns: Sequence[str]) -> dict[tuple[int, str], int]:
-    """The numbers of the variants that structures have, from 1."""
+    """The structures' variants, numbered from 1."""
     found = [
         (index, column)
         for index, structure in enumerate(structures)
@@ -97,17 +97,17 @@ def numbered_variants(structures: Sequence[Structure], columns: Sequence[str]) -
 
 
 def coefficient_width(structures: Sequence[Structure]) -> int:
-    """Coefficients in a row of their table."""
+    """The number of coefficients in a row of the table of coefficients."""
     return max(1, *(len(each.picks) for each in structures))
 
 
 def n_carried(structures: Sequence[Structure]) -> int:
-    """Numbers in a row of the table of what coefficients carry; all structures carry the same."""
+    """The number of columns in the table of carried numbers; all structures carry the same numbers."""
     return max((len(each.carried) for each in structures), default=0)
 
 
 def n_operands(structures: Sequence[Structure]) -> int:
-    """Addresses in a row of the table of segments."""
+    """The number of operand addresses in a row of the table of segments."""
     return max(len(each.operands) for each in structures)
 
 
@@ -116,5 +116,5 @@ def segment_bytes(structures: Sequence[Structure]) -> int:
 
 
 def value_width(structures: Sequence[Structure]) -> int:
-    """Numbers in a row of the table of values."""
+    """The number of columns in the table of values."""
     return len(VALUES) - 1 + max(1, *(sum(stage[3] for stage in each.stages) for each in structures))

@@ -1,4 +1,4 @@
-"""Where everything is in the tables that kernels read: one place for those who write them and those who render."""
+"""The layout of the tables that kernels read, shared by the code that fills them and the code that renders kernels."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ HEADER = (
     "n_chunks",
     "n_sum_blocks",
 )
-"""What a kernel is given, as int64: the addresses of tables, then how many rows some have. A kernel's one argument is
-the address of this."""
+"""The header, int64: the addresses of the tables, then the numbers of rows of some of them. A kernel's only argument is
+the address of the header."""
 
 COUNTERS = ("accumulated", "calls", "iterations", "skipped", "consecutive", "declined")
-"""int64: those of `plan.Progress`; how many steps were skipped because of gradients that cannot be used, in all and in
-a row up to now; and whether the last was."""
+"""int64: the first three are fields of `contract.Progress`. `skipped` counts the steps skipped because of unusable
+gradients, `consecutive` only the latest ones in a row; `declined` says whether the last step was skipped."""
 
 NUMBERS = ("grad_norm",)
 """float64."""
 
 SEGMENT = ("group", "size", "first_sum_block", "n_sum_blocks", "frozen", "operands")
-"""int64, a row for each segment; the addresses of its operands come last (that of the gradient is in `gradients`)."""
+"""int64, a row for each segment; the addresses of its operands come last (the gradient's address is in `gradients`)."""
 
 SETTINGS = ("lr_scale", "weight_decay")
-"""float64, a row for each segment: those of `contract.SegmentSettings`."""
+"""float64, a row for each segment: fields of `contract.SegmentSettings`."""
 
 GROUP = ("structure", "sum_kind", "update", "without_gradient", "gather", "clear", "swap")
-"""int64, a row for each group: which coefficients it takes, how its gradient is added up, and which variant of the
-update kernel each program is."""
+"""int64, a row for each group: its structure (which chooses its coefficients), how its gradient is added up, and the
+variant of the update kernel for each program."""
 
 VALUES = ("lr", "clip_norm", "limit", "arguments")
-"""float64, a row for each group; the arguments of its stages, one after the other, come last."""
+"""float64, a row for each group; the arguments of all its stages come last, one stage after the other."""
 
 PLAN = ("max_grad_norm", "divisor", "accumulate_steps", "checks")
-"""float64: of `plan.StepPlan`."""
+"""float64: fields of `plan.StepPlan`."""
 
 SCALER = ("found_inf", "scale")
-"""int64: addresses of float32 numbers that somebody else keeps on the device, or 0: where the first is not 0, the step
-is left out; by the second, gradients are divided, as by `StepPlan.divisor`."""
+"""int64: addresses of two float32 numbers that the caller keeps on the device, or 0 for none. If the first number is
+not 0, the step is left out; gradients are divided by the second number, as by `StepPlan.divisor`."""
 
 NO_SUM, SQUARES, COUNTS = 0, 1, 2
 """Values of `sum_kind`."""
@@ -63,6 +63,6 @@ NOTHING = 0
 """The variant that does nothing."""
 
 SEQUENTIAL = 64
-"""So many partial sums of a segment are added one after the other, as on the CPU; more in as many lanes as `TREE`."""
+"""The most partial sums of a segment that are added one by one, as on the CPU; more are added in `TREE` lanes."""
 
 TREE = 256

@@ -1,4 +1,4 @@
-"""What an engine keeps on the device: where everything is, what is to be done, and how far it is."""
+"""The tables that an engine keeps on the device: addresses, the plan of a step, and progress."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from .table_format import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMEN
 
 
 class Tables:
-    """The tables on the device, and of those that change between steps a copy on the host.
+    """The tables on the device, and host copies of the tables that change between steps.
 
-    `header` is the address that kernels are given; `host` has the tables that `engine` uploads when they change, as
-    (device array, host array) by name.
+    `header` is the address that kernels receive. `alive` holds the device arrays by name; `host` holds, by the same
+    names, the host arrays of the tables that `engine` uploads when they change.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Tables:
             row[:] = [known[name] if name in known else numbers.get((index, name), 0) for name in GROUP]
         return rows
 
-    # --- what changes between steps, on the host; `engine` uploads it -----------------------------------------------
+    # --- changes between steps, made on the host; `engine` uploads them ---------------------------------------------
 
     def set_step_plan(self, plan: StepPlan) -> None:
         known = {
@@ -147,7 +147,7 @@ class Tables:
 
 
 def pieces(sizes: Sequence[int], length: int) -> np.ndarray:
-    """(segment, start) of the pieces of at most so many elements that segments are made of, in order."""
+    """(segment, start) of each piece when segments are cut into pieces of at most `length` elements, in order."""
     counts = np.array([-(-size // length) for size in sizes], np.int64)
     segments = np.repeat(np.arange(len(sizes), dtype=np.int64), counts)
     firsts = np.repeat(np.cumsum(counts) - counts, counts)

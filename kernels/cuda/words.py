@@ -1,4 +1,4 @@
-"""What the formulas may call (`dialect.VOCABULARY`), and what kernels are made of beside, as names in their source."""
+"""The names in kernels' source: functions that formulas may call (`dialect.VOCABULARY`), loads, stores and others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numba import cuda
 from .availability import is_simulated
 
 machine: Any = importlib.import_module(".simulated" if is_simulated() else ".hardware", __package__)
-"""What differs between a GPU and the simulator."""
+"""The module for this machine: `hardware` for a GPU, `simulated` for the simulator."""
 
 
 @machine.device_function
@@ -43,9 +43,9 @@ def _sign(real: str) -> Any:
 
 
 def words(real: str) -> dict[str, Any]:
-    """The globals of a kernel's source whose elements are of this precision.
+    """The globals for the source of a kernel whose elements have the precision `real`.
 
-    `element_...` are the dialect's words in it, `coefficient_...` in float64.
+    The dialect's words are `element_...` and `term_...` in that precision, and `coefficient_...` in float64.
     """
     found = {
         "cuda": cuda,

@@ -1,1 +1,1 @@
-"""What every engine is given and must do, whatever runs it: the contract, the plan of a step, main memory."""
+"""The interface of every engine, on any backend: the contract, the plan of a step, main memory."""

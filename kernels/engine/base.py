@@ -1,4 +1,4 @@
-"""What the engines written in Python share: their inputs, one caller at a time, and numbers that change."""
+"""The base class of the engines written in Python: their inputs, one caller at a time, and numbers that change."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .plan import GroupPlan, StepPlan, check_operands
 
 
 class EngineBase:
-    """See `contract.Engine`. A subclass has `accept_gradients`, `run_step` and `run_swap`."""
+    """Implements `contract.Engine`; a subclass defines `accept_gradients`, `run_step` and `run_swap`."""
 
     def __init__(self, inputs: EngineInputs) -> None:
         check_operands(inputs.plans, inputs.dtype)
@@ -31,27 +31,27 @@ class EngineBase:
         self.gradients: list[Any] = [None] * len(inputs.segments)
         self.lock = threading.Lock()
 
-    # --- what a subclass does -----------------------------------------------------------------------------------------
+    # --- defined by a subclass ----------------------------------------------------------------------------------------
 
     def accept_gradients(self, gradients: list[Any]) -> None:
-        """Check gradients before they are used; raises where one cannot be."""
+        """Check gradients before they are used; raises if one of them cannot be used."""
         raise NotImplementedError
 
     def run_step(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
-        """A step, with other threads kept out; without gradients, with those that were accepted last."""
+        """Run a step, with other threads kept out; if `gradients` is None, use the gradients accepted last."""
         raise NotImplementedError
 
     def run_swap(self) -> None:
         """Exchange every parameter with its average, with other threads kept out."""
         raise NotImplementedError
 
-    # --- what they share ----------------------------------------------------------------------------------------------
+    # --- shared by all subclasses -------------------------------------------------------------------------------------
 
     def alone(self, function: Callable[[], Result], /) -> Result:
-        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
+        """The result of `function()`, with other threads' steps kept out; raises if a step is under way.
 
-        Where two threads find the lock free at once, one waits. A signal's handler can run after any call; `with` a
-        lock leaves it no place between taking the lock and being bound to give it back.
+        If two threads find the lock free at the same time, one waits. A signal handler can run after any call; `with`
+        makes sure that none runs after the lock is taken and before its release is guaranteed.
         """
         if self.lock.locked():
             raise RuntimeError(BUSY)
@@ -59,7 +59,7 @@ class EngineBase:
             return function()
 
     def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
-        """One step of every segment that has a gradient. Errors come before the first write."""
+        """One step of every segment that has a gradient; all errors are raised before the first write."""
         self.alone(lambda: self.run_step(gradients, prepare))
 
     def swap(self) -> None:
@@ -67,7 +67,7 @@ class EngineBase:
         self.alone(self.run_swap)
 
     def bind(self, gradients: list[Any], /) -> None:
-        """Check gradients once and use them in every step that is not given others."""
+        """Check gradients once and use them in every step that receives no other gradients."""
         self.accept_gradients(gradients)
         self.gradients = list(gradients)
         self.bound = True
@@ -77,29 +77,29 @@ class EngineBase:
             raise RuntimeError(SWAPPED)
 
     def set_hyperparameters(self, index: int, plan: GroupPlan, /) -> None:
-        """Take new numbers of a group; they count from the next step."""
+        """Set a group's numbers to those of this plan; they take effect at the next step."""
         self.plans[index] = plan
 
     def set_lr(self, index: int, lr: float, /) -> None:
-        """Take a new rate of a group; it counts from the next step."""
+        """Set the learning rate of a group; it takes effect at the next step."""
         self.plans[index] = replace(self.plans[index], lr=lr)
 
     def set_scale(self, plan: StepPlan, /) -> None:
-        """Take a new divisor and largest norm; they count from the next step."""
+        """Set the divisor and the largest norm; they take effect at the next step."""
         self.plan = plan
 
     def settings_changed(self) -> None:
-        """Take over what was written to the settings: nothing to do where every step reads them."""
+        """Use the changed settings: nothing to do if every step reads the settings."""
 
     def fetch(self) -> None:
-        """Bring the host's arrays up to date: nothing to do where the engine writes them itself."""
+        """Bring the host's arrays up to date: nothing to do if the engine writes them itself."""
 
     def upload(self) -> None:
-        """Bring what was changed to where steps run: nothing to do on the host."""
+        """Copy changes to the device on which steps run: nothing to do on the host."""
 
 
 def check_apart(spans: Iterable[tuple[int, int]]) -> None:
-    """Raise where gradients that a step zeroes share memory; `spans` has the (address, bytes) of each."""
+    """Raise if gradients that a step zeroes share memory; `spans` has the (address, bytes) of each gradient."""
     for (begin, nbytes), (other, _) in itertools.pairwise(sorted(each for each in spans if each[1])):
         if other < begin + nbytes:
             raise ValueError(SHARED)

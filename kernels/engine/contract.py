@@ -1,4 +1,4 @@
-"""What every engine is given and must do, whether it is compiled, plain Python or on a device."""
+"""The inputs and methods of every engine, whether it is compiled, plain Python or on a device."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Result = TypeVar("Result")
 
 @dataclass(eq=False, repr=False)
 class SegmentSettings:
-    """What a user sets of each segment, one value each.
+    """Settings of segments that the user chooses; each array has one value per segment.
 
-    Whoever owns these arrays writes them in place, and then calls the engine's `settings_changed()`.
+    The owner of these arrays writes them in place, and then calls the engine's `settings_changed()`.
     """
 
     lr_scale: np.ndarray  # float64
-    weight_decay: np.ndarray  # float64; NaN: its group's
+    weight_decay: np.ndarray  # float64; NaN: use the group's weight decay
     frozen: np.ndarray  # bool
 
     @staticmethod
@@ -29,28 +29,28 @@ class SegmentSettings:
         return SegmentSettings(np.ones(n), np.full(n, np.nan), np.zeros(n, np.bool_))
 
     def extended(self, more: SegmentSettings) -> SegmentSettings:
-        """These, followed by more segments'."""
+        """These settings, followed by the settings of more segments."""
         return SegmentSettings(*_concatenated(self, more))
 
 
 @dataclass(eq=False, repr=False)
 class SegmentRecords:
-    """What an engine keeps of each segment; it writes these arrays in place."""
+    """An engine's records of each segment; the engine writes these arrays in place."""
 
     steps: np.ndarray  # int64: updates so far
-    pending: np.ndarray  # bool: whether it holds gradients of calls since the last update
+    pending: np.ndarray  # bool: whether it holds gradients accumulated since the last update
     carried: np.ndarray  # float64, a row for each segment: numbers that coefficients carry from update to update
 
     @staticmethod
     def of(n: int, starts: Iterable[float] = ()) -> SegmentRecords:
-        """Of segments before their first update; `starts` are what the carried numbers start with."""
+        """Records of segments before their first update; `starts` are the initial values of the carried numbers."""
         first = np.array(tuple(starts), np.float64)
-        carried = np.empty((n, len(first)))  # not np.tile: it leaves a generator, which an interrupt can come into
+        carried = np.empty((n, len(first)))  # not np.tile: it leaves a generator that an interrupt can hit
         carried[:] = first
         return SegmentRecords(np.zeros(n, np.int64), np.zeros(n, np.bool_), carried)
 
     def extended(self, more: SegmentRecords) -> SegmentRecords:
-        """These, followed by more segments'."""
+        """These records, followed by the records of more segments."""
         return SegmentRecords(*_concatenated(self, more))
 
 
@@ -60,13 +60,13 @@ def _concatenated(first: Any, second: Any) -> list[np.ndarray]:
 
 @dataclass(eq=False, repr=False)
 class Progress:
-    """Where an optimizer is, one value each; engines write these arrays together with the records."""
+    """The progress of an optimizer, in arrays of one value; engines write these arrays together with the records."""
 
     accumulated: np.ndarray  # int64: calls since the last update
-    calls: np.ndarray  # int64: that were not declined
+    calls: np.ndarray  # int64: calls that were not declined
     swapped: np.ndarray  # bool: whether parameters are exchanged with their averages
-    grad_norm: np.ndarray  # float64: of the last update that took it; NaN before
-    iterations: np.ndarray  # int64: updates, whichever parameters had a part in them
+    grad_norm: np.ndarray  # float64: the gradient norm of the last update that computed it; NaN before
+    iterations: np.ndarray  # int64: updates, whichever parameters they changed
 
     @staticmethod
     def new() -> Progress:
@@ -86,29 +86,29 @@ class Reject(Protocol):
 
 
 class Report(Protocol):
-    """Hears of steps that are declined because gradients cannot be used, and keeps count of them."""
+    """Receives the steps that are declined because gradients are unusable, and counts them."""
 
     skipped: int
-    """How many steps were skipped."""
+    """The number of skipped steps."""
 
     def __call__(self, counts: list[tuple[int, int]], calls: int, /) -> None:
-        """Called before anything is written; may raise.
+        """Report one declined step; engines call this before they write anything, and it may raise.
 
-        `counts` has (segment, elements of its gradient that cannot be used) for each segment that has some, `calls` is
-        the number of calls before this one that went well.
+        `counts` has (segment, number of unusable elements in its gradient) for each segment with unusable elements;
+        `calls` is the number of earlier calls that were not declined.
         """
 
     def consecutive_after(self, calls: int, /) -> int:
-        """How many steps in a row were skipped up to now, after this number of calls that went well."""
+        """The number of skipped steps in a row up to now, after `calls` calls that were not declined."""
 
     def fetched(self, skipped: int, consecutive: int, calls: int, counts: list[tuple[int, int]], /) -> None:
-        """Take over what a device has counted: the steps skipped, in all and in a row up to now, and the `counts` of
-        the last of them, which are empty where none was skipped since the last call."""
+        """Take over a device's counts: the steps skipped in all and in a row up to now, and the `counts` of the last
+        skipped step, which are empty if no step was skipped since the last call of this method."""
 
 
 @dataclass(eq=False, repr=False)
 class EngineInputs:
-    """Everything that an engine is made of."""
+    """The argument that every engine is constructed with."""
 
     dtype: np.dtype[Any]
     plans: list[GroupPlan]
@@ -122,9 +122,9 @@ class EngineInputs:
 
 
 class Engine(Protocol):
-    """Steps all segments together; an engine is called with one argument, its `EngineInputs`.
+    """Steps all segments together; an engine's class is called with one argument, its `EngineInputs`.
 
-    One step runs at a time. A step is done completely or not at all: errors come before the first write.
+    One step runs at a time. A step is done completely or not at all: all errors are raised before the first write.
     """
 
     bound: bool
@@ -133,7 +133,7 @@ class Engine(Protocol):
     """The largest number of threads that a step uses; 0 for the default."""
 
     def alone(self, function: Callable[[], Result], /) -> Result:
-        """The result of `function()`, with other threads' steps kept out.
+        """The result of `function()`, which runs with other threads' steps kept out.
 
         Raises
         ------
@@ -142,47 +142,47 @@ class Engine(Protocol):
         """
 
     def bind(self, gradients: list[Any], /) -> None:
-        """Check gradients once, and use them in every step that is not given others."""
+        """Check gradients once, and use them in every step that receives no other gradients."""
 
     def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
-        """Update every segment that has a gradient; `prepare()` is called first, with other threads kept out."""
+        """Call `prepare()`, then update every segment that has a gradient, all with other threads kept out."""
 
     def swap(self) -> None:
         """Exchange every parameter with its average."""
 
     def fetch(self) -> None:
-        """Bring records, progress and what was skipped up to date in the host's arrays; waits for a device."""
+        """Bring the host's records, progress and counts of skipped steps up to date; waits for a device."""
 
     def upload(self) -> None:
-        """Bring what was changed to where steps run, without waiting; a step does so by itself."""
+        """Copy changes to the device on which steps run, without waiting; a step does this itself."""
 
     def set_hyperparameters(self, index: int, plan: GroupPlan, /) -> None:
-        """Take new numbers of a group; they count from the next step."""
+        """Set a group's numbers to those of this plan; they take effect at the next step."""
 
     def set_lr(self, index: int, lr: float, /) -> None:
-        """Take a new rate of a group; it counts from the next step."""
+        """Set the learning rate of a group; it takes effect at the next step."""
 
     def set_scale(self, plan: StepPlan, /) -> None:
-        """Take a new divisor and largest norm; they count from the next step."""
+        """Set the divisor and the largest norm; they take effect at the next step."""
 
     def settings_changed(self) -> None:
-        """Take over what was written to the settings; it counts from the next step."""
+        """Use the changed settings; they take effect at the next step."""
 
 
 class DeviceEngine(Engine, Protocol):
-    """An engine whose steps run on a device: of backends whose `on_device` is True."""
+    """An engine whose steps run on a device; backends with `on_device` True have one."""
 
     stream: Any
     """The stream of the device on which steps run; it can be set between steps."""
 
     def step_at(self, addresses: Sequence[int | None], /) -> None:
-        """`step` with gradients by their addresses, None where there is none: for callers who have checked them."""
+        """`step` with the addresses of gradients, None for no gradient: for callers who have checked the gradients."""
 
     def set_scaler(self, found_inf: int, scale: int, /) -> None:
-        """Take the addresses of two float32 numbers on the device, 0 for none; they count from the next step.
+        """Set the addresses of two float32 numbers on the device, 0 for none; they take effect at the next step.
 
-        Where `found_inf` is not 0 then, the step is left out: nothing is written, and nothing counted. By `scale`,
-        gradients are divided, beside the divisor of the plan.
+        If the number at `found_inf` is not 0 during a step, that step is left out: it writes and counts nothing. Steps
+        divide gradients by the number at `scale`, in addition to the divisor of the plan.
         """
 
 

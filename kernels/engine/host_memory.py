@@ -1,4 +1,4 @@
-"""Main memory: the arrays are NumPy's. `cuda.memory` has the same names for the memory of a CUDA device."""
+"""Operations on NumPy arrays in main memory; `cuda.memory` has the same names for the memory of a CUDA device."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 import numpy as np
 
 ARRAYS = "a numpy.ndarray"
-"""What messages call an array here."""
+"""The description of an array in error messages."""
 
 ALIGNMENT = 64
-"""Bytes: a cache line, and the widest vector register."""
+"""Alignment in bytes: the size of a cache line, and of the widest vector register."""
 
 PICKLES = True
-"""Whether optimizers over such arrays can be pickled and deep-copied."""
+"""Whether optimizers over these arrays can be pickled and deep-copied."""
 
 
 def is_masked(array: np.ndarray) -> bool:
-    """Whether it has a mask; does not load numpy.ma, which takes longer than all else in a first step."""
+    """Whether an array has a mask; does not load numpy.ma, which takes longer than the rest of a first step."""
     return isinstance(array, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
 
 
 def as_array(value: object) -> np.ndarray | None:
-    """The array that something is, without a copy; None for anything else."""
+    """The value itself if it is an unmasked NumPy array; None otherwise."""
     return value if isinstance(value, np.ndarray) and not is_masked(value) else None
 
 
 def zeros(size: int, dtype: np.dtype[Any]) -> np.ndarray:
-    """A one-dimensional array, zeroed, that starts on a cache line."""
+    """A one-dimensional array of zeros that starts on a cache line."""
     memory = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)
     offset = -memory.ctypes.data % ALIGNMENT
     return memory[offset : offset + size * dtype.itemsize].view(dtype)
@@ -40,12 +40,12 @@ def fill(array: np.ndarray, value: float) -> None:
 
 
 def copy(target: np.ndarray, source: Any) -> None:
-    """Write an array of the same shape over another."""
+    """Copy an array into another array of the same shape."""
     target[...] = source
 
 
 def to_host(array: np.ndarray) -> np.ndarray:
-    """A copy, in C order, in main memory."""
+    """A copy of an array in main memory, in C order."""
     return array.copy()
 
 
@@ -63,7 +63,7 @@ def is_writable(array: np.ndarray) -> bool:
 
 
 def place(array: np.ndarray) -> str:
-    """Where an array is; arrays of one optimizer are all in one place."""
+    """The memory that holds an array; all arrays of an optimizer must be in the same memory."""
     return "main memory"
 
 
@@ -75,7 +75,7 @@ def resized_message(array: np.ndarray) -> str:
 
 
 def with_owners(arrays: Iterable[np.ndarray | None]) -> list[np.ndarray]:
-    """These arrays and those that own their memory: what must stay in place while its addresses are held."""
+    """These arrays and the arrays that own their memory: all of them must stay in place while addresses are held."""
     watched: dict[int, np.ndarray] = {}
     for array in arrays:
         each: object = array

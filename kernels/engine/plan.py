@@ -1,4 +1,4 @@
-"""What an optimizer tells an engine: for each group a loop and its coefficients, for each parameter its memory."""
+"""An optimizer's instructions to an engine: each group's loops and coefficients, and each parameter's memory."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ import numpy as np
 
 @dataclass(eq=False, repr=False)  # three times as fast to define as a frozen one
 class Stage:
-    """A coefficient function and the hyperparameters it gets: `function(*arguments)`."""
+    """A coefficient function and its arguments, the hyperparameters: `function(*arguments)`."""
 
     function: Any  # an address for the native engine, a callable for the Python one
     arguments: tuple[float, ...]
-    positions: tuple[int, ...]  # of each of constants.ENGINE_ARGUMENTS among the arguments, or -1
-    carried: tuple[int, ...] = ()  # of each carried number among the arguments, or -1
+    positions: tuple[int, ...]  # of constants.ENGINE_ARGUMENTS among the arguments; -1: not an argument
+    carried: tuple[int, ...] = ()  # positions of carried numbers among the arguments; -1: not an argument
 
 
 class OperandForm(NamedTuple):
-    """How an operand of a segment lies in memory: an array of items, each of which stands for some elements.
+    """The memory format of a segment's operand: an array of items, each of which stands for some elements.
 
-    Loops compute with elements of the engine's dtype and read every operand as it lies, so today each form has that
-    dtype and one element an item. This is where a storage format comes in: an operand of another form gets a codec,
-    which decodes a block of it into the thread's own memory before the loops of that block, as `PREPARED` and `CLIPPED`
-    are such blocks, and encodes it after them.
+    Loops compute with elements of the engine's dtype and read every operand without conversion, so today each form has
+    that dtype and one element per item. A storage format would be added here: an operand of another form would get a
+    codec, which decodes a block of the operand into the thread's own memory (as `PREPARED` and `CLIPPED` are blocks in
+    it) before the loops run on that block, and encodes the block after them.
     """
 
     name: str
     dtype: np.dtype[Any]
     elements_per_item: int = 1
-    """A power of 2, at most `constants.BOUNDARY`: threads then never meet within an item."""
+    """A power of 2, at most `constants.BOUNDARY`, so that no two threads share an item."""
 
 
 @dataclass(eq=False, repr=False)
 class Operation:
-    """A loop, what it walks over, and what it takes."""
+    """A loop, the operands that it walks over, and the coefficients that it takes."""
 
     loop: Any  # an address for the native engine, a callable for the Python one
     operands: tuple[int, ...]  # positions among a segment's operands, or PREPARED or CLIPPED
-    pick: tuple[tuple[int, int], ...]  # its coefficients, in its order: (stage, which of its results)
+    pick: tuple[tuple[int, int], ...]  # the loop's coefficients, in order: (stage, result)
 
 
 @dataclass(eq=False, repr=False)
 class RowOperation:
-    """What is done to each row of a parameter after its update.
+    """An operation on each row of a parameter after its update.
 
-    Rows are added up by `sum`, `function(sum, count, argument, lr)` says what the loop takes. Where it `iterates`, that
-    is a threshold, from which the sum is taken again until it counts no fewer elements.
+    `sum` adds up the row, and `function(sum, count, argument, lr)` returns the coefficient of `loop`. If `iterates`,
+    the coefficient is a threshold: the sum is computed again with it, until the count of elements stops falling.
     """
 
     sum: Any
@@ -66,53 +66,53 @@ class GroupPlan:
 
     stages: tuple[Stage, ...]
     programs: Mapping[str, tuple[Operation, ...]]
-    operands: tuple[OperandForm, ...]  # of its segments: the parameter, the gradient, each state
-    cost: float  # nanoseconds an element on one thread, in cache
+    operands: tuple[OperandForm, ...]  # of each segment: the parameter, the gradient, each state
+    cost: float  # nanoseconds per element on one thread, in cache
     lr: float = 0.0
     rows: tuple[RowOperation, ...] = ()
-    rows_after: int = 0  # how many of the operations of an update come before those on rows
-    sum: Any = None  # what is added up over the gradient before the update, or None
-    sum_of_squares: bool = False  # whether that is the squares; else it counts what cannot be used
-    limit: float = math.inf  # of a gradient's elements, beyond which they cannot be used
-    clip_norm: float = 0.0  # of each segment, or 0
-    accumulator: int = -1  # which of the operands holds the gradients of calls before
-    carried: tuple[tuple[int, int], ...] = ()  # for each carried number (stage, which of its results) is the next
-    divisor: str = "update_divisor"  # the argument that divides a gradient by its scale, where it is read first
+    rows_after: int = 0  # how many operations of an update come before the row operations
+    sum: Any = None  # the sum over the gradient that is computed before the update, or None
+    sum_of_squares: bool = False  # whether `sum` adds up squares; else it counts unusable elements
+    limit: float = math.inf  # an element of the gradient beyond this limit is unusable
+    clip_norm: float = 0.0  # the largest gradient norm of each segment, or 0
+    accumulator: int = -1  # the operand that accumulates the gradients of earlier calls, or -1
+    carried: tuple[tuple[int, int], ...] = ()  # for each carried number: (stage, result) that is its next value
+    divisor: str = "update_divisor"  # the argument that divides a gradient by its scale when it is first read
 
 
 @dataclass(eq=False, repr=False)
 class Segment:
-    """One parameter: its group, and its memory in the order of its operands, without the gradient."""
+    """One parameter: its group, and its arrays in the order of the group's operands, without the gradient."""
 
     group: int
     param: np.ndarray
     states: Sequence[np.ndarray]
-    row: int = 0  # elements of what its row operations take together, or 0 without any
+    row: int = 0  # the number of elements that its row operations take together; 0 without row operations
 
 
 @dataclass(eq=False, repr=False)
 class StepPlan:
-    """What all groups have in common."""
+    """The part of a step's plan that all groups share."""
 
     flush_denormals: bool = True
     n_threads: int = 0
     accumulate_steps: int = 1
-    max_grad_norm: float = 0.0  # of all segments together, or 0
+    max_grad_norm: float = 0.0  # the largest gradient norm of all segments together, or 0
     clipping: Any = None  # the coefficient function (sum of squares, divisor, largest norm)
-    divisor: float = 1.0  # of the gradients that are added up
-    checks: bool = False  # whether gradients that cannot be used stop the step
-    unusable: Any = None  # the sum that counts them
+    divisor: float = 1.0  # divides the gradients that are added up
+    checks: bool = False  # whether unusable gradients stop the step
+    unusable: Any = None  # the sum that counts unusable elements
     clears: bool = False  # whether a step zeroes the gradients
-    waits: bool = True  # whether a step that is stopped is reported at once, also where that means to wait for a device
+    waits: bool = True  # whether a stopped step is reported at once, even if that means waiting for a device
 
 
 def check_operands(plans: Sequence[GroupPlan], dtype: np.dtype[Any]) -> None:
-    """Raise where loops that compute in this dtype could not read an operand as it lies.
+    """Raise if loops that compute in this dtype cannot read an operand without conversion.
 
     Raises
     ------
     ValueError
-        An operand is of another form.
+        An operand has another form.
     """
     for plan in plans:
         for form in plan.operands:

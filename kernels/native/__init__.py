@@ -1,6 +1,7 @@
-"""The compiled modules: loaded, and told about this machine, when this is imported.
+"""Loads the compiled modules and configures them for this machine, on import.
 
-Importing this raises ImportError where they were not built; whoever can do without them catches it.
+Importing this package raises ImportError if the compiled modules were not built; callers that can work without them
+catch the error.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-# The classes of engine.pyx, for what steps an engine from another extension module: by the addresses of gradients.
+# The classes of engine.pyx, for other extension modules that step an engine by the addresses of gradients.
 #
-# Such a caller claims the engine, writes the address of each segment's gradient (NULL: none) to `arrays.accepted`, and
-# calls `take_gradients` and `advance`; then it releases the engine.
+# The calling module claims the engine, writes the address of each segment's gradient (NULL: none) to `arrays.accepted`,
+# and calls `take_gradients` and `advance`; then it releases the engine.
 
 from libc.stdint cimport int64_t
 
@@ -19,10 +19,10 @@ cdef struct GradientForm
 
 
 cdef class ThreadChoice:
-    cdef double serial          # a unit of work on one thread, once known
-    cdef double probed          # the same, of the probe under way
+    cdef double serial          # the time of a unit of work on one thread; 0 until known
+    cdef double probed          # the same time in the probe under way
     cdef int until_probe, probes, slow, pause, pause_length
-    cdef int settling           # steps on several threads until they are judged by SLOW
+    cdef int settling           # steps on several threads left before SLOW is their limit
 
     cpdef int choose(self, int n_threads) noexcept
     cpdef void learn(self, int n_threads, int could_use, double time) noexcept
@@ -38,7 +38,7 @@ cdef class WatchedArrays:
     cdef Span *intervals        # all memory that a step writes, sorted
     cdef Py_ssize_t n_intervals
     cdef char **accepted        # addresses of the gradients of the step under way
-    cdef Span *spans            # the same, to be sorted
+    cdef Span *spans            # the memory of the same gradients, to be sorted
     cdef GradientForm *forms
     cdef readonly bint zeroed
     cdef object reject
@@ -54,27 +54,27 @@ cdef class WatchedArrays:
 cdef class Engine:
     cdef Table *table
     cdef readonly Py_ssize_t n_segments
-    cdef Py_ssize_t itemsize    # of what loops compute with
+    cdef Py_ssize_t itemsize    # of the elements that loops compute with
     cdef Py_ssize_t n_groups
     cdef WatchedArrays arrays
-    cdef list alive             # the arrays whose addresses it has
+    cdef list alive             # the arrays whose addresses the engine holds
     cdef bint busy              # in the middle of a step, or claimed
     cdef readonly bint bound
     cdef public int n_threads   # at most; 0: the default
-    cdef bint keeps_gil         # during a step, because of what another Python thread could do
+    cdef bint keeps_gil         # during a step, so that no other Python thread interferes
     # contract.SegmentSettings
     cdef readonly object settings
     cdef double *lr_scale
     cdef double *weight_decay
-    cdef bint uniform           # all have the rate and weight decay of their group
+    cdef bint uniform           # all segments have the rate and weight decay of their group
     cdef char *frozen
     # contract.SegmentRecords
     cdef readonly object records
     cdef int64_t *steps
     cdef char *pending
     cdef int n_carried
-    cdef double *carried        # n_carried a segment
-    cdef double *next_carried   # what they are after this step, n_carried for each of the table's coefficients
+    cdef double *carried        # n_carried for each segment
+    cdef double *next_carried   # their values after this step, n_carried for each of the table's coefficients
     # contract.Progress
     cdef int64_t *accumulated
     cdef int64_t *calls
@@ -97,7 +97,7 @@ cdef class Engine:
     cdef double nanoseconds_per_thread
     cdef bint adaptive
     cdef double work            # in nanoseconds
-    cdef double reading         # the part of it that adding up gradients is
+    cdef double reading         # the part of `work` that adds up gradients
 
     cdef char *address(self, cnp.ndarray array)
     cdef int set_partials(self) except -1

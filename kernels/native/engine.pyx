@@ -2,9 +2,9 @@
 # cython: binding=True, embedsignature=True
 """The native step: one call over a table of segments, split over OpenMP threads by elements.
 
-The engine knows addresses, sizes and scalars. A loop (see `formulas`) is an address, compiled by the C compiler or by
-Numba, it does not matter; so is a coefficient function. Everything is checked and computed before the first element is
-written, and nothing can fail after that.
+The engine knows addresses, sizes and scalars. A loop (see `formulas`) is the address of code compiled by the C compiler
+or by Numba; so is a coefficient function. The engine does all checks and computes all coefficients before it writes the
+first element, and nothing can fail after that.
 """
 
 from libc.math cimport isfinite, isnan, sqrt
@@ -61,7 +61,7 @@ def set_forked():
 
 
 def describe():
-    """What was compiled in and what the processor can do."""
+    """The features compiled in, and the abilities of the processor."""
     return {
         "openmp": FASTOPT_OPENMP,
         "can_flush_denormals": FLUSH_BITS != 0,
@@ -84,7 +84,7 @@ def set_prefetch_distance(Py_ssize_t elements):
 
 @cython.final
 cdef class Engine:
-    """Parameters, gradients and states as addresses, stepped together.
+    """Steps parameters together; it holds parameters, gradients and states as addresses.
 
     Parameters
     ----------
@@ -167,12 +167,12 @@ cdef class Engine:
         free(self.next_carried)
 
     cdef char *address(self, cnp.ndarray array):
-        """Where an array is, which stays alive as long as this engine."""
+        """The address of an array, which is kept alive as long as this engine."""
         self.alive.append(array)
         return <char *>cnp.PyArray_DATA(array)
 
     cdef int set_partials(self) except -1:
-        """Room for the partial sums of every segment, where gradients are added up."""
+        """Allocate the partial sums of every segment, if gradients are added up."""
         cdef Py_ssize_t index, n_partials = 0
         for index in range(self.n_segments):
             self.table.segments[index].first_partial = n_partials
@@ -197,38 +197,38 @@ cdef class Engine:
         return 0
 
     def set_hyperparameters(self, Py_ssize_t index, plan):
-        """Take new values of a group's hyperparameters; they count from the next step."""
+        """Set a group's hyperparameters to those of this plan; they take effect at the next step."""
         read_hyperparameters(&self.table.groups[index], plan)
         self.clips = self.clips or plan.clip_norm > 0
 
     def set_lr(self, Py_ssize_t index, double lr):
-        """Take a new rate of a group; it counts from the next step."""
+        """Set the learning rate of a group; it takes effect at the next step."""
         self.table.groups[index].lr = lr
 
     def set_scale(self, plan):
-        """Take a new divisor and largest norm; they count from the next step."""
+        """Set the divisor and the largest norm; they take effect at the next step."""
         self.max_grad_norm = plan.max_grad_norm
         self.divisor = plan.divisor
 
     def settings_changed(self):
-        """Take over what was written to the settings; it counts from the next step."""
+        """Use the changed settings; they take effect at the next step."""
         settings = self.settings
         self.uniform = bool((settings.lr_scale == 1).all() and (settings.weight_decay != settings.weight_decay).all())
 
     cdef double cost(self, Py_ssize_t segment) noexcept:
-        """Nanoseconds that an update of a segment takes on one thread, in cache."""
+        """The nanoseconds that an update of a segment takes on one thread, in cache."""
         return self.table.segments[segment].size * self.table.groups[self.table.segments[segment].group].cost
 
     cdef Py_ssize_t gradient_itemsize(self, Py_ssize_t segment) noexcept:
-        """Bytes of an element of a segment's gradient."""
+        """The size in bytes of an element of a segment's gradient."""
         return self.table.groups[self.table.segments[segment].group].forms[GRAD].itemsize
 
     cdef bint has_gradient(self, Py_ssize_t segment) noexcept:
-        """Whether the step under way has a gradient for it."""
+        """Whether the step under way has a gradient for this segment."""
         return self.table.segments[segment].operands[GRAD] != NULL
 
     cdef int take_gradients(self) except -1:
-        """Check what can have changed since gradients were accepted by their addresses, and step with them."""
+        """Check everything that can have changed since the addresses of gradients were accepted, and use them."""
         self.arrays.check()
         if self.clears:
             self.arrays.check_apart()
@@ -241,7 +241,7 @@ cdef class Engine:
             self.table.segments[index].operands[GRAD] = self.arrays.accepted[index]
 
     def bind(self, list gradients):
-        """Check gradients once and use them in every step that is not given others."""
+        """Check gradients once and use them in every step that receives no other gradients."""
         self.arrays.accept(gradients)
         self.arrays.watch([gradient for gradient in gradients if gradient is not None])
         self.commit_gradients()
@@ -257,9 +257,9 @@ cdef class Engine:
         self.busy = False
 
     def alone(self, function):
-        """The result of `function()`, with other threads' steps kept out; an error when one is under way.
+        """The result of `function()`, with other threads' steps kept out; raises if a step is under way.
 
-        No signal's handler runs between compiled instructions: nothing comes between the claim and the `try`.
+        No signal handler runs between compiled instructions, so none can run between the claim and the `try`.
         """
         self.claim()
         try:
@@ -268,9 +268,9 @@ cdef class Engine:
             self.busy = False
 
     def step(self, list gradients=None, prepare=None):
-        """One step of every segment that has a gradient. All or nothing: errors come before the first write.
+        """One step of every segment that has a gradient; all errors are raised before the first write.
 
-        `prepare()` is called before, with other threads kept out: to set the rates of this step.
+        The engine first calls `prepare()`, with other threads kept out, to set the rates of this step.
         """
         self.claim()
         try:
@@ -287,10 +287,10 @@ cdef class Engine:
             self.busy = False
 
     def fetch(self):
-        """Have what the engine counts in the arrays that it was given: it always is."""
+        """Bring the given arrays up to date: nothing to do, because the engine counts in them."""
 
     def upload(self):
-        """Take what was changed to where steps are done: it always is."""
+        """Copy changes to the device on which steps run: nothing to do, because steps run here."""
 
     def swap(self):
         """Exchange every parameter with its average."""
@@ -323,7 +323,7 @@ cdef class Engine:
                 self.decline(n_threads)
                 return 0
         self.compute_coefficients(final)
-        # The gradients that were added up last are still in a cache: they come first.
+        # Start with the gradients that were added up last: they are still in a cache.
         self.table.backwards = self.adds and final
         self.run(n_threads)
         self.table.backwards = False
@@ -333,7 +333,7 @@ cdef class Engine:
         return 0
 
     cdef void list_active(self, int program) noexcept:
-        """Which segments this call is about, and how much work they are."""
+        """List the segments that this call works on, and compute their work."""
         cdef Py_ssize_t index, n_active = 0, total = 0
         cdef double work = 0.0, nbytes = 0.0, reading = 0.0
         cdef bint accumulates = self.accumulate_steps > 1
@@ -365,7 +365,7 @@ cdef class Engine:
         self.reading = reading
 
     cdef void add_up_gradients(self, int n_threads) noexcept:
-        """The sum of each active segment, from partial sums in a fixed order."""
+        """Compute the sum of each active segment, from partial sums in a fixed order."""
         cdef Py_ssize_t k, block, n_blocks
         cdef Segment *segment
         cdef double total
@@ -393,7 +393,7 @@ cdef class Engine:
         return True
 
     cdef int decline(self, int n_threads) except -1:
-        """Say which gradients cannot be used (which may raise), and leave everything but gradients as it is."""
+        """Report unusable gradients (which may raise), and leave everything but gradients unchanged."""
         cdef Py_ssize_t k, index
         self.table.counting = self.unusable
         self.add_up_gradients(n_threads)
@@ -411,7 +411,7 @@ cdef class Engine:
         return 0
 
     cdef double clip_coefficient(self, Group *group, Py_ssize_t segment, double total) noexcept:
-        """Of a segment's gradient; `total` is the sum of squares of all of them."""
+        """The clip coefficient of a segment's gradient; `total` is the sum of squares over all gradients."""
         cdef double arguments[3]
         cdef double result[1]
         if self.max_grad_norm > 0:
@@ -427,9 +427,9 @@ cdef class Engine:
         return result[0]
 
     cdef void compute_coefficients(self, bint added) noexcept:
-        """The coefficients of all active segments; those that must have the same share them.
+        """Compute the coefficients of all active segments; segments with equal coefficients share them.
 
-        `added` is whether gradients were added up for this update; only then there is something to clip by.
+        `added` is whether gradients were added up for this update; clipping needs their sum.
         """
         cdef Py_ssize_t index, k, n_shared = 0
         cdef Py_ssize_t last = 0
@@ -513,7 +513,7 @@ cdef class Engine:
             run_table(self.table)
 
     cdef void count(self, bint final) noexcept:
-        """After the last write: the steps of what was updated, and which segments hold gradients for the next call."""
+        """Count, after the last write: the steps of updated segments, and the segments with pending gradients."""
         cdef Py_ssize_t k, index, shared
         cdef int each
         for k in range(self.table.n_active):

@@ -1,4 +1,4 @@
-"""Loops compiled from the Cython rendering of the rules, in the instruction set of this processor."""
+"""Loops compiled from the Cython rendering of the rules, for the instruction set of this processor."""
 
 from __future__ import annotations
 

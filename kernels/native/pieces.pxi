@@ -1,4 +1,4 @@
-# Memory that belongs to no optimizer: added up or changed, piece by piece; part of engine.pyx.
+# Sums and changes of memory outside of any optimizer, piece by piece; part of engine.pyx.
 
 cdef ThreadChoice pieces_choice = ThreadChoice()
 
@@ -7,8 +7,8 @@ cdef ThreadChoice pieces_choice = ThreadChoice()
 cdef class Pieces:
     """Contiguous pieces of memory, all of one dtype.
 
-    Sums are taken in the order in which engines add: piece by piece. `n_threads` is at most how many threads are used,
-    0 for the default; the bits do not depend on it. Whoever adds a piece keeps its memory.
+    Sums are computed in the order in which engines add: piece by piece. `n_threads` is the largest number of threads,
+    0 for the default; the bits of a result do not depend on it. The caller keeps the memory of its pieces alive.
     """
 
     def __cinit__(self, Py_ssize_t capacity, Py_ssize_t itemsize):
@@ -54,7 +54,7 @@ cdef class Pieces:
         self.append(<char *>cnp.PyArray_DATA(array), cnp.PyArray_SIZE(array))
 
     def add_up(self, size_t address, int n_threads):
-        """The sum over all elements; `address` is of a sum that takes no coefficient."""
+        """The sum over all elements; `address` is the address of a sum that takes no coefficient."""
         cdef Py_ssize_t k, block
         cdef double total = 0.0, own
         self.table.partials = <double *>calloc(max(self.n_partials, 1), sizeof(double))
@@ -73,7 +73,7 @@ cdef class Pieces:
         return total
 
     def change(self, size_t address, tuple coefficients, int n_threads):
-        """Call a loop of one operand on each piece."""
+        """Call a loop with one operand on each piece; `address` is the address of the loop."""
         cdef Program *program = &self.table.groups[0].programs[0]
         program.n_operations = 1
         program.plain = True
@@ -86,7 +86,7 @@ cdef class Pieces:
             else:
                 self.table.coefficients[0].full[k] = value
         self.table.adding = False
-        self.table.backwards = True  # What was added up last may still be in a cache.
+        self.table.backwards = True  # The elements that were added up last may still be in a cache.
         self.run(self.table.total * NANOSECONDS_TO_ADD, n_threads)
         self.table.backwards = False
 
@@ -110,7 +110,7 @@ def add_up_arrays(list arrays, size_t address, int n_threads):
 
 
 def change_arrays(list arrays, size_t address, tuple coefficients, int n_threads):
-    """Call a loop of one operand, `(operand, *coefficients)`, on each of these arrays; see `Pieces.change`."""
+    """Call a loop with one operand, `(operand, *coefficients)`, on each of these arrays; see `Pieces.change`."""
     cdef Pieces pieces = Pieces(len(arrays), arrays[0].itemsize if arrays else 8)
     for array in arrays:
         pieces.append_array(array)

@@ -1,7 +1,7 @@
-# From plan.py's dataclasses to the table's structs; part of engine.pyx.
+# Converts plan.py's dataclasses to the table's structs; part of engine.pyx.
 
 cdef int read_group(Group *group, plan) except -1:
-    """A `plan.GroupPlan`."""
+    """Read a `plan.GroupPlan`."""
     cdef RowOperation *row_operation
     cdef Py_ssize_t k
     if len(plan.stages) > MAX_STAGES or len(plan.rows) > MAX_ROW_OPERATIONS or len(plan.operands) > MAX_OPERANDS:
@@ -68,7 +68,7 @@ cdef int read_program(Program *program, tuple operations) except -1:
 
 
 cdef int read_hyperparameters(Group *group, plan) except -1:
-    """What can change without a new engine."""
+    """Read the numbers that can change without a new engine."""
     cdef Py_ssize_t k, position
     group.lr = plan.lr
     group.limit = plan.limit

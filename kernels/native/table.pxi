@@ -3,8 +3,8 @@
 cdef struct Stage:
     coefficient_function function
     double arguments[MAX_ARGUMENTS]
-    int positions[N_ENGINE_ARGUMENTS]  # of what is put in at each step, or -1
-    int carried[MAX_CARRIED]    # of each carried number, or -1
+    int positions[N_ENGINE_ARGUMENTS]  # of the arguments that each step sets; -1: not an argument
+    int carried[MAX_CARRIED]    # positions of the carried numbers; -1: not an argument
 
 cdef struct Operation:
     loop_function loop
@@ -17,7 +17,7 @@ cdef struct Program:
     bint plain                  # a single operation, over the segment's own operands in their order
     Operation operations[MAX_OPERATIONS]
     int n_coefficients
-    int pick[MAX_COEFFICIENTS]  # what the operations take, in their order, out of all stages' results
+    int pick[MAX_COEFFICIENTS]  # the results of stages that the operations take, in their order
 
 cdef struct RowOperation:
     sum_function sum
@@ -27,12 +27,12 @@ cdef struct RowOperation:
     double start
     bint iterates
 
-cdef struct OperandForm:        # how an operand lies in memory: plan.OperandForm
+cdef struct OperandForm:        # the memory format of an operand: plan.OperandForm
     Py_ssize_t itemsize
     int shift                   # an item stands for 1 << shift elements
 
 cdef struct Group:
-    double cost                 # nanoseconds an element, one thread, in cache: what it takes to pay for a thread
+    double cost                 # nanoseconds per element on one thread, in cache; decides the number of threads
     double lr
     int n_operands
     OperandForm forms[MAX_OPERANDS]
@@ -40,32 +40,32 @@ cdef struct Group:
     int n_stages
     Stage stages[MAX_STAGES]
     Program programs[N_PROGRAMS]
-    int n_row_operations        # done after so many of the operations of an update
-    int rows_after
+    int n_row_operations
+    int rows_after              # how many operations of an update come before the row operations
     RowOperation row_operations[MAX_ROW_OPERATIONS]
     sum_function sum            # of the gradient, before the update; or NULL
     bint sum_of_squares
     double limit
     double clip_norm
     int accumulator
-    int carried[MAX_CARRIED]    # for each carried number, which of the stages' results is the next
+    int carried[MAX_CARRIED]    # for each carried number, the result of a stage that is its next value
 
 cdef struct Segment:
     char *operands[MAX_OPERANDS]  # the parameter, its gradient (NULL: none this step), each state
     Py_ssize_t size
     Py_ssize_t row              # elements that stay together, or 0
-    Py_ssize_t first_partial    # of its partial sums
+    Py_ssize_t first_partial    # the index of its first partial sum
     double total                # the sum over its gradient
     double lr                   # of this step
     int group
-    bint pending                # holds gradients of calls before
+    bint pending                # holds gradients accumulated in earlier calls
 
 cdef struct Active:
     Py_ssize_t segment
     Py_ssize_t offset           # elements in all active segments before this one
-    Py_ssize_t coefficients     # which of the table's
+    Py_ssize_t coefficients     # an index into the table's coefficients
 
-cdef union Coefficients:        # of a program, the same for all segments that share them
+cdef union Coefficients:        # a program's coefficients, shared by segments with equal ones
     float single[MAX_COEFFICIENTS]
     double full[MAX_COEFFICIENTS]
 
@@ -75,26 +75,26 @@ cdef struct Table:
     Active *active
     Coefficients *coefficients
     double *partials
-    sum_function counting       # takes the place of the groups' own sums, or NULL
+    sum_function counting       # replaces the groups' own sums, unless NULL
     Py_ssize_t n_active
     Py_ssize_t total
-    Py_ssize_t itemsize         # of what loops compute with: of coefficients, and of a thread's own blocks
+    Py_ssize_t itemsize         # of the elements that loops compute with, of coefficients, and of a thread's own blocks
     Py_ssize_t prefetch
     int flush
     int n_threads
-    int finished                # threads that have done their part
+    int finished                # the number of threads that have done their part
     int program
     bint backwards              # goes through the elements from the last to the first, block by block
-    bint adding                 # adds up the gradients, and writes nothing but partial sums
+    bint adding                 # adds up the gradients, and writes only partial sums
 
 
 cdef inline char *operand_at(const Group *group, const Segment *segment, int operand, Py_ssize_t element) noexcept nogil:
-    """Where the item is that stands for an element of an operand.
+    """The address of the item that stands for an element of an operand.
 
-    An operand that loops cannot read as it lies (see plan.OperandForm) would be decoded here, into a block of the thread's
-    own, and encoded after the last operation on that block.
+    An operand that loops cannot read directly (see plan.OperandForm) would be decoded here, into a block of the
+    thread's own, and encoded after the last operation on that block.
     """
-    if element == 0:  # of most segments: all of them is done at once
+    if element == 0:  # true for most segments: they are done in one piece
         return segment.operands[operand]
     return segment.operands[operand] + (element >> group.forms[operand].shift) * group.forms[operand].itemsize
 
@@ -103,7 +103,10 @@ cdef inline void run_operations(
     Table *table, const Group *group, Segment *segment, const Coefficients *coefficients, const Program *program, int begin, int end,
     Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped
 ) noexcept nogil:
-    """Operations [begin, end) of a program on elements [first, first + size); a missing gradient is passed over."""
+    """Run operations [begin, end) of a program on elements [first, first + size).
+
+    Skips operations on the gradient if it is missing.
+    """
     cdef void *operands[MAX_LOOP_OPERANDS]
     cdef const Operation *operation
     cdef int k, each, operand
@@ -127,7 +130,7 @@ cdef inline void run_operations(
 
 
 cdef inline char *gathered(const Group *group, Segment *segment, Py_ssize_t first, char *prepared) noexcept nogil:
-    """Where the gathered gradient is: without a gradient in this call, what was gathered before is all of it."""
+    """The address of the gathered gradient: the accumulator itself if this call has no gradient, else `prepared`."""
     if segment.operands[GRAD] == NULL and segment.pending:
         return operand_at(group, segment, group.accumulator, first)
     return prepared
@@ -135,7 +138,7 @@ cdef inline char *gathered(const Group *group, Segment *segment, Py_ssize_t firs
 
 cdef void add_up(sum_function sum, const char *elements, Py_ssize_t size, Py_ssize_t itemsize, double coefficient,
                  double *results) noexcept nogil:
-    """Both results of a sum over many elements: blocks of SUM_BLOCK, one after the other."""
+    """Compute both results of a sum over many elements, in blocks of SUM_BLOCK, one after the other."""
     cdef double block[2]
     cdef Py_ssize_t start = 0
     results[0] = results[1] = block[1] = 0
@@ -169,7 +172,7 @@ cdef void run_row_operation(Table *table, const RowOperation *operation, char *e
 
 
 cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
-    """A program of several operations, block by block; after a block of whole rows, what is done to rows."""
+    """Run a program of several operations, block by block; row operations follow each block of whole rows."""
     cdef double prepared[BLOCK]
     cdef double clipped[BLOCK]
     cdef Group *group = &table.groups[segment.group]
@@ -202,7 +205,7 @@ cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coeffic
 
 cdef void add_up_gradient(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first,
                           Py_ssize_t last) noexcept nogil:
-    """Partial sums over the gradient, or over what it comes to with those of calls before; nothing else is written."""
+    """Compute partial sums over the gradient, or over the accumulated gradient; writes only partial sums."""
     cdef double prepared[SUM_BLOCK]
     cdef double results[2]
     cdef Group *group = &table.groups[segment.group]
@@ -237,7 +240,7 @@ cdef void run_segment(Table *table, Active *active, Py_ssize_t first, Py_ssize_t
 
 
 cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
-    """Elements [start, stop) of all active segments laid end to end, `start` and `stop` moved to a boundary."""
+    """Work on elements [start, stop) of all active segments laid end to end; both ends are moved to a boundary."""
     cdef Py_ssize_t low = 0, high = table.n_active, middle, k, first, last, boundary
     cdef Active *active
     cdef Segment *segment
@@ -284,7 +287,7 @@ cdef void *run_threads(void *argument) noexcept nogil:
     cdef Table *table = <Table *>argument
     table.finished = 0
     with parallel(num_threads=table.n_threads):
-        # The runtime may give fewer threads than it was asked for.
+        # The runtime may provide fewer threads than requested.
         run_part(table, omp_get_thread_num(), omp_get_num_threads())
         note_finished(&table.finished)
         if omp_get_thread_num() == 0:
@@ -293,7 +296,7 @@ cdef void *run_threads(void *argument) noexcept nogil:
 
 
 cdef void run_table(Table *table) noexcept nogil:
-    """The whole table, on its number of threads."""
+    """Work on the whole table, on the table's number of threads."""
     if table.n_threads <= 1:
         run_part(table, 0, 1)
     elif not forked:

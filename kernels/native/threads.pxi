@@ -1,16 +1,16 @@
-# How many threads a step uses; part of engine.pyx. The bits do not depend on any of this, only the time does.
+# The number of threads of a step; part of engine.pyx. It changes the time of a step, never the bits of the results.
 
-cdef int requested_threads = 0   # set_num_threads
-cdef int available_threads = 0   # affinity and quota, where OMP_NUM_THREADS does not say otherwise
-cdef double NANOSECONDS_PER_THREAD = 1100.0  # the least work that it pays to wake a thread for
-cdef double FORKED = 100.0  # times as much in a forked child, where each step starts its threads anew
-cdef double NANOSECONDS_TO_RELEASE = 5000.0  # the least work that it pays to release the GIL for
-cdef double NANOSECONDS_TO_ADD = 0.1  # an element to a sum, in cache
+cdef int requested_threads = 0   # set by set_num_threads
+cdef int available_threads = 0   # by affinity and quota, unless OMP_NUM_THREADS is set
+cdef double NANOSECONDS_PER_THREAD = 1100.0  # the least work for which waking a thread makes a step faster
+cdef double FORKED = 100.0  # the factor on it in a forked child, where each step starts new threads
+cdef double NANOSECONDS_TO_RELEASE = 5000.0  # the least work for which releasing the GIL is worth its cost
+cdef double NANOSECONDS_TO_ADD = 0.1  # the time to add one element to a sum, in cache
 cdef bint adaptive = True
 
 
 def set_requested_threads(int n_threads):
-    """What optimizers without `n_threads` use; 0 for as many as OpenMP and the process may use."""
+    """Set the number of threads of optimizers without `n_threads`; 0: all that OpenMP and the process may use."""
     global requested_threads
     requested_threads = n_threads
 
@@ -21,9 +21,9 @@ def set_available_threads(int n_threads):
 
 
 def set_thread_policy(double nanoseconds_per_thread, bint is_adaptive):
-    """Set how much work (by `Group.cost`) a thread must have, and whether engines learn; returns what it was.
+    """Set how much work (by `Group.cost`) a thread must have, and whether engines learn; returns the old policy.
 
-    Engines that are made from then on go by it.
+    The policy applies to engines that are made afterwards.
     """
     global NANOSECONDS_PER_THREAD, adaptive
     before = NANOSECONDS_PER_THREAD, adaptive
@@ -43,7 +43,7 @@ def get_default_threads():
 
 
 cdef int affordable_threads(double work, double per_thread, int limit) noexcept nogil:
-    """How many threads have enough to do, by the table of costs; times are in nanoseconds."""
+    """The number of threads that have enough work, by the table of costs; times are in nanoseconds."""
     if forked:
         per_thread *= FORKED
     if work < 2 * per_thread or not FASTOPT_OPENMP:
@@ -54,39 +54,40 @@ cdef int affordable_threads(double work, double per_thread, int limit) noexcept 
 
 
 cdef enum:
-    WARM_STEPS = 2      # first steps, not learnt from: memory is touched for the first time
-    PROBE_STEPS = 2     # so many steps on one thread show what that takes; the first finds the caches shared out
-    PROBE_EVERY = 128   # times the number of threads: what probing costs is less than one step in a hundred
-    SLOW_STEPS = 2      # so many slow steps in a row make a pause
-    SETTLING_STEPS = 8  # steps after one thread alone: sleeping threads wake, caches are shared out again
+    WARM_STEPS = 2      # the first steps, ignored for learning: they touch memory for the first time
+    PROBE_STEPS = 2     # steps on one thread that measure its time; the first finds the data spread over several caches
+    PROBE_EVERY = 128   # steps per thread between probes: probing costs less than one step in a hundred
+    SLOW_STEPS = 2      # the number of slow steps in a row that starts a pause
+    SETTLING_STEPS = 8  # steps after a step on one thread: threads wake up, data spreads over their caches again
     SHORTEST_PAUSE = 16
     LONGEST_PAUSE = 1024
 
-cdef double SLOW = 1.0  # a thread more has to be worth it
-cdef double VERY_SLOW = 4.0  # while threads are settling
+cdef double SLOW = 1.0  # the largest accepted ratio to the time on one thread
+cdef double VERY_SLOW = 4.0  # the same, while threads are settling
 
 
 @cython.final
 cdef class ThreadChoice:
-    """Learns whether several threads are faster than one where this optimizer runs.
+    """Learns whether several threads are faster than one thread for this optimizer on this machine.
 
-    They are in a program that does nothing else. They are not while other programs, or the spinning threads of a BLAS,
-    hold the processors: then a step waits for its last thread, which waits for a processor. So now and then a step on
-    one thread is timed, and after two steps in a row that were slower than that on several threads, the next 16 (later
-    32, 64... 1,024) use one. The first step on several threads after one alone is not judged, since they may have gone
-    to sleep, and the next few only by a higher limit: each finds more of its data in its own cache. Times are per unit of
-    work, because a step need not update every parameter.
+    Several threads are faster in a program that does nothing else. They are slower while other programs, or the
+    spinning threads of a BLAS, hold the processors: then a step waits for its last thread, which waits for a processor.
+    So the engine sometimes times a step on one thread. After two steps in a row on several threads that were slower
+    than this, the next 16 steps (later 32, 64... 1,024) use one thread. The first step on several threads after a step
+    on one thread is not judged, because the threads may have gone to sleep. The next few steps are judged by a higher
+    limit, because each thread finds more and more of its data in its own cache. Times are per unit of work, because a
+    step need not update every parameter.
     """
 
     def __cinit__(self):
         self.until_probe = WARM_STEPS
 
     cpdef int choose(self, int n_threads) noexcept:
-        """How many of these threads to use now."""
+        """The number of threads to use now, at most `n_threads`."""
         return 1 if self.pause > 0 or self.until_probe <= 0 else n_threads
 
     cpdef void learn(self, int n_threads, int could_use, double time) noexcept:
-        """What a unit of work took on so many threads, of those that it could have used."""
+        """Learn the time of a unit of work on `n_threads` threads, of the `could_use` threads that were possible."""
         if n_threads == 1:
             self.settling = SETTLING_STEPS
         if self.pause > 0:
@@ -104,7 +105,7 @@ cdef class ThreadChoice:
             self.judge(time)
 
     cdef void judge(self, double time) noexcept:
-        """Whether a step on several threads was worth it; nothing is known before the first probe."""
+        """Judge whether a step on several threads was faster than one thread; before the first probe, do nothing."""
         cdef bint waking = self.settling == SETTLING_STEPS, settled = self.settling == 0
         cdef double limit = self.serial * (SLOW if settled else VERY_SLOW)
         self.settling = max(self.settling - 1, 0)

@@ -1,4 +1,4 @@
-# The arrays that a step works on, which others can change meanwhile; part of engine.pyx.
+# Checks of the arrays that a step works on, because other code can change them; part of engine.pyx.
 
 cdef struct Guard:
     cnp.PyArrayObject *array
@@ -22,9 +22,9 @@ cdef int by_begin(const void *a, const void *b) noexcept nogil:
 
 @cython.final
 cdef class WatchedArrays:
-    """Watches that arrays stay where they are, and looks at gradients before they are read.
+    """Checks that arrays stay at their addresses, and checks gradients before they are read.
 
-    `zeroed` says that gradients are written, too; `reject(index, gradient)` raises the error that says what is wrong.
+    `zeroed` says that gradients are also written; `reject(index, gradient)` raises the error that says what is wrong.
     """
 
     def __cinit__(self, list segments, list gradient_dtypes, bint zeroed, reject):
@@ -52,7 +52,7 @@ cdef class WatchedArrays:
         free(self.forms)
 
     cdef int watch(self, gradients) except -1:
-        """What may not go away or move from now on: parameters, these gradients, and whatever arrays own their memory."""
+        """Watch the parameters, these gradients and the arrays that own their memory: from now on, none may move."""
         watched = with_owners([*self.params, *gradients])
         cdef Guard *guards = <Guard *>calloc(max(len(watched), 1), sizeof(Guard))
         if not guards:
@@ -69,7 +69,7 @@ cdef class WatchedArrays:
         return 0
 
     cdef int check(self) except -1:
-        """Whether all of it is where it was."""
+        """Raise if a watched array has moved or changed its size."""
         cdef Py_ssize_t index
         cdef Guard *guard
         for index in range(self.n_guards):
@@ -117,7 +117,7 @@ cdef class WatchedArrays:
         return low < self.n_intervals and self.intervals[low].begin < end
 
     cdef int accept(self, list gradients) except -1:
-        """Check each gradient and note its address; what is not plainly right goes to `reject`."""
+        """Check each gradient and note its address; a gradient that fails a check goes to `reject`."""
         cdef Py_ssize_t index, axis
         cdef cnp.ndarray gradient, param
         cdef char *begin
@@ -151,7 +151,7 @@ cdef class WatchedArrays:
         return 0
 
     cdef int check_apart(self) except -1:
-        """Gradients that a step zeroes may not share memory: one would be zeroed before another is read."""
+        """Raise if gradients share memory when a step zeroes them: one would be zeroed before another is read."""
         cdef Py_ssize_t index, n_spans = 0
         cdef cnp.ndarray param
         cdef bint sorted_already = True

@@ -1,7 +1,7 @@
-# Where a tensor's memory is, and how it lies there; part of native_walk.pyx.
+# Reads the address and layout of a tensor's memory; part of native_walk.pyx.
 #
-# This is asked through DLPack's C exchange interface (https://dmlc.github.io/dlpack/latest/c_api.html): some
-# nanoseconds a tensor, and nothing is allocated.
+# It uses DLPack's C exchange interface (https://dmlc.github.io/dlpack/latest/c_api.html), which takes some nanoseconds
+# per tensor and allocates nothing.
 
 from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
@@ -46,7 +46,7 @@ cdef ExchangeInterface *exchange_interface(capsule) except NULL:
 
 
 cdef bint describe_tensor(ExchangeInterface *interface, tensor, DLTensor *description) noexcept:
-    """Whether a tensor has memory that can be described."""
+    """Describe a tensor's memory; returns whether DLPack can describe it."""
     if interface.describe(<PyObject *>tensor, description) != 0:
         PyErr_Clear()
         return False
@@ -55,7 +55,7 @@ cdef bint describe_tensor(ExchangeInterface *interface, tensor, DLTensor *descri
 
 
 cdef bint holds_floats(const DLTensor *description, Py_ssize_t itemsize) noexcept:
-    """Whether a tensor is of floats of this size, in main memory."""
+    """Whether a tensor holds floats of this size, in main memory."""
     return (
         description.device_type == DLPACK_CPU
         and description.code == DLPACK_FLOAT

@@ -1,8 +1,9 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
 # cython: binding=True, embedsignature=True
-"""Walks over torch's tensors without Python: finds the gradients of a step, and whatever changed since the last one.
+"""Walks over torch's tensors in compiled code: finds the gradients of a step, and all changes since the last step.
 
-What a tensor is, it asks DLPack, so that this is compiled without torch. What it finds it gives to an engine by address.
+This module reads a tensor's memory, dtype and shape through DLPack, so it is compiled without torch. It passes the
+addresses of gradients to an engine.
 """
 
 from libc.stdint cimport int64_t, uintptr_t
@@ -19,7 +20,7 @@ cnp.import_array()
 include "found.pxi"
 include "dlpack.pxi"
 
-cdef extern from "Python.h":  # by pointer: what they point to is kept elsewhere, and not counted for each look
+cdef extern from "Python.h":  # by pointer: others keep the objects alive, so a lookup counts no references
     int PyDict_Next(PyObject *container, Py_ssize_t *position, PyObject **key, PyObject **value) noexcept
     Py_ssize_t PyDict_Size(PyObject *container) noexcept
     PyObject **PySequence_Fast_ITEMS(tuple items) noexcept
@@ -28,22 +29,22 @@ cdef extern from "Python.h":  # by pointer: what they point to is kept elsewhere
         descrgetfunc tp_descr_get
     PyTypeObject *Py_TYPE(object) noexcept
 
-cdef struct Placement:              # how a parameter lies in memory, and its gradient must
+cdef struct Placement:              # the memory layout that a parameter has and its gradient must have
     char *data
     int32_t ndim
     Py_ssize_t size
     Py_ssize_t itemsize          # of its gradient
-    Py_ssize_t first             # of its shape in `Tensors.extents`; its strides follow
-    char *flat                   # where its gradient is when all of them are one
-    Py_ssize_t first_kept        # of its states in `Tensors.kept`
+    Py_ssize_t first             # where its shape starts in `Tensors.extents`; its strides follow
+    char *flat                   # the address of its gradient when gradients lie one after the other
+    Py_ssize_t first_kept        # where its states start in `Tensors.kept`
     Py_ssize_t end_kept
-    char *apart                  # where its last gradient was, apart from all that is written
+    char *apart                  # the address of its last gradient, known not to overlap any memory that a step writes
 
-cdef struct Number:              # one that torch's state has: a float32 or float64
+cdef struct Number:              # a number in torch's state: a float32 or float64
     char *address
     bint is_double
 
-cdef struct Kept:                # a state, or a number, and where the engine expects it
+cdef struct Kept:                # a state or a number, and the address at which the engine expects it
     PyObject *tensor
     char *data
 
@@ -51,14 +52,14 @@ cdef struct StatesOf:            # a parameter's entry in the owner's dict of st
     PyObject *param
     PyObject *states
     Py_ssize_t n_values
-    Py_ssize_t first             # of its values in `Tensors.state_values`
-    Py_ssize_t position          # from where PyDict_Next finds it
+    Py_ssize_t first             # where its values start in `Tensors.state_values`
+    Py_ssize_t position          # the position from which PyDict_Next finds it
 
-cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work for which other Python threads may run meanwhile
+cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work during which other Python threads may run
 
 
 cdef Number number_in(cnp.ndarray array):
-    """That of an array of one element."""
+    """The number in an array of one element."""
     cdef Number number
     number.address = <char *>cnp.PyArray_DATA(array)
     number.is_double = array.itemsize == 8
@@ -77,7 +78,7 @@ cdef void write_number(const Number *number, double value) noexcept:
 
 
 cdef bint holds(PyObject *container, PyObject *const *values, Py_ssize_t n_values) noexcept:
-    """Whether a dict has just these objects as its values, in this order."""
+    """Whether a dict's values are exactly these objects, in this order."""
     cdef Py_ssize_t position = 0, index = 0
     cdef PyObject *key
     cdef PyObject *value
@@ -94,65 +95,65 @@ cdef bint holds(PyObject *container, PyObject *const *values, Py_ssize_t n_value
 cdef class Tensors:
     """Steps an engine whose parameters and gradients are tensors with an attribute `grad`.
 
-    Whatever can change from one step to the next (gradients, hyperparameters, the states that the owner's dict holds,
-    where a parameter's memory is) is compared with what it was, by identity and address.
+    Before each step, it compares everything that can change between steps (gradients, hyperparameters, the states in
+    the owner's dict, the addresses of parameters) with the last step, by identity and address.
 
     Parameters
     ----------
     plain: type
-        Of tensors; it has DLPack's exchange interface, `__dlpack_c_exchange_api__`.
+        The type of tensors; it has DLPack's exchange interface, `__dlpack_c_exchange_api__`.
     attribute: descriptor
-        What gets a tensor's `grad`: looked up once, rather than along every tensor's base classes at every step.
+        Gets a tensor's `grad`. It is looked up once, not in the base classes of every tensor at every step.
     engine: Engine
     groups: list of (dict of hyperparameters with "params", tuple of its values, whether a value can change in place)
     segments: list of int
-        For each parameter of all groups its segment in the engine, or a `found.NoSegment`.
-    memory: list of tensors, one a segment
-        What the engine's segments are: the parameters, or what stands for them.
+        For each parameter of all groups, its segment in the engine, or a `found.NoSegment`.
+    memory: list of tensors, one per segment
+        The tensors that hold the engine's segments: the parameters, or tensors that stand for them.
     counts_steps: bool
         Whether the first of each segment's numbers is its count of steps.
-    numbers: list of lists of float32 or float64 NumPy arrays of one element, one list a segment
-        The count of steps, where there is one, then what coefficients carry from step to step, in the engine's order:
-        read before a step and written after it; a float32 is rounded after each.
-    kept: list of lists of tensors, one a segment
-        What the engine's states are; then what its numbers are in.
+    numbers: list of lists of float32 or float64 NumPy arrays of one element, one list per segment
+        The count of steps, if `counts_steps`, then the numbers that coefficients carry from step to step, in the
+        engine's order. They are read before a step and written after it, so a float32 is rounded after each step.
+    kept: list of lists of tensors, one list per segment
+        The tensors that hold the engine's states, then the tensors that hold its numbers.
     states: dict
-        The owner's: parameter -> dict of its states.
+        The owner's dict of states: parameter -> dict of its states.
     increment_version: callable(list of tensors)
-        Called after a step with what was written to.
+        Called after a step with the tensors that the step wrote to.
     """
 
     cdef ExchangeInterface *interface
     cdef object attribute
     cdef descrgetfunc get_gradient
-    cdef object plain            # the type of gradients that are nothing but their memory; no subclass of it
+    cdef object plain            # the type of gradients that are fully described by their memory; subclasses may not be
     cdef readonly Engine engine
     cdef list groups
     cdef list params
     cdef Py_ssize_t n_params
     cdef Py_ssize_t *segments
     cdef list memory
-    cdef list arrays             # that the numbers are in
-    cdef list alive              # what the pointers of `states` and `state_values` point to
+    cdef list arrays             # the arrays that hold the numbers
+    cdef list alive              # the objects that the pointers of `states` and `state_values` point to
     cdef StatesOf *states
     cdef PyObject **state_values
     cdef Py_ssize_t n_states
-    cdef Py_ssize_t *state_of    # for each parameter which of `states` is its own, or -1
+    cdef Py_ssize_t *state_of    # for each parameter, the index of its entry in `states`, or -1
     cdef object increment_version
-    cdef list stepped            # the parameters that segments are of, in their order
+    cdef list stepped            # the parameters of the segments, in the order of the segments
     cdef Engine flat             # steps all segments as fewer and longer ones, or None
-    cdef list flat_lengths       # how many segments each of those is
+    cdef list flat_lengths       # the number of segments in each segment of `flat`
     cdef bint shares             # whether other Python threads may run during a step
     cdef Placement *placements
     cdef int64_t *extents
     cdef bint counts_steps
     cdef Py_ssize_t n_numbers    # of each segment
     cdef Number *numbers
-    cdef list kept_alive         # what the pointers of `kept` point to
+    cdef list kept_alive         # the objects that the pointers of `kept` point to
     cdef Kept *kept
     cdef readonly list odd       # (segment, gradient)
     cdef list found              # the gradients of a step under way
-    cdef list written            # the tensors that it writes to
+    cdef list written            # the tensors that the step under way writes to
 
     def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, bint counts_steps,
                   list numbers, list kept, states, increment_version):
@@ -218,7 +219,7 @@ cdef class Tensors:
         self.keep_states(states)
 
     cdef int keep_states(self, states) except -1:
-        """Note what the owner's dict of states holds."""
+        """Note the contents of the owner's dict of states."""
         cdef Py_ssize_t index, first = 0, position = 0
         cdef PyObject *key
         cdef PyObject *value_of_key
@@ -255,13 +256,13 @@ cdef class Tensors:
         free(self.kept)
 
     def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
-        """What the hyperparameters of a group now are."""
+        """Note the current hyperparameters of a group."""
         self.groups[index] = (self.groups[index][0], values, changes_in_place)
 
     def set_flat(self, Engine flat, list lengths, list addresses):
-        """Let another engine step segments that lie one after the other in memory as one: so many at a time.
+        """Let another engine step neighbouring segments in memory as one; `lengths` says how many are one.
 
-        It does so when all gradients are at these addresses, where they follow one another as well.
+        The other engine runs a step if all gradients are at these addresses, where they also lie one after the other.
         """
         cdef Py_ssize_t index
         if sum(lengths) != self.engine.n_segments or len(lengths) != flat.n_segments:
@@ -273,7 +274,11 @@ cdef class Tensors:
         flat.keeps_gil = not self.shares
 
     cdef bint is_flat(self) noexcept:
-        """Whether the long segments can be stepped: every gradient in its place, and as many steps in all of each."""
+        """Whether the other engine can step the long segments.
+
+        Every gradient must be at its address; all segments within a long one must have equal counts of steps and equal
+        carried numbers.
+        """
         cdef Py_ssize_t index, first = 0
         cdef char *accepted
         for length in self.flat_lengths:
@@ -309,7 +314,9 @@ cdef class Tensors:
         return 0
 
     cdef bint lies_alike(self, const Placement *placement, const DLTensor *description) noexcept:
-        """Whether a tensor is of a segment's dtype, shape and strides, in main memory; strides of one element are free.
+        """Whether a tensor has a segment's dtype, shape and strides, in main memory.
+
+        A dimension of length 1 may have any stride, and so may all dimensions of a tensor without elements.
         """
         cdef const int64_t *shape = self.extents + placement.first
         cdef const int64_t *strides = shape + placement.ndim
@@ -324,7 +331,7 @@ cdef class Tensors:
         return True
 
     cdef int compare_one(self, Py_ssize_t only, states, bint reread) except -1:
-        """`compare` for a single parameter."""
+        """Do the work of `compare` for a single parameter."""
         cdef Py_ssize_t k, position, index = only
         cdef PyObject *key
         cdef PyObject *value
@@ -353,13 +360,13 @@ cdef class Tensors:
         return READY if reread or self.has_known_values(known) else REREAD
 
     cdef bint has_known_values(self, tuple known) noexcept:
-        """Whether a group's hyperparameters are what they were."""
+        """Whether a group's hyperparameters are unchanged."""
         return not known[2] and holds(
             <PyObject *>known[0], PySequence_Fast_ITEMS(<tuple>known[1]), len(<tuple>known[1])
         )
 
     cdef int compare(self, list param_groups, states, bint reread) except -1:
-        """Whether groups, their hyperparameters (unless they were just `reread`) and the states are what they were."""
+        """Whether groups, their hyperparameters (unless they were just `reread`) and the states are unchanged."""
         cdef Py_ssize_t k, position = 0, index = 0
         cdef int result = READY
         cdef PyObject *key
@@ -396,7 +403,10 @@ cdef class Tensors:
         return result
 
     cdef bint keeps_states(self, const Placement *placement) noexcept:
-        """Whether a segment's states are where they were: assigning `data`, or moving to shared memory, moves them."""
+        """Whether a segment's states are at their known addresses.
+
+        Assigning to a state's `data`, or moving it to shared memory, changes its address.
+        """
         cdef const Kept *kept
         cdef DLTensor description
         cdef Py_ssize_t index
@@ -407,7 +417,7 @@ cdef class Tensors:
         return True
 
     cdef int gather(self, dict replacements, Py_ssize_t only, bint thorough) except -1:
-        """Note where the gradients are; `replacements` are tensors in place of some, by segment."""
+        """Note the addresses of the gradients; `replacements` holds, by segment, tensors that replace gradients."""
         cdef Py_ssize_t index, segment
         cdef Py_ssize_t first = 0 if only < 0 else only, last = self.n_params if only < 0 else only + 1
         cdef Placement *placement
@@ -447,14 +457,14 @@ cdef class Tensors:
                     description.data != placement.apart
                     and arrays.is_written(description.data, description.data + placement.size * placement.itemsize)
                 )
-                or (placement.size == 1 and gradient.is_neg())  # a view that negates; only this small does it lie alike
+                or (placement.size == 1 and gradient.is_neg())  # a negating view: only this small can it pass
             ):
                 self.odd.append((segment, gradient))
                 continue
             arrays.accepted[segment] = description.data if placement.size else <char *>&empty_gradient
             placement.apart = description.data
             n_found += 1
-            if self.shares:  # Another thread may drop it meanwhile.
+            if self.shares:  # Another thread may drop the gradient during the step.
                 self.found.append(gradient)
             if arrays.zeroed:
                 self.written.append(gradient)
@@ -469,7 +479,7 @@ cdef class Tensors:
     cdef int find(self, list param_groups, states, dict replacements, bint reread, Py_ssize_t only,
                   bint thorough) except -1:
         cdef int found
-        if not isinstance(states, dict):  # which includes its subclasses, as the type `dict` does not
+        if not isinstance(states, dict):  # subclasses pass, but an argument typed `dict` would refuse them
             raise TypeError(f"the states must be a dict, got {type(states).__name__}")
         if not only < self.n_params:
             raise IndexError(f"there is no parameter {only}")
@@ -477,7 +487,7 @@ cdef class Tensors:
         return found or self.gather(replacements, only, thorough)
 
     def look(self, list param_groups, states, dict replacements=None, bint reread=False, Py_ssize_t only=-1):
-        """Whether a step can be done: a `found.Found`. Nothing is written."""
+        """Whether a step can be done, as a `found.Found`; writes nothing."""
         self.engine.claim()
         try:
             return self.find(param_groups, states, replacements, reread, only, True)
@@ -487,10 +497,10 @@ cdef class Tensors:
 
     def step(self, list param_groups, states, int n_threads, bint thorough, dict replacements=None, bint reread=False,
              Py_ssize_t only=-1):
-        """One step of every parameter that has a gradient, or of `only` the one at this position among all groups'.
+        """One step of every parameter that has a gradient, or only of the parameter at position `only` in all groups.
 
-        Returns a `found.Found`; unless it is READY, something has to be seen to first, and nothing was written. `reread`
-        says that hyperparameters were just taken over, `thorough` that the memory of states is looked at, too.
+        Returns a `found.Found`. If it is not READY, nothing was written, and the caller must first react to it.
+        `reread` says that the hyperparameters were just read, `thorough` that the memory of states is checked, too.
         """
         cdef int found
         self.engine.claim()
@@ -537,13 +547,13 @@ cdef class Tensors:
         return 0
 
 
-cdef double empty_gradient  # stands for the memory of a gradient without elements, which may have no address
+cdef double empty_gradient  # its address stands for a gradient without elements, which may not have an address
 
 
 def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
-    """`Pieces` of tensors of this itemsize, and a list of those that are no contiguous floats in main memory.
+    """`Pieces` of tensors of this itemsize, and a list of the tensors that are not contiguous floats in main memory.
 
-    A subclass of the type `plain` need not have its elements in memory.
+    The list also has every tensor of another type than `plain`: a subclass may not have its elements in memory.
     """
     cdef ExchangeInterface *interface = exchange_interface(plain.__dlpack_c_exchange_api__)
     cdef Pieces pieces = Pieces(len(tensors), itemsize)
