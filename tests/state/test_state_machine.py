@@ -30,8 +30,7 @@ from hypothesis.stateful import (
 )
 
 import fastopt
-from fastopt.definitions.hyperparameters import HYPERPARAMETERS
-from fastopt.definitions.specs import SPECS
+from fastopt.definitions.specs import SPECS, Spec
 from fastopt.step.options import GROUP_OPTIONS
 
 SHAPES = ((), (0,), (1,), (3,), (2, 0, 3), (7, 9), (64,), (65,), (3, 43), (200,), (1025,))
@@ -40,21 +39,26 @@ LAYOUTS = ("array", "list", "dict")
 # Tried as the value of every hyperparameter; which of them are good is for the table of hyperparameters to say.
 VALUES: tuple[Any, ...] = (
     *(0.0, 1e-8, 0.01, 0.1, 0.5, 0.9, 0.999, 1.0, 1.5, True, False, None),
-    *((0.0, 0.0), (0.5, 0.99), (0.9, 0.999), (0.5, 1.2), (0.25, 4.0), (1e-6, 50.0), (0.01, 0.02)),
+    *((0.0, 0.0), (0.5, 0.99), (0.9, 0.999), (0.5, 1.2), (0.25, 4.0), (1e-6, 50.0), (0.01, 0.02), (0.5, 0.9, 0.99)),
     *(-1, -0.5, float("nan"), "fast", 1j, (0.5,), (1.0, 0.5, 0.1), (-1.0, 2.0), (0.5, "b"), (2.0, 1.0)),
 )
 
 
-def is_valid(name: str, value: Any) -> bool:
+def is_valid(spec: Spec, name: str, value: Any) -> bool:
     try:
-        HYPERPARAMETERS[name].convert(value)
+        spec.hyperparameters[name].convert(value)
     except (TypeError, ValueError):
         return False
     return True
 
 
-VALID = {name: [value for value in VALUES if is_valid(name, value)] for name in HYPERPARAMETERS}
-INVALID = {name: [value for value in VALUES if not is_valid(name, value)] for name in HYPERPARAMETERS}
+def valid(spec: Spec, name: str) -> list[Any]:
+    return [value for value in VALUES if is_valid(spec, name, value)]
+
+
+def invalid(spec: Spec, name: str) -> list[Any]:
+    return [value for value in VALUES if not is_valid(spec, name, value)]
+
 
 CONSTRAINTS: dict[str, list[Any]] = {
     name: [None, *(options[name] for options in extra_options().values() if name in options)]
@@ -244,7 +248,7 @@ class Operations(RuleBasedStateMachine):
         return made
 
     def draw_options(self, data: st.DataObject) -> dict[str, Any]:
-        choices = {name: st.sampled_from(VALID[name]) for name in self.spec.defaults}
+        choices = {name: st.sampled_from(valid(self.spec, name)) for name in self.spec.defaults}
         return data.draw(st.fixed_dictionaries({}, optional=choices), label="hyperparameters")
 
     @staticmethod
@@ -429,7 +433,7 @@ class Operations(RuleBasedStateMachine):
     @rule(group=st.integers(0, 8), data=st.data())
     def change_a_hyperparameter(self, group: int, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from([*self.spec.initial.values()] * 5 + sorted(self.spec.defaults)))
-        value = data.draw(st.sampled_from(VALID[name]))
+        value = data.draw(st.sampled_from(valid(self.spec, name)))
 
         self.assign(group, name, value)
 
@@ -448,7 +452,7 @@ class Operations(RuleBasedStateMachine):
     @rule(group=st.integers(0, 8), data=st.data())
     def change_to_an_invalid_value(self, group: int, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.spec.defaults)))
-        value = data.draw(st.sampled_from(INVALID[name]))
+        value = data.draw(st.sampled_from(invalid(self.spec, name)))
         assert not self.everywhere(
             lambda twin: twin.param_groups[group % len(self.groups)].update({"lr": 0.25, name: value})
         )
