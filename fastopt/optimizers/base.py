@@ -125,6 +125,7 @@ class Optimizer:
         changes = Changes(options["max_grad_norm"])
         groups = [ParamGroup(spec, params, values, changes) for params, values in given.groups]
         contents = Contents.new(spec, options, given.tree, groups, backend.memory, given.gradients)
+        self._changes = changes
         self._room = EngineRoom(backend, contents, changes)
 
     @property
@@ -152,17 +153,18 @@ class Optimizer:
         RuntimeError
             Another thread is in the middle of a step of this optimizer, or the memory of a parameter was replaced.
         """
-        room = self._room
-        changes = room.changes
+        if grads is None:
+            ready_step = self._changes.ready_step
+            if ready_step is not None:  # the shortest way
+                ready_step()
+                return
+        room, changes = self._room, self._changes
         if changes.pending:
             room.refresh()
         engine = room.engine
         if grads is None:
             if not engine.bound:
                 raise TypeError("step() needs gradients: pass them, or bind them with grads= at construction")
-            if not changes.rates:
-                engine.step()  # the shortest way
-                return
             leaves = None
         else:
             if engine.bound:
@@ -249,7 +251,8 @@ class Optimizer:
     @grad_scale.setter
     def grad_scale(self, value: float) -> None:
         self._contents.options["grad_scale"] = above_zero("grad_scale", value)
-        self._room.changes.pending = True
+        self._changes.pending = True
+        self._changes.ready_step = None
 
     @property
     def max_grad_norm(self) -> float | None:
@@ -265,8 +268,9 @@ class Optimizer:
                 f"max_grad_norm cannot be turned on or off after construction (it is {self.max_grad_norm!r}), "
                 f"got {value!r}; construct with max_grad_norm=math.inf to measure without clipping"
             )
-        self._contents.options["max_grad_norm"] = self._room.changes.max_grad_norm = norm
-        self._room.changes.pending = True
+        self._contents.options["max_grad_norm"] = self._changes.max_grad_norm = norm
+        self._changes.pending = True
+        self._changes.ready_step = None
 
     @property
     def grad_norm(self) -> float:
@@ -359,7 +363,7 @@ class Optimizer:
             gradients = [*contents.gradients, *tree.flatten(grads)]
         elif grads is not None:
             raise TypeError("no gradients are bound to this optimizer; pass the new group's to step()")
-        group = ParamGroup(self.spec, given, {**self.defaults, **values}, self._room.changes)
+        group = ParamGroup(self.spec, given, {**self.defaults, **values}, self._changes)
         warn_without_effect(self.spec, group["lr"])
         self._room.replace(lambda: contents.with_group(tree, group, gradients))
 

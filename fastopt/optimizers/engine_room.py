@@ -48,6 +48,7 @@ class EngineRoom:
         They are put in place by one call of C code, within which no signal handler runs.
         """
         changes = self.changes
+        changes.ready_step = None
         changes.pending = changes.rates = False  # first: another thread may assign meanwhile
         params, structure, segments = contents.params, self._structure_of(contents), _segments(contents)
         engine = self.backend.engine(
@@ -68,7 +69,7 @@ class EngineRoom:
         if self.backend.on_device and "engine" in self.__dict__:
             engine.stream = self.engine.stream
         self.__dict__.update(contents=contents, engine=engine, _structure=structure)
-        self._watch_schedules()
+        self._note_taken_over()
 
     def replace(self, make: Callable[[], Contents]) -> None:
         """Go over to other contents while no other thread can step; if that fails, everything is as it was before."""
@@ -81,6 +82,7 @@ class EngineRoom:
             except BaseException:
                 self.__dict__.update(before)
                 self.changes.pending = True  # what was assigned before may not have been taken over
+                self.changes.ready_step = None
                 for group, saved in groups:
                     group.restore(saved)
                 raise
@@ -105,9 +107,10 @@ class EngineRoom:
                 for index, plan in enumerate(self._plans(contents, structure)):
                     self.engine.set_hyperparameters(index, plan)
             self._start_states()
-            self._watch_schedules()
+            self._note_taken_over()
         except BaseException:
             changes.pending = True
+            changes.ready_step = None
             raise
 
     @property
@@ -123,9 +126,10 @@ class EngineRoom:
             rates = [rate_at(group, iteration) for group in self.contents.groups]
             for index, rate in enumerate(rates):
                 self.engine.set_lr(index, rate)
-            self._watch_schedules()
+            self._note_taken_over()
         except BaseException:
             changes.rates = True
+            changes.ready_step = None
             raise
 
     def set_segments(self, positions: Sequence[int], values: Mapping[str, Any]) -> None:
@@ -162,10 +166,11 @@ class EngineRoom:
         """Whether a rate can change by itself."""
         return any(map(is_scheduled, self.contents.groups))
 
-    def _watch_schedules(self) -> None:
-        """Have rates read in each step, where they can change by themselves."""
+    def _note_taken_over(self) -> None:
+        """Have rates read in each step, where they can change by themselves; otherwise a step is ready."""
         if self.is_scheduled:
             self.changes.rates = True
+        self.changes.taken_over(self.engine)
 
     def _structure_of(self, contents: Contents) -> list[Hashable]:
         return [self._planner.structure_key(group) for group in contents.groups]
