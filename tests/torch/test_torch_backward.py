@@ -321,6 +321,17 @@ def test_a_frozen_group_is_not_added() -> None:
     backward(network, 0)
 
 
+@pytest.mark.parametrize("backend", ["cython", "reference"])
+def test_parameters_that_are_not_stepped_keep_their_version(backend: str) -> None:
+    single, double = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    step_in_backward([single, double], fastopt.torch.SGD, backend=backend)
+    double.grad = torch.ones_like(double)
+    before = single._version, double._version
+    single.sum().backward()
+    assert (single._version, double._version) == (before[0] + 1, before[1])
+    assert double.tolist() == [1.0, 1.0]
+
+
 def test_an_error_comes_out_of_backward() -> None:
     network = Network()
     optimizer = step_in_backward(network, fastopt.torch.Adam)

@@ -468,8 +468,9 @@ cdef class Tensors:
                 self.found.append(gradient)
             if arrays.zeroed:
                 self.written.append(gradient)
-        if only >= 0 and n_found:
-            self.written.append(self.params[only])
+        if only >= 0:
+            if n_found:
+                self.written.append(self.params[only])
         elif n_found < len(self.stepped):
             self.written += [param for param in self.stepped if param.grad is not None]
         elif n_found:
