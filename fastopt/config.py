@@ -29,7 +29,6 @@ def get_config() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "platform": f"{sys.platform} {platform.machine()}",
-        "cpus available": cpu.available_cpus(),
     }
     error = backends.compiled_module_error()
     if error is None:
@@ -37,6 +36,7 @@ def get_config() -> dict[str, Any]:
         from .kernels.native import loops as cython_loops
 
         config |= {
+            "cpus available": native.AVAILABLE_CPUS,
             "compiled module": "yes",
             "instruction set": cython_loops.LEVEL,
             "prefetch distance": native.PREFETCH_DISTANCE,
@@ -45,7 +45,8 @@ def get_config() -> dict[str, Any]:
             "can flush denormals": native.CAPABILITIES["can_flush_denormals"],
         }
     else:
-        config |= {"compiled module": f"no: {error}", "can flush denormals": floating_point.can_flush_denormals()}
+        config |= {"cpus available": cpu.available_cpus(), "compiled module": f"no: {error}"}
+        config |= {"can flush denormals": floating_point.can_flush_denormals()}
     config["backend auto"] = "cython" if error is None else "numba"
     config["numba"] = "installed" if importlib.util.find_spec("numba") else "not installed"
     config["cuda"] = availability.describe()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 LEVELS = ("x86-64", "x86-64-v3", "x86-64-v4")
@@ -93,10 +94,20 @@ def is_forked_child(stat: str = "/proc/self/stat") -> bool:
     return bool(flags & 0x40)  # PF_FORKNOEXEC
 
 
-def available_cpus(root: str = "/") -> int:
-    """How many processors this process may use, by its affinity and the quota of its control group, rounded up."""
+def openmp_stack_bytes() -> int:
+    """The size that OMP_STACKSIZE asks for, by which each thread of OpenMP's gets its stack; 0 if it asks for none."""
+    found = re.fullmatch(r"\s*(\d+)\s*([bkmg]?)\s*", os.environ.get("OMP_STACKSIZE", ""), re.IGNORECASE)
+    return int(found[1]) << {"b": 0, "": 10, "k": 10, "m": 20, "g": 30}[found[2].lower()] if found else 0
+
+
+def available_cpus(root: str = "/", openmp: int = 0) -> int:
+    """How many processors this process may use, by its affinity and the quota of its control group, rounded up.
+
+    `openmp` is how many OpenMP's threads may run on. An OpenMP runtime that binds its threads (OMP_PROC_BIND,
+    OMP_PLACES) has already bound this one, so that its affinity counts only one place.
+    """
     affinity = getattr(os, "sched_getaffinity", None)
-    count = len(affinity(0)) if affinity else (os.cpu_count() or 1)
+    count = max(openmp, len(affinity(0)) if affinity else (os.cpu_count() or 1))
     quota = cgroup_quota(Path(root))
     return count if quota is None else max(1, min(count, math.ceil(quota)))
 

@@ -1,4 +1,4 @@
-"""Treats denormals as zero in this thread, for code that NumPy runs; the engine sets the mode for itself.
+"""The floating-point mode of a step, for code that NumPy runs; the compiled engine sets the mode for itself.
 
 It uses the floating-point environment of the C library, so it needs no compiled module.
 """
@@ -12,12 +12,13 @@ import sys
 from collections.abc import Callable
 from typing import TypeVar
 
-# (system, machine): the byte offset of the control register in fenv_t, and its bits for denormals.
+# (system, machine): the byte offset of the control register in fenv_t, its bits for denormals, and its value when all
+# traps are masked and rounding is to nearest.
 _CONTROL_REGISTERS = {
-    ("linux", "x86_64"): (28, 0x8040),
-    ("linux", "aarch64"): (0, 1 << 24),
-    ("darwin", "x86_64"): (4, 0x8040),
-    ("darwin", "arm64"): (8, 1 << 24),
+    ("linux", "x86_64"): (28, 0x8040, 0x1F80),
+    ("linux", "aarch64"): (0, 1 << 24, 0),
+    ("darwin", "x86_64"): (4, 0x8040, 0x1F80),
+    ("darwin", "arm64"): (8, 1 << 24, 0),
 }
 Result = TypeVar("Result")
 
@@ -25,7 +26,7 @@ _ENVIRONMENT_BYTES = 64  # More than any fenv_t.
 
 
 @functools.cache
-def _register() -> tuple[ctypes.CDLL, int, int] | None:
+def _register() -> tuple[ctypes.CDLL, int, int, int] | None:
     known = _CONTROL_REGISTERS.get((sys.platform, platform.machine()))
     if known is None:
         return None
@@ -40,6 +41,8 @@ def can_flush_denormals() -> bool:
 def with_denormals(flush: bool, function: Callable[[], Result]) -> Result:
     """The result of `function()`, run with denormals as zero, or not with `flush=False`; the mode is restored after.
 
+    Whatever the mode of the caller is, the function runs with rounding to nearest and without traps.
+
     It is not a context manager, because a signal handler may raise between `__enter__` and the block.
     """
     register = _register()
@@ -50,12 +53,11 @@ def with_denormals(flush: bool, function: Callable[[], Result]) -> Result:
                 f"{platform.machine()}; pass flush_denormals=False"
             )
         return function()
-    library, offset, bits = register
+    library, offset, bits, standard = register
     before = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)()
     library.fegetenv(before)
     changed = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)(*before)
-    control = ctypes.c_uint32.from_buffer(changed, offset)
-    control.value = control.value | bits if flush else control.value & ~bits
+    ctypes.c_uint32.from_buffer(changed, offset).value = standard | bits if flush else standard
     try:
         library.fesetenv(changed)
         return function()

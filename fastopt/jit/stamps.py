@@ -16,6 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._version import __version__
+from ..kernels import constants
 from ..kernels.formulas import registry
 
 
@@ -23,8 +24,9 @@ from ..kernels.formulas import registry
 def digest() -> str:
     """A digest of all sources of compiled updates, except custom rules."""
     text = hashlib.sha256(f"{__version__} {registry.digest()}".encode())
-    folder = Path(__file__).parent
-    for path in (*sorted(folder.glob("*.py")), folder.parent / "definitions" / "signatures.py"):
+    package, kernels = Path(__file__).parent.parent, Path(constants.__file__).parent
+    folders = (package / "jit", package / "definitions", kernels / "numba", kernels / "render")
+    for path in (Path(constants.__file__), *(path for folder in folders for path in sorted(folder.glob("*.py")))):
         text.update(path.read_bytes())
     return text.hexdigest()
 

@@ -12,6 +12,7 @@ from ..checks import above_zero
 from ..definitions import conventions
 from ..definitions.specs import SPECS, Spec
 from ..kernels import backends
+from ..kernels.engine.contract import Replaced
 from ..state.arrays import is_device_array
 from ..state.construction import Construction, read_arguments
 from ..state.contents import Contents
@@ -153,24 +154,29 @@ class Optimizer:
         RuntimeError
             Another thread is in the middle of a step of this optimizer, or the memory of a parameter was replaced.
         """
-        if grads is None:
-            ready_step = self._changes.ready_step
-            if ready_step is not None:  # the shortest way
-                ready_step()
-                return
-        room, changes = self._room, self._changes
-        if changes.pending:
-            room.refresh()
-        engine = room.engine
-        if grads is None:
-            if not engine.bound:
-                raise TypeError("step() needs gradients: pass them, or bind them with grads= at construction")
-            leaves = None
-        else:
-            if engine.bound:
-                raise TypeError("gradients are bound to this optimizer; call step() without any")
-            leaves = room.contents.params.tree.flatten(grads)
-        engine.step(leaves, room.set_rates if changes.rates else None)
+        try:
+            if grads is None:
+                ready_step = self._changes.ready_step
+                if ready_step is not None:  # the shortest way
+                    ready_step()
+                    return
+            room, changes = self._room, self._changes
+            if changes.pending:
+                room.refresh()
+            engine = room.engine
+            if grads is None:
+                if not engine.bound:
+                    raise TypeError("step() needs gradients: pass them, or bind them with grads= at construction")
+                leaves = None
+            else:
+                if engine.bound:
+                    raise TypeError("gradients are bound to this optimizer; call step() without any")
+                leaves = room.contents.params.tree.flatten(grads)
+            engine.step(leaves, room.set_rates if changes.rates else None)
+            return
+        except Replaced:  # by another thread, since the engine was found
+            pass
+        self.step(grads)
 
     def zero_grad(self) -> None:
         """Fill the bound gradients with zeros.
@@ -184,7 +190,12 @@ class Optimizer:
         """
         if self._contents.gradients is None:
             raise RuntimeError("zero_grad() needs gradients bound with grads= at construction; there are none")
-        fill_with_zeros(self._contents.params, self._contents.gradients)
+
+        def fill() -> None:
+            contents = self._contents
+            fill_with_zeros(contents.params, contents.gradients or ())
+
+        self._room.engine.alone(fill)
 
     def apply_changes(self) -> None:
         """Take over now what was assigned to `param_groups` and the like, not in the next call of `step`.
@@ -324,7 +335,7 @@ class Optimizer:
     @stream.setter
     def stream(self, value: Any) -> None:
         self._check_has_stream()
-        self._room.engine.stream = value
+        self._room.engine.alone(lambda: setattr(self._room.engine, "stream", value))
 
     def _check_has_stream(self) -> None:
         if not self._room.backend.on_device:
@@ -352,20 +363,24 @@ class Optimizer:
         grads: as the group's "params"
             Its gradients, if the optimizer's gradients are bound.
         """
-        contents = self._contents
-        tree, given, values = read_group(param_group, len(contents.groups))
+        tree, given, values = read_group(param_group, len(self._contents.groups))
         for key in values:
             check_key(self.spec, key)
-        gradients = None
-        if contents.gradients is not None:
+        bound, added = self._contents.gradients is not None, None
+        if bound:
             if grads is None:
                 raise TypeError("gradients are bound to this optimizer; give the new group's with grads=")
-            gradients = [*contents.gradients, *tree.flatten(grads)]
+            added = tree.flatten(grads)
         elif grads is not None:
             raise TypeError("no gradients are bound to this optimizer; pass the new group's to step()")
         group = ParamGroup(self.spec, given, {**self.defaults, **values}, self._changes)
         warn_without_effect(self.spec, group["lr"])
-        self._room.replace(lambda: contents.with_group(tree, group, gradients))
+
+        def with_group(contents: Contents) -> Contents:
+            gradients = None if added is None else [*(contents.gradients or ()), *added]
+            return contents.with_group(tree, group, gradients)
+
+        self._room.replace(with_group)
 
     @property
     def segments(self) -> tuple[ParamSettings, ...]:
@@ -437,7 +452,7 @@ class Optimizer:
         """
         if self._contents.options["ema_decay"] is None:
             raise RuntimeError("there are no averages to swap in; construct the optimizer with ema_decay=")
-        self._room.engine.swap()
+        self._room.swap()
 
     @property
     def averages_swapped_in(self) -> bool:
@@ -479,9 +494,9 @@ class Optimizer:
 
         def saved() -> dict[str, Any]:
             self._room.check_not_swapped()
+            self._room.engine.fetch()
             return state_dicts.save(self._contents)
 
-        self._room.engine.fetch()
         found: dict[str, Any] = self._room.engine.alone(saved)
         return found
 
@@ -495,10 +510,10 @@ class Optimizer:
         """
         from ..state import state_dicts  # slow to load, and often not needed
 
-        self._room.check_not_swapped()
-        contents = self._contents
-        loaded = state_dicts.read(contents, state_dict)
-        self._room.replace(lambda: state_dicts.load(contents, loaded))
+        def loaded(contents: Contents) -> Contents:
+            return state_dicts.load(contents, state_dicts.read(contents, state_dict))
+
+        self._room.replace(loaded)
 
     def __getstate__(self) -> dict[str, Any]:
         if not self._room.backend.memory.PICKLES:
@@ -507,22 +522,32 @@ class Optimizer:
                 "parameters are in the memory of a device. Save state_dict(), which is in main memory, and the "
                 "parameters apart"
             )
-        contents = self._contents
-        groups = [{key: value for key, value in group.items() if key != "params"} for group in contents.groups]
-        return {
-            "construction": Construction(
-                contents.params.tree,
-                [(list(group["params"]), values) for group, values in zip(contents.groups, groups, strict=True)],
-                self.defaults,
-                contents.options,
-                contents.gradients,
-            ),
-            "settings": copy.deepcopy(contents.settings),
-            "report": contents.report,
-            "progress": contents.progress,
-            "state_dict": self.state_dict(),
-            "steps": contents.records.steps.copy(),  # SGD's are not in its state dict
-        }
+        from ..state import state_dicts  # slow to load, and often not needed
+
+        def saved() -> dict[str, Any]:
+            self._room.check_not_swapped()
+            self._room.engine.fetch()
+            contents = self._contents
+            groups = [{key: value for key, value in group.items() if key != "params"} for group in contents.groups]
+            return {
+                "construction": Construction(
+                    contents.params.tree,
+                    [(list(group["params"]), values) for group, values in zip(contents.groups, groups, strict=True)],
+                    dict(self.defaults),
+                    dict(contents.options),
+                    contents.gradients,
+                ),
+                "settings": copy.deepcopy(contents.settings),
+                "report": copy.deepcopy(contents.report),
+                "progress": copy.deepcopy(contents.progress),
+                "state_dict": state_dicts.save(contents),
+                "steps": contents.records.steps.copy(),  # SGD's are not in its state dict
+                # Other threads may step while the arrays themselves are written, or they were written before.
+                "params": [contents.params.memory.to_host(param) for param in contents.params.arrays],
+            }
+
+        found: dict[str, Any] = self._room.engine.alone(saved)
+        return found
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from ..state import state_dicts  # slow to load, and often not needed
@@ -532,6 +557,8 @@ class Optimizer:
         contents = replace(self._contents, **kept)
         contents = state_dicts.load(contents, state_dicts.read(contents, state["state_dict"]))
         contents.records.steps[:] = state["steps"]
+        for param, value in zip(contents.params.arrays, state.get("params", ()), strict=False):
+            contents.params.memory.copy(param, value)
         self._room.build(contents)
 
     # --- text ---------------------------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
 
 from ..kernels.backends import Backend
-from ..kernels.engine.contract import SWAPPED, EngineInputs
+from ..kernels.engine.contract import SWAPPED, EngineInputs, Replaced
 from ..kernels.engine.plan import GroupPlan, Segment
 from ..state.contents import Contents
 from ..state.gradients import GradientChecker
@@ -43,11 +44,8 @@ class EngineRoom:
         self.build(contents)
 
     def build(self, contents: Contents) -> None:
-        """Build an engine for these contents, and go over to both.
-
-        They are put in place by one call of C code, within which no signal handler runs.
-        """
-        changes = self.changes
+        """Build an engine for these contents, and go over to both, while no other thread can step."""
+        changes, before = self.changes, self.__dict__.get("engine")
         changes.ready_step = None
         changes.pending = changes.rates = False  # first: another thread may assign meanwhile
         params, structure, segments = contents.params, self._structure_of(contents), _segments(contents)
@@ -62,33 +60,57 @@ class EngineRoom:
                 plan=self._planner.step_plan(),
                 reject=GradientChecker(params, segments, written=contents.options["zero_grads"]),
                 report=contents.report,
+                lock=None if before is None else before.lock,
             )
         )
         if contents.gradients is not None:
             engine.bind(contents.gradients)
-        if self.backend.on_device and "engine" in self.__dict__:
-            engine.stream = self.engine.stream
-        self.__dict__.update(contents=contents, engine=engine, _structure=structure)
+        if self.backend.on_device and before is not None:
+            engine.stream = before.stream
+        self._put_in_place(contents, engine, structure)
         self._note_taken_over()
 
-    def replace(self, make: Callable[[], Contents]) -> None:
-        """Go over to other contents while no other thread can step; if that fails, everything is as it was before."""
+    def _put_in_place(self, contents: Contents, engine: Any, structure: list[Hashable]) -> None:
+        """Go over to an engine; the one before does nothing from now on, in whichever thread it was found.
+
+        This is one call of C code, within which no signal handler and no other thread runs.
+        """
+        before = self.__dict__.get("engine", engine)
+        objects = (before, engine, self, self, self)
+        names = ("replaced", "replaced", "contents", "engine", "_structure")
+        collections.deque(map(setattr, objects, names, (True, False, contents, engine, structure)), maxlen=0)
+
+    def replace(self, make: Callable[[Contents], Contents]) -> None:
+        """Go over to other contents, made of those in use, while no other thread can step.
+
+        If that fails, everything is as it was before.
+        """
 
         def replace_or_restore() -> None:
             self.check_not_swapped()
-            before, groups = dict(self.__dict__), [(group, group.saved()) for group in self.contents.groups]
+            self.engine.fetch()
+            before, engine, structure = self.contents, self.engine, self._structure
+            groups = [(group, group.saved()) for group in before.groups]
             try:
-                self.build(make())
+                self.build(make(before))
             except BaseException:
-                self.__dict__.update(before)
+                self._put_in_place(before, engine, structure)
                 self.changes.pending = True  # what was assigned before may not have been taken over
                 self.changes.ready_step = None
                 for group, saved in groups:
                     group.restore(saved)
                 raise
 
-        self.engine.fetch()
         self.engine.alone(replace_or_restore)
+
+    def swap(self) -> None:
+        """Exchange the parameters with their averages."""
+        try:
+            self.engine.swap()
+            return
+        except Replaced:  # by another thread, since it was found
+            pass
+        self.swap()
 
     def refresh(self) -> None:
         """Take over what was assigned since the last step, while no other thread can step."""

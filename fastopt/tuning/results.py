@@ -67,11 +67,11 @@ def _parse(path: Path, content: bytes, configuration: Mapping[str, Any]) -> list
         found, runs = header["configuration"], [SweepRun.from_dict(row) for row in rows]
         if header["format"] != FORMAT:
             raise ValueError(f"it has format {header['format']}, expected {FORMAT}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a file of a sweep's runs: {error}") from None
-    if found != configuration:
         names = [name for name in {**found, **configuration} if found.get(name) != configuration.get(name)]
         differences = ", ".join(f"{name} {found.get(name)!r}, not {configuration.get(name)!r}" for name in names)
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is not a file of a sweep's runs: {error}") from None
+    if differences:
         raise OtherConfigurationError(f"{path} holds the runs of another sweep: {differences}; give another folder")
     return runs
 

@@ -16,6 +16,13 @@ from .sources import Settings, load_source
 
 COMPLETED, DIVERGED, FAILED = STATUSES = ("completed", "diverged", "failed")
 
+_KINDS: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("lr", "seconds"), (int, float)),
+    "seed": (int,),
+    **dict.fromkeys(("status", "error", "traceback"), (str,)),
+}
+"""The types of a run's values, as JSON has them."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -76,6 +83,10 @@ class SweepRun:
             return {name: math.nan if value is None else float(value) for name, value in metrics.items()}
 
         run = cls(**values)
+        for name, kinds in _KINDS.items():
+            value = getattr(run, name)
+            if not isinstance(value, kinds) or isinstance(value, bool):
+                raise TypeError(f"{name} must be of type {kinds[-1].__name__}, got {type(value).__name__}")
         if run.status not in STATUSES:
             raise ValueError(f"unknown status: {run.status!r}")
         changed = {"metrics": numbers(run.metrics), "epochs": [numbers(each) for each in run.epochs]}

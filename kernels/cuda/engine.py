@@ -191,6 +191,8 @@ class CudaEngine(EngineBase):
 
     def fetch(self) -> None:
         """Copy step counts, progress and the other counts on the device to the host; waits for the device."""
+        if self.replaced:  # the arrays belong to the engine in its place
+            return
         n, first = len(self.segments), len(COUNTERS)
         words, numbers = memory.to_host(self.tables.counters), memory.to_host(self.tables.numbers)
         known = dict(zip(COUNTERS, words[:first].tolist(), strict=True))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from .contract import BUSY, SHARED, SWAPPED, EngineInputs, Result
+from .contract import BUSY, REPLACED, SHARED, SWAPPED, EngineInputs, Replaced, Result
 from .plan import GroupPlan, StepPlan, check_operands
 
 
@@ -29,7 +29,8 @@ class EngineBase:
         self.n_threads = inputs.plan.n_threads
         self.bound = False
         self.gradients: list[Any] = [None] * len(inputs.segments)
-        self.lock = threading.Lock()
+        self.lock = threading.Lock() if inputs.lock is None else inputs.lock
+        self.replaced = False
 
     # --- defined by a subclass ----------------------------------------------------------------------------------------
 
@@ -60,11 +61,16 @@ class EngineBase:
 
     def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
         """One step of every segment that has a gradient; all errors are raised before the first write."""
-        self.alone(lambda: self.run_step(gradients, prepare))
+        self.alone(lambda: self.run_unless_replaced(lambda: self.run_step(gradients, prepare)))
 
     def swap(self) -> None:
         """Exchange every parameter with its average."""
-        self.alone(self.run_swap)
+        self.alone(lambda: self.run_unless_replaced(self.run_swap))
+
+    def run_unless_replaced(self, function: Callable[[], None]) -> None:
+        if self.replaced:
+            raise Replaced(REPLACED)
+        function()
 
     def bind(self, gradients: list[Any], /) -> None:
         """Check gradients once and use them in every step that receives no other gradients."""

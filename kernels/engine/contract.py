@@ -119,6 +119,8 @@ class EngineInputs:
     plan: StepPlan
     reject: Reject
     report: Report
+    lock: Any = None
+    """The `lock` of the engine that the new one is to replace; None for the first engine of an optimizer."""
 
 
 class Engine(Protocol):
@@ -131,6 +133,11 @@ class Engine(Protocol):
     """Whether gradients are bound."""
     n_threads: int
     """The largest number of threads that a step uses; 0 for the default."""
+    lock: Any
+    """Lets in one caller at a time; the engines that an optimizer has one after the other share it."""
+    replaced: bool
+    """Whether another engine has taken the place of this one. Then `step` and `swap` raise `Replaced`: a thread that
+    found this engine just before that must find the new one."""
 
     def alone(self, function: Callable[[], Result], /) -> Result:
         """The result of `function()`, which runs with other threads' steps kept out.
@@ -145,7 +152,10 @@ class Engine(Protocol):
         """Check gradients once, and use them in every step that receives no other gradients."""
 
     def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
-        """Call `prepare()`, then update every segment that has a gradient, all with other threads kept out."""
+        """Call `prepare()`, then update every segment that has a gradient, all with other threads kept out.
+
+        What `prepare` and the gradients can run of the user's may change arrays, so arrays are checked after it.
+        """
 
     def swap(self) -> None:
         """Exchange every parameter with its average."""
@@ -185,6 +195,12 @@ class DeviceEngine(Engine, Protocol):
         divide gradients by the number at `scale`, in addition to the divisor of the plan.
         """
 
+
+class Replaced(RuntimeError):
+    """The engine was replaced by another one, and does nothing any more."""
+
+
+REPLACED = "another engine has taken the place of this one"
 
 BUSY = (
     "this optimizer is in the middle of a step, or of being saved or changed, in another thread or around this call "

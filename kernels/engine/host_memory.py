@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,13 @@ def is_masked(array: np.ndarray) -> bool:
 
 
 def as_array(value: object) -> np.ndarray | None:
-    """The value itself if it is an unmasked NumPy array; None otherwise."""
-    return value if isinstance(value, np.ndarray) and not is_masked(value) else None
+    """The value itself if it is an unmasked NumPy array; None otherwise.
+
+    For an instance of a subclass, it is a plain view: a subclass can overrule `size`, `dtype`, `base` and the like.
+    """
+    if type(value) is np.ndarray:
+        return value
+    return np.ndarray.view(value, np.ndarray) if isinstance(value, np.ndarray) and not is_masked(value) else None
 
 
 def zeros(size: int, dtype: np.dtype[Any]) -> np.ndarray:
@@ -74,6 +79,10 @@ def resized_message(array: np.ndarray) -> str:
     )
 
 
+_base_of: Callable[[np.ndarray], Any] = np.ndarray.base.__get__
+"""Reads `base`, which a subclass cannot overrule here."""
+
+
 def with_owners(arrays: Iterable[np.ndarray | None]) -> list[np.ndarray]:
     """These arrays and the arrays that own their memory: all of them must stay in place while addresses are held."""
     watched: dict[int, np.ndarray] = {}
@@ -81,5 +90,10 @@ def with_owners(arrays: Iterable[np.ndarray | None]) -> list[np.ndarray]:
         each: object = array
         while isinstance(each, np.ndarray):
             watched[id(each)] = each
-            each = each.base
+            each = _base_of(each)
     return list(watched.values())
+
+
+def owners(arrays: Iterable[np.ndarray]) -> list[np.ndarray]:
+    """The arrays that own the memory of these, without views of them: far fewer, if many share a buffer."""
+    return with_owners(array if (base := _base_of(array)) is None else base for array in arrays)

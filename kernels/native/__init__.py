@@ -7,12 +7,13 @@ catch the error.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from .. import cpu
 from . import _coefficients  # type: ignore[attr-defined]
 from . import engine as _engine  # type: ignore[attr-defined]
 
-CAPABILITIES: dict[str, object] = _engine.describe()
+CAPABILITIES: dict[str, Any] = _engine.describe()
 Engine = _engine.Engine
 set_requested_threads = _engine.set_requested_threads
 get_default_threads = _engine.get_default_threads
@@ -24,8 +25,10 @@ Pieces = _engine.Pieces
 
 PREFETCH_DISTANCE = cpu.choose_prefetch_distance(CAPABILITIES)
 _engine.set_prefetch_distance(PREFETCH_DISTANCE)
+AVAILABLE_CPUS = cpu.available_cpus(openmp=CAPABILITIES["openmp_processors"])
 if not os.environ.get("OMP_NUM_THREADS"):
-    _engine.set_available_threads(cpu.available_cpus())
+    _engine.set_available_threads(AVAILABLE_CPUS)
+_engine.set_stack_bytes(cpu.openmp_stack_bytes())
 if cpu.is_forked_child():
     _engine.set_forked()
 

@@ -17,6 +17,11 @@ cdef struct Guard
 cdef struct Span
 cdef struct GradientForm
 
+cdef enum Outcome:
+    DONE
+    DECLINED                    # the gradients are unusable
+    MOVED                       # an array is not where it was
+
 
 cdef class ThreadChoice:
     cdef double serial          # the time of a unit of work on one thread; 0 until known
@@ -32,6 +37,7 @@ cdef class ThreadChoice:
 cdef class WatchedArrays:
     cdef Py_ssize_t n_params
     cdef list params
+    cdef list kept              # the parameters, the arrays that own their memory, and those that own that of the states
     cdef list watched           # the arrays that the guards point to
     cdef Guard *guards
     cdef Py_ssize_t n_guards
@@ -44,6 +50,7 @@ cdef class WatchedArrays:
     cdef object reject
 
     cdef int watch(self, gradients) except -1
+    cdef Guard *moved(self) noexcept
     cdef int check(self) except -1
     cdef int set_intervals(self, list segments) except -1
     cdef bint is_written(self, char *begin, char *end) noexcept
@@ -51,14 +58,19 @@ cdef class WatchedArrays:
     cdef int check_apart(self) except -1
 
 
+cdef class Lock:
+    cdef bint busy
+
+
 cdef class Engine:
     cdef Table *table
+    cdef readonly Lock lock
+    cdef public bint replaced   # another engine steps the optimizer now
     cdef readonly Py_ssize_t n_segments
     cdef Py_ssize_t itemsize    # of the elements that loops compute with
     cdef Py_ssize_t n_groups
     cdef WatchedArrays arrays
     cdef list alive             # the arrays whose addresses the engine holds
-    cdef bint busy              # in the middle of a step, or claimed
     cdef readonly bint bound
     cdef public int n_threads   # at most; 0: the default
     cdef bint keeps_gil         # during a step, so that no other Python thread interferes
@@ -98,6 +110,8 @@ cdef class Engine:
     cdef bint adaptive
     cdef double work            # in nanoseconds
     cdef double reading         # the part of `work` that adds up gradients
+    cdef bint shared            # the last run let other Python threads run
+    cdef list given             # the gradients that it was called with, or None
 
     cdef char *address(self, cnp.ndarray array)
     cdef int set_partials(self) except -1
@@ -111,10 +125,11 @@ cdef class Engine:
     cdef int take_gradients(self) except -1
     cdef void commit_gradients(self) noexcept
     cdef int advance(self) except -1
+    cdef Outcome advance_in_mode(self) noexcept
     cdef void list_active(self, int program) noexcept
     cdef void add_up_gradients(self, int n_threads) noexcept
     cdef bint all_usable(self) noexcept
-    cdef int decline(self, int n_threads) except -1
+    cdef int decline(self) except -1
     cdef double clip_coefficient(self, Group *group, Py_ssize_t segment, double total) noexcept
     cdef void compute_coefficients(self, bint added) noexcept
     cdef void compute_shared(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept
@@ -128,4 +143,4 @@ cdef class Pieces:
     cdef Py_ssize_t n_partials
 
     cdef int append(self, char *address, Py_ssize_t size) except -1
-    cdef void run(self, double work, int n_threads) noexcept
+    cdef void run(self, int n_threads) noexcept

@@ -9,7 +9,7 @@ first element, and nothing can fail after that.
 
 from libc.math cimport isfinite, isnan, sqrt
 from libc.stdint cimport int64_t, uintptr_t
-from libc.stdlib cimport calloc, free, qsort
+from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memset
 
 cimport cython
@@ -25,12 +25,16 @@ cdef extern from "machine.h":
     int omp_get_num_threads() noexcept nogil
     int omp_get_thread_num() noexcept nogil
     floating_point_mode enter_mode(int flush) noexcept nogil
-    void set_mode(floating_point_mode mode) noexcept nogil
+    void leave_mode(floating_point_mode caller) noexcept nogil
     int forked
     void watch_forks()
     int call_from_new_thread(void *(*function)(void *) noexcept nogil, void *argument) noexcept nogil
     void note_finished(int *finished) noexcept nogil
     void await_finished(const int *finished, int n_threads) noexcept nogil
+    int possible_threads(int wanted) noexcept nogil
+    void note_team(int n_threads) noexcept nogil
+    void set_thread_stack(size_t nbytes)
+    int openmp_processors()
     int supports_v3()
     int supports_v4()
     int is_intel()
@@ -40,9 +44,9 @@ cdef extern from "machine.h":
 from cython.parallel cimport parallel
 
 from ..constants import PROGRAMS as PROGRAM_NAMES
-from ..engine.contract import BUSY, SHARED, SWAPPED
+from ..engine.contract import BUSY, REPLACED, SHARED, SWAPPED, Replaced
 from ..engine.plan import check_operands
-from ..engine.host_memory import resized_message, with_owners
+from ..engine.host_memory import owners, resized_message, with_owners
 
 watch_forks()
 
@@ -64,6 +68,7 @@ def describe():
     """The features compiled in, and the abilities of the processor."""
     return {
         "openmp": FASTOPT_OPENMP,
+        "openmp_processors": openmp_processors(),
         "can_flush_denormals": FLUSH_BITS != 0,
         "x86_64": bool(is_x86_64()),
         "x86_64_v3": bool(supports_v3()),
@@ -83,6 +88,11 @@ def set_prefetch_distance(Py_ssize_t elements):
 # --- The engine -----------------------------------------------------------------------------------------------------
 
 @cython.final
+cdef class Lock:
+    """Whether an optimizer is in the middle of a step, or of being saved or changed; only used with the GIL held."""
+
+
+@cython.final
 cdef class Engine:
     """Steps parameters together; it holds parameters, gradients and states as addresses.
 
@@ -97,6 +107,7 @@ cdef class Engine:
         cdef list plans = inputs.plans, segments = inputs.segments
         check_operands(plans, inputs.dtype)
         settings, records, progress, plan = inputs.settings, inputs.records, inputs.progress, inputs.plan
+        self.lock = Lock() if inputs.lock is None else inputs.lock
         self.n_segments = len(segments)
         self.n_groups = len(plans)
         self.itemsize = inputs.dtype.itemsize
@@ -147,7 +158,7 @@ cdef class Engine:
                 raise ValueError(f"expected {self.n_carried} carried numbers, got {len(plans[index].carried)}")
         for index in range(self.n_segments):
             self.table.segments[index].group = segments[index].group
-            self.table.segments[index].size = segments[index].param.size
+            self.table.segments[index].size = cnp.PyArray_SIZE(segments[index].param)
             self.table.segments[index].row = segments[index].row
             self.table.segments[index].operands[PARAM] = self.address(segments[index].param)
             if 2 + len(segments[index].states) > MAX_OPERANDS:
@@ -155,6 +166,9 @@ cdef class Engine:
             for k, state in enumerate(segments[index].states):
                 self.table.segments[index].operands[2 + k] = self.address(state)
         self.set_partials()
+        for index in range(self.n_groups):
+            if not works_in_place(&self.table.groups[index]) and not reserve_scratch(self.table, 1):
+                raise MemoryError("no memory for the blocks that a step works on")
 
     def __dealloc__(self):
         if self.table:
@@ -163,6 +177,7 @@ cdef class Engine:
             free(self.table.active)
             free(self.table.coefficients)
             free(self.table.partials)
+            free(self.table.scratch_memory)
         free(self.table)
         free(self.next_carried)
 
@@ -242,19 +257,19 @@ cdef class Engine:
 
     def bind(self, list gradients):
         """Check gradients once and use them in every step that receives no other gradients."""
+        self.arrays.watch([gradient for gradient in gradients if gradient is not None])  # first: it runs Python
         self.arrays.accept(gradients)
-        self.arrays.watch([gradient for gradient in gradients if gradient is not None])
         self.commit_gradients()
         self.bound = True
 
     cdef int claim(self) except -1:
-        if self.busy:  # Only ever read and set with the GIL held.
+        if self.lock.busy:
             raise RuntimeError(BUSY)
-        self.busy = True
+        self.lock.busy = True
         return 0
 
     cdef void release(self) noexcept:
-        self.busy = False
+        self.lock.busy = False
 
     def alone(self, function):
         """The result of `function()`, with other threads' steps kept out; raises if a step is under way.
@@ -265,7 +280,7 @@ cdef class Engine:
         try:
             return function()
         finally:
-            self.busy = False
+            self.lock.busy = False
 
     def step(self, list gradients=None, prepare=None):
         """One step of every segment that has a gradient; all errors are raised before the first write.
@@ -274,7 +289,8 @@ cdef class Engine:
         """
         self.claim()
         try:
-            self.arrays.check()
+            if self.replaced:
+                raise Replaced(REPLACED)
             if self.swapped[0]:
                 raise RuntimeError(SWAPPED)
             if prepare is not None:
@@ -282,9 +298,13 @@ cdef class Engine:
             if gradients is not None:
                 self.arrays.accept(gradients)
                 self.commit_gradients()
+                self.given = gradients
+            self.arrays.check()  # last: no Python runs between this and the first write
             self.advance()
         finally:
-            self.busy = False
+            if self.given is not None:
+                self.given = None
+            self.lock.busy = False
 
     def fetch(self):
         """Bring the given arrays up to date: nothing to do, because the engine counts in them."""
@@ -294,17 +314,33 @@ cdef class Engine:
 
     def swap(self):
         """Exchange every parameter with its average."""
+        cdef floating_point_mode caller
         self.claim()
         try:
+            if self.replaced:
+                raise Replaced(REPLACED)
             self.arrays.check()
+            caller = enter_mode(self.table.flush)
             self.list_active(SWAP)
             self.compute_coefficients(False)
             self.run(affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads))
+            leave_mode(caller)
             self.swapped[0] = not self.swapped[0]
         finally:
-            self.busy = False
+            self.lock.busy = False
 
     cdef int advance(self) except -1:
+        """A step with the gradients that were committed, in a floating-point mode of its own."""
+        cdef floating_point_mode caller = enter_mode(self.table.flush)
+        cdef Outcome outcome = self.advance_in_mode()
+        leave_mode(caller)
+        if outcome == MOVED:
+            self.arrays.check()
+        elif outcome == DECLINED:
+            self.decline()
+        return 0
+
+    cdef Outcome advance_in_mode(self) noexcept:
         cdef int affordable, n_threads
         cdef double start = 0.0
         cdef bint learning, final = self.accumulated[0] + 1 >= self.accumulate_steps
@@ -319,9 +355,10 @@ cdef class Engine:
             if self.accumulate_steps > 1:
                 self.compute_coefficients(False)
             self.add_up_gradients(n_threads)
+            if self.shared and self.arrays.moved() != NULL:  # by another thread, which had the GIL meanwhile
+                return MOVED
             if self.checks and not self.all_usable():
-                self.decline(n_threads)
-                return 0
+                return DECLINED
         self.compute_coefficients(final)
         # Start with the gradients that were added up last: they are still in a cache.
         self.table.backwards = self.adds and final
@@ -330,7 +367,7 @@ cdef class Engine:
         if learning:
             self.choice.learn(n_threads, affordable, (nanoseconds() - start) / self.work)
         self.count(final)
-        return 0
+        return DONE
 
     cdef void list_active(self, int program) noexcept:
         """List the segments that this call works on, and compute their work."""
@@ -392,12 +429,14 @@ cdef class Engine:
                 return False
         return True
 
-    cdef int decline(self, int n_threads) except -1:
+    cdef int decline(self) except -1:
         """Report unusable gradients (which may raise), and leave everything but gradients unchanged."""
         cdef Py_ssize_t k, index
+        cdef floating_point_mode caller = enter_mode(self.table.flush)
         self.table.counting = self.unusable
-        self.add_up_gradients(n_threads)
+        self.add_up_gradients(self.table.n_threads)
         self.table.counting = NULL
+        leave_mode(caller)
         counts = []
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
@@ -405,9 +444,15 @@ cdef class Engine:
                 counts.append((index, int(self.table.segments[index].total)))
         self.report(counts, self.calls[0])
         if self.clears:
+            if self.given is not None:  # what has just run can have changed them
+                self.arrays.accept(self.given)
+                self.commit_gradients()
+            self.arrays.check()
+            caller = enter_mode(self.table.flush)
             self.table.program = CLEAR
             self.compute_coefficients(False)
-            self.run(n_threads)
+            self.run(self.table.n_threads)
+            leave_mode(caller)
         return 0
 
     cdef double clip_coefficient(self, Group *group, Py_ssize_t segment, double total) noexcept:
@@ -506,7 +551,8 @@ cdef class Engine:
 
     cdef void run(self, int n_threads) noexcept:
         self.table.n_threads = n_threads
-        if not self.keeps_gil and (n_threads > 1 or self.work > NANOSECONDS_TO_RELEASE):
+        self.shared = not self.keeps_gil and (n_threads > 1 or self.work > NANOSECONDS_TO_RELEASE)
+        if self.shared:
             with nogil:
                 run_table(self.table)
         else:

@@ -33,6 +33,7 @@ cdef class Pieces:
             free(self.table.active)
             free(self.table.coefficients)
             free(self.table.partials)
+            free(self.table.scratch_memory)
         free(self.table)
 
     cdef int append(self, char *address, Py_ssize_t size) except -1:
@@ -57,17 +58,20 @@ cdef class Pieces:
         """The sum over all elements; `address` is the address of a sum that takes no coefficient."""
         cdef Py_ssize_t k, block
         cdef double total = 0.0, own
+        cdef floating_point_mode caller
         self.table.partials = <double *>calloc(max(self.n_partials, 1), sizeof(double))
         if not self.table.partials:
             raise MemoryError("no memory for partial sums")
         self.table.groups[0].sum = <sum_function>address
         self.table.adding = True
-        self.run(self.table.total * NANOSECONDS_TO_ADD, n_threads)
+        caller = enter_mode(False)
+        self.run(n_threads)
         for k in range(self.table.n_active):
             own = 0.0
             for block in range((self.table.segments[k].size + SUM_BLOCK - 1) // SUM_BLOCK):
                 own += self.table.partials[self.table.segments[k].first_partial + block]
             total += own
+        leave_mode(caller)
         free(self.table.partials)
         self.table.partials = NULL
         return total
@@ -80,17 +84,26 @@ cdef class Pieces:
         program.operations[0].loop = <loop_function>address
         program.operations[0].n_operands = 1
         program.operations[0].operands[0] = PARAM
+        cdef Py_ssize_t n_coefficients = len(coefficients)
+        cdef double given[MAX_COEFFICIENTS]
+        if n_coefficients > MAX_COEFFICIENTS:
+            raise ValueError(f"too many coefficients: {n_coefficients}")
         for k, value in enumerate(coefficients):
+            given[k] = value
+        cdef floating_point_mode caller = enter_mode(False)
+        for k in range(n_coefficients):
             if self.table.itemsize == 4:
-                self.table.coefficients[0].single[k] = value
+                self.table.coefficients[0].single[k] = <float>given[k]
             else:
-                self.table.coefficients[0].full[k] = value
+                self.table.coefficients[0].full[k] = given[k]
         self.table.adding = False
         self.table.backwards = True  # The elements that were added up last may still be in a cache.
-        self.run(self.table.total * NANOSECONDS_TO_ADD, n_threads)
+        self.run(n_threads)
         self.table.backwards = False
+        leave_mode(caller)
 
-    cdef void run(self, double work, int n_threads) noexcept:
+    cdef void run(self, int n_threads) noexcept:
+        cdef double work = self.table.total * NANOSECONDS_TO_ADD
         cdef int affordable = affordable_threads(work, NANOSECONDS_PER_THREAD, n_threads)
         cdef bint learning = adaptive and affordable > 1
         cdef double start = nanoseconds()

@@ -81,3 +81,12 @@ cdef int read_hyperparameters(Group *group, plan) except -1:
         for position, value in enumerate(stage.arguments):
             group.stages[k].arguments[position] = value
     return 0
+
+
+cdef bint works_in_place(const Group *group) noexcept:
+    """Whether no program of a group works on blocks of a thread's own."""
+    cdef int k
+    for k in range(N_PROGRAMS):
+        if group.programs[k].n_operations and not group.programs[k].plain:
+            return False
+    return group.accumulator < 0 and group.n_row_operations == 0

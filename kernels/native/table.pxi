@@ -80,12 +80,33 @@ cdef struct Table:
     Py_ssize_t total
     Py_ssize_t itemsize         # of the elements that loops compute with, of coefficients, and of a thread's own blocks
     Py_ssize_t prefetch
+    char *scratch               # SCRATCH_BYTES for each of n_scratch threads, for the thread's own blocks
+    char *scratch_memory        # the allocation that it is in
+    int n_scratch
     int flush
     int n_threads
     int finished                # the number of threads that have done their part
     int program
     bint backwards              # goes through the elements from the last to the first, block by block
     bint adding                 # adds up the gradients, and writes only partial sums
+
+
+cdef enum:
+    SCRATCH_BYTES = SUM_BLOCK * 8  # not on the stack, which can be as small as 16 kB for a thread of OpenMP's
+
+
+cdef bint reserve_scratch(Table *table, int n_threads) noexcept nogil:
+    """Allocate memory for the threads' own blocks, unless there is enough; whether there is enough now."""
+    if n_threads <= table.n_scratch:
+        return True
+    cdef char *memory = <char *>malloc(<size_t>n_threads * SCRATCH_BYTES + CACHE_LINE)
+    if memory == NULL:
+        return False
+    free(table.scratch_memory)
+    table.scratch_memory = memory
+    table.scratch = memory + (CACHE_LINE - <uintptr_t>memory % CACHE_LINE)
+    table.n_scratch = n_threads
+    return True
 
 
 cdef inline char *operand_at(const Group *group, const Segment *segment, int operand, Py_ssize_t element) noexcept nogil:
@@ -171,10 +192,11 @@ cdef void run_row_operation(Table *table, const RowOperation *operation, char *e
     operation.loop(operands, size, passed, 0)
 
 
-cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first, Py_ssize_t last,
+                     char *scratch) noexcept nogil:
     """Run a program of several operations, block by block; row operations follow each block of whole rows."""
-    cdef double prepared[BLOCK]
-    cdef double clipped[BLOCK]
+    cdef char *prepared = scratch
+    cdef char *clipped = scratch + BLOCK * 8
     cdef Group *group = &table.groups[segment.group]
     cdef Program *program = &group.programs[table.program]
     cdef Py_ssize_t step = BLOCK, begin = first, end, start, size
@@ -189,7 +211,7 @@ cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coeffic
         while start < end:
             size = min(<Py_ssize_t>BLOCK, end - start)
             run_operations(table, group, segment, coefficients, program, 0, before_rows, start, size,
-                           gathered(group, segment, start, <char *>prepared), <char *>clipped)
+                           gathered(group, segment, start, prepared), clipped)
             start += BLOCK
         if with_rows:
             start = begin
@@ -204,9 +226,8 @@ cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coeffic
 
 
 cdef void add_up_gradient(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first,
-                          Py_ssize_t last) noexcept nogil:
+                          Py_ssize_t last, char *prepared) noexcept nogil:
     """Compute partial sums over the gradient, or over the accumulated gradient; writes only partial sums."""
-    cdef double prepared[SUM_BLOCK]
     cdef double results[2]
     cdef Group *group = &table.groups[segment.group]
     cdef sum_function sum = table.counting if table.counting != NULL else group.sum
@@ -219,27 +240,27 @@ cdef void add_up_gradient(Table *table, Segment *segment, const Coefficients *co
         if group.accumulator < 0:
             elements = operand_at(group, segment, GRAD, start)
         else:  # The first operation gathers.
-            elements = gathered(group, segment, start, <char *>prepared)
-            run_operations(table, group, segment, coefficients, &group.programs[table.program], 0, 1, start, size, <char *>prepared, NULL)
+            elements = gathered(group, segment, start, prepared)
+            run_operations(table, group, segment, coefficients, &group.programs[table.program], 0, 1, start, size, prepared, NULL)
         sum(elements, size, group.limit, results)
         table.partials[segment.first_partial + start // SUM_BLOCK] = results[0]
         start += SUM_BLOCK
 
 
-cdef void run_segment(Table *table, Active *active, Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+cdef void run_segment(Table *table, Active *active, Py_ssize_t first, Py_ssize_t last, char *scratch) noexcept nogil:
     cdef Segment *segment = &table.segments[active.segment]
     cdef Group *group = &table.groups[segment.group]
     cdef Program *program = &group.programs[table.program]
     cdef const Coefficients *coefficients = &table.coefficients[active.coefficients]
     if table.adding:
-        add_up_gradient(table, segment, coefficients, first, last)
+        add_up_gradient(table, segment, coefficients, first, last, scratch)
     elif program.plain and segment.row == 0:
         run_operations(table, group, segment, coefficients, program, 0, 1, first, last - first, NULL, NULL)
     else:
-        run_blocks(table, segment, coefficients, first, last)
+        run_blocks(table, segment, coefficients, first, last, scratch)
 
 
-cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop) noexcept nogil:
+cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop, char *scratch) noexcept nogil:
     """Work on elements [start, stop) of all active segments laid end to end; both ends are moved to a boundary."""
     cdef Py_ssize_t low = 0, high = table.n_active, middle, k, first, last, boundary
     cdef Active *active
@@ -263,40 +284,54 @@ cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop) noexcept
         if stop < active.offset + segment.size:
             last = (stop - active.offset) // boundary * boundary
         if first < last:
-            run_segment(table, active, first, last)
+            run_segment(table, active, first, last, scratch)
 
 
 cdef void run_part(Table *table, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """Work on a part of the table, in the floating-point mode of the caller."""
     cdef Py_ssize_t start = <Py_ssize_t>(<double>table.total * part / parts)
     cdef Py_ssize_t stop = <Py_ssize_t>(<double>table.total * (part + 1) / parts)
     cdef Py_ssize_t low
+    cdef char *scratch = table.scratch + part * SCRATCH_BYTES
     if part + 1 == parts:
         stop = table.total
-    cdef floating_point_mode caller = enter_mode(table.flush)
     if table.backwards:
         while stop > start:
             low = max(start, stop - BACKWARDS_BLOCK)
-            run_elements(table, low, stop)
+            run_elements(table, low, stop, scratch)
             stop = low
     else:
-        run_elements(table, start, stop)
-    set_mode(caller)
+        run_elements(table, start, stop, scratch)
+
+
+cdef void run_part_in_mode(Table *table, Py_ssize_t part, Py_ssize_t parts) noexcept nogil:
+    """The same in the mode of a step: for threads of OpenMP's, which have modes of their own."""
+    cdef floating_point_mode caller = enter_mode(table.flush)
+    run_part(table, part, parts)
+    leave_mode(caller)
 
 
 cdef void *run_threads(void *argument) noexcept nogil:
     cdef Table *table = <Table *>argument
+    cdef int n_threads = possible_threads(table.n_threads)
+    if n_threads <= 1:
+        run_part_in_mode(table, 0, 1)
+        return NULL
     table.finished = 0
-    with parallel(num_threads=table.n_threads):
+    with parallel(num_threads=n_threads):
         # The runtime may provide fewer threads than requested.
-        run_part(table, omp_get_thread_num(), omp_get_num_threads())
+        run_part_in_mode(table, omp_get_thread_num(), omp_get_num_threads())
         note_finished(&table.finished)
         if omp_get_thread_num() == 0:
+            note_team(omp_get_num_threads())
             await_finished(&table.finished, omp_get_num_threads())
     return NULL
 
 
 cdef void run_table(Table *table) noexcept nogil:
-    """Work on the whole table, on the table's number of threads."""
+    """Work on the whole table, on the table's number of threads; the caller has entered the mode of the step."""
+    if table.n_threads > 1 and not reserve_scratch(table, table.n_threads):
+        table.n_threads = 1
     if table.n_threads <= 1:
         run_part(table, 0, 1)
     elif not forked:

@@ -20,6 +20,11 @@ def set_available_threads(int n_threads):
     available_threads = n_threads
 
 
+def set_stack_bytes(size_t nbytes):
+    """Say how large the stack of each of OpenMP's threads is; 0: as large as that of other threads."""
+    set_thread_stack(nbytes)
+
+
 def set_thread_policy(double nanoseconds_per_thread, bint is_adaptive):
     """Set how much work (by `Group.cost`) a thread must have, and whether engines learn; returns the old policy.
 

@@ -31,6 +31,7 @@ cdef class WatchedArrays:
         cdef Py_ssize_t index
         self.n_params = len(segments)
         self.params = [segment.param for segment in segments]
+        self.kept = with_owners(self.params) + owners([state for segment in segments for state in segment.states])
         self.zeroed = zeroed
         self.reject = reject
         self.accepted = <char **>calloc(max(self.n_params, 1), sizeof(char *))
@@ -52,8 +53,8 @@ cdef class WatchedArrays:
         free(self.forms)
 
     cdef int watch(self, gradients) except -1:
-        """Watch the parameters, these gradients and the arrays that own their memory: from now on, none may move."""
-        watched = with_owners([*self.params, *gradients])
+        """Watch these gradients, all that the engine keeps, and the arrays that own their memory: none may move now."""
+        watched = self.kept + with_owners(gradients)
         cdef Guard *guards = <Guard *>calloc(max(len(watched), 1), sizeof(Guard))
         if not guards:
             raise MemoryError("no memory for the table of segments")
@@ -68,15 +69,23 @@ cdef class WatchedArrays:
         self.watched = watched
         return 0
 
+    cdef Guard *moved(self) noexcept:
+        """A watched array that has moved or changed its size, or NULL."""
+        cdef Py_ssize_t index
+        cdef Guard *guard = self.guards
+        for index in range(self.n_guards):
+            if cnp.PyArray_DATA(<object>guard.array) != guard.data:
+                return guard
+            if cnp.PyArray_NBYTES(<object>guard.array) != guard.nbytes:
+                return guard
+            guard += 1
+        return NULL
+
     cdef int check(self) except -1:
         """Raise if a watched array has moved or changed its size."""
-        cdef Py_ssize_t index
-        cdef Guard *guard
-        for index in range(self.n_guards):
-            guard = &self.guards[index]
-            array = <object>guard.array
-            if cnp.PyArray_DATA(array) != guard.data or cnp.PyArray_NBYTES(array) != guard.nbytes:
-                raise RuntimeError(resized_message(array))
+        cdef Guard *guard = self.moved()
+        if guard != NULL:
+            raise RuntimeError(resized_message(<object>guard.array))
         return 0
 
     cdef int set_intervals(self, list segments) except -1:
@@ -85,8 +94,8 @@ cdef class WatchedArrays:
         for segment in segments:
             for array in (segment.param, *segment.states):
                 begin = <uintptr_t>cnp.PyArray_DATA(array)
-                if array.nbytes:
-                    spans.append((begin, begin + array.nbytes))
+                if cnp.PyArray_NBYTES(array):
+                    spans.append((begin, begin + cnp.PyArray_NBYTES(array)))
         merged = []
         span = None
         for begin, end in sorted(spans):
@@ -122,6 +131,8 @@ cdef class WatchedArrays:
         cdef cnp.ndarray gradient, param
         cdef char *begin
         cdef bint good
+        if len(gradients) != self.n_params:
+            raise ValueError(f"expected {self.n_params} gradients, got {len(gradients)}")
         for index in range(self.n_params):
             item = gradients[index]
             if item is None:

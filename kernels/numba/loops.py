@@ -23,8 +23,9 @@ _compiling = threading.Lock()
 
 @functools.cache
 def _compiler_digest() -> str:
-    """The digest of `compile.py`, which defines the vocabulary for Numba."""
-    return object_cache.key(Path(__file__).with_name("compile.py").read_text(encoding="utf-8"))
+    """The digest of the modules of this folder, which decide how a source is compiled."""
+    paths = sorted(Path(__file__).parent.glob("*.py"))
+    return object_cache.key(*(text for path in paths for text in (path.name, path.read_text(encoding="utf-8"))))
 
 
 def _text(source: str, name: str, real: str, kind: str) -> str:

@@ -2,7 +2,8 @@
 
 An entry never changes and never becomes stale: another rule, another version of its compiler or another processor has
 another key. A complete file is renamed into place, so any number of processes can write at once. An incomplete file,
-or one that another user could have written, is ignored. If the folder cannot be used, nothing is kept.
+or one that another user could have written, is ignored. If the folder cannot be used, nothing is kept. What a process
+that was killed while it wrote has left is removed by a later one.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import os
 import sys
+import time
 from pathlib import Path
 
 VARIABLE = "FASTOPT_CACHE_DIR"
@@ -18,28 +20,46 @@ VARIABLE = "FASTOPT_CACHE_DIR"
 
 _FORMAT = b"fastopt object 1\n"
 _DIGEST_SIZE = hashlib.sha256().digest_size
+_TEMPORARY = ".part-"
+_LEFT_AFTER = 3600.0
+"""The age in seconds from which a temporary file is what a killed process has left; writing one takes far less."""
+
+
+class _NoFolderError(Exception):
+    """Its message says why there is no folder for entries."""
+
+
+def _find_folder() -> Path:
+    wanted = os.environ.get(VARIABLE)
+    try:
+        if wanted is not None:
+            if not wanted:
+                raise _NoFolderError(f"{VARIABLE} is empty")
+            return Path(wanted).expanduser().absolute()
+        if sys.platform == "darwin":
+            base = Path("~/Library/Caches")
+        else:
+            base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+        return base.expanduser().absolute() / "fastopt"
+    except (RuntimeError, OSError) as error:  # no such home; relative to a folder that was deleted
+        named = "there is no home folder" if wanted is None else f"{VARIABLE}={wanted!r} names no folder"
+        raise _NoFolderError(f"{named} ({error})") from None
 
 
 def folder() -> Path | None:
     """The folder for entries; None if nothing is to be kept."""
-    wanted = os.environ.get(VARIABLE)
-    if wanted is not None:
-        return Path(wanted).expanduser().absolute() if wanted else None
-    if sys.platform == "darwin":
-        base = Path("~/Library/Caches")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
-        return base.expanduser() / "fastopt"
-    except RuntimeError:  # no home
+        return _find_folder()
+    except _NoFolderError:
         return None
 
 
 def why_not() -> str | None:
     """Why nothing can be kept, or None if entries can be; creates the folder."""
-    path = folder()
-    if path is None:
-        return f"{VARIABLE} is empty" if VARIABLE in os.environ else "there is no home folder"
+    try:
+        path = _find_folder()
+    except _NoFolderError as error:
+        return str(error)
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not _is_ours(os.stat(path)):
@@ -83,6 +103,14 @@ def read(name: str) -> bytes | None:
     return data if content[:start] == _FORMAT + hashlib.sha256(data).digest() else None
 
 
+def _remove_left(path: Path) -> None:
+    """Remove the temporary files of processes that were killed."""
+    for left in path.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _LEFT_AFTER:
+                left.unlink()
+
+
 def write(name: str, data: bytes) -> bool:
     """Keep an entry; returns whether that was possible."""
     path = folder()
@@ -92,7 +120,8 @@ def write(name: str, data: bytes) -> bool:
 
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path, prefix=".")
+        _remove_left(path)
+        handle, temporary = tempfile.mkstemp(dir=path, prefix=_TEMPORARY)
         with open(handle, "wb") as file:
             file.write(_FORMAT + hashlib.sha256(data).digest() + data)
         os.replace(temporary, path / name)

@@ -22,7 +22,7 @@ from .. import cpu
 from ..constants import BLOCK, BOUNDARY, CLIPPED, ENGINE_ARGUMENTS, GRAD, PARAM, PREPARED
 from ..engine.base import EngineBase, check_apart
 from ..engine.contract import EngineInputs
-from ..engine.host_memory import resized_message, with_owners
+from ..engine.host_memory import address, owners, resized_message, with_owners
 from ..engine.plan import OperandForm, Operation, RowOperation, Segment
 from ..floating_point import with_denormals
 from .reference import add_up
@@ -31,18 +31,34 @@ from .reference import add_up
 class Work:
     """A segment in a step: its arrays, including the gradient, before the step (`old`) and after it (`new`).
 
-    An array that the step does not write is the same object in both.
+    `written` are the pairs of them that the step writes. It works on copies alone: other code that runs meanwhile may
+    resize an array.
     """
 
     def __init__(self, index: int, segment: Segment, gradient: Any, clears: bool) -> None:
         self.index = index
         self.segment = segment
-        self.old: list[Any] = [np.asarray(segment.param), gradient, *segment.states]
-        self.new: list[Any] = [
-            array if array is None or (position == GRAD and not clears) else np.array(array)
-            for position, array in enumerate(self.old)
+        old = [segment.param, gradient, *segment.states]
+        new = [None if array is None else np.array(array) for array in old]
+        self.written = [
+            pair
+            for position, pair in enumerate(zip(old, new, strict=True))
+            if pair[0] is not None and (position != GRAD or clears)
         ]
-        self.operands: list[Any] = [None if array is None else np.asarray(array).reshape(-1) for array in self.new]
+        self.operands: list[Any] = [None if array is None else array.reshape(-1) for array in new]
+
+
+Place = tuple[np.ndarray, int, int]
+"""An array, and the address and the bytes that it has."""
+
+
+def places(arrays: Sequence[np.ndarray]) -> list[Place]:
+    return [(array, address(view := as_plain(array)), view.nbytes) for array in arrays]
+
+
+def as_plain(array: np.ndarray) -> np.ndarray:
+    """The same memory without what a subclass overrules."""
+    return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
 
 
 def elements(form: OperandForm, operand: Any, start: int, stop: int) -> Any:
@@ -55,43 +71,47 @@ class PythonEngine(EngineBase):
 
     def __init__(self, inputs: EngineInputs) -> None:
         super().__init__(inputs)
-        self.watched: list[tuple[np.ndarray, int, int]] = []
-        self.watch()
-
-    def watch(self) -> None:
-        arrays = with_owners([*(segment.param for segment in self.segments), *self.gradients])
-        self.watched = [(array, array.ctypes.data, array.nbytes) for array in arrays]
+        kept = with_owners(segment.param for segment in self.segments)
+        kept += owners([state for segment in self.segments for state in segment.states])
+        self.watched = places(kept)
+        self.watched_gradients: list[Place] = []  # those of the step under way, or those that are bound
 
     def check_watched(self) -> None:
-        for array, data, nbytes in self.watched:
-            if (array.ctypes.data, array.nbytes) != (data, nbytes):
+        watched = self.watched + self.watched_gradients
+        for (array, *_), now, before in zip(watched, places([each[0] for each in watched]), watched, strict=True):
+            if now[1:] != before[1:]:
                 raise RuntimeError(resized_message(array))
 
     def accept_gradients(self, gradients: list[Any]) -> None:
+        if len(gradients) != len(self.segments):
+            raise ValueError(f"expected {len(self.segments)} gradients, got {len(gradients)}")
         for index, gradient in enumerate(gradients):
             if gradient is not None:
                 self.reject(index, gradient)
         if self.plan.clears:
-            check_apart((each.ctypes.data, each.nbytes) for each in gradients if each is not None)
+            check_apart((each[1], each[2]) for each in places([each for each in gradients if each is not None]))
 
     def bind(self, gradients: list[Any], /) -> None:
+        self.watched_gradients = places(with_owners(gradients))
         super().bind(gradients)
-        self.watch()
 
     def run_step(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
         # The step runs in its own context, so the caller's NumPy error state is unchanged however the step ends.
         contextvars.copy_context().run(self.step_in_context, gradients, prepare)
 
     def step_in_context(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
-        self.check_watched()
         self.check_not_swapped()
         if prepare is not None:
             prepare()
         if gradients is None:
             gradients = self.gradients
+        else:
+            self.watched_gradients = places(with_owners(gradients))
+        self.check_watched()  # `commit` does so again
         self.accept_gradients(gradients)
+        plain = [None if gradient is None else as_plain(gradient) for gradient in gradients]
         with np.errstate(all="ignore"):
-            with_denormals(self.plan.flush_denormals, lambda: self.advance(gradients))
+            with_denormals(self.plan.flush_denormals, lambda: self.advance(plain))
 
     def run_swap(self) -> None:
         self.check_watched()
@@ -101,13 +121,16 @@ class PythonEngine(EngineBase):
         self.commit(work, [(self.progress.swapped, ~self.progress.swapped)])
 
     def commit(self, work: list[Work], more: list[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Write everything.
+        """Write everything, unless other code has resized an array meanwhile.
 
         One call of C code makes all assignments. They run no Python, so no signal handler can run between two of them.
         """
-        pairs = [pair for each in work for pair in zip(each.old, each.new, strict=True) if pair[0] is not pair[1]]
-        targets, values = zip(*pairs, *more, strict=True) if pairs or more else ((), ())
-        collections.deque(map(operator.setitem, targets, itertools.repeat(...), values), maxlen=0)
+        pairs = [*(pair for each in work for pair in each.written), *more]
+        targets, values = zip(*pairs, strict=True) if pairs else ((), ())
+        writes = map(operator.setitem, targets, itertools.repeat(...), values)
+        write_all = collections.deque[None](maxlen=0).extend
+        self.check_watched()
+        write_all(writes)
 
     # --- a step -----------------------------------------------------------------------------------------------------
 
@@ -297,12 +320,12 @@ class ThreadedPythonEngine(PythonEngine):
                 future.result()
 
 
-def callable_loop(address: int) -> Callable[[Sequence[np.ndarray], Sequence[Any]], None]:
+def callable_loop(loop: int) -> Callable[[Sequence[np.ndarray], Sequence[Any]], None]:
     """A compiled loop as a function of arrays; ctypes releases the GIL while it runs."""
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_ssize_t)(address)
+    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_ssize_t)(loop)
 
     def run(operands: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
-        addresses = (ctypes.c_void_p * len(operands))(*(operand.ctypes.data for operand in operands))
+        addresses = (ctypes.c_void_p * len(operands))(*map(address, operands))
         coefficients = np.array(scalars)
         function(ctypes.addressof(addresses), operands[0].size, coefficients.ctypes.data, 0)
 

@@ -25,7 +25,7 @@ from libc.stdint cimport int64_t, uintptr_t
 cdef extern from "machine.h":
     ctypedef unsigned long long floating_point_mode
     floating_point_mode enter_mode(int flush) noexcept nogil
-    void set_mode(floating_point_mode mode) noexcept nogil
+    void leave_mode(floating_point_mode caller) noexcept nogil
 
 ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
 ctypedef void (*coefficient_function)(const double *, double *) noexcept nogil
@@ -47,9 +47,7 @@ cdef void run_{real}(loop_function loop, void **operands, int n_operands, Py_ssi
     cdef Py_ssize_t nbytes = size * <Py_ssize_t>sizeof({c}) * n_operands
     for k in range(n_numbers):
         coefficients[k] = <{c}>numbers[k]
-    cdef floating_point_mode caller = enter_mode(1)
     loop(operands, size, coefficients, prefetch_distance if nbytes > PREFETCH_BYTES else 0)
-    set_mode(caller)
 """
 
 _NUMBERS = """\
@@ -63,8 +61,10 @@ _FUNCTION = """\
 cdef api void {name}_{real}({arguments}) noexcept nogil:
     cdef void *operands[{n_operands}]
     cdef double numbers[{n_numbers}]
+    cdef floating_point_mode caller = enter_mode(1)
 {body}
     run_{real}(loops[{rule}][{position}], operands, {n_operands}, size, numbers, {n_numbers})
+    leave_mode(caller)
 """
 
 _ENDING = """\

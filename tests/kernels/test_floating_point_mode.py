@@ -1,13 +1,20 @@
-"""Denormals are flushed inside a step and nowhere else."""
+"""A step has a floating-point mode of its own: denormals are flushed in it, and nothing of the caller's mode counts."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import ctypes.util
+import platform
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, PLAIN, Case
+from cases import BACKENDS, PLAIN, VARIANTS, Case, equal_bits
+from processes import in_a_fresh_process
 
 import fastopt
 from fastopt.kernels.floating_point import with_denormals
@@ -91,3 +98,95 @@ thread.start(); thread.join()
 assert results == [True]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+ROUNDING = {
+    "x86_64": {"down": 0x400, "up": 0x800, "to zero": 0xC00},
+    "aarch64": {"up": 0x400000, "down": 0x800000, "to zero": 0xC00000},
+}.get(platform.machine(), {})
+"""The values of FE_DOWNWARD and the like."""
+
+needs_rounding = pytest.mark.skipif(sys.platform != "linux" or not ROUNDING, reason="values of the C library unknown")
+
+
+def c_library() -> Any:
+    return ctypes.CDLL(ctypes.util.find_library("m"))
+
+
+@contextlib.contextmanager
+def rounding(mode: str) -> Iterator[None]:
+    library = c_library()
+    library.fesetround(ROUNDING[mode])
+    try:
+        yield
+        kept = library.fegetround()
+    finally:
+        library.fesetround(0)
+    assert kept == ROUNDING[mode], "the mode of the caller was not restored"
+
+
+def results(case: Case, options: dict[str, Any], mode: str | None) -> list[np.ndarray]:
+    """Parameters, states and carried numbers after steps in a rounding mode."""
+    rng = np.random.default_rng(5)
+    param = rng.standard_normal(1000).astype(np.float32)
+    optimizer = case.make({"w": param}, **options)
+    for _ in range(3):
+        grads = {"w": rng.standard_normal(1000).astype(np.float32)}
+        with rounding(mode) if mode else contextlib.nullcontext():
+            optimizer.step(grads)
+    return [param, *(np.atleast_1d(value) for value in optimizer.state[0].values())]
+
+
+@needs_rounding
+@pytest.mark.parametrize("case", VARIANTS, ids=str)
+@pytest.mark.usefixtures("threads_always")
+def test_rounding_is_to_nearest_whatever_the_callers_mode_is(case: Case) -> None:
+    around = {"max_grad_norm": 1.0, "accumulate_steps": 2, "ema_decay": 0.5}
+    for options in ({}, around):
+        expected = results(case, {**options, "backend": "cython", "n_threads": 1}, None)
+        for mode in ROUNDING:
+            for backend, n_threads in (("cython", 1), ("cython", 2), ("numba", 2), ("reference", 1)):
+                found = results(case, {**options, "backend": backend, "n_threads": n_threads}, mode)
+                assert all(map(equal_bits, found, expected)), (mode, backend, n_threads, options)
+
+
+def trapping_steps(backend: str, n_threads: int) -> None:
+    """Steps that overflow, divide by zero and compute NaN, with traps for these."""
+    options: dict[str, Any] = {"backend": backend, "n_threads": n_threads}
+    for more in ({}, {"nonfinite": "skip"}, {"max_grad_norm": 1.0, "nonfinite": "skip"}, {"clip_norm": 1.0}):
+        for value in (1e200, np.inf, np.nan, 0.0):
+            param, grad = np.ones(100_000), np.full(100_000, value)
+            optimizer = fastopt.AdamW(param, grads=grad, eps=0.0, **options, **more)
+            library = c_library()
+            library.feenableexcept(0x1D if platform.machine() == "x86_64" else 0x1F00)  # all but "inexact"
+            optimizer.step()
+            library.fedisableexcept(0x3F)
+
+
+@needs_rounding
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_traps_of_the_caller_do_not_end_the_process(backend: str, n_threads: int) -> None:
+    code = f"import test_floating_point_mode\ntest_floating_point_mode.trapping_steps({backend!r}, {n_threads})"
+    in_a_fresh_process(code)
+
+
+@pytest.mark.parametrize("flush", [True, False])
+def test_numbers_that_are_carried_are_flushed_like_all_others(flush: bool) -> None:
+    """NAdam's product of momenta, shortly before it is denormal."""
+    found = []
+    for backend in BACKENDS:
+        for n_threads in (1, 2):
+            param, grad = np.ones(1000), np.linspace(-1, 1, 1000)
+            optimizer = fastopt.NAdam(param, grads=grad, backend=backend, n_threads=n_threads, flush_denormals=flush)
+            optimizer.step()
+            state = optimizer.state_dict()
+            state["state"][0]["mu_product"] = 2.3e-308
+            optimizer.load_state_dict(state)
+            products = []
+            for _ in range(3):
+                optimizer.step()
+                products.append(optimizer.state[0]["mu_product"])
+            found.append((products, param.tobytes()))
+    assert all(each == found[0] for each in found)
+    assert (found[0][0][0] == 0) == flush

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import in_a_fresh_process
 
 import fastopt
 from fastopt.kernels import cpu, native
@@ -43,6 +44,30 @@ def test_affinity_is_honoured() -> None:
     first = min(os.sched_getaffinity(0))
     assert threads_in_subprocess(f"os.sched_setaffinity(0, {{{first}}})") == 1
     assert threads_in_subprocess() == cpu.available_cpus()
+
+
+BINDINGS: list[dict[str, str]] = [
+    {"OMP_PROC_BIND": "true"},
+    {"OMP_PROC_BIND": "close"},
+    {"OMP_PROC_BIND": "spread", "OMP_PLACES": "threads"},
+    {"OMP_PLACES": "cores"},
+    {"GOMP_CPU_AFFINITY": "0-1"},
+    {"KMP_AFFINITY": "compact"},
+]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no processor affinity")
+@pytest.mark.parametrize("binding", BINDINGS, ids=str)
+def test_all_processors_are_used_where_openmp_binds_its_threads(binding: dict[str, str]) -> None:
+    """It binds the first thread to one processor before fastopt can count."""
+    expected = min(2, cpu.available_cpus()) if "GOMP_CPU_AFFINITY" in binding else cpu.available_cpus()
+    assert threads_in_subprocess(**binding) == expected
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no processor affinity")
+def test_places_that_are_fewer_are_honoured() -> None:
+    first = min(os.sched_getaffinity(0))
+    assert threads_in_subprocess(OMP_PLACES=f"{{{first}}}", OMP_PROC_BIND="true") == 1
 
 
 def test_threadpoolctl_limits_us() -> None:
@@ -86,6 +111,69 @@ def threads_chosen(times_on_two: list[float]) -> list[int]:
         used.append(choice.choose(2))
         choice.learn(used[-1], 2, 1.0 if used[-1] == 1 else time)
     return used
+
+
+def steps_on_many_threads() -> None:
+    """Every program of a step, on four threads each, with the bits of one thread."""
+    native.set_thread_policy(1e-6, False)
+    for options in ({}, {"max_grad_norm": 0.5, "accumulate_steps": 2, "ema_decay": 0.5, "nonfinite": "skip"}):
+        found = []
+        for n_threads in (1, 4):
+            param, grad = np.ones(20_000), np.linspace(-1, 1, 20_000)
+            optimizer = fastopt.AdamW(param, grads=grad, n_threads=n_threads, **options)  # type: ignore[arg-type]
+            for _ in range(4):
+                optimizer.step()
+            found.append(param)
+        assert (found[0] == found[1]).all()
+
+
+NO_MORE_MEMORY = """if True:
+    import resource
+    from pathlib import Path
+    import test_threads
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + (24 << 20)  # too little for the stack of one more thread
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    test_threads.steps_on_many_threads()
+"""
+
+NO_MORE_THREADS = """if True:
+    import os, resource
+    import test_threads
+    os.setresuid(65533, 65533, 65533)
+    resource.setrlimit(resource.RLIMIT_NPROC, (2, 2))
+    test_threads.steps_on_many_threads()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits as on Linux")
+def test_threads_that_cannot_be_created_are_done_without() -> None:
+    in_a_fresh_process(NO_MORE_MEMORY, OMP_STACKSIZE="64M", OPENBLAS_NUM_THREADS="1")
+    if os.getuid() == 0:  # A limit on the number of processes counts for other users alone.
+        in_a_fresh_process(NO_MORE_THREADS, OPENBLAS_NUM_THREADS="1")
+
+
+@pytest.mark.parametrize("size", ["32k", "16k"])
+def test_small_stacks_are_enough(size: str) -> None:
+    in_a_fresh_process("import test_threads\ntest_threads.steps_on_many_threads()", OMP_STACKSIZE=size)
+
+
+@pytest.mark.parametrize(
+    ("text", "nbytes"),
+    [
+        ("", 0),
+        ("32", 32 << 10),
+        ("100B", 100),
+        (" 32 k ", 32 << 10),
+        ("8M", 8 << 20),
+        ("1G", 1 << 30),
+        ("-1", 0),
+        ("x", 0),
+    ],
+)
+def test_openmps_stack_size(monkeypatch: pytest.MonkeyPatch, text: str, nbytes: int) -> None:
+    monkeypatch.setenv("OMP_STACKSIZE", text)
+    assert cpu.openmp_stack_bytes() == nbytes
 
 
 WARM_AND_PROBE = [2, 2, 1, 1]

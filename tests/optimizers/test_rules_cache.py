@@ -159,6 +159,64 @@ def test_without_a_home_or_a_variable(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert not object_cache.write("0" * 64, b"")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="homes of other users, and deleted folders, as on Unix")
+def test_a_folder_that_cannot_be_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is kept, and `show_config` says why."""
+    gone = tmp_path / "gone"
+    (tmp_path / "a file").write_text("")
+
+    def check(variable: str, value: str, reason: str) -> None:
+        monkeypatch.setenv(variable, value)
+        assert reason in str(object_cache.why_not()), value
+        assert object_cache.read("0" * 64) is None
+        assert not object_cache.write("0" * 64, b"")
+        assert reason in fastopt.config.get_config()["compiled rules in"]
+
+    check(object_cache.VARIABLE, "~nosuchuser/x", "FASTOPT_CACHE_DIR='~nosuchuser/x' names no folder")
+    check(object_cache.VARIABLE, str(tmp_path / "a file" / "x"), "Not a directory")
+    with monkeypatch.context() as inside:
+        gone.mkdir()
+        inside.chdir(gone)
+        gone.rmdir()
+        check(object_cache.VARIABLE, "relative", "FASTOPT_CACHE_DIR='relative' names no folder")
+        inside.delenv(object_cache.VARIABLE)
+        if sys.platform != "darwin":
+            check("XDG_CACHE_HOME", "relative", "there is no home folder")
+        inside.chdir("/")
+
+
+def test_what_killed_processes_left_is_removed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(object_cache.VARIABLE, str(tmp_path))
+    code = """if True:
+        import os
+        from fastopt.kernels.numba import object_cache
+        os.replace = lambda *paths: os._exit(0)  # killed just before the file gets its name
+        object_cache.write("0" * 64, b"first")
+    """
+    in_a_fresh_process(code)
+    (left,) = tmp_path.iterdir()
+    assert object_cache.write("1" * 64, b"second")
+    assert left in tmp_path.iterdir(), "another process may be writing to it"
+    old = left.stat().st_mtime - 2 * object_cache._LEFT_AFTER
+    os.utime(left, (old, old))
+    assert object_cache.write("2" * 64, b"third")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1" * 64, "2" * 64]
+    assert object_cache.read("1" * 64) == b"second"
+
+
+def test_another_compiler_has_another_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The key covers every module beside the source of a loop that decides what is compiled."""
+    folder = Path(numba_loops.__file__).parent
+    copied = tmp_path / "numba"
+    shutil.copytree(folder, copied)
+    monkeypatch.setattr(numba_loops, "__file__", str(copied / "loops.py"))
+    digests = []
+    for path in [copied / "__init__.py", *sorted(copied.glob("*.py"))]:
+        path.write_text(path.read_text() + "\n# changed\n")
+        digests.append(numba_loops._compiler_digest.__wrapped__())
+    assert len(set(digests)) == len(digests) >= 5
+
+
 def test_show_config_says_where(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     fastopt.show_config()
     assert str(object_cache.folder()) in capsys.readouterr().out

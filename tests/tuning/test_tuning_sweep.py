@@ -332,6 +332,47 @@ def test_other_files_are_left_alone(tmp_path: Path, content: bytes) -> None:
     assert (tmp_path / RUNS_FILE).read_bytes() == content
 
 
+DEEP = b"[" * 100_000 + b"]" * 100_000
+RUN = b'{"lr": 0.1, "seed": 0, "status": "completed", "metrics": {"loss": 1.0}, "epochs": [], "seconds": 1.0}'
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"lr": 0.1', b'"lr": [0.1]'),
+        (b'"lr": 0.1', b'"lr": {}'),
+        (b'"lr": 0.1', b'"lr": "0.1"'),
+        (b'"lr": 0.1', b'"lr": null'),
+        (b'"lr": 0.1', b'"lr": true'),
+        (b'"lr": 0.1', b'"lr": ' + DEEP),
+        (b'"seed": 0', b'"seed": [0]'),
+        (b'"seed": 0', b'"seed": 0.5'),
+        (b'"seconds": 1.0', b'"seconds": "1.0"'),
+        (b'"completed"', b'["completed"]'),
+        (b'{"loss": 1.0}', b"[1.0]"),
+        (b'"loss": 1.0', b'"loss": [1.0]'),
+        (b'"loss": 1.0', b'"loss": 1' + b"0" * 400),
+        (b'"epochs": []', b'"epochs": 1'),
+        (b'"epochs": []', b'"epochs": [1]'),
+        (b'"configuration": {', b'"configuration": [], "other": {'),
+        (b'"configuration": {', b'"configuration": 1, "other": {'),
+        (b'"configuration": {', b'"configuration": {"deep": ' + DEEP + b", "),
+    ],
+    ids=lambda text: text[:30].decode(),
+)
+def test_a_damaged_file_is_left_alone(tmp_path: Path, old: bytes, new: bytes) -> None:
+    sweep(parabola, output=tmp_path, **KEYWORDS)
+    header = (tmp_path / RUNS_FILE).read_bytes().splitlines()[0]
+    content = header + b"\n" + RUN + b"\n"
+    assert old in content
+    content = content.replace(old, new)
+    (tmp_path / RUNS_FILE).write_bytes(content)
+    with pytest.raises(ValueError, match=r"runs\.jsonl is not a file of a sweep's runs") as caught:
+        sweep(parabola, output=tmp_path, **KEYWORDS)
+    assert not isinstance(caught.value, OtherConfigurationError)
+    assert (tmp_path / RUNS_FILE).read_bytes() == content
+
+
 def test_two_sweeps_do_not_write_to_one_file(tmp_path: Path) -> None:
     def progress(run: SweepRun, done: int, total: int) -> None:
         sweep(parabola, output=tmp_path, **KEYWORDS)
