@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -29,6 +30,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests marked `jax` run last: JAX starts threads, and a process with threads should not fork as other tests do."""
     items.sort(key=lambda item: item.get_closest_marker("jax") is not None)
+
+
+def pytest_collection_finish() -> None:
+    """Let the garbage collector never look at what was collected: 16,000 tests, one seventh of all processor time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)
