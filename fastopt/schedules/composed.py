@@ -10,7 +10,7 @@ from ..checks import at_least_zero, one_of
 from .base import Compile, CountingSchedule, Function, Per, Schedule, plain, schedule_or_number
 from .curves import between
 from .decays import CosineDecay, InverseTimeDecay, PolynomialDecay
-from .fields import RATE, STEPS, check_function, checked_by, increasing, sequence_of, steps, steps_or_zero
+from .fields import RATE, STEPS_OR_ZERO, check_function, checked_by, increasing, sequence_of, steps_or_zero
 
 
 @dataclass(frozen=True, repr=False)
@@ -24,7 +24,7 @@ class Warmup(CountingSchedule):
     ----------
     schedule: schedule or number
     warmup_steps: int
-        In steps (epochs, with `per="epoch"`).
+        In steps (epochs, with `per="epoch"`). With 0 it is the schedule itself.
     start_factor: float, default 0
         The start of the line, as a fraction of its end. With 0 the first update changes nothing.
 
@@ -43,7 +43,7 @@ class Warmup(CountingSchedule):
     """
 
     schedule: Schedule | float = field(metadata=checked_by(schedule_or_number))
-    warmup_steps: int = field(metadata=STEPS)
+    warmup_steps: int = field(metadata=STEPS_OR_ZERO)
     start_factor: float = field(default=0.0, metadata=RATE)
 
     def formula(self, compiled: Compile) -> Function:
@@ -67,7 +67,8 @@ class Sequential(CountingSchedule):
     ----------
     schedules: sequence of schedules or numbers
     milestones: sequence of int
-        The step (epoch, with `per="epoch"`) at which each schedule but the first begins, increasing.
+        The step (epoch, with `per="epoch"`) at which each schedule but the first begins, in order, at least 0. A
+        schedule that another one replaces at the step at which it begins is left out.
 
     Notes
     -----
@@ -82,7 +83,7 @@ class Sequential(CountingSchedule):
     """
 
     schedules: Sequence[Schedule | float] = field(metadata=checked_by(sequence_of(schedule_or_number)))
-    milestones: Sequence[int] = field(metadata=checked_by(increasing(steps)))
+    milestones: Sequence[int] = field(metadata=checked_by(increasing(steps_or_zero, strictly=False)))
 
     def check(self) -> None:
         if len(self.schedules) != len(self.milestones) + 1:
@@ -257,7 +258,7 @@ def warmup_stable_decay(
     learning_rate: float
         Above 0.
     warmup_steps, stable_steps, decay_steps: int
-        The lengths of the three, in steps (epochs, with `per="epoch"`).
+        The lengths of the three, in steps (epochs, with `per="epoch"`). The first two can be 0.
     end_learning_rate: float, default 0
     decay_type: "linear" or "cosine", default "linear"
     per, steps_per_epoch

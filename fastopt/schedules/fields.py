@@ -25,6 +25,10 @@ def steps_or_zero(name: str, value: Any) -> int:
     return whole_number(name, value, least=0)
 
 
+def steps_or_zero_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else steps_or_zero(name, value)
+
+
 def sequence_of(check: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
     def check_each(name: str, value: Any) -> tuple[Any, ...]:
         if isinstance(value, (str, bytes, dict)) or not hasattr(value, "__iter__"):
@@ -34,13 +38,14 @@ def sequence_of(check: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[
     return check_each
 
 
-def increasing(check: Callable[[str, Any], Any]) -> Callable[[str, Any], tuple[Any, ...]]:
+def increasing(check: Callable[[str, Any], Any], *, strictly: bool = True) -> Callable[[str, Any], tuple[Any, ...]]:
     check_each = sequence_of(check)
 
     def check_order(name: str, value: Any) -> tuple[Any, ...]:
         checked = check_each(name, value)
-        if any(later <= earlier for earlier, later in itertools.pairwise(checked)):
-            raise ValueError(f"{name} must be increasing, got {value!r}")
+        for earlier, later in itertools.pairwise(checked):
+            if later < earlier or (strictly and later == earlier):
+                raise ValueError(f"{name} must {'be increasing' if strictly else 'not decrease'}, got {value!r}")
         return checked
 
     return check_order

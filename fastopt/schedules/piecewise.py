@@ -9,7 +9,17 @@ from typing import Any, Literal
 from ..checks import above_zero, at_least_zero, one_of
 from .base import Compile, CountingSchedule, Function, Per
 from .curves import SHAPES, between, count_at_most, power
-from .fields import RATE, STEPS, check_function_or_none, checked_by, increasing, sequence_of, steps, steps_or_none
+from .fields import (
+    RATE,
+    STEPS_OR_ZERO,
+    check_function_or_none,
+    checked_by,
+    increasing,
+    sequence_of,
+    steps,
+    steps_or_zero,
+    steps_or_zero_or_none,
+)
 
 RATES = checked_by(sequence_of(at_least_zero))
 
@@ -29,7 +39,7 @@ class PiecewiseConstantDecay(CountingSchedule):
     Parameters
     ----------
     boundaries: sequence of int
-        Steps (epochs, with `per="epoch"`), increasing, at least 1.
+        Steps (epochs, with `per="epoch"`), increasing, at least 0.
     values: sequence of float
         Rates, one more than boundaries.
     side: "left" or "right", default "left"
@@ -48,7 +58,7 @@ class PiecewiseConstantDecay(CountingSchedule):
     (1.0, 0.5, 0.25)
     """
 
-    boundaries: Sequence[int] = field(metadata=checked_by(increasing(steps)))
+    boundaries: Sequence[int] = field(metadata=checked_by(increasing(steps_or_zero)))
     values: Sequence[float] = field(metadata=RATES)
     side: Literal["left", "right"] = field(default="left", metadata=checked_by(one_of("left", "right")))
 
@@ -83,7 +93,7 @@ def multi_step(
     ----------
     initial_learning_rate: float
     milestones: sequence of int
-        Steps (epochs, with `per="epoch"`), increasing.
+        Steps (epochs, with `per="epoch"`), increasing, at least 0.
     gamma: float or one for each milestone, default 0.1
         With one for each milestone it is optax' `piecewise_constant_schedule`.
     per, steps_per_epoch
@@ -100,7 +110,7 @@ def multi_step(
     >>> multi_step(1.0, [10, 20], gamma=0.5)
     PiecewiseConstantDecay((10, 20), (1.0, 0.5, 0.25), side='right')
     """
-    boundaries = increasing(steps)("multi_step: milestones", milestones)
+    boundaries = increasing(steps_or_zero)("multi_step: milestones", milestones)
     if hasattr(gamma, "__iter__"):
         factors = sequence_of(at_least_zero)("multi_step: gamma", gamma)
     else:
@@ -287,9 +297,9 @@ class Cyclic(CountingSchedule):
     base_lr, max_lr: float
         With `max_lr` at least `base_lr`.
     step_size_up: int, default 2000
-        In steps (epochs, with `per="epoch"`).
+        In steps (epochs, with `per="epoch"`). With 0 each cycle begins with a jump to `max_lr`.
     step_size_down: int, optional
-        None means `step_size_up`.
+        None means `step_size_up`. With 0 each cycle ends with a jump to `base_lr`. One of the two is at least 1.
     mode: "triangular", "triangular2" or "exp_range", default "triangular"
         The scale: 1; halved in each cycle; gamma^step.
     gamma: float, default 1
@@ -319,8 +329,8 @@ class Cyclic(CountingSchedule):
 
     base_lr: float = field(metadata=RATE)
     max_lr: float = field(metadata=RATE)
-    step_size_up: int = field(default=2000, metadata=STEPS)
-    step_size_down: int | None = field(default=None, metadata=checked_by(steps_or_none))
+    step_size_up: int = field(default=2000, metadata=STEPS_OR_ZERO)
+    step_size_down: int | None = field(default=None, metadata=checked_by(steps_or_zero_or_none))
     mode: Literal["triangular", "triangular2", "exp_range"] = field(
         default="triangular", metadata=checked_by(one_of(*MODES))
     )
@@ -331,6 +341,11 @@ class Cyclic(CountingSchedule):
     )
 
     def check(self) -> None:
+        if not self.step_size_up and not self.step_size_down:
+            raise ValueError(
+                "Cyclic: step_size_up and step_size_down must not both be 0, got "
+                f"step_size_up={self.step_size_up!r} and step_size_down={self.step_size_down!r}"
+            )
         if self.max_lr < self.base_lr:
             raise ValueError(
                 f"Cyclic: max_lr must be at least base_lr, got max_lr={self.max_lr!r} and base_lr={self.base_lr!r}"
@@ -347,7 +362,7 @@ class Cyclic(CountingSchedule):
 
         def rate(step: int) -> float:
             cycle, place = step // (up + down) + 1, step % (up + down)
-            part = place / up if place <= up else (up + down - place) / down
+            part = place / up if place < up else (up + down - place) / down
             return base_lr + height * part * float(scale(cycle if of_cycle else step))
 
         return rate

@@ -73,6 +73,12 @@ NO_LIBRARY = [
     PolynomialDecay(0.3, 5, 0.01, per="epoch", steps_per_epoch=4),
     Sequential([0.1, 0.2], [2], per="epoch", steps_per_epoch=3),
     warmup_stable_decay(0.3, 5, 10, 20),
+    Warmup(PolynomialDecay(0.3, 20, 0.01), 0, start_factor=0.1),
+    warmup_stable_decay(0.3, 0, 0, 20),
+    Sequential([0.1, PolynomialDecay(0.3, 9), 0.2], [4, 4]),
+    PiecewiseConstantDecay([0, 5], [0.1, 0.2, 0.4]),
+    Cyclic(0.1, 0.3, 0, 7),
+    Cyclic(0.1, 0.3, 7, 0),
 ]
 """Made of operations that IEEE 754 defines to the bit."""
 
@@ -336,6 +342,36 @@ def test_multiplicative_calls_its_function_once_a_step() -> None:
     assert schedule(1) == 0.5
 
 
+# --- parts without a length -------------------------------------------------------------------------------------------
+
+jump_up, jump_down = Cyclic(0.5, 1.0, 0, 4), Cyclic(0.5, 1.0, 4, 0)
+decay = PolynomialDecay(1.0, 4, 0.5)
+WITHOUT_LENGTH = [
+    (Warmup(decay, 0), decay),
+    (
+        Warmup(decay, 0, 0.5, per="epoch", steps_per_epoch=2),
+        PolynomialDecay(1.0, 4, 0.5, per="epoch", steps_per_epoch=2),
+    ),
+    (warmup_stable_decay(1.0, 5, 0, 4, 0.5), Warmup(decay, 5)),
+    (warmup_stable_decay(1.0, 0, 5, 4, 0.5), Sequential([1.0, decay], [5])),
+    (warmup_stable_decay(1.0, 0, 0, 4, 0.5, "cosine"), CosineDecay(1.0, 4, 0.5)),
+    (inverse_square_root(1.0, 4, 0), InverseTimeDecay(1.0, 4, 1.0, power=0.5)),
+    (CosineDecay(0.1, 4, warmup_target=1.0, warmup_steps=0), CosineDecay(1.0, 4)),
+    (Sequential([0.1, decay], [0]), decay),
+    (Sequential([0.1, 0.2, decay], [3, 3]), Sequential([0.1, decay], [3])),
+    (Sequential([0.1, 0.2, decay, 0.3], [0, 0, 3]), Sequential([decay, 0.3], [3])),
+    (multi_step(1.0, [0, 3], 0.5), multi_step(0.5, [3], 0.5)),
+    (PiecewiseConstantDecay([0], [0.1, 0.2]), PiecewiseConstantDecay([1], [0.1, 0.2], side="right")),
+    (jump_up, lambda step: 1.0 - 0.5 * (step % 4) / 4),
+    (jump_down, lambda step: 0.5 + 0.5 * (step % 4) / 4),
+]
+
+
+@pytest.mark.parametrize(("schedule", "expected"), WITHOUT_LENGTH, ids=lambda each: repr_without_addresses(each))
+def test_a_part_without_a_length_is_left_out(schedule: Schedule, expected: Callable[[int], float]) -> None:
+    assert [schedule(step) for step in range(20)] == [expected(step) for step in range(20)]
+
+
 # --- schedules that no framework has, by their formulas -------------------------------------------------------------
 
 
@@ -466,7 +502,7 @@ BAD = [
     Bad(lambda: CosineDecayRestarts(0.1, 5, t_mul=0.5), ValueError, "t_mul must be at least 1, got 0.5"),
     Bad(lambda: PiecewiseConstantDecay([5, 5], [1, 2, 3]), ValueError, r"boundaries must be increasing, got \[5, 5\]"),
     Bad(lambda: PiecewiseConstantDecay([5, 3], [1, 2, 3]), ValueError, r"boundaries must be increasing, got \[5, 3\]"),
-    Bad(lambda: PiecewiseConstantDecay([0], [1, 2]), ValueError, r"boundaries\[0\] must be at least 1.*got 0"),
+    Bad(lambda: PiecewiseConstantDecay([-1], [1, 2]), ValueError, r"boundaries\[0\] must be at least 0.*got -1"),
     Bad(lambda: PiecewiseConstantDecay([5], [1]), ValueError, "values must be one more.*1 values and 1 boundaries"),
     Bad(lambda: PiecewiseConstantDecay([5], [1, -1]), ValueError, r"values\[1\] must be finite and >= 0, got -1"),
     Bad(lambda: PiecewiseConstantDecay(5, [1, 2]), TypeError, "boundaries must be a sequence, got 5"),  # type: ignore[arg-type]
@@ -484,12 +520,14 @@ BAD = [
     Bad(lambda: one_cycle(0.1, 100, div_factor=0), ValueError, "div_factor must be finite and > 0, got 0"),
     Bad(lambda: Cyclic(0.2, 0.1), ValueError, "max_lr must be at least base_lr, got max_lr=0.1 and base_lr=0.2"),
     Bad(lambda: Cyclic(0.1, 0.2, mode="square"), ValueError, "mode must be one of 'triangular', .*got 'square'"),  # type: ignore[arg-type]
-    Bad(lambda: Cyclic(0.1, 0.2, step_size_down=0), ValueError, "step_size_down must be at least 1.*got 0"),
+    Bad(lambda: Cyclic(0.1, 0.2, 0, 0), ValueError, "must not both be 0, got step_size_up=0 and step_size_down=0"),
+    Bad(lambda: Cyclic(0.1, 0.2, 0), ValueError, "must not both be 0, got step_size_up=0 and step_size_down=None"),
+    Bad(lambda: Cyclic(0.1, 0.2, step_size_down=-1), ValueError, "step_size_down must be at least 0.*got -1"),
     Bad(lambda: Cyclic(0.1, 0.2, scale_fn=2), TypeError, "scale_fn must be a function, got 2"),  # type: ignore[arg-type]
     Bad(lambda: Warmup(inverse, 5), TypeError, r"schedule must be a schedule or a number, .*Lambda\(1.0, function\)"),
-    Bad(lambda: Warmup(0.1, 0), ValueError, "Warmup: warmup_steps must be at least 1.*got 0"),
+    Bad(lambda: Warmup(0.1, -1), ValueError, "Warmup: warmup_steps must be at least 0.*got -1"),
     Bad(lambda: Sequential([0.1, 0.2], []), ValueError, "schedules must be one more than milestones, got 2 .* 0"),
-    Bad(lambda: Sequential([0.1, 0.2, 0.3], [5, 5]), ValueError, "milestones must be increasing"),
+    Bad(lambda: Sequential([0.1, 0.2, 0.3], [5, 4]), ValueError, r"milestones must not decrease, got \[5, 4\]"),
     Bad(lambda: Sequential([0.1, -0.2], [5]), ValueError, r"schedules\[1\] must be finite and >= 0, got -0.2"),
     Bad(lambda: Product([]), ValueError, r"Product: schedules must not be empty"),
     Bad(lambda: Lambda(0.1, 0.5), TypeError, "lr_lambda must be a function, got 0.5"),  # type: ignore[arg-type]
