@@ -14,12 +14,13 @@ array([-0.5, -0.5, -0.5])
 """
 
 from __future__ import annotations
+import __future__
 
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from .checks import bound_arguments, real_number
 from .definitions.hyperparameters import HYPERPARAMETERS, Hyperparameter, between
@@ -28,7 +29,7 @@ from .kernels.constants import ENGINE_ARGUMENTS
 from .kernels.formulas import custom_rules
 from .kernels.formulas.costs import cost, squares
 from .kernels.formulas.custom_rules import SourceError
-from .kernels.formulas.dialect import DialectError
+from .kernels.formulas.dialect import VOCABULARY, DialectError
 from .kernels.formulas.vocabulary import clip, floor, log, maximum, select, sign, sqrt
 from .optimizers.base import Optimizer
 from .state.groups import NOTES
@@ -55,10 +56,55 @@ class _ForTorch:
         return torch_class(owner)
 
 
+class RuleDefinition(NamedTuple):
+    """All that a rule is made of, as text and numbers: `class_of` makes the class again, in any process.
+
+    Attributes
+    ----------
+    names: the module, the qualified name and the name of the function.
+    state, hyper, domain: the arguments of `rule`, complete.
+    update, coefficients: the source of the function and of the coefficients function, with all that they call.
+    coefficients_name: the name of the coefficients function.
+    """
+
+    names: tuple[str, str, str]
+    state: Mapping[str, float | str]
+    hyper: Mapping[str, float | bool]
+    domain: Mapping[str, str]
+    update: str
+    coefficients: str | None
+    coefficients_name: str | None
+
+
+def class_of(definition: RuleDefinition) -> type[RuleOptimizer]:
+    """The class of a rule, made from its definition."""
+    module, qualified_name, name = definition.names
+    source, coefficients = definition.update, None
+    if definition.coefficients is not None and definition.coefficients_name is not None:
+        coefficients = _executed(definition.coefficients)[definition.coefficients_name]
+        source = f"{definition.coefficients}\n\n{source}"
+    function = _executed(definition.update)[name]
+    function.__module__, function.__qualname__ = module, qualified_name
+    return rule(definition.state, definition.hyper, coefficients=coefficients, domain=definition.domain, source=source)(
+        function
+    )
+
+
+def _executed(text: str) -> dict[str, Any]:
+    """The functions in the source of a rule."""
+    namespace: dict[str, Any] = {word: globals()[word] for word in VOCABULARY}
+    # Annotations are not executed: they can name anything.
+    exec(compile(text, "<rule>", "exec", __future__.annotations.compiler_flag, dont_inherit=True), namespace)
+    return namespace
+
+
 class RuleOptimizer(Optimizer):
     """What the classes that `rule` makes share; their arguments beyond those of the rule are `fastopt.Optimizer`'s."""
 
     __signature__: ClassVar[inspect.Signature]
+
+    definition: ClassVar[RuleDefinition]
+    """What the rule is made of."""
 
     torch = _ForTorch()
     """The same optimizer as a torch.optim one, for PyTorch's parameters, as `fastopt.torch`'s are."""
@@ -76,6 +122,7 @@ def rule(
     *,
     coefficients: Callable[..., Any] | None = None,
     domain: Mapping[str, str] | None = None,
+    source: str | None = None,
 ) -> Callable[[Callable[..., Any]], type[RuleOptimizer]]:
     """Make an optimizer class from a function that updates one element.
 
@@ -100,6 +147,10 @@ def rule(
     domain: dict, optional
         The values that a hyperparameter can have, as an interval: `{"beta": "[0, 1)"}`. Without it: finite, and what a
         hyperparameter of that name has in fastopt's own optimizers (`lr`, `eps`, `momentum`: at least 0).
+    source: str, optional
+        Python code that has the function, and `coefficients` and other functions that it calls, where Python does not
+        keep the code: for functions that `exec` made or that were typed into an interpreter. What is found there is
+        compared with the functions as they run.
 
     Returns
     -------
@@ -156,10 +207,12 @@ def rule(
     defaults = _read_hyper(hyper)
     hyperparameters = _read_domains(defaults, domain or {})
     initial = _read_state(state, defaults)
+    if source is not None and not isinstance(source, str):
+        raise TypeError(f"source must be a string, the code that has the function, got {source!r}")
 
     def decorate(function: Callable[..., Any]) -> type[RuleOptimizer]:
         inputs = (*(name for name in defaults if name not in COMMON), *GIVEN)
-        custom = custom_rules.register(function, tuple(initial), inputs, coefficients)
+        custom, texts = custom_rules.register(function, tuple(initial), inputs, coefficients, source)
         last = custom.coefficients[-1]
         returned = last.returned_names
         starts = {name: value for name, value in initial.items() if value != 0}
@@ -185,6 +238,15 @@ def rule(
             "__module__": function.__module__,
             "__qualname__": function.__qualname__,
             "__signature__": _signature(defaults),
+            "definition": RuleDefinition(
+                (function.__module__, function.__qualname__, function.__name__),
+                initial,
+                defaults,
+                dict(domain or {}),
+                texts.update,
+                texts.coefficients,
+                None if coefficients is None else coefficients.__name__,
+            ),
         }
         return type(function.__name__, (RuleOptimizer,), namespace)
 

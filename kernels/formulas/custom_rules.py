@@ -7,16 +7,18 @@ used for another, however often a function is changed and defined again.
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import hashlib
 import inspect
 import keyword
 import linecache
+import sys
 import textwrap
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..constants import MAX_ARGUMENTS, MAX_LOOP_OPERANDS, MAX_RESULTS
 from ..formulas import registry
@@ -40,12 +42,30 @@ class SourceError(ValueError):
     """The source of a function cannot be read, or differs from the function as it runs."""
 
 
+class Texts(NamedTuple):
+    """The source of a rule: all that has to be executed to have its functions again, callees first.
+
+    Attributes
+    ----------
+    update: the rule, last, and the functions that it calls.
+    coefficients: likewise the coefficients function; None if there is none.
+    """
+
+    update: str
+    coefficients: str | None
+
+
 def register(
-    update: Callable[..., Any], states: Sequence[str], inputs: Sequence[str], coefficients: Callable[..., Any] | None
-) -> registry.CustomRule:
+    update: Callable[..., Any],
+    states: Sequence[str],
+    inputs: Sequence[str],
+    coefficients: Callable[..., Any] | None,
+    source: str | None = None,
+) -> tuple[registry.CustomRule, Texts]:
     """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and add it to the registry.
 
-    `inputs` are the names of the available numbers: hyperparameters, `step` and carried numbers.
+    `inputs` are the names of the available numbers: hyperparameters, `step` and carried numbers. `source` is a text
+    that has functions whose source Python cannot find. Returns the rule and its own source.
 
     Raises
     ------
@@ -54,7 +74,8 @@ def register(
     SourceError
         A source cannot be read.
     """
-    functions, node, path = read(update)
+    functions, node, path, text = read(update, source=source)
+    coefficients_text = None
     function = functions[-1] = _with_named_results(functions[-1], ("param", *states))
     _check_states(function, states, node, path)
     wanted = function.arguments[2 + len(states) :]
@@ -62,7 +83,9 @@ def register(
         _check_inputs(wanted, inputs, node, path, "the rule takes it, and there is no coefficients function")
         coefficient_functions = [Function(function.name, wanted, (), tuple(ast.Name(name) for name in wanted))]
     else:
-        coefficient_functions, coefficient_node, coefficient_path = read(coefficients, powers=True)
+        coefficient_functions, coefficient_node, coefficient_path, coefficients_text = read(
+            coefficients, powers=True, source=source
+        )
         _check_coefficients(coefficient_functions[-1], wanted, inputs, coefficient_node, coefficient_path)
     last = coefficient_functions[-1]
     if len(last.arguments) > MAX_ARGUMENTS or len(last.returns) > MAX_RESULTS:
@@ -78,7 +101,7 @@ def register(
         renamed = replace(coefficient_functions[-1], name=name)
         custom = registry.CustomRule(rule, registry.rule_loop(rule, known), (*coefficient_functions[:-1], renamed))
         registry.CUSTOM_RULES[name] = custom
-    return registry.CUSTOM_RULES[name]
+    return registry.CUSTOM_RULES[name], Texts(text, coefficients_text)
 
 
 def _digest(functions: Sequence[Function], states: Sequence[str]) -> str:
@@ -174,23 +197,35 @@ def check_name(what: str, name: Any, taken: Sequence[str] = ()) -> str:
 # --- reading functions ------------------------------------------------------------------------------------------------
 
 
-def read(function: Callable[..., Any], powers: bool = False) -> tuple[list[Function], ast.FunctionDef, str]:
-    """The functions that a function calls, callees first, and the function itself; its syntax tree; and its file.
+class Read(NamedTuple):
+    """A function that was read, with its syntax tree."""
+
+    original: Any
+    function: Function
+    node: ast.FunctionDef
+
+
+def read(
+    function: Callable[..., Any], powers: bool = False, source: str | None = None
+) -> tuple[list[Function], ast.FunctionDef, str, str]:
+    """The functions that a function calls, callees first, and the function itself; its syntax tree; its file; and the
+    source of all these functions.
 
     Raises
     ------
     DialectError, SourceError
         See `register`.
     """
-    found: dict[str, tuple[Any, Function]] = {}
-    node, path = _read(function, powers, found, ())
-    return [each for _, each in found.values()], node, path
+    found: dict[str, Read] = {}
+    node, path = _read(function, powers, found, (), source)
+    text = "\n\n".join(ast.unparse(_undecorated(each.node)) for each in found.values())
+    return [each.function for each in found.values()], node, path, text
 
 
 def _read(
-    function: Any, powers: bool, found: dict[str, tuple[Any, Function]], callers: tuple[Any, ...]
+    function: Any, powers: bool, found: dict[str, Read], callers: tuple[Any, ...], source: str | None
 ) -> tuple[ast.FunctionDef, str]:
-    node, path = syntax_of(function)
+    node, path = syntax_of(function, source)
     names = _names_seen_by(function)
     plain = [statement for statement in node.body if isinstance(statement, (ast.Assign, ast.Return))]
     for each in (part for statement in plain for part in ast.walk(statement)):
@@ -212,13 +247,13 @@ def _read(
         elif callee.__name__ != name:
             raise error_at(path, each, f"{name}() is another name of {callee.__name__}(); call it by its own")
         elif name not in found:
-            _read(callee, powers, found, (function, *callers))
-        elif found[name][0] is not callee:
+            _read(callee, powers, found, (function, *callers), source)
+        elif found[name].original is not callee:
             raise error_at(path, each, f"there are two functions called {name}; give one another name")
     if node.name == "regularize":
         raise error_at(path, node, f"{node.name} is what every rule calls first; choose another name")
-    known = {name: each for name, (_, each) in found.items()}
-    found[node.name] = function, read_function(node, path, known, powers)
+    known = {name: each.function for name, each in found.items()}
+    found[node.name] = Read(function, read_function(node, path, known, powers), node)
     if not _is_source_of(node, function):
         raise SourceError(
             f"what {path} has at line {node.lineno} is not the source of {node.name} as it runs: the file was changed "
@@ -242,11 +277,24 @@ def _names_seen_by(function: types.FunctionType) -> dict[str, Any]:
     return seen
 
 
-def syntax_of(function: Any) -> tuple[ast.FunctionDef, str]:
-    """The syntax tree of a function, with the line numbers of its file, and the path of the file."""
+def syntax_of(function: Any, source: str | None = None) -> tuple[ast.FunctionDef, str]:
+    """The syntax tree of a function, with the line numbers of its file, and the path of the file.
+
+    `source` is looked at before the file. It need not have the function, but if it does, it must be this one.
+    """
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"a plain function is needed, written with def, got {function!r}")
     name, path = function.__name__, function.__code__.co_filename
+    if source is not None:
+        found = _definition_in(source, function)
+        if found is not None:
+            return found, _as_file(source)
+    command = _text_of_command(path)
+    if command is not None:
+        with contextlib.suppress(SourceError):  # code that was executed by the command, and not the command's own
+            found = _definition_in(command, function)
+            if found is not None:
+                return found, _as_file(command)
     linecache.checkcache(path)
     try:
         lines, first = inspect.getsourcelines(function)
@@ -254,7 +302,7 @@ def syntax_of(function: Any) -> tuple[ast.FunctionDef, str]:
     except (OSError, SyntaxError) as error:
         raise SourceError(
             f"the source of {name} cannot be read (from {path}: {error}); a rule is compiled from its source, so write "
-            "it with def in a file or a notebook"
+            "it with def in a file or a notebook, or give the text that has it with source="
         ) from error
     node = tree.body[0]
     if not isinstance(node, ast.FunctionDef):
@@ -270,10 +318,54 @@ def syntax_of(function: Any) -> tuple[ast.FunctionDef, str]:
     return node, path
 
 
+def _text_of_command(path: str) -> str | None:
+    """The text after `python -c`, for functions that are defined there; None for others."""
+    if path == "<string>" and sys.argv[0] == "-c":
+        for position, argument in enumerate(sys.orig_argv[1:-1], 2):
+            if argument.startswith("-") and not argument.startswith("--") and argument.endswith("c"):
+                return sys.orig_argv[position]
+    return None
+
+
+def _definition_in(text: str, function: types.FunctionType) -> ast.FunctionDef | None:
+    """The definition of a function in a text, if it has a function of this name.
+
+    Raises
+    ------
+    SourceError
+        The text is not Python, or its functions of this name are others.
+    """
+    name = function.__name__
+    try:
+        tree = ast.parse(textwrap.dedent(text))
+    except SyntaxError as error:
+        raise SourceError(f"source is not Python: {error}") from error
+    named = [each for each in ast.walk(tree) if isinstance(each, ast.FunctionDef) and each.name == name]
+    for node in named:
+        if _is_source_of(node, function):
+            return node
+    if named:
+        raise SourceError(f"source has a function {name}, but it is not the one that was given: their code differs")
+    return None
+
+
+def _as_file(text: str) -> str:
+    """A file name under which error messages find the lines of a text."""
+    text = textwrap.dedent(text)
+    name = f"<source {hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]}>"
+    linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    return name
+
+
+def _undecorated(node: ast.FunctionDef) -> ast.FunctionDef:
+    bare = copy.deepcopy(node)
+    bare.decorator_list = []
+    return bare
+
+
 def _is_source_of(node: ast.FunctionDef, function: types.FunctionType) -> bool:
     """Whether compiling the syntax tree gives the code of the function."""
-    inner = copy.deepcopy(node)
-    inner.decorator_list = []
+    inner = _undecorated(node)
     # The variables that it closes over become arguments of an outer function.
     module = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}): pass")
     outer = module.body[0]
