@@ -80,6 +80,11 @@ def _find(optimizer: Any, hyperparameters: dict[str, Any]) -> OptimizerChoice:
         settings, inner = hyperparameters, optimizer
         while isinstance(inner, functools.partial):
             settings, inner = {**inner.keywords, **settings}, inner.func
+        if isinstance(inner, type) and any(base.__module__.startswith("torch.optim.") for base in inner.__mro__):
+            raise TypeError(
+                f"optimizer must be for NumPy arrays, which problems have as parameters, got {inner!r}; to compare "
+                "rates of a torch optimizer, write a training function"
+            )
         if isinstance(inner, type) and inner.__name__ in SPECS and inner is getattr(optimizers, inner.__name__):
             return OptimizerChoice(inner.__name__, settings)
         return OptimizerChoice(getattr(inner, "__qualname__", type(inner).__name__), hyperparameters, optimizer)

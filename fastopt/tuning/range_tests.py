@@ -5,10 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -137,10 +138,12 @@ def range_test(
     Parameters
     ----------
     target: optimizer, problem, function or str
-        Your optimizer, with `closure`; or a problem, a function that makes one, or its name (see `load_source`).
+        Your optimizer (fastopt's, fastopt.torch's or torch.optim's), with `closure`; or a problem, a function that
+        makes one, or its name (see `load_source`).
     closure: callable, with an optimizer
         `closure(step)` computes the loss of a batch and its gradients. It returns (loss, gradients), or only the loss
-        if gradients are bound to the optimizer. It must not call `step()`.
+        if gradients are bound to the optimizer, or are in the `.grad` of torch's parameters: a closure for torch calls
+        `optimizer.zero_grad()` and `loss.backward()`. It must not call `step()`.
     optimizer: str or callable, default "Adam"
         For problems: see `choose_optimizer`.
     hyperparameters: dict, optional
@@ -171,10 +174,10 @@ def range_test(
 
     Notes
     -----
-    Parameters, states, step counts, averages, bound gradients and rates are restored in the same memory and to the last
-    bit, even if `closure` raises. Other things that `closure` changes are not restored, such as random number
-    generators and the position of a data loader. `points` counts calls of `step`; with `accumulate_steps=k` every k-th
-    call makes an update.
+    Parameters, states, step counts, averages, bound gradients (torch's `.grad`) and rates are restored in the same
+    memory and to the last bit, even if `closure` raises. Other things that `closure` changes are not restored, such as
+    random number generators, the position of a data loader, and buffers of a torch module. `points` counts calls of
+    `step`; with `accumulate_steps=k` every k-th call makes an update.
 
     Examples
     --------
@@ -203,18 +206,17 @@ def range_test(
     limit = real_number("divergence", divergence)
     if not limit > 1:
         raise ValueError(f"divergence must be > 1, got {divergence!r}")
-    if isinstance(target, Optimizer):
+    if isinstance(target, Optimizer) or _is_torch_optimizer(target):
         if closure is None or optimizer is not None or hyperparameters is not None:
             raise TypeError("an optimizer of your own needs closure, and neither optimizer nor hyperparameters")
         if not callable(closure):
             raise TypeError(f"closure must be a function of the step, got {closure!r}")
-        made, name, used = target, getattr(closure, "__qualname__", "closure"), type(target).__name__
-        _check_uses_lr(made)
+        view, name, used = _view(target), getattr(closure, "__qualname__", "closure"), type(target).__name__
     else:
         if closure is not None:
             raise TypeError(f"closure goes with an optimizer of your own, got {target!r}")
         choice = choose_optimizer("Adam" if optimizer is None else optimizer, hyperparameters)
-        _check_uses_lr(choice.create(np.zeros(1), 1e-3))
+        _view(choice.create(np.zeros(1), 1e-3))
         source = load_source(target)
         if not isinstance(source, ProblemSource):
             raise TypeError(
@@ -222,23 +224,79 @@ def range_test(
                 "problem (see fastopt.tuning.Problem), or your optimizer and a closure"
             )
         problem = source.make(whole_number("seed", seed, 0))
-        made, name, used = choice.create(problem.params, rates[0]), source.name, choice.describe()
+        view, name, used = _view(choice.create(problem.params, rates[0])), source.name, choice.describe()
         closure = _closure(problem)
-    view = OptimizerView(made, "fastopt.tuning")
-    saved = view.save()
+    restore = view.save()
     try:
-        losses, diverged_at = _grow(made, closure, rates, limit, progress)
+        losses, diverged_at = _grow(view, closure, rates, limit, progress)
     finally:
-        view.restore(saved)
+        restore()
     kept = rates[: len(losses)]
     smoothed = smooth(np.array(losses), width * len(rates))
     found = suggest(np.array(kept), smoothed)
     return RangeTest(name, used, kept, tuple(losses), tuple(smoothed.tolist()), found, method, diverged_at)
 
 
-def _check_uses_lr(optimizer: Optimizer) -> None:
-    if not optimizer.spec.uses_lr:
-        raise ValueError(f"lr is not used in the steps of {optimizer.spec.name}: sweep it instead")
+class View(Protocol):
+    """An optimizer, as the range test sees it."""
+
+    optimizer: Any
+
+    @property
+    def rates(self) -> list[float]: ...
+
+    def set_rates(self, rates: list[float], /) -> None: ...
+
+    def save(self) -> Callable[[], None]:
+        """Copy everything that steps change; what is returned puts it back."""
+
+
+class ArrayView:
+    """One of fastopt's optimizers over NumPy arrays."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.optimizer = optimizer
+
+    @property
+    def rates(self) -> list[float]:
+        return list(self.optimizer.current_lr)
+
+    def set_rates(self, rates: list[float]) -> None:
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+    def save(self) -> Callable[[], None]:
+        view = OptimizerView(self.optimizer, "fastopt.tuning")
+        saved = view.save()
+        return lambda: view.restore(saved)
+
+
+def _is_torch_optimizer(value: Any) -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from .torch_view import is_torch_optimizer
+
+    return is_torch_optimizer(value)
+
+
+def _view(optimizer: Any) -> View:
+    """The view of an optimizer whose steps use the rate.
+
+    Raises
+    ------
+    ValueError
+        They do not.
+    """
+    if isinstance(optimizer, Optimizer):
+        view: View = ArrayView(optimizer)
+        uses_lr = optimizer.spec.uses_lr
+    else:
+        from . import torch_view
+
+        view, uses_lr = torch_view.TorchView(optimizer), torch_view.uses_lr(optimizer)
+    if not uses_lr:
+        raise ValueError(f"lr is not used in the steps of {type(optimizer).__name__}: sweep it instead")
+    return view
 
 
 def _closure(problem: Problem) -> Closure:
@@ -261,19 +319,17 @@ def _some(problem: Problem, epoch: int) -> Iterator[Any]:
 
 
 def _grow(
-    optimizer: Optimizer, closure: Closure, rates: tuple[float, ...], limit: float, progress: StepDone | None
+    view: View, closure: Closure, rates: tuple[float, ...], limit: float, progress: StepDone | None
 ) -> tuple[list[float], float | None]:
     """The losses at growing rates, and the rate at which the loss diverged, or None."""
-    groups = optimizer.param_groups
-    ratios = _ratios(optimizer)
+    optimizer, ratios = view.optimizer, _ratios(view.rates)
     losses: list[float] = []
     average, lowest = 0.0, math.inf
     for step, rate in enumerate(rates):
-        for group, ratio in zip(groups, ratios, strict=True):
-            group["lr"] = rate * ratio
+        view.set_rates([rate * ratio for ratio in ratios])
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # divergence is a valid result
             try:
-                loss, *gradients = _read(closure(step))
+                loss, *gradients = _read(closure(step), optimizer)
                 if not math.isfinite(loss):
                     return losses, rate
                 optimizer.step(*gradients)
@@ -290,15 +346,16 @@ def _grow(
     return losses, None
 
 
-def _ratios(optimizer: Optimizer) -> list[float]:
+def _ratios(rates: list[float]) -> list[float]:
     """Each group's rate as a multiple of the first group's; all 1 if that is zero."""
-    rates = optimizer.current_lr
     return [rate / rates[0] for rate in rates] if rates[0] > 0 else [1.0] * len(rates)
 
 
-def _read(returned: Any) -> tuple[Any, ...]:
+def _read(returned: Any, optimizer: Any) -> tuple[Any, ...]:
     """The result of a closure as a tuple: the loss, and the gradients if it returned them."""
     if isinstance(returned, tuple):
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError("closure must return the loss alone; gradients are in the .grad of torch's parameters")
         if len(returned) != 2:
             raise TypeError(f"closure must return the loss, or (loss, gradients), got a tuple of {len(returned)}")
         return read_number("what closure returned", "the loss", returned[0]), returned[1]

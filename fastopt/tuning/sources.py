@@ -298,6 +298,11 @@ def load_source(target: Any) -> Source:
         return _classify(target, _import(target))
     if hasattr(target, "params") and hasattr(target, "loss_and_gradients") and not inspect.isclass(target):
         return ProblemSource(type(target).__name__, lambda: target, takes_seed=False)
+    if hasattr(target, "param_groups"):
+        raise TypeError(
+            "expected what trains from the start, a fastopt.tuning.Problem or a training function of lr, got "
+            f"an optimizer of type {type(target).__name__}; only range_test(optimizer, closure) takes one"
+        )
     if not callable(target):
         raise TypeError(f"expected a problem, a function or a name, got {target!r} of type {type(target).__name__}")
     return _classify(name_of(target), target)

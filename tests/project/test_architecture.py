@@ -60,7 +60,7 @@ NARROWER: Mapping[str, tuple[str, ...]] = {
 """Entries that may import from these alone."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
-    "torch": ("fastopt/torch", "fastopt/guard/torch_target.py", "bench", "examples"),
+    "torch": ("fastopt/torch", "fastopt/guard/torch_target.py", "fastopt/tuning/torch_view.py", "bench", "examples"),
     "numba": ("kernels/numba", "kernels/cuda", "fastopt/jit", "fastopt/schedules/base.py", "bench", "examples"),
     "llvmlite": ("kernels/numba", "kernels/cuda", "fastopt/jit"),
     "matplotlib": ("fastopt/command", "fastopt/tuning/plots.py", "bench", "examples"),
