@@ -25,7 +25,7 @@ from .config import get_include, show_config
 from .norms import global_norm
 from .optimizers import *
 from .optimizers.base import Optimizer
-from .state.arrays import pack
+from .state.packing import pack
 from .threads import get_num_threads, set_num_threads
 
 LAZY = {

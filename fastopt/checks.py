@@ -11,8 +11,17 @@ from typing import Any
 import numpy as np
 
 
+def without_dimensions(value: Any) -> Any:
+    """The number in an array without dimensions, of any library; all else, masked arrays too, as it is."""
+    if isinstance(value, (numbers.Number, np.generic)) or getattr(value, "ndim", None) != 0 or hasattr(value, "mask"):
+        return value
+    if not hasattr(value, "item") and hasattr(value, "numpy"):  # TensorFlow's and Keras's
+        value = value.numpy()
+    return value.item() if hasattr(value, "item") else value
+
+
 def real_number(name: str, value: Any) -> float:
-    """The value as a float.
+    """The value as a float; an array or tensor without dimensions stands for its number.
 
     Raises
     ------
@@ -21,29 +30,31 @@ def real_number(name: str, value: Any) -> float:
     ValueError
         It is an integer beyond float64.
     """
-    if isinstance(value, np.ndarray) and value.ndim == 0:
-        value = value[()]
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+    number = without_dimensions(value)
+    if isinstance(number, (bool, np.bool_)) or not isinstance(number, numbers.Real):
         raise TypeError(f"{name} must be a real number, got {value!r} of type {type(value).__name__}")
     try:
-        return float(value)
+        return float(number)
     except OverflowError:
         raise ValueError(f"{name} must be a number that float64 can hold, got a larger one") from None
 
 
-def whole_number(name: str, value: Any, least: int = 1) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+def whole_number(name: str, value: Any, least: int = 1, *, bits: int = 31) -> int:
+    """The value as an int, at least `least` and less than 2**bits."""
+    given = without_dimensions(value)
+    if isinstance(given, bool) or not isinstance(given, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    number = int(value)
-    if not least <= number < 2**31:
-        raise ValueError(f"{name} must be at least {least} and less than 2**31, got {value!r}")
+    number = int(given)
+    if not least <= number < 2**bits:
+        raise ValueError(f"{name} must be at least {least} and less than 2**{bits}, got {value!r}")
     return number
 
 
 def flag(name: str, value: Any) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
+    given = without_dimensions(value)
+    if not isinstance(given, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False, got {value!r}")
-    return bool(value)
+    return bool(given)
 
 
 def text(name: str, value: Any) -> str:
@@ -75,6 +86,32 @@ def one_of(*expected: str) -> Callable[[str, Any], str]:
         return str(value)
 
     return check
+
+
+class Fixed:
+    """An attribute that is fixed at construction: it can be read, and an assignment is an error, not ignored.
+
+    Parameters
+    ----------
+    read: function of the object
+        Returns the value.
+    """
+
+    def __init__(self, read: Callable[[Any], Any], name: str = "") -> None:
+        self.read = read
+        self.name = name
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        return self if instance is None else self.read(instance)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        name = type(instance).__name__
+        raise AttributeError(
+            f"{name}.{self.name} is fixed at construction; make a new {name} with {self.name}={value!r}"
+        )
 
 
 def bound_arguments(name: str, signature: inspect.Signature, *args: Any, **kwargs: Any) -> dict[str, Any]:

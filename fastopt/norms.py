@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from .kernels import backends
+from .kernels.engine import host_memory
 from .state.arrays import check_array, describe_type
+from .state.param_tree import read_params
 from .threads import check_n_threads
 
 
@@ -22,7 +24,7 @@ def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
 
     Parameters
     ----------
-    arrays: numpy.ndarray, or dict or sequence of them
+    arrays: numpy.ndarray, or dict or sequence of them, which can be nested
         C-contiguous, all float32 or all float64. None in a list or dict is ignored.
     n_threads: int, optional
         The maximum number of threads; default `fastopt.get_num_threads()`.
@@ -44,15 +46,12 @@ def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
     5.0
     """
     check_n_threads(n_threads)
-    if isinstance(arrays, np.ndarray):
-        named: list[tuple[str, Any]] = [("arrays", arrays)]
-    elif isinstance(arrays, Mapping):
-        named = [(f"arrays[{key!r}]", value) for key, value in arrays.items()]
-    elif isinstance(arrays, Sequence) and not isinstance(arrays, (str, bytes)):
-        named = [(f"arrays[{index}]", value) for index, value in enumerate(arrays)]
-    else:
+    if not isinstance(arrays, (np.ndarray, Mapping, Sequence)) or isinstance(arrays, (str, bytes)):
         raise TypeError(f"arrays must be a numpy.ndarray, or a dict or sequence of them, got {describe_type(arrays)}")
-    checked = [(label, check_array(label, each, writable=False)) for label, each in named if each is not None]
+    tree, leaves = read_params(arrays, "arrays")
+    named = [(label, each) for label, each in zip(tree.labels("arrays"), leaves, strict=True) if each is not None]
+    copied = f"pass {host_memory.CONTIGUOUS_COPY}"
+    checked = [(label, check_array(label, each, writable=False, instead=copied)) for label, each in named]
     if not checked:
         return 0.0
     first, dtype = checked[0][0], checked[0][1].dtype

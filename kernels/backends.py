@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,8 @@ class Memory(Protocol):
 
     ARRAYS: str
     """The name for its arrays in messages."""
+    CONTIGUOUS_COPY: str
+    """What makes a contiguous copy of an array, for messages."""
     ALIGNMENT: int
     """Alignment in bytes: the part of each parameter in a buffer of states begins at a multiple of it."""
     PICKLES: bool
@@ -34,6 +36,9 @@ class Memory(Protocol):
         """A new one-dimensional array, zeroed and aligned."""
 
     def fill(self, array: Any, value: float, /) -> None: ...
+
+    def clear_together(self, arrays: Iterable[Any], records: Iterable[np.ndarray], /) -> None:
+        """Fill arrays of this memory, and records of them in main memory, with zeros."""
 
     def copy(self, target: Any, source: Any, /) -> None:
         """Copy `source`, an array of this memory or NumPy, to `target`, an array of this memory and the same shape."""

@@ -31,7 +31,7 @@ def read_loss(loss: Any) -> float:
     shape = getattr(loss, "shape", ())
     if len(shape) > 0:
         raise TypeError(f"loss must be a single number, got an array of shape {tuple(shape)}; take its mean or sum")
-    return real_number("loss", loss.item() if hasattr(loss, "item") else loss)
+    return real_number("loss", loss)
 
 
 def choice(name: str, value: Any, known: tuple[str, ...]) -> str:

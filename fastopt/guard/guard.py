@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
-from ..checks import whole_number
+from ..checks import Fixed, whole_number
 from .arguments import between, check_like, choice, read_loss
 from .array_target import ArrayTarget
 from .detector import Detector, Diagnosis, Thresholds
@@ -200,6 +200,19 @@ class DivergenceGuard:
                 )
             self._snapshots = Snapshots(self._target.view)
             self._snapshots.take(0)
+
+    optimizer = Fixed(lambda guard: guard._target.optimizer)
+    on_divergence = Fixed(lambda guard: guard._on_divergence)
+    on_stall = Fixed(lambda guard: guard._on_stall)
+    window = Fixed(lambda guard: guard._thresholds.window)
+    explosion_factor = Fixed(lambda guard: guard._thresholds.explosion_factor)
+    patience = Fixed(lambda guard: guard._thresholds.patience)
+    min_improvement = Fixed(lambda guard: guard._thresholds.min_improvement)
+    vanishing_ratio = Fixed(lambda guard: guard._thresholds.vanishing_ratio)
+    lr_factor = Fixed(lambda guard: guard._lr_factor)
+    max_restores = Fixed(lambda guard: guard._max_restores)
+    max_consecutive_skips = Fixed(lambda guard: guard._max_consecutive_skips)
+    snapshot_every = Fixed(lambda guard: guard._snapshot_every)
 
     # --- what users call --------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..checks import above_zero
+from ..checks import above_zero, whole_number
 from ..definitions import conventions
 from ..definitions.specs import SPECS, Spec
 from ..kernels import backends
@@ -35,9 +35,9 @@ class Optimizer:
     ----------
     params: numpy.ndarray, list or dict of them, or list of groups
         The parameters, which `step` updates in place: C-contiguous arrays, all float32 or all float64, none
-        overlapping another. They are not copied. A group is a dict with "params" (an array, a list or a dict) and its
-        own hyperparameters. With `backend="cuda"` or "auto", parameters can be on a CUDA device: any object with
-        `__cuda_array_interface__`.
+        overlapping another. They are not copied. Lists, tuples and dicts can be nested. A group is a dict with "params"
+        (as above) and its own hyperparameters. With `backend="cuda"` or "auto", parameters can be on a CUDA device: any
+        object with `__cuda_array_interface__`.
     maximize: bool
         Step up the gradient instead of down.
     grads: as `params`, optional
@@ -47,7 +47,8 @@ class Optimizer:
         Gradients are divided by it before anything else, for scaled losses. `opt.grad_scale` can be changed between
         steps.
     accumulate_steps: int, default 1
-        Number of `step` calls whose gradients are averaged into one update.
+        Number of `step` calls whose gradients are averaged into one update. See also `apply_accumulated` and
+        `drop_accumulated`.
     max_grad_norm: float, optional
         Gradients are scaled down so that their common L2 norm is at most this, as by torch.nn.utils.clip_grad_norm_.
         The norm is added up in float64 in one pass over the gradients, and scaling is part of the update: gradients
@@ -93,7 +94,11 @@ class Optimizer:
     -----
     The `lr` of an optimizer or a group is a number, or a function of the number of updates so far, 0 at first: one of
     `fastopt.schedules` or your own. The function is called before anything is written, so an error in it changes
-    nothing. `current_lr` is the rate of the next update.
+    nothing. `current_lr` is the rate of the next update. Numbers can be arrays without dimensions of any library; their
+    value is taken at once.
+
+    Options and hyperparameters are no attributes of an optimizer: `opt.lr = 0.1` raises an AttributeError that says
+    where it is set. Other attributes are yours.
 
     A step does everything in one pass over memory, in this order, which is that of Keras 3: divide by `grad_scale`,
     accumulate, clip, decay weights, update, average, `prox`, `projection`, zero the gradients.
@@ -129,6 +134,30 @@ class Optimizer:
         self._changes = changes
         self._room = EngineRoom(backend, contents, changes)
 
+    if not TYPE_CHECKING:  # type checkers would take any name for an attribute
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            reason = None if name in ("spec", "defaults") else self._refusal(name)
+            if reason is not None:
+                raise AttributeError(reason, name=name, obj=self)
+            object.__setattr__(self, name, value)
+
+        def __getattr__(self, name: str) -> Any:
+            if hasattr(type(self), name):  # a property that raised an AttributeError of its own
+                return object.__getattribute__(self, name)
+            reason = self._refusal(name) or f"{type(self).__name__!r} object has no attribute {name!r}"
+            raise AttributeError(reason.replace("cannot be assigned", "is no attribute"), name=name, obj=self)
+
+    def _refusal(self, name: str) -> str | None:
+        """Why there can be no attribute of this name; None if it is the user's own affair."""
+        cls = type(self)
+        spec = self.__dict__.get("spec") or getattr(cls, "spec", None)
+        if name.startswith("_") or spec is None:
+            return None
+        from ..step import attributes  # rarely needed
+
+        return attributes.refusal(cls, spec, name, strict="spec" in cls.__dict__)
+
     @property
     def _contents(self) -> Contents:
         return self._room.contents
@@ -144,8 +173,9 @@ class Optimizer:
         Parameters
         ----------
         grads: as the parameters were given
-            An array, a list or a dict of arrays of the parameters' shapes and dtype, or a list with one such entry for
-            each group. Not given when gradients were bound with `grads=` at construction.
+            Arrays of the parameters' shapes and dtype, C-contiguous and without masks, nested as the parameters are; or
+            a list with one such entry for each group. For a parameter without dimensions also a NumPy scalar. Not given
+            when gradients were bound with `grads=` at construction.
 
         Raises
         ------
@@ -178,8 +208,70 @@ class Optimizer:
             pass
         self.step(grads)
 
+    def apply_accumulated(self) -> bool:
+        """Do an update by the gradients that `accumulate_steps` has accumulated, without waiting for the rest.
+
+        Call this at the end of an epoch whose number of calls is no multiple of `accumulate_steps`; otherwise the
+        leftover gradients are part of the next epoch's first update. After j of k calls, the update is by the mean of
+        the gradients of these j calls. It is an update like all others: it clips, averages, counts in `iterations`, and
+        the next accumulation starts from zero. The mean is k / j times what was accumulated, in the parameters' dtype.
+
+        Returns
+        -------
+        updated: bool
+            Whether parameters were updated: False where nothing was accumulated since the last update (always so
+            without `accumulate_steps`), and where `nonfinite="skip"` skipped the update.
+
+        Raises
+        ------
+        FloatingPointError
+            `nonfinite` asks for an error. Nothing has been changed.
+        RuntimeError
+            Another thread is in the middle of a step, or the averages are swapped in. Nothing has been changed.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> w = np.zeros(1)
+        >>> opt = fastopt.SGD(w, lr=1.0, accumulate_steps=4)
+        >>> opt.step(np.array([1.0])); opt.step(np.array([3.0]))
+        >>> opt.apply_accumulated(), w.item()
+        (True, -2.0)
+        >>> opt.apply_accumulated()
+        False
+        """
+        if self._changes.pending:
+            self._room.refresh()
+        return self._room.apply_accumulated()
+
+    def drop_accumulated(self) -> None:
+        """Forget the gradients that `accumulate_steps` has accumulated since the last update.
+
+        Parameters, states and step counts stay as they are, and the next accumulation starts from zero. Without
+        `accumulate_steps` there is nothing to do.
+
+        Raises
+        ------
+        RuntimeError
+            Another thread is in the middle of a step. Nothing has been changed.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> w = np.zeros(1)
+        >>> opt = fastopt.SGD(w, lr=1.0, accumulate_steps=2)
+        >>> opt.step(np.array([100.0]))
+        >>> opt.drop_accumulated()
+        >>> opt.step(np.array([1.0])); opt.step(np.array([3.0]))
+        >>> w
+        array([-2.])
+        """
+        self._room.drop_accumulated()
+
     def zero_grad(self) -> None:
         """Fill the bound gradients with zeros.
+
+        What `accumulate_steps` has accumulated of earlier gradients stays; `drop_accumulated` forgets it.
 
         Raises
         ------
@@ -232,10 +324,16 @@ class Optimizer:
     def iterations(self) -> int:
         """The number of updates so far: what schedules are functions of.
 
-        Calls that only accumulate gradients and steps that are skipped do not count.
+        Calls that only accumulate gradients and steps that are skipped do not count. It can be set, to a whole number
+        from 0: schedules then go on from there. The "step" in each parameter's state, which bias corrections are
+        functions of, stays as it is.
         """
         self._room.engine.fetch()
         return self._room.iterations
+
+    @iterations.setter
+    def iterations(self, value: int) -> None:
+        self._room.set_iterations(whole_number("iterations", value, least=0, bits=53))
 
     @property
     def current_lr(self) -> tuple[float, ...]:

@@ -10,14 +10,18 @@ from typing import Any
 
 from ..kernels.backends import Backend
 from ..kernels.engine.contract import SWAPPED, EngineInputs, Replaced
-from ..kernels.engine.plan import GroupPlan, Segment
+from ..kernels.engine.plan import GroupPlan, Segment, StepPlan
 from ..state.contents import Contents
 from ..state.gradients import GradientChecker
 from ..state.groups import Changes
 from ..state.states import initial_value
-from ..step.operations import extra_states
+from ..step.operations import ACCUMULATOR, accumulates, extra_states
 from ..step.planning import Planner, row_length
 from ..step.rates import is_scheduled, rate_at
+
+
+class NothingGathered(Exception):
+    """There are no gradients of an accumulation that is not complete."""
 
 
 class EngineRoom:
@@ -58,7 +62,9 @@ class EngineRoom:
                 records=contents.records,
                 progress=contents.progress,
                 plan=self._planner.step_plan(),
-                reject=GradientChecker(params, segments, written=contents.options["zero_grads"]),
+                reject=GradientChecker(
+                    params, segments, bound=contents.gradients is not None, zeroed=contents.options["zero_grads"]
+                ),
                 report=contents.report,
                 lock=None if before is None else before.lock,
             )
@@ -116,6 +122,74 @@ class EngineRoom:
         """Take over what was assigned since the last step, while no other thread can step."""
         self.engine.alone(self._take_over)
 
+    def apply_accumulated(self) -> bool:
+        """Do the update of an accumulation that is not complete, if there is one; whether parameters were updated.
+
+        Functions of the user, which rates can be, are called before the first write.
+        """
+        engine, plans, iterations = self.engine, list[GroupPlan](), list[int]()
+
+        def prepare() -> None:
+            engine.fetch()
+            gathered = int(self.contents.progress.accumulated[0])
+            if not gathered:
+                raise NothingGathered
+            iterations.append(self.iterations)
+            full = self._plans(self.contents, self._structure)
+            planner, groups = self._planner.finishing(gathered), self.contents.groups
+            pairs = zip(groups, full, self._structure, strict=True)
+            last = [planner.group_plan(group, plan.lr, key) for group, plan, key in pairs]
+            self.changes.pending = True  # first: should `restore` be interrupted, the next step sets all plans
+            self.changes.ready_step = None
+            plans.extend(full)
+            self._set_plans(planner.step_plan(), last)
+
+        def restore() -> None:
+            if plans:
+                self._set_plans(self._planner.step_plan(), plans)
+                engine.fetch()
+                iterations.append(self.iterations)
+
+        try:
+            engine.finish(prepare, restore)
+            return iterations[0] < iterations[-1]
+        except NothingGathered:
+            return False
+        except Replaced:  # by another thread, since it was found
+            pass
+        return self.apply_accumulated()
+
+    def drop_accumulated(self) -> None:
+        """Forget the gradients of an accumulation that is not complete: all of them, whatever interrupts this."""
+
+        def drop() -> None:
+            contents, memory = self.contents, self.contents.params.memory
+            if not accumulates(contents.options):
+                return
+            self.engine.fetch()
+            memory.clear_together(
+                [states[ACCUMULATOR] for states in contents.states],
+                [contents.records.pending, contents.progress.accumulated],
+            )
+            self.engine.send()
+
+        self.engine.alone(drop)
+
+    def set_iterations(self, count: int) -> None:
+        """Set the number of updates, of which schedules are functions."""
+
+        def write() -> None:
+            self.engine.fetch()
+            self.contents.progress.iterations[0] = count
+            self.engine.send()
+
+        self.engine.alone(write)
+
+    def _set_plans(self, step: StepPlan, groups: Sequence[GroupPlan]) -> None:
+        self.engine.set_scale(step)
+        for index, plan in enumerate(groups):
+            self.engine.set_hyperparameters(index, plan)
+
     def _take_over(self) -> None:
         changes, contents = self.changes, self.contents
         try:
@@ -125,9 +199,7 @@ class EngineRoom:
                 self.engine.fetch()
                 self.build(contents)
             else:
-                self.engine.set_scale(self._planner.step_plan())
-                for index, plan in enumerate(self._plans(contents, structure)):
-                    self.engine.set_hyperparameters(index, plan)
+                self._set_plans(self._planner.step_plan(), self._plans(contents, structure))
             self._start_states()
             self._note_taken_over()
         except BaseException:

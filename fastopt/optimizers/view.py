@@ -96,7 +96,7 @@ class OptimizerView:
         TypeError, ValueError
             A gradient is not usable.
         """
-        given: Sequence[Any] = self._contents.params.tree.flatten(grads)
+        given: list[Any] = self._contents.params.tree.flatten(grads)
         labels: list[str] | None = None
         for index, (gradient, param) in enumerate(zip(given, self.params, strict=True)):
             fits = gradient is None or (
@@ -107,7 +107,7 @@ class OptimizerView:
             )
             if not fits:
                 labels = labels or self.labels
-                arrays.check_like(labels[index], gradient, param, writable=False)
+                given[index] = arrays.check_gradient(labels[index], gradient, param, zeroed=self.zeroes_gradients)
         return given
 
     # --- options ----------------------------------------------------------------------------------------------------

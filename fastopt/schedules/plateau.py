@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from ..checks import at_least_zero, one_of, real_number, whole_number
+from ..checks import Fixed, at_least_zero, one_of, real_number, whole_number
 from . import Lambda, Scaled, Schedule
 from .plateau_conventions import CONVENTIONS, Change, Counters, Settings
 
@@ -119,8 +119,8 @@ class ReduceOnPlateau:
         if not 0 <= self.factor < 1:
             raise ValueError(f"factor must be at least 0 and less than 1, got {factor!r}")
         self.cooldown = whole_number("cooldown", cooldown, least=0)
-        self.convention = one_of(*CONVENTIONS)("convention", convention)
-        self._rules = CONVENTIONS[self.convention]
+        self._convention = one_of(*CONVENTIONS)("convention", convention)
+        self._rules = CONVENTIONS[self._convention]
         own = {"threshold": threshold, "threshold_mode": threshold_mode, "eps": eps, "min_delta": min_delta}
         for name, value in own.items():  # refuse arguments of the other convention
             if value is not None and name not in self._rules.defaults:
@@ -149,6 +149,14 @@ class ReduceOnPlateau:
             self.raise_patience = whole_number("raise_patience", raise_patience)
             self.max_lr = _limits("max_lr", max_lr, len(optimizer.param_groups))
         self._counters = Counters()
+
+    convention = Fixed(lambda plateau: plateau._convention)
+    mode = Fixed(lambda plateau: plateau._settings.mode)
+    patience = Fixed(lambda plateau: plateau._settings.patience)
+    threshold = Fixed(lambda plateau: plateau._settings.threshold)
+    threshold_mode = Fixed(lambda plateau: plateau._settings.threshold_mode)
+    eps = Fixed(lambda plateau: plateau._settings.eps)
+    min_delta = Fixed(lambda plateau: plateau._settings.threshold)
 
     # --- state ------------------------------------------------------------------------------------------------------
 
@@ -193,7 +201,7 @@ class ReduceOnPlateau:
             The metric is not a number, or the number of groups differs from that of `min_lr` or `max_lr`. Nothing has
             been changed.
         """
-        value = _metric(metric)
+        value = real_number("metric", metric)
         better = not math.isnan(value) and self._rules.is_better(self._settings, value, self.best)
         counters = self._counters._replace(last_change=None)
         if better:
@@ -347,12 +355,6 @@ def _assign(group: Any, lr: Any) -> None:
 
 
 # --- checks ---------------------------------------------------------------------------------------------------------
-
-
-def _metric(metric: Any) -> float:
-    if getattr(metric, "ndim", None) == 0 and hasattr(metric, "item"):
-        metric = metric.item()
-    return real_number("metric", metric)
 
 
 def _limits(name: str, value: Any, groups: int) -> float | tuple[float, ...]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..definitions.conventions import conventions_with
 from ..definitions.hyperparameters import HYPERPARAMETERS
 from ..definitions.specs import Spec
+from ..step.attributes import NAMES_ELSEWHERE
 from ..step.options import GROUP_OPTIONS, check_group_options
 from ..step.rates import warn_without_effect
 
@@ -64,6 +65,15 @@ class ParamGroup(dict[str, Any]):
         converted = spec.convert(values)
         check_prox(spec, converted, options)
         super().__init__(params=tuple(params), **converted, **options, **notes)
+
+    if not TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in self or any(name in table for table in (HYPERPARAMETERS, GROUP_OPTIONS, NAMES_ELSEWHERE)):
+                raise AttributeError(
+                    f"a parameter group is a dict, whose values are no attributes: assign to group[{name!r}]"
+                )
+            super().__setattr__(name, value)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..definitions.specs import Spec
@@ -191,20 +191,29 @@ def programs(wanted: Iterable[Fused], spec: Spec, group: Mapping[str, Any]) -> d
     return found
 
 
-def first_divisor(wanted: Iterable[Fused]) -> Fused:
-    """The operation that reads the gradient first, and so divides it by `grad_scale`."""
-    first, *_ = (each for each in wanted if each.divisor)
-    return first
+def readers(wanted: Iterable[Fused]) -> tuple[Fused, ...]:
+    """The operations that read the gradient, each as the one before has left it."""
+    return tuple(each for each in wanted if each.divisor)
 
 
-def numbers(first: Fused, numbered: Iterable[Fused], group: Mapping[str, Any], options: Values) -> dict[str, float]:
+def numbers(
+    reading: Sequence[Fused],
+    numbered: Iterable[Fused],
+    group: Mapping[str, Any],
+    options: Values,
+    gathered_divisor: float = 1.0,
+) -> dict[str, float]:
     """The arguments of coefficient functions that options set.
 
-    `first` reads the gradient first; `numbered` are the operations that have numbers.
+    `reading` are the operations that read the gradient: the first divides it by its scale, the second divides what was
+    gathered by `gathered_divisor`. `numbered` are the operations that have numbers.
     """
+    first, *later = reading
     scale = options["grad_scale"]
     found = {"clip_coefficient": 1.0, **DIVISORS}
     found[first.divisor] = scale * options[first.shares] if first.shares else scale
+    if later:
+        found[later[0].divisor] = gathered_divisor
     for each in numbered:
         found.update(each.numbers({**options, **group}))  # type: ignore[misc]
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -20,9 +21,9 @@ from .operations import (
     Named,
     accumulates,
     extra_states,
-    first_divisor,
     numbers,
     programs,
+    readers,
     wanted_operations,
 )
 from .options import CONSTRAINTS
@@ -58,7 +59,7 @@ Positions = dict[tuple[str, str], tuple[int, int]]
 class Shape(NamedTuple):
     """What a `GroupPlan` is made of besides numbers: the same for all groups of one structure."""
 
-    first: Fused
+    reading: tuple[Fused, ...]
     numbered: tuple[Fused, ...]
     stages: tuple[StageShape, ...]
     programs: dict[str, tuple[Operation, ...]]
@@ -78,16 +79,28 @@ class Planner:
         self.dtype = dtype
         self.options = options
         self.shapes: dict[Hashable, Shape] = {}
+        self.gathered_calls: int | None = None
         self.clipping = backend.coefficient_function(spec.clipping)
         self.unusable = backend.sum_over("unusable", dtype)
 
+    def finishing(self, gathered_calls: int) -> Planner:
+        """A planner of the update that ends an accumulation after this many calls, by the mean of their gradients."""
+        planner = copy.copy(self)
+        planner.gathered_calls = gathered_calls
+        return planner
+
+    @property
+    def gathered_divisor(self) -> float:
+        """The divisor of what was gathered: each call gathers a share of a full mean."""
+        return 1.0 if self.gathered_calls is None else self.gathered_calls / self.options["accumulate_steps"]
+
     def step_plan(self) -> StepPlan:
-        options = self.options
+        options, gathered = self.options, self.gathered_calls
         clips = options["max_grad_norm"] is not None
         return StepPlan(
             flush_denormals=options["flush_denormals"],
             n_threads=options["n_threads"] or 0,
-            accumulate_steps=options["accumulate_steps"],
+            accumulate_steps=options["accumulate_steps"] if gathered is None else gathered + 1,
             max_grad_norm=options["max_grad_norm"] if clips else 0.0,
             clipping=self.clipping,
             divisor=self.divisor,
@@ -100,7 +113,7 @@ class Planner:
     @property
     def divisor(self) -> float:
         """The divisor of the gradients that are added up: gathered ones have been divided before."""
-        return 1.0 if accumulates(self.options) else self.options["grad_scale"]
+        return self.gathered_divisor if accumulates(self.options) else self.options["grad_scale"]
 
     def structure_key(self, group: Mapping[str, Any]) -> Hashable:
         """See `structure.structure_key`."""
@@ -116,7 +129,7 @@ class Planner:
         checks = self.options["nonfinite"] != "propagate"
         summed = "square" if squares else "unusable" if checks else None
         own = self.spec.numbers(group)
-        around = numbers(shape.first, shape.numbered, group, self.options)
+        around = numbers(shape.reading, shape.numbered, group, self.options, self.gathered_divisor)
         seen = {True: {**around, **own}, False: {**own, **around}}
         return GroupPlan(
             stages=tuple(
@@ -135,7 +148,7 @@ class Planner:
             clip_norm=group["clip_norm"] or 0.0,
             accumulator=shape.accumulator,
             carried=shape.carried,
-            divisor=shape.first.divisor or "",
+            divisor=shape.reading[0].divisor,
         )
 
     def shape(self, group: Mapping[str, Any]) -> Shape:
@@ -146,7 +159,7 @@ class Planner:
         stages, positions = self.stages(wanted, named)
         updates = [each for each in wanted if "update" in each.programs]
         return Shape(
-            first=first_divisor(wanted),
+            reading=readers(wanted),
             numbered=tuple(each for each in wanted if each.numbers is not None),
             stages=stages,
             programs={

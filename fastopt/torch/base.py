@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import weakref
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
-from ..checks import flag
+from ..checks import Fixed, flag
 from ..definitions.specs import SPECS, Spec
 from ..kernels.engine.contract import Progress
 from ..step.nonfinite import NonfiniteGradients
@@ -93,6 +95,10 @@ class NativeOptimizer(torch.optim.Optimizer):
     Parameters on a CUDA device are stepped there, on torch's current stream, without waiting for it, a GradScaler's
     verdict included. `step` in their states is brought up to date when `state` or `state_dict()` is read, which waits.
     See docs/cuda.md: it has not yet run on a GPU.
+
+    The options can be read as attributes (`optimizer.max_grad_norm`), and assigning to one is an AttributeError, since
+    they are fixed at construction. All other attributes are yours, as in torch, which reads `lr` and the like from
+    `param_groups` alone.
 
     Dense float32 and float64 parameters of any strides are updated, each in its own precision. Parameters with gaps
     between their elements, and gradients whose layout differs from their parameters', are copied at each step, as torch
@@ -341,6 +347,20 @@ class NativeOptimizer(torch.optim.Optimizer):
         params = (each for group in self.param_groups for each in group["params"])
         return next((position for position, each in enumerate(params) if each is param), None)
 
+    def _saved_counts(self) -> Callable[[], None]:
+        """What puts the counts of steps back to what they are now; the next step finds out everything anew."""
+        host, fresh = self._host, set(self._host.fresh)
+        progress, report = copy.deepcopy(host.progress), copy.copy(vars(host.report))
+
+        def put_back() -> None:
+            self._stepper.forget()
+            host.fresh = fresh
+            for each in fields(progress):
+                getattr(host.progress, each.name)[...] = getattr(progress, each.name)
+            vars(host.report).update(report)
+
+        return put_back
+
     # --- what a user reads ------------------------------------------------------------------------------------------
 
     @property
@@ -357,6 +377,15 @@ class NativeOptimizer(torch.optim.Optimizer):
     def nonfinite_counts(self) -> dict[str, int]:
         """The number of unusable elements by gradient, in the last step that was skipped."""
         return dict(self._host.report.counts)
+
+
+def _fixed_option(name: str) -> Fixed:
+    """An option as an attribute; an assignment to it would otherwise be ignored."""
+    return Fixed(lambda optimizer: optimizer.options[name], name)
+
+
+for _name in OPTIONS:
+    setattr(NativeOptimizer, _name, _fixed_option(_name))
 
 
 def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:

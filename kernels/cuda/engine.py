@@ -301,6 +301,17 @@ class CudaEngine(EngineBase):
         if not declined:
             self.count()
 
+    def finish(self, prepare: Callable[[], None], restore: Callable[[], None], /) -> None:
+        gradients, addresses = self.gradients, self.addresses
+
+        def restore_all() -> None:
+            self.gradients = gradients
+            self.set_addresses(addresses)
+            restore()
+            self.upload()  # for CUDA graphs, which read the tables that are on the device
+
+        super().finish(prepare, restore_all)
+
     def count(self) -> None:
         """Update the counts that the host keeps itself."""
         progress = self.progress

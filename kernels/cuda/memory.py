@@ -8,6 +8,7 @@ nbytes, and can be sliced and reshaped.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,9 @@ ALIGNMENT = 256
 
 ARRAYS = "in the memory of a CUDA device (a CuPy array, a torch tensor, anything with __cuda_array_interface__)"
 """The description of an array in error messages."""
+
+CONTIGUOUS_COPY = "a contiguous copy (cupy.ascontiguousarray(...), tensor.contiguous())"
+"""What makes a contiguous copy of an array, for error messages."""
 
 PICKLES = False
 """Whether optimizers over these arrays can be pickled and deep-copied: Numba's arrays cannot."""
@@ -110,6 +114,14 @@ def fill(array: Any, value: float) -> None:
         more = min(filled, flat.size - filled)
         copy(flat[filled : filled + more], flat[:more])
         filled += more
+
+
+def clear_together(arrays: Iterable[Any], records: Iterable[np.ndarray]) -> None:
+    """Fill arrays on the device with zeros, and then the host's records of them."""
+    for array in arrays:
+        fill(array, 0)
+    for record in records:
+        record[...] = 0
 
 
 def zeros(size: int, dtype: Any) -> Any:

@@ -35,7 +35,10 @@ class EngineBase:
     # --- defined by a subclass ----------------------------------------------------------------------------------------
 
     def accept_gradients(self, gradients: list[Any]) -> None:
-        """Check gradients before they are used; raises if one of them cannot be used."""
+        """Check gradients before they are used; raises if one of them cannot be used.
+
+        The list can receive arrays in the place of scalars.
+        """
         raise NotImplementedError
 
     def run_step(self, gradients: list[Any] | None, prepare: Callable[[], None] | None) -> None:
@@ -62,6 +65,17 @@ class EngineBase:
     def step(self, gradients: list[Any] | None = None, prepare: Callable[[], None] | None = None) -> None:
         """One step of every segment that has a gradient; all errors are raised before the first write."""
         self.alone(lambda: self.run_unless_replaced(lambda: self.run_step(gradients, prepare)))
+
+    def finish(self, prepare: Callable[[], None], restore: Callable[[], None], /) -> None:
+        """A step without new gradients, between `prepare()` and `restore()`, with other threads kept out."""
+
+        def run() -> None:
+            try:
+                self.run_step([None] * len(self.segments), prepare)
+            finally:
+                restore()
+
+        self.alone(lambda: self.run_unless_replaced(run))
 
     def swap(self) -> None:
         """Exchange every parameter with its average."""
@@ -91,7 +105,7 @@ class EngineBase:
         self.plans[index] = replace(self.plans[index], lr=lr)
 
     def set_scale(self, plan: StepPlan, /) -> None:
-        """Set the divisor and the largest norm; they take effect at the next step."""
+        """Set the divisor, the largest norm and the length of an accumulation; they count from the next step."""
         self.plan = plan
 
     def settings_changed(self) -> None:
@@ -99,6 +113,9 @@ class EngineBase:
 
     def fetch(self) -> None:
         """Bring the host's arrays up to date: nothing to do if the engine writes them itself."""
+
+    def send(self) -> None:
+        """Go on from the host's records and progress: nothing to do if the engine reads them itself."""
 
     def upload(self) -> None:
         """Copy changes to the device on which steps run: nothing to do on the host."""

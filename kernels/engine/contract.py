@@ -80,9 +80,9 @@ class Progress:
 
 
 class Reject(Protocol):
-    """Raises the error that says what is wrong with a gradient."""
+    """Raises the error that says what is wrong with a gradient, or returns the array that stands for it."""
 
-    def __call__(self, index: int, gradient: object, /) -> None: ...
+    def __call__(self, index: int, gradient: object, /) -> Any: ...
 
 
 class Report(Protocol):
@@ -157,11 +157,20 @@ class Engine(Protocol):
         What `prepare` and the gradients can run of the user's may change arrays, so arrays are checked after it.
         """
 
+    def finish(self, prepare: Callable[[], None], restore: Callable[[], None], /) -> None:
+        """Call `prepare()`, then do a step without new gradients, and then, whatever happened, call `restore()`.
+
+        All of it with other threads kept out. `prepare` sets a plan by which the step ends an accumulation.
+        """
+
     def swap(self) -> None:
         """Exchange every parameter with its average."""
 
     def fetch(self) -> None:
         """Bring the host's records, progress and counts of skipped steps up to date; waits for a device."""
+
+    def send(self) -> None:
+        """Go on from the host's records and progress, which were written since the last `fetch`; waits for a device."""
 
     def upload(self) -> None:
         """Copy changes to the device on which steps run, without waiting; a step does this itself."""
@@ -173,7 +182,7 @@ class Engine(Protocol):
         """Set the learning rate of a group; it takes effect at the next step."""
 
     def set_scale(self, plan: StepPlan, /) -> None:
-        """Set the divisor and the largest norm; they take effect at the next step."""
+        """Set the divisor, the largest norm and the length of an accumulation; they count from the next step."""
 
     def settings_changed(self) -> None:
         """Use the changed settings; they take effect at the next step."""

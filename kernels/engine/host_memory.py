@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
+import operator
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -18,7 +21,11 @@ PICKLES = True
 """Whether optimizers over these arrays can be pickled and deep-copied."""
 
 
-def is_masked(array: np.ndarray) -> bool:
+CONTIGUOUS_COPY = "np.ascontiguousarray(...)"
+"""What makes a contiguous copy of an array, for error messages."""
+
+
+def is_masked(array: object) -> bool:
     """Whether an array has a mask; does not load numpy.ma, which takes longer than the rest of a first step."""
     return isinstance(array, getattr(sys.modules.get("numpy.ma"), "MaskedArray", ()))
 
@@ -42,6 +49,16 @@ def zeros(size: int, dtype: np.dtype[Any]) -> np.ndarray:
 
 def fill(array: np.ndarray, value: float) -> None:
     array.fill(value)
+
+
+def clear_together(arrays: Iterable[np.ndarray], records: Iterable[np.ndarray]) -> None:
+    """Fill all arrays, and all records of them, with zeros: all or, if a signal handler raises before, none.
+
+    One call of C code does all of it, within which no signal handler runs.
+    """
+    targets = [*arrays, *records]
+    assign: Any = operator.setitem
+    collections.deque(map(assign, targets, itertools.repeat(...), itertools.repeat(0)), maxlen=0)
 
 
 def copy(target: np.ndarray, source: Any) -> None:

@@ -55,6 +55,7 @@ cdef class WatchedArrays:
     cdef int set_intervals(self, list segments) except -1
     cdef bint is_written(self, char *begin, char *end) noexcept
     cdef int accept(self, list gradients) except -1
+    cdef int take(self, Py_ssize_t index, item) except -1
     cdef int check_apart(self) except -1
 
 

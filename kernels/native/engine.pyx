@@ -46,7 +46,7 @@ from cython.parallel cimport parallel
 from ..constants import PROGRAMS as PROGRAM_NAMES
 from ..engine.contract import BUSY, REPLACED, SHARED, SWAPPED, Replaced
 from ..engine.plan import check_operands
-from ..engine.host_memory import owners, resized_message, with_owners
+from ..engine.host_memory import is_masked, owners, resized_message, with_owners
 
 watch_forks()
 
@@ -221,9 +221,10 @@ cdef class Engine:
         self.table.groups[index].lr = lr
 
     def set_scale(self, plan):
-        """Set the divisor and the largest norm; they take effect at the next step."""
+        """Set the divisor, the largest norm and the length of an accumulation; they count from the next step."""
         self.max_grad_norm = plan.max_grad_norm
         self.divisor = plan.divisor
+        self.accumulate_steps = plan.accumulate_steps
 
     def settings_changed(self):
         """Use the changed settings; they take effect at the next step."""
@@ -306,8 +307,32 @@ cdef class Engine:
                 self.given = None
             self.lock.busy = False
 
+    def finish(self, prepare, restore):
+        """A step without new gradients, between `prepare()` and `restore()`, with other threads kept out."""
+        cdef Py_ssize_t index
+        self.claim()
+        try:
+            if self.replaced:
+                raise Replaced(REPLACED)
+            if self.swapped[0]:
+                raise RuntimeError(SWAPPED)
+            try:
+                prepare()
+                for index in range(self.n_segments):
+                    self.table.segments[index].operands[GRAD] = NULL
+                self.arrays.check()  # last: no Python runs between this and the first write
+                self.advance()
+            finally:
+                self.commit_gradients()
+                restore()
+        finally:
+            self.lock.busy = False
+
     def fetch(self):
         """Bring the given arrays up to date: nothing to do, because the engine counts in them."""
+
+    def send(self):
+        """Go on from the given arrays, which were written: nothing to do, because the engine reads them."""
 
     def upload(self):
         """Copy changes to the device on which steps run: nothing to do, because steps run here."""

@@ -24,7 +24,8 @@ cdef int by_begin(const void *a, const void *b) noexcept nogil:
 cdef class WatchedArrays:
     """Checks that arrays stay at their addresses, and checks gradients before they are read.
 
-    `zeroed` says that gradients are also written; `reject(index, gradient)` raises the error that says what is wrong.
+    `zeroed` says that gradients are also written; `reject(index, gradient)` raises the error that says what is wrong,
+    or returns the array that stands for a scalar.
     """
 
     def __cinit__(self, list segments, list gradient_dtypes, bint zeroed, reject):
@@ -126,40 +127,48 @@ cdef class WatchedArrays:
         return low < self.n_intervals and self.intervals[low].begin < end
 
     cdef int accept(self, list gradients) except -1:
-        """Check each gradient and note its address; a gradient that fails a check goes to `reject`."""
-        cdef Py_ssize_t index, axis
-        cdef cnp.ndarray gradient, param
-        cdef char *begin
-        cdef bint good
+        """Check each gradient and note its address; a gradient that fails a check goes to `reject`.
+
+        What `reject` returns takes the gradient's place in the list, which keeps it alive.
+        """
+        cdef Py_ssize_t index
         if len(gradients) != self.n_params:
             raise ValueError(f"expected {self.n_params} gradients, got {len(gradients)}")
         for index in range(self.n_params):
             item = gradients[index]
             if item is None:
                 self.accepted[index] = NULL
-                continue
-            good = False
-            if isinstance(item, cnp.ndarray):
-                gradient = item
-                param = self.params[index]
-                good = (
-                    cnp.PyArray_TYPE(gradient) == self.forms[index].type_number
-                    and (cnp.PyArray_ISCARRAY(gradient) if self.zeroed else cnp.PyArray_ISCARRAY_RO(gradient))
-                    and cnp.PyArray_NDIM(gradient) == cnp.PyArray_NDIM(param)
-                )
-                if good:
-                    for axis in range(cnp.PyArray_NDIM(param)):
-                        good = good and cnp.PyArray_DIM(gradient, axis) == cnp.PyArray_DIM(param, axis)
-            if good:
-                begin = <char *>cnp.PyArray_DATA(gradient)
-                self.accepted[index] = begin
-                good = not self.is_written(begin, begin + cnp.PyArray_NBYTES(gradient))
-            if not good:
-                self.reject(index, item)
-                raise RuntimeError(f"gradient {index} is not usable")  # `reject` always raises
+            elif not self.take(index, item):
+                gradients[index] = self.reject(index, item)
+                if not self.take(index, gradients[index]):
+                    raise RuntimeError(f"gradient {index} is not usable")
         if self.zeroed:
             self.check_apart()
         return 0
+
+    cdef int take(self, Py_ssize_t index, item) except -1:
+        """Note the address of a gradient and return 1, or return 0 if the gradient fails a check."""
+        cdef Py_ssize_t axis
+        cdef cnp.ndarray gradient, param
+        cdef char *begin
+        if not isinstance(item, cnp.ndarray):
+            return 0
+        if not cnp.PyArray_CheckExact(item) and is_masked(item):
+            return 0
+        gradient = item
+        param = self.params[index]
+        if not (
+            cnp.PyArray_TYPE(gradient) == self.forms[index].type_number
+            and (cnp.PyArray_ISCARRAY(gradient) if self.zeroed else cnp.PyArray_ISCARRAY_RO(gradient))
+            and cnp.PyArray_NDIM(gradient) == cnp.PyArray_NDIM(param)
+        ):
+            return 0
+        for axis in range(cnp.PyArray_NDIM(param)):
+            if cnp.PyArray_DIM(gradient, axis) != cnp.PyArray_DIM(param, axis):
+                return 0
+        begin = <char *>cnp.PyArray_DATA(gradient)
+        self.accepted[index] = begin
+        return not self.is_written(begin, begin + cnp.PyArray_NBYTES(gradient))
 
     cdef int check_apart(self) except -1:
         """Raise if gradients share memory when a step zeroes them: one would be zeroed before another is read."""

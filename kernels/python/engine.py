@@ -87,7 +87,7 @@ class PythonEngine(EngineBase):
             raise ValueError(f"expected {len(self.segments)} gradients, got {len(gradients)}")
         for index, gradient in enumerate(gradients):
             if gradient is not None:
-                self.reject(index, gradient)
+                gradients[index] = self.reject(index, gradient)
         if self.plan.clears:
             check_apart((each[1], each[2]) for each in places([each for each in gradients if each is not None]))
 
@@ -282,7 +282,8 @@ class PythonEngine(EngineBase):
         own = {PREPARED: prepared, CLIPPED: clipped}
         for operation, values in zip(operations, scalars, strict=False):
             arrays = [own[index] if index < 0 else operands[index] for index in operation.operands]
-            if all(array is not None for array in arrays):
+            missing = [array for array in arrays if array is None]  # a generator would be left to an interrupt
+            if not missing:
                 self.run_loop(operation, arrays, values)
 
     def run_loop(self, operation: Operation, arrays: list[np.ndarray], scalars: list[Any]) -> None:

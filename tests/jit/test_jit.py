@@ -434,3 +434,14 @@ def test_a_cached_state_of_a_rule_that_has_changed_is_no_error(monkeypatch: pyte
 def test_numba_is_loaded_with_jit_only() -> None:
     code = "import sys, fastopt; assert 'numba' not in sys.modules; fastopt.jit; assert 'numba' in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_masked_arrays_are_refused() -> None:
+    """As parameters and as gradients; not taken for arrays without their mask."""
+    masked = np.ma.masked_greater(np.ones(3), 0)
+    state = jit.sgd_state(np.ones(3))
+    jit.sgd(np.ones(3), np.ones(3), state)  # compiled for arrays
+    for param, gradient in ((np.ones(3), masked), (masked, np.ones(3))):
+        with pytest.raises(numba.TypingError, match=r"numpy.ma.MaskedArray"):
+            jit.sgd(param, gradient, state)
+    assert (masked.data == 1).all()

@@ -80,6 +80,8 @@ ACTIONS: dict[str, tuple[Callable[[fastopt.Optimizer], Any], Callable[[fastopt.O
     "add_param_group": (nothing, lambda optimizer: optimizer.add_param_group({"params": np.zeros(2)})),
     "the call that updates": (nothing, step),
     "the call that accumulates": (step, step),
+    "apply_accumulated": (step, lambda optimizer: optimizer.apply_accumulated()),
+    "drop_accumulated": (step, lambda optimizer: optimizer.drop_accumulated()),
     "a step with everything": (nothing, step),
     "a step that is skipped": (nothing, step_with_nan),
     "step after another scale": (scale, step),
@@ -96,6 +98,8 @@ EVERYTHING: dict[str, Any] = {
 OPTIONS: dict[str, dict[str, Any]] = {
     "the call that updates": {"accumulate_steps": 2},
     "the call that accumulates": {"accumulate_steps": 2, **EVERYTHING},
+    "apply_accumulated": {"accumulate_steps": 3, **EVERYTHING},
+    "drop_accumulated": {"accumulate_steps": 3},
     "a step with everything": EVERYTHING,
     "a step that is skipped": EVERYTHING,
     "swap_averages": EVERYTHING,

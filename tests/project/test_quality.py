@@ -50,7 +50,7 @@ def test_doctests(name: str) -> None:
     results = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert results.failed == 0
     public = {
-        "fastopt.state.arrays",
+        "fastopt.state.packing",
         "fastopt.threads",
         *(f"fastopt.optimizers.{each.lower()}" for each in fastopt.definitions.specs.SPECS),
     }

@@ -11,6 +11,7 @@ from arrays import ones, read_only
 from cases import BACKENDS, equal_bits
 
 import fastopt
+from fastopt.definitions.specs import SPECS, Spec
 
 F32 = np.float32
 
@@ -28,6 +29,12 @@ class Bad(NamedTuple):
     match: str
 
 
+def endless() -> list[Any]:
+    found: list[Any] = [ones(3)]
+    found.append({"a": found})
+    return found
+
+
 shared = ones(10)
 same = ones(3)
 
@@ -41,7 +48,7 @@ PARAMETERS = [
     Bad("a set", lambda: fastopt.Adam({1, 2}), TypeError, "ordered collection.*set"),
     Bad("an empty list", lambda: fastopt.Adam([]), ValueError, "optimizer got an empty parameter list"),
     Bad("an empty dict", lambda: fastopt.Adam({}), ValueError, "optimizer got an empty parameter list"),
-    Bad("a masked array", lambda: fastopt.Adam(np.ma.ones(3)), TypeError, "numpy.ndarray.*Masked"),
+    Bad("a masked array", lambda: fastopt.Adam(np.ma.ones(3)), TypeError, "numpy.ndarray.*Masked.*mask would be"),
     Bad("integers", lambda: fastopt.Adam(np.ones(3, int)), TypeError, "float32 or float64, got int64"),
     Bad("complex", lambda: fastopt.Adam(np.ones(3, complex)), TypeError, "float32 or float64, got complex128"),
     Bad("half precision", lambda: fastopt.Adam(np.ones(3, np.float16)), TypeError, "got float16"),
@@ -59,7 +66,21 @@ PARAMETERS = [
     ),
     Bad("the same twice", lambda: fastopt.Adam([same, same]), ValueError, r"params\[0\] and params\[1\].*appear twice"),
     Bad("a view and its base", lambda: fastopt.Adam({"a": same, "b": same[:]}), ValueError, r"params\['a'\].*\['b'\]"),
-    Bad("a list in a list", lambda: fastopt.Adam([[ones(3)]]), TypeError, r"params\[0\] must be a numpy.ndarray"),
+    Bad(
+        "a number in nested lists",
+        lambda: fastopt.Adam([[ones(3), 1.0]]),
+        TypeError,
+        r"params\[0\]\[1\] must be a numpy.ndarray, got float",
+    ),
+    Bad(
+        "a tensor in nested dicts",
+        lambda: fastopt.Adam({"layers": [ones(3), {"W": np.ones(3, int)}]}),
+        TypeError,
+        r"params\['layers'\]\[1\]\['W'\] must be of dtype float32 or float64, got int64",
+    ),
+    Bad("empty nested", lambda: fastopt.Adam([[], {"a": ()}]), ValueError, "optimizer got an empty parameter list"),
+    Bad("the same twice, nested", lambda: fastopt.Adam([[same], {"a": same}]), ValueError, r"params\[1\]\['a'\]"),
+    Bad("a list in itself", lambda: fastopt.Adam(endless()), ValueError, r"params\[1\]\['a'\] contains itself"),
 ]
 
 GROUPS = [
@@ -139,6 +160,10 @@ HYPERPARAMETERS = [
     Bad("pack nothing", lambda: fastopt.pack([]), ValueError, "arrays is empty"),
     Bad("pack an array", lambda: fastopt.pack(ones(3)), TypeError, "arrays must be a dict or a sequence"),
     Bad("pack dtypes", lambda: fastopt.pack([ones(1), ones(1, dtype=float)]), TypeError, "one dtype"),
+    Bad("pack masked", lambda: fastopt.pack({"a": np.ma.ones(2)}), TypeError, r"arrays\['a'\] must be .*Masked"),
+    Bad("norm of masked", lambda: fastopt.global_norm([np.ma.ones(2)]), TypeError, r"arrays\[0\] must be .*Masked"),
+    Bad("norm of strided", lambda: fastopt.global_norm(ones(6)[::2]), ValueError, r"pass np.ascontiguousarray"),
+    Bad("lr masked", lambda: fastopt.Adam(ones(3), lr=np.ma.array(0.5)), TypeError, "lr must be a real number"),
     Bad("pack integers", lambda: fastopt.pack({"a": np.ones(2, int)}), TypeError, r"arrays\['a'\] must be .*<i8"),
 ]
 
@@ -171,8 +196,25 @@ GRADIENTS = [
     BadGradients("integers", lambda p, s: [ones(3), np.ones((2, 2), int)], TypeError, r"grads\[1\] .*int64"),
     BadGradients("byte-swapped", lambda p, s: [ones(3), np.ones((2, 2), ">f4")], TypeError, r"grads\[1\] .*byte order"),
     BadGradients("shape", lambda p, s: [ones(3), ones(4)], ValueError, r"grads\[1\] .*shape \(2, 2\), got \(4,\)"),
-    BadGradients("transposed", lambda p, s: [ones(3), ones(2, 2).T], ValueError, r"grads\[1\] .*C-contiguous"),
-    BadGradients("strided", lambda p, s: [ones(6)[::2], ones(2, 2)], ValueError, r"grads\[0\] .*C-contiguous"),
+    BadGradients(
+        "transposed", lambda p, s: [ones(3), ones(2, 2).T], ValueError, r"grads\[1\] .*C-contiguous.*gradient"
+    ),
+    BadGradients(
+        "strided",
+        lambda p, s: [ones(6)[::2], ones(2, 2)],
+        ValueError,
+        r"grads\[0\] .*strides \(8,\);.*gradient.*|grads\[0\] .*np.ascontiguousarray",
+    ),
+    BadGradients(
+        "masked", lambda p, s: [np.ma.ones(3, F32), ones(2, 2)], TypeError, r"grads\[0\] .*Masked.*mask would be ign"
+    ),
+    BadGradients(
+        "the second one masked",
+        lambda p, s: [ones(3), np.ma.array(ones(2, 2), mask=[[True, False], [False, False]])],
+        TypeError,
+        r"grads\[1\] must be a numpy.ndarray, got numpy.ma.*its mask",
+    ),
+    BadGradients("a scalar", lambda p, s: [F32(1), ones(2, 2)], TypeError, r"grads\[0\] .*got numpy.float32"),
     BadGradients("misaligned", lambda p, s: [misaligned(3), ones(2, 2)], ValueError, r"grads\[0\] .*aligned"),
     BadGradients(
         "the parameter", lambda p, s: [p[0], ones(2, 2)], ValueError, r"grads\[0\] shares memory with params\[0\]"
@@ -208,6 +250,87 @@ def test_gradients(bad: BadGradients, backend: str, bound: bool) -> None:
         assert state["step"] == after["state"][index]["step"] == 1
         assert equal_bits(state["exp_avg"], after["state"][index]["exp_avg"])
     optimizer.step([ones(3), ones(2, 2)])  # still usable
+
+
+CONTIGUOUS = [
+    ({}, False, r"grads must be C-contiguous.*strides \(8,\); pass np.ascontiguousarray\(...\) of this gradient$"),
+    ({"zero_grads": True}, False, r"pass np.ascontiguousarray.* and zero the original yourself$"),
+    ({}, True, r"bind a gradient made by np.ascontiguousarray.*write each new gradient into it$"),
+]
+
+
+@pytest.mark.parametrize(("options", "bound", "match"), CONTIGUOUS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_to_do_about_a_strided_gradient(options: Any, bound: bool, match: str, backend: str) -> None:
+    gradient = ones(6)[::2]
+    grads = {"grads": gradient} if bound else {}
+    with pytest.raises(ValueError, match=match):
+        fastopt.SGD(ones(3), backend=backend, **options, **grads).step(gradient)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_mask_that_comes_later_is_noticed(backend: str) -> None:
+    """Also by the guard, and after steps with plain arrays."""
+    params = {"a": ones(3), "b": ones(2)}
+    optimizer = fastopt.SGD(params, lr=1.0, backend=backend)
+    guard = fastopt.DivergenceGuard(optimizer)
+    optimizer.step({"a": ones(3), "b": ones(2)})
+    for step in (optimizer.step, lambda grads: guard.step(1.0, grads)):
+        with pytest.raises(TypeError, match=r"grads\['b'\] .*its mask would be ignored; array.filled\(0\)"):
+            step({"a": ones(3), "b": np.ma.masked_greater(ones(2), 0)})
+        assert not params["a"].any()
+        assert not params["b"].any()
+
+
+# --- parameters and gradients without dimensions --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", SPECS.values(), ids=lambda spec: spec.name)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scalars_are_gradients_of_parameters_without_dimensions(spec: Spec, dtype: Any, backend: str) -> None:
+    """NumPy's arithmetic makes scalars of arrays without dimensions; the update is that of an array."""
+    scalar, array = np.array(0.5, dtype), np.array(0.5, dtype)
+    make = getattr(fastopt, spec.name)
+    optimizers = make({"w": scalar}, backend=backend), make({"w": array}, backend=backend)
+    for step in range(3):
+        gradient = 2 * scalar - step
+        assert isinstance(gradient, np.generic)
+        optimizers[0].step({"w": gradient})
+        optimizers[1].step({"w": np.array(gradient)})
+    assert scalar.tobytes() == array.tobytes()
+    assert scalar != 0.5
+
+
+def test_the_guard_takes_scalars_too() -> None:
+    w = np.array(0.5)
+    guard = fastopt.DivergenceGuard(fastopt.SGD(w, lr=0.5))
+    assert guard.step(w**2, 2 * w)
+    assert w == 0
+    with pytest.raises(fastopt.guard.DivergenceError, match="nonfinite"):
+        guard.step(1.0, np.float64("nan"))
+
+
+SCALARS = [
+    (np.float32(1), {}, TypeError, "grads must be of its parameter's dtype float64, got float32"),
+    (np.int64(1), {}, TypeError, "grads must be of dtype float32 or float64, got int64"),
+    (1.0, {}, TypeError, "grads must be a numpy.ndarray, got float"),
+    (np.ones(1), {}, ValueError, r"grads must be of its parameter's shape \(\), got \(1,\)"),
+    (np.float64(1), {"zero_grads": True}, TypeError, "grads must be a numpy.ndarray, got numpy.float64"),
+    (np.float64(1), {"grads": np.float64(1)}, TypeError, "grads must be a numpy.ndarray, got numpy.float64"),
+    (np.ma.masked, {}, TypeError, "its mask would be ignored"),
+]
+
+
+@pytest.mark.parametrize(("gradient", "options", "error", "match"), SCALARS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_scalars_that_are_refused(
+    gradient: Any, options: Any, error: type[Exception], match: str, backend: str
+) -> None:
+    w = np.array(0.5)
+    with pytest.raises(error, match=match):
+        fastopt.SGD(w, backend=backend, **options).step(gradient)
+    assert w == 0.5
 
 
 def test_a_good_gradient_may_be_read_only_and_shared() -> None:

@@ -17,6 +17,7 @@ from torch_peers import makes_states_early
 
 import fastopt.torch
 from fastopt.definitions.specs import SPECS
+from fastopt.torch.base import OPTIONS
 
 
 class Logged(torch.Tensor):
@@ -319,3 +320,21 @@ def test_with_an_old_torch_the_message_says_which_is_needed() -> None:
 
 def test_there_is_an_extra() -> None:
     assert "torch" in (importlib.metadata.metadata("fastopt").get_all("Provides-Extra") or ())
+
+
+# --- attributes -------------------------------------------------------------------------------------------------------
+
+
+@by_class
+def test_options_are_fixed_and_can_be_read(name: str) -> None:
+    """All that fastopt adds; other attributes are the user's own, as in torch, which reads `lr` from groups alone."""
+    optimizer: Any = getattr(fastopt.torch, name)([Parameter(torch.zeros(3))], nonfinite="skip", max_grad_norm=0.5)
+    assert (optimizer.nonfinite, optimizer.max_grad_norm, optimizer.flatten) == ("skip", 0.5, False)
+    for option, default in OPTIONS.items():
+        with pytest.raises(AttributeError, match=f"{name}.{option} is fixed at construction; make a new {name} with"):
+            setattr(optimizer, option, default)
+    for attribute in ("skipped_steps", "grad_norm"):
+        with pytest.raises(AttributeError):
+            setattr(optimizer, attribute, 1)
+    for attribute in ("lr", "grad_scale", "found_inf", "name"):
+        setattr(optimizer, attribute, None)

@@ -151,6 +151,47 @@ def test_arrays_of_other_libraries(rng: np.random.Generator) -> None:
     assert list(device.param_groups[0]["params"]) == params  # as they were given
 
 
+# --- accumulations that end early, and counts that are set ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("finish", ["apply_accumulated", "drop_accumulated"])
+def test_accumulations_that_end_early(case: Case, finish: str, rng: np.random.Generator) -> None:
+    params, gradients = problem(rng)
+    lr: Any = (lambda step: 0.5 / (1 + step)) if case.spec.uses_lr else 0.5
+    device, host = both(case.make, params, gradients[:1], accumulate_steps=3, max_grad_norm=0.5, lr=lr)
+    for step in gradients[1:]:
+        assert getattr(device, finish)() == getattr(host, finish)()
+        device.step(to_device(step))
+        host.step(step)
+    assert_same(device, host, case)
+
+
+def test_bound_gradients_stay_bound(rng: np.random.Generator) -> None:
+    param, gradient = rng.standard_normal((2, 5)).astype(np.float32)
+    on_device, bound = to_device(param), to_device(gradient)
+    device = fastopt.SGD(on_device, lr=0.5, accumulate_steps=2, grads=bound)
+    host = fastopt.SGD(param, lr=0.5, accumulate_steps=2, grads=gradient)
+    for optimizer in (device, host):
+        optimizer.step()
+        assert optimizer.apply_accumulated()
+        optimizer.step()
+        optimizer.step()
+    assert_same(device, host)
+
+
+def test_iterations_can_be_set(rng: np.random.Generator) -> None:
+    params, gradients = problem(rng)
+    device, host = both(fastopt.Adam, params, gradients[:2], lr=lambda step: 0.5 / (1 + step), nonfinite="skip")
+    for optimizer in (device, host):
+        optimizer.iterations = 40
+        assert optimizer.current_lr == (0.5 / 41,)
+        optimizer.step([_like(optimizer, each) if each is not None else None for each in gradients[2]])
+        assert optimizer.iterations == 41
+        assert optimizer.state[1]["step"] == 3
+    assert_same(device, host)
+
+
 # --- between steps ----------------------------------------------------------------------------------------------------
 
 CHANGES: dict[str, Callable[[fastopt.Optimizer], object]] = {
