@@ -7,7 +7,7 @@ import functools
 import inspect
 import weakref
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from ..definitions.specs import SPECS, Spec
 from ..kernels.engine.contract import Progress
 from ..step.nonfinite import NonfiniteGradients
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
+from .state_dicts import Fitting
 from .stepping import devices, flattening, gradient_hooks, hyperparameters, states, tensors
 from .stepping.host import Host
 from .stepping.stepper import Stepper
@@ -153,7 +154,12 @@ class NativeOptimizer(torch.optim.Optimizer):
             cls.name = cls.__qualname__ if cls.spec.custom else f"fastopt.torch.{cls.spec.name}"
             cls.__init__ = _initializer(torch_class)  # type: ignore[method-assign]
 
-    def _set_up(self, given: dict[str, Any]) -> None:
+    def _set_up(
+        self,
+        given: dict[str, Any],
+        early: Mapping[Tensor, dict[str, float]] | None = None,
+        buffers: Sequence[flattening.Buffer] | None = None,
+    ) -> None:
         """Check the options and take them over, and forget everything that steps found out."""
         self.options = {
             **read_step_options(given),
@@ -163,9 +169,13 @@ class NativeOptimizer(torch.optim.Optimizer):
         self._check_devices()
         report = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self._given = given
+        self.state_was_read = True
+        self.in_backward = False
         self._host = Host(self.name, self.spec, self.options, Progress.new(), report)
         self._stepper = Stepper(self._host)
         self._hooks = gradient_hooks.GradientHooks()
+        self._host.early.update(early or {})
+        self._host.buffers = list(buffers or ())
         self._flatten()
 
     def _check_devices(self) -> None:
@@ -187,6 +197,15 @@ class NativeOptimizer(torch.optim.Optimizer):
             placed = {id(param) for buffer in buffers for param in buffer.params}
             params = (param for group in self.param_groups for param in group["params"])
             self.unplaced = [param for param in params if id(param) not in placed]
+            self._make_states_early()
+
+    def _make_states_early(self) -> None:
+        """Make all states before the first step, where there are gradients from the start or one parameter is stepped
+        after the other. `torch.distributed.checkpoint` expects states where there are gradients."""
+        if self.options["flatten"] or self.in_backward:
+            placed = None if self.in_backward else {id(each) for buffer in self._host.buffers for each in buffer.params}
+            state = self.__dict__["state"]
+            states.make_states_early(self._host, state, self._init_group, self.param_groups, placed)
 
     def _check_groups(self, groups: list[dict[str, Any]]) -> None:
         labels = tensors.labels(groups)
@@ -203,9 +222,15 @@ class NativeOptimizer(torch.optim.Optimizer):
         TypeError, ValueError, RuntimeError
             Torch does, or the kernels cannot update a parameter. No group has been added.
         """
-        super().add_param_group(param_group)
         if "_given" not in self.__dict__:  # The constructor checks all groups together.
+            super().add_param_group(param_group)
             return
+        self._stepper.alone(functools.partial(self._add_param_group, param_group))
+
+    def _add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        state = self.__dict__["state"]
+        known = set(map(id, state))
         try:
             self._check_groups(self.param_groups)
             self._check_devices()
@@ -214,6 +239,8 @@ class NativeOptimizer(torch.optim.Optimizer):
                 self._hook(self.param_groups[-1:])
         except BaseException:
             self.param_groups.pop()
+            for key in [key for key in state if id(key) not in known]:
+                del state[key]
             raise
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -232,34 +259,90 @@ class NativeOptimizer(torch.optim.Optimizer):
             super().zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's, which has no states of parameters before their first step."""
-        kept = self.state
-        self.state = self._states_in_use()
-        try:
-            return super().state_dict()
-        finally:
-            self.state = kept
+        """As torch's.
 
-    def _states_in_use(self) -> defaultdict[Tensor, Any]:
-        return states.states_in_use(self.spec, self.state, self._stepper.steps())
+        Raises
+        ------
+        RuntimeError
+            Another thread is in the middle of a step.
+        """
+        return self._stepper.alone(super().state_dict)
+
+    @torch._disable_dynamo  # type: ignore[attr-defined]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, which matches parameters by their order; here by name, if both sides have names.
+
+        Parameters
+        ----------
+        state_dict: dict
+            From `state_dict()` of this class, of torch's or of fastopt's NumPy optimizer of the same name. Keys of
+            states may have become strings ("0"), as in JSON, and tensors NumPy arrays. A state that it lacks begins as
+            in a new optimizer, at the parameter's next step.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It does not fit: torch says so; or the names on one side are not those on the other, and no
+            `register_load_state_dict_pre_hook` adapts them; or it has states of a parameter that is not there, or
+            accumulated gradients. Nothing has been changed.
+        RuntimeError
+            Another thread is in the middle of a step.
+        """
+        self._stepper.alone(functools.partial(self._load_state_dict, state_dict))
+
+    def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        fitting = Fitting(self.name, self.spec, self.param_groups, bool(self._optimizer_load_state_dict_pre_hooks))
+        state_dict = fitting.match_names(state_dict)
+        # After users' hooks, which may rewrite everything, and before those that look at what was loaded.
+        handles = [
+            self.register_load_state_dict_pre_hook(lambda _, each: fitting.read(each)),
+            self.register_load_state_dict_post_hook(lambda _: fitting.restore_numbers(self.state), prepend=True),
+        ]
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
+        return self._stepper.alone(self._contents)
+
+    def _contents(self) -> dict[str, Any]:
         return {
             **super().__getstate__(),
-            "state": self._states_in_use(),
             "_given": self._given,
             "in_backward": self.in_backward,
+            "_early": dict(self._host.early),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        if "options" not in self.__dict__:  # unpickled
-            self._set_up(self._given)
-            if self.in_backward:  # So is a copy, with its own parameters.
-                self._hook(self.param_groups)
+        if "options" in self.__dict__:  # A state dict is loaded.
+            super().__setstate__(state)
+            self._host.early.clear()
+            self._make_states_early()
         else:
-            self._host.fresh.clear()  # States that were loaded are from steps that were done.
+            own = {name: state.get(name) for name in ("in_backward", "_early", "_buffers")}
+            super().__setstate__({name: value for name, value in state.items() if name not in own})
+            self._set_up(self._given, own["_early"], own["_buffers"])
+            if own["in_backward"]:  # So is a copy, with its own parameters.
+                self.step_in_backward()
         self._stepper.forget()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NativeOptimizer:
+        """A copy with copies of parameters, groups and states; steps are kept out until it is made."""
+        made: NativeOptimizer = type(self).__new__(type(self))
+        memo[id(self)] = made
+        self._stepper.alone(lambda: made.__setstate__(copy.deepcopy(self.__getstate__(), memo)))
+        return made
+
+    def __copy__(self) -> NativeOptimizer:
+        """As of torch's: another optimizer of the same parameters, groups and states; it has no hooks.
+
+        Where the backward pass steps, this optimizer alone goes on to do so.
+        """
+        made: NativeOptimizer = type(self).__new__(type(self))
+        made.__setstate__({**self.__getstate__(), "in_backward": False, "_buffers": self._host.buffers})
+        return made
 
     # --- the step ---------------------------------------------------------------------------------------------------
 
@@ -327,8 +410,9 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def step_in_backward(self) -> None:
         """See `fastopt.torch.step_in_backward`, which makes an optimizer for this."""
-        self._hook(self.param_groups)
+        gradient_hooks.check_params(self.name, self.param_groups)
         self.in_backward = True
+        self._hook(self.param_groups)
 
     def step_after_backward(self) -> None:
         """End what `step_in_backward` began: gradients stay, and `step()` steps them."""
@@ -338,7 +422,7 @@ class NativeOptimizer(torch.optim.Optimizer):
     def _hook(self, groups: list[dict[str, Any]]) -> None:
         """Have the parameters of these groups stepped when their gradients are complete."""
         gradient_hooks.check_params(self.name, groups)
-        states.make_states_early(self._host, self.__dict__["state"], self._init_group, self.param_groups)
+        self._make_states_early()
         params = [param for group in groups for param in group["params"]]
         self._hooks.put_on(params, functools.partial(_step_one, weakref.ref(self)), self)
 
@@ -349,12 +433,12 @@ class NativeOptimizer(torch.optim.Optimizer):
 
     def _saved_counts(self) -> Callable[[], None]:
         """What puts the counts of steps back to what they are now; the next step finds out everything anew."""
-        host, fresh = self._host, set(self._host.fresh)
+        host, early = self._host, dict(self._host.early)
         progress, report = copy.deepcopy(host.progress), copy.copy(vars(host.report))
 
         def put_back() -> None:
             self._stepper.forget()
-            host.fresh = fresh
+            host.early = early
             for each in fields(progress):
                 getattr(host.progress, each.name)[...] = getattr(progress, each.name)
             vars(host.report).update(report)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checks import bound_arguments, flag
 from ..definitions.specs import Spec
+from .stepping import states
 
 
 class PlainOptimizer(torch.optim.Optimizer):
@@ -45,7 +46,7 @@ class PlainOptimizer(torch.optim.Optimizer):
             for param in group["params"]:
                 found = self.state.get(param, {})
                 if found and not isinstance(found.get("step"), Tensor):
-                    found["step"] = _number(float(found.get("step", steps)))
+                    found["step"] = states.new_number(float(found.get("step", steps)))
 
     def _init_group(self, group: dict[str, Any]) -> None:
         """Make the states of parameters that have a gradient and none yet."""
@@ -55,19 +56,8 @@ class PlainOptimizer(torch.optim.Optimizer):
             if param.grad.is_sparse:
                 raise RuntimeError(f"{self.spec.name} does not support sparse gradients")
             state = self.state[param]
-            if state:
-                continue
-            state["step"] = _number(0.0)
-            state |= {name: _number(start) for name, start in self.spec.carried.items()}
-            for name in self.spec.all_states:
-                start = self.spec.initial.get(name, 0.0)
-                value = float(group[start]) if isinstance(start, str) else start
-                state[name] = torch.full_like(param, value, memory_format=torch.preserve_format)
-
-
-def _number(value: float) -> Tensor:
-    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32  # as torch's others
-    return torch.tensor(value, dtype=dtype)
+            if not state:
+                states.add_missing(self.spec, group, state, param)
 
 
 def _defaults(signature: inspect.Signature) -> dict[str, Any]:

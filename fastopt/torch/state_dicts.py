@@ -1,12 +1,18 @@
-"""State dicts of NumPy optimizers as torch's."""
+"""State dicts: those of NumPy optimizers as torch's, and what is done before torch loads one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from ..definitions.specs import Spec
+from ..step.operations import ACCUMULATOR
+from .stepping.states import new_number, state_names
 
 
 def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -22,12 +28,15 @@ def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     Returns
     -------
     state_dict: dict
-        The same with tensors, which share no memory with the arrays, and with step counts in torch's form.
+        The same with tensors, which share no memory with the arrays, and with step counts in torch's form. What
+        `accumulate_steps` adds gradients up in, which is empty after a step, is left out.
 
     Raises
     ------
     TypeError
         It is not a state dict.
+    ValueError
+        It was saved between accumulated gradients (`accumulate_steps`), which torch's classes cannot go on with.
 
     Examples
     --------
@@ -44,15 +53,176 @@ def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise TypeError(f"state_dict must be a dict with 'state' and 'param_groups', got {type(state_dict).__name__}")
+    check_nothing_is_accumulated("convert_state_dict", state_dict)
     states = {
-        key: {name: _as_tensor(name, value) for name, value in state.items()}
+        key: {name: _as_tensor(name, value) for name, value in state.items() if name != ACCUMULATOR}
         for key, state in state_dict["state"].items()
     }
     return {"state": states, "param_groups": [dict(group) for group in state_dict["param_groups"]]}
 
 
 def _as_tensor(name: str, value: Any) -> torch.Tensor:
-    if isinstance(value, np.ndarray):
-        return torch.tensor(value)
-    # torch loads `step` as it is, and everything else in the dtype of the parameter.
-    return torch.tensor(float(value), dtype=None if name == "step" else torch.float64)
+    if name == "step":  # torch loads it as it is
+        return new_number(float(value.item() if isinstance(value, np.ndarray) else value))
+    return torch.tensor(value, dtype=None if isinstance(value, np.ndarray) else torch.float64)
+
+
+def check_nothing_is_accumulated(owner: str, state_dict: Mapping[str, Any]) -> None:
+    """Check that a NumPy optimizer's state dict was not saved between accumulated gradients.
+
+    Raises
+    ------
+    ValueError
+        It was.
+    """
+    accumulated = state_dict.get("accumulated")
+    calls = accumulated.get("calls", 0) if isinstance(accumulated, Mapping) else 0
+    if calls:
+        raise ValueError(
+            f"{owner}: state_dict was saved between accumulated steps, after {calls} calls; torch's optimizers cannot "
+            "go on from there. Save it after an update"
+        )
+
+
+class Fitting:
+    """What an optimizer does to a state dict before torch loads it; the dict that it is given stays as it is.
+
+    Parameters
+    ----------
+    owner: the optimizer's name for messages.
+    groups: its groups.
+    adapted_by_hooks: whether hooks of the user may bring names together that differ.
+    """
+
+    def __init__(self, owner: str, spec: Spec, groups: Sequence[Mapping[str, Any]], adapted_by_hooks: bool) -> None:
+        self.owner = owner
+        self.spec = spec
+        self.groups = groups
+        self.adapted_by_hooks = adapted_by_hooks
+        self.numbers: list[dict[str, Tensor]] = []
+        """For each parameter of all groups, the numbers of its state that are carried from step to step."""
+
+    def match_names(self, state_dict: Any) -> Any:
+        """The state dict with groups and parameters in the optimizer's order, by name, where both have names.
+
+        Raises
+        ------
+        ValueError
+            Names differ, and there are no hooks that may adapt them.
+        """
+        if not _is_state_dict(state_dict) or len(state_dict["param_groups"]) != len(self.groups):
+            return state_dict  # which torch refuses, or hooks adapt
+        matched, differences = [], []
+        own = [_names(group) for group in self.groups]
+        for index, (names, saved) in enumerate(zip(own, _by_names(own, state_dict["param_groups"]), strict=True)):
+            saved_names = _names(saved)
+            if not names or not saved_names or names == saved_names:
+                matched.append(saved)
+            elif set(names) != set(saved_names):
+                here, there = (_listed(set(a) - set(b)) for a, b in ((names, saved_names), (saved_names, names)))
+                differences.append(f"param_groups[{index}] has {here} in the optimizer, {there} in state_dict")
+            elif len(set(names)) != len(names) or len(names) != len(saved_names):
+                matched.append(saved)  # Names that occur twice decide nothing.
+            else:
+                params = list(saved["params"])
+                if all(isinstance(each, Integral) for each in params):  # else they are names themselves, and in order
+                    id_of = dict(zip(saved_names, params, strict=True))
+                    params = [id_of[name] for name in names]
+                matched.append({**saved, "params": params, "param_names": names})
+        if differences and not self.adapted_by_hooks:
+            raise ValueError(
+                f"{self.owner}: parameters have other names than those in state_dict: {'; '.join(differences)}. Rename "
+                "them in its 'param_names', leave these out to match by order, or adapt it with "
+                "register_load_state_dict_pre_hook"
+            )
+        return state_dict if differences else {**state_dict, "param_groups": matched}
+
+    def read(self, state_dict: Any) -> Any:
+        """The state dict as torch loads it: keys of states as parameters have them, arrays as tensors.
+
+        Raises
+        ------
+        TypeError, ValueError
+            It has states that no parameter takes, or something else than numbers and tensors as a state.
+        """
+        if not _is_state_dict(state_dict):
+            return state_dict
+        check_nothing_is_accumulated(self.owner, state_dict)
+        params = dict.fromkeys(key for group in state_dict["param_groups"] for key in group["params"])
+        saved, read, unknown = state_dict["state"], {}, []
+        names = state_names(self.spec)
+        for key, state in saved.items():
+            is_number = isinstance(key, str) and key.isdecimal() and key not in params
+            if is_number and int(key) in params and int(key) not in saved:
+                key = int(key)
+            if key in params:
+                state = self._read_state(key, state, names)
+            elif isinstance(state, Mapping) and any(state.get(name) is not None for name in names):
+                unknown.append(key)
+            read[key] = state
+        if unknown:
+            raise ValueError(
+                f"{self.owner}: state_dict has states for {_listed(unknown)}, but its groups have the parameters "
+                f"{_listed(params)}"
+            )
+        carried = self.spec.carried
+        self.numbers = [
+            {name: read[key][name] for name in carried if name in read.get(key, ())}
+            for group in state_dict["param_groups"]
+            for key in group["params"]
+        ]
+        return {**state_dict, "state": read}
+
+    def _read_state(self, key: Any, state: Any, names: Sequence[str]) -> Any:
+        if not isinstance(state, Mapping):
+            raise TypeError(f"{self.owner}: state_dict['state'][{key!r}] must be a dict, got {state!r}")
+        read = {}
+        for name, value in state.items():
+            if name == ACCUMULATOR:
+                continue
+            if name in names and not (value is None or isinstance(value, (Tensor, np.ndarray, Number))):
+                raise TypeError(
+                    f"{self.owner}: state_dict['state'][{key!r}][{name!r}] must be a tensor or an array, got {value!r}"
+                )
+            is_array = isinstance(value, (np.ndarray, np.generic))
+            is_number = name in self.spec.carried and isinstance(value, Number)
+            read[name] = _as_tensor(name, value) if is_array or is_number else value
+        return read
+
+    def restore_numbers(self, states: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Give numbers that are carried from step to step the dtype that they were saved with.
+
+        Torch loads all but `step` in the parameter's dtype, in which further steps would round them otherwise.
+        """
+        params = [param for group in self.groups for param in group["params"]]
+        for param, numbers in zip(params, self.numbers, strict=True):
+            for name, number in numbers.items():
+                if isinstance(states[param].get(name), Tensor):
+                    states[param][name] = number.to(states[param][name].device)
+
+
+def _is_state_dict(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("state"), Mapping) and "param_groups" in value
+
+
+def _names(group: Mapping[str, Any]) -> list[str]:
+    names = group.get("param_names")
+    return [] if names is None else list(map(str, names))
+
+
+def _by_names(own: Sequence[list[str]], saved: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """For each of the optimizer's groups the saved one with the same names; without them, groups in their order."""
+    left = list(saved)
+    if not all(own) or not all(map(_names, saved)):
+        return left
+    found = []
+    for names in own:
+        same = [each for each in left if set(_names(each)) == set(names)]
+        left = [each for each in left if not same or each is not same[0]]
+        found.append(same[0] if same else None)
+    return [left.pop(0) if each is None else each for each in found]
+
+
+def _listed(values: Any) -> str:
+    shown = [repr(each) for each in sorted(values, key=lambda each: (str(type(each)), each))]
+    return ", ".join(shown[:10] + ["..."] * (len(shown) > 10)) or "no others"

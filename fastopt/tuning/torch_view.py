@@ -49,7 +49,10 @@ class TorchView:
         params = [param for group in optimizer.param_groups for param in group["params"]]
         tensors = [_saved(param) for param in params]
         gradients = [(param, param.grad, None if param.grad is None else _saved(param.grad)) for param in params]
-        states = {param: (state, _saved_values(state)) for param, state in optimizer.state.items()}
+        states = {  # what hooks and others keep beside them may be no dicts
+            param: (state, _saved_values(state if isinstance(state, dict) else {}))
+            for param, state in optimizer.state.items()
+        }
         groups = [(group, _saved_values(group, "params")) for group in optimizer.param_groups]
         counts = getattr(optimizer, "_saved_counts", None)
         restore_counts = None if counts is None else counts()

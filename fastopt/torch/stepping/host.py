@@ -38,8 +38,8 @@ class Host:
     report: NonfiniteGradients
     buffers: list[Buffer] = field(default_factory=list)
     """With `flatten=True`, the memory that the parameters were moved to."""
-    fresh: set[int] = field(default_factory=set)
-    """The ids of parameters whose states were made, but which no step has used yet."""
+    early: dict[Tensor, dict[str, float]] = field(default_factory=dict)
+    """The hyperparameters that states began with, by parameter, if they were made before it had a gradient."""
     scaler: tuple[Any, Any] = (None, None)
     """During a step on a device: a GradScaler's `found_inf` and `grad_scale`."""
 

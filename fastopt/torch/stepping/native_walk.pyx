@@ -50,7 +50,7 @@ cdef struct Kept:                # a state or a number, and the address at which
 
 cdef struct StatesOf:            # a parameter's entry in the owner's dict of states, and the values in it
     PyObject *param
-    PyObject *states
+    PyObject *states             # NULL: the key is no parameter; whatever it stands for may change
     Py_ssize_t n_values
     Py_ssize_t first             # where its values start in `Tensors.state_values`
     Py_ssize_t position          # the position from which PyDict_Next finds it
@@ -224,9 +224,15 @@ cdef class Tensors:
         cdef PyObject *key
         cdef PyObject *value_of_key
         self.n_states = len(states)
-        self.alive = [(param, own, tuple(own.values())) for param, own in states.items()]
+        stepped = set(map(id, self.params))
+        self.alive = [
+            (param, own, tuple(own.values())) if id(param) in stepped else (param, None, ())
+            for param, own in states.items()
+        ]
         self.states = <StatesOf *>calloc(max(self.n_states, 1), sizeof(StatesOf))
-        self.state_values = <PyObject **>calloc(max(sum([len(own) for own in states.values()]), 1), sizeof(PyObject *))
+        self.state_values = <PyObject **>calloc(
+            max(sum([len(values) for _, _, values in self.alive]), 1), sizeof(PyObject *)
+        )
         self.state_of = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
         if not (self.states and self.state_values and self.state_of):
             raise MemoryError("no memory for the table of states")
@@ -235,7 +241,7 @@ cdef class Tensors:
             self.state_of[index] = positions.get(id(self.params[index]), -1)
         for index, (param, own, values) in enumerate(self.alive):
             self.states[index].param = <PyObject *>param
-            self.states[index].states = <PyObject *>own
+            self.states[index].states = NULL if own is None else <PyObject *>own
             self.states[index].n_values = len(values)
             self.states[index].first = first
             self.states[index].position = position
@@ -393,9 +399,10 @@ cdef class Tensors:
             return REBUILD
         expected = self.states
         while PyDict_Next(<PyObject *>states, &position, &key, &value):
-            if (
-                key != expected.param
-                or value != expected.states
+            if key != expected.param:
+                return REBUILD
+            if expected.states != NULL and (
+                value != expected.states
                 or not holds(value, self.state_values + expected.first, expected.n_values)
             ):
                 return REBUILD

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from ...definitions.specs import Spec
 from ...kernels.engine.contract import SegmentRecords
+from ...kernels.formulas import registry
 from .host import Group, Host, InitGroup, States
 from .hyperparameters import read_hyperparameters
 
@@ -38,42 +38,128 @@ class StateNumbers:
         records.carried[index] = values[self.counts_steps :]
 
 
-def has_state(states: Mapping[Tensor, dict[str, Any]], param: Tensor) -> bool:
-    return any(value is not None for value in states.get(param, {}).values())
+def state_names(spec: Spec) -> tuple[str, ...]:
+    """The names of everything that an optimizer may keep in a parameter's state."""
+    return (*StateNumbers(spec).names, *spec.all_states)
+
+
+def optional_states(spec: Spec) -> set[str]:
+    """The states that some of the optimizer's rules do without: those that a hyperparameter turns on."""
+    rules = [set(registry.rule(rule).states) for rule in spec.rules.values()]
+    return set().union(*rules) - rules[0].intersection(*rules)
+
+
+def has_state(names: Sequence[str], states: Mapping[Tensor, dict[str, Any]], param: Tensor) -> bool:
+    """Whether a parameter has a state of one of these names; others may keep things beside them."""
+    state = states.get(param)
+    return bool(state) and any(state.get(name) is not None for name in names)  # type: ignore[union-attr]
+
+
+UNUSED = -0.0
+"""What torch's SGD, which keeps no count of steps, has in a momentum that no step has used yet.
+
+Adding -0.0 changes no number, so to torch it is as good as no momentum. Unlike 0.0 it tells a first step, which has no
+dampening, from a later one, in every copy and file.
+"""
+
+
+def is_unused(state: Tensor) -> bool:
+    """Whether a state has the value `UNUSED` everywhere; looks at all elements only if the first one has it."""
+    if not state.numel():
+        return True
+    first = state[(0,) * state.ndim]
+    return bool(first == 0 and first.signbit()) and bool(((state == 0) & state.signbit()).all())
+
+
+def new_state(spec: Spec, values: Mapping[str, Any], name: str, param: Tensor) -> Tensor:
+    """A state as a new optimizer with these hyperparameters has it before its first step."""
+    start = spec.initial.get(name, 0.0 if spec.counts_steps else UNUSED)
+    value = float(values[start]) if isinstance(start, str) else start
+    return torch.full_like(param, value, requires_grad=False, memory_format=torch.preserve_format)
+
+
+def new_number(value: float) -> Tensor:
+    """A number of a state, in the dtype that torch gives it."""
+    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
+    return torch.tensor(value, dtype=dtype)
+
+
+def add_missing(spec: Spec, values: Mapping[str, Any], state: dict[str, Any], param: Tensor) -> None:
+    """Give a parameter's state what it has not, as it is before a first step."""
+    numbers = {"step": 0.0} if spec.counts_steps else {}
+    for name, start in {**numbers, **spec.carried}.items():
+        if state.get(name) is None:
+            state[name] = new_number(start)
+    for name in spec.states(values):
+        if state.get(name) is None:
+            state[name] = new_state(spec, values, name, param)
 
 
 def make_states(host: Host, states: States, init_group: InitGroup, group: Group, params: list[Tensor]) -> None:
-    """Let torch make the states of parameters of a group; they must have gradients."""
+    """Make the states of parameters of a group: torch does, then whatever it leaves to its steps or its constructor.
+
+    The parameters must have gradients. What others keep in a parameter's state stays, before ours.
+    """
     lists: list[list[Any]] = [[] for _ in range(len(inspect.signature(init_group).parameters) - 1)]
-    with torch.no_grad():
-        init_group({**group, "params": params}, *lists)
-        if not host.spec.counts_steps:  # torch makes them in the middle of a step
-            names = host.spec.states(read_hyperparameters(host.name, host.spec, group))
-            for param in params if names else ():
-                states[param].update({name: torch.zeros_like(param) for name in names})
-                host.fresh.add(id(param))
+    values = read_hyperparameters(host.name, host.spec, group)
+    others = {param: dict(states[param]) for param in params if states.get(param)}
+    for param in others:
+        states[param].clear()  # torch makes states only where there is nothing
+    try:
+        with torch.no_grad():
+            init_group({**group, "params": params}, *lists)
+            for param in params if host.spec.states(values) else ():
+                add_missing(host.spec, values, states[param], param)
+    finally:
+        for param, kept in others.items():
+            made = dict(states[param])
+            states[param].clear()
+            states[param].update({**kept, **made})
 
 
-def make_states_early(host: Host, states: States, init_group: InitGroup, groups: Sequence[Group]) -> None:
-    """Make the states of all parameters, before there are gradients."""
+def make_states_early(
+    host: Host, states: States, init_group: InitGroup, groups: Sequence[Group], only: Collection[int] | None = None
+) -> None:
+    """Make the states of all parameters, or of those with these ids, before there are gradients."""
+    names = state_names(host.spec)
     for group in groups:
-        new = [param for param in group["params"] if not has_state(states, param)]
+        new = [
+            param
+            for param in group["params"]
+            if (only is None or id(param) in only) and not has_state(names, states, param)
+        ]
+        if not new or not host.spec.states(read_hyperparameters(host.name, host.spec, group)):
+            continue
         gradients = [param.grad for param in new]
         try:
             for param in new:
                 param.grad = param.detach()  # torch makes states only for what has a gradient
-            if new:
-                make_states(host, states, init_group, group, new)
+            make_states(host, states, init_group, group, new)
         finally:
             for param, gradient in zip(new, gradients, strict=True):
                 param.grad = gradient
+        starts = {name: float(group[name]) for name in host.spec.initial.values() if isinstance(name, str)}
+        host.early.update((param, starts) for param in new if starts)
 
 
-def states_in_use(spec: Spec, states: States, steps: Mapping[int, int]) -> States:
-    """The states without those that were made for a step that was not done: skipped, or still to come.
+def follow_hyperparameters(
+    host: Host, states: Mapping[Tensor, dict[str, Any]], params: Sequence[Tensor], values: Mapping[str, Any]
+) -> None:
+    """Have states that were made early, and that nobody has used or changed since, begin with these hyperparameters.
 
-    `steps` has the number of steps of parameters by id; it is needed where torch keeps no count.
+    Rprop's step sizes, for example, begin with the rate of the first step.
     """
-    if spec.counts_steps:
-        return states
-    return defaultdict(dict, {param: state for param, state in states.items() if steps.get(id(param), 1)})
+    for param in params:
+        starts, state = host.early.get(param), states.get(param, {})
+        if starts is None:
+            continue
+        if state.get("step") != 0:
+            del host.early[param]
+            continue
+        for name, start in host.spec.initial.items():
+            if not isinstance(start, str) or starts[start] == values[start]:
+                continue
+            begun_with = torch.tensor(starts[start], dtype=state[name].dtype)
+            if bool((state[name] == begun_with).all()):
+                state[name].fill_(values[start])
+        host.early[param] = {start: values[start] for start in starts}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,6 +14,8 @@ from ...kernels.engine.contract import BUSY
 from .host import Group, Host, InitGroup, States
 from .updates import Update
 from .walks import READY, REREAD, TensorWalk
+
+Result = TypeVar("Result")
 
 
 class Stepper:
@@ -26,6 +31,8 @@ class Stepper:
         self.walk: TensorWalk | None = None
         """The walk that steps all parameters, if there is one."""
         self.settling = threading.Lock()
+        self.claimed_by: int | None = None
+        """The thread that keeps steps out, see `alone`."""
         self.counts_on_device = False
         """Whether states are behind what a device has counted; nothing is counted while an update is made."""
 
@@ -38,9 +45,17 @@ class Stepper:
         if walk is None:
             return False
         found = walk.step(groups, states, host.n_threads(), states_were_read, None, False, only)
-        if found == REREAD and self.walk is walk and self.update is not None and self.update.reread(groups):
+        if found == REREAD and self.walk is walk and self.reread(groups, states):
             found = walk.step(groups, states, host.n_threads(), states_were_read, None, True, only)
         return bool(found == READY)
+
+    def reread(self, groups: list[Group], states: States) -> bool:
+        """Take over changed hyperparameters; whether that was possible without new engines."""
+        if self.update is None:
+            return False
+        if self.host.early:
+            self.write_counts()
+        return self.update.reread(groups, states)
 
     def settle(self, groups: list[Group], states: States, init_group: InitGroup, only: int) -> None:
         """A step that first takes care of new parameters, memory, hyperparameters and gradients that lie differently.
@@ -54,7 +69,7 @@ class Stepper:
             raise RuntimeError(BUSY)
         try:
             update = self.update
-            if update is None or not update.reread(groups):
+            if update is None or not self.reread(groups, states):
                 update = self.make_update(groups, states, init_group)
             replacements = update.look(groups, states, only)
             if replacements is None:
@@ -62,8 +77,33 @@ class Stepper:
                 replacements = update.look(groups, states, only)
                 assert replacements is not None, "an update that was just made is up to date"
             with torch.no_grad():
-                update.step(groups, states, replacements, only)
+                done = update.step(groups, states, replacements, only)
+            if not done and update.before:  # It was skipped, and leaves no states behind.
+                update.drop_made_states(states)
+                self.forget()
         finally:
+            self.settling.release()
+
+    def alone(self, function: Callable[[], Result]) -> Result:
+        """The result of `function()`, with all steps kept out. It may call this again.
+
+        Raises
+        ------
+        RuntimeError
+            A step is under way, or another thread keeps steps out.
+        """
+        if self.claimed_by == threading.get_ident():
+            return function()
+        if not self.settling.acquire(blocking=False):
+            raise RuntimeError(BUSY)
+        try:
+            self.claimed_by = threading.get_ident()
+            for each in self.update.rounds if self.update is not None else ():
+                for engine in each.engines:
+                    function = functools.partial(engine.alone, function)
+            return function()
+        finally:
+            self.claimed_by = None
             self.settling.release()
 
     def make_update(self, groups: list[Group], states: States, init_group: InitGroup) -> Update:
@@ -82,8 +122,7 @@ class Stepper:
 
     def steps(self) -> dict[int, int]:
         """The number of steps of parameters by id, where torch keeps no count; 1 stands for any number above 0."""
-        known = {} if self.update is None else dict(self.update.steps())
-        return {**known, **dict.fromkeys(self.host.fresh, 0)}
+        return {} if self.update is None else dict(self.update.steps())
 
     def position(self, param: Tensor) -> int | None:
         """A parameter's position among all groups' when the engines were made."""

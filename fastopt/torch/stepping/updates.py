@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,16 @@ from .entries import Entry, assign_rounds
 from .host import Group, Host, InitGroup, States
 from .hyperparameters import read_hyperparameters
 from .rounds import Contents, Round
-from .states import StateNumbers, has_state, make_states
+from .states import (
+    StateNumbers,
+    add_missing,
+    follow_hyperparameters,
+    has_state,
+    is_unused,
+    make_states,
+    optional_states,
+    state_names,
+)
 from .walks import REBUILD, REPLACE, Replacements
 
 
@@ -29,7 +39,8 @@ class Update:
     ) -> None:
         self.host = host
         self.hyperparameters = [read_hyperparameters(host.name, host.spec, group) for group in groups]
-        self.check_states_are_dicts(states)
+        self.names = state_names(host.spec)
+        self.optional = optional_states(host.spec)
         labels = tensors.labels(groups)
         entries: list[Entry | None] = []
         for index, group in enumerate(groups):
@@ -44,18 +55,20 @@ class Update:
                 with torch.no_grad():
                     # If torch cannot write to it, the error comes now, before anything has changed.
                     entry.param.copy_(entry.memory.copy_(entry.param))
-        self.made: list[Tensor] = []
+        self.before: dict[Tensor, dict[str, Any] | None] = {}
+        """What was in the states to which this update has added, until a step has used them; None: there was none."""
         try:
             self.make_states(groups, states, init_group, active)
             for entry in active:
                 self.find_states(states, entry)
             self.flatten_states(states, active)
+            for index, values in enumerate(self.hyperparameters):
+                own = [entry.param for entry in active if entry.group == index]
+                follow_hyperparameters(host, states, own if host.early else (), values)
             n_rounds = assign_rounds(active)
             self.check_rounds(active, n_rounds)
             on_device = {entry.round for entry in active if devices.kind(entry.param) == "cuda"}
-            contents = Contents(
-                groups, states, self.hyperparameters, entries, {**steps, **dict.fromkeys(host.fresh, 0)}
-            )
+            contents = Contents(groups, states, self.hyperparameters, entries, self.counts(active, steps))
             self.rounds = [
                 (DeviceRound if number in on_device else Round)(host, contents, number) for number in range(n_rounds)
             ]
@@ -64,22 +77,18 @@ class Update:
             raise
         host.report.labels = [entry.label for entry in active]
         host.report.sizes = [entry.param.numel() for entry in active]
-        host.fresh.clear()
         walks = [each.walk for each in self.rounds]
         self.single = walks[0] if len(walks) == 1 and all(entry.in_place for entry in active) else None
         """The one walk that steps all parameters, if there is nothing to do around it."""
 
-    def check_states_are_dicts(self, states: States) -> None:
-        for state in states.values():
-            if not isinstance(state, dict):
-                raise TypeError(f"{self.host.name}: a parameter's state must be a dict, got {state!r}")
-
     def entry(self, states: States, label: str, position: int, group: int, param: Tensor) -> Entry | None:
         """A parameter to step, now or later; None if it has neither a gradient nor states."""
         host = self.host
+        if not isinstance(states.get(param, {}), dict):
+            raise TypeError(f"{host.name}: the state of {label} must be a dict, got {states[param]!r}")
         if param.grad is not None:
             tensors.check_gradient(host.name, label, param, param.grad)
-        elif not has_state(states, param) and host.spec.states(self.hyperparameters[group]):
+        elif not has_state(self.names, states, param) and host.spec.states(self.hyperparameters[group]):
             return None
         tensors.check_param(host.name, label, param)
         return Entry(label, position, group, param)
@@ -90,15 +99,36 @@ class Update:
         """Let torch make the states of parameters that have none, but have a gradient."""
         for index, group in enumerate(groups):
             own = (entry.param for entry in entries if entry.group == index)
-            new = [param for param in own if param.grad is not None and not has_state(states, param)]
+            new = [param for param in own if param.grad is not None and not has_state(self.names, states, param)]
             if new:
-                self.made += new
+                for param in new:
+                    self.remember(states, param)
                 make_states(self.host, states, init_group, group, new)
+
+    def remember(self, states: States, param: Tensor) -> None:
+        """Note what is in a parameter's state before something is added."""
+        self.before[param] = dict(states[param]) if param in states else None
 
     def drop_made_states(self, states: States) -> None:
         """Leave the states as they were: a step that is not done makes none."""
-        for param in self.made:
-            states.pop(param, None)
+        for param, before in self.before.items():
+            if before is None:
+                states.pop(param, None)
+            else:
+                states[param].clear()
+                states[param].update(before)
+        self.before = {}
+
+    def counts(self, entries: Sequence[Entry], known: dict[int, int]) -> dict[int, int]:
+        """The number of steps of each parameter by id, where torch keeps no count; 1 stands for any above 0."""
+        if self.host.spec.counts_steps:
+            return {}
+        return {
+            id(entry.param): 0
+            if entry.param in self.before
+            else known.get(id(entry.param), 0) or int(not all(map(is_unused, entry.states)))
+            for entry in entries
+        }
 
     def find_states(self, states: States, entry: Entry) -> None:
         """Find an entry's states and numbers; states that lie in memory differently from the parameter are replaced.
@@ -110,6 +140,10 @@ class Update:
         """
         host, state = self.host, states.get(entry.param, {})
         hyperparameters = self.hyperparameters[entry.group]
+        missing = {name for name in host.spec.states(hyperparameters) if state.get(name) is None}
+        if missing and missing <= self.optional:  # Something was turned on, and begins as in a new optimizer.
+            self.remember(states, entry.param)
+            add_missing(host.spec, hyperparameters, state, entry.param)
         for name in host.spec.states(hyperparameters):
             value = state.get(name)
             if not isinstance(value, Tensor):
@@ -182,7 +216,7 @@ class Update:
             for entry, count in zip(each.entries, each.records.steps, strict=True):
                 yield id(entry.param), int(count)
 
-    def reread(self, groups: list[Group]) -> bool:
+    def reread(self, groups: list[Group], states: States) -> bool:
         """Take over changed hyperparameters; whether that was possible without new engines."""
         if len(groups) != len(self.hyperparameters):
             return False
@@ -196,6 +230,8 @@ class Update:
                 for each in self.rounds:
                     each.set_hyperparameters(index, values, only_lr)
                 self.hyperparameters[index] = values
+                if self.host.early:
+                    follow_hyperparameters(self.host, states, group["params"], values)
             for each in self.rounds:
                 each.set_known_values(index, group)
         return True
@@ -218,13 +254,21 @@ class Update:
         except BaseException:
             self.drop_made_states(states)
             raise
-        self.made = []
         return replacements
 
-    def step(self, groups: list[Group], states: States, replacements: Sequence[Replacements], only: int) -> None:
-        """A step of what `look` has looked at."""
-        for each, own in zip(self.rounds, replacements, strict=True):
-            each.step(groups, states, own, only)
+    def step(self, groups: list[Group], states: States, replacements: Sequence[Replacements], only: int) -> bool:
+        """A step of what `look` has looked at; whether it was done, not declined because of its gradients."""
+        calls = int(self.host.progress.calls[0])
+        try:
+            for each, own in zip(self.rounds, replacements, strict=True):
+                each.step(groups, states, own, only)
+        except BaseException:
+            self.drop_made_states(states)
+            raise
+        done = int(self.host.progress.calls[0]) != calls or any(each.on_device for each in self.rounds)
+        if done:
+            self.before = {}
+        return done
 
     def set_scale(self) -> None:
         """Take over a changed gradient scale."""

@@ -118,8 +118,10 @@ class PythonWalk(ABC):
         self.segments = list(segments)
         self.memory = list(memory)
         self.kept = [(tensor, tensor.data_ptr()) for each in kept for tensor in each]
-        self.states = list(states.values())
-        self.state_values = [list(own.values()) for own in self.states]
+        params = set(map(id, self.params))
+        self.states = [(key, own if id(key) in params else None) for key, own in states.items()]
+        """The keys, and the states of parameters; what others keep under other keys may change."""
+        self.state_values = [[] if own is None else list(own.values()) for _, own in self.states]
         self.forms = [Form(each.dtype, each.device, each.shape, each.stride(), each.data_ptr()) for each in self.memory]
         self.written = sorted(
             (each.data_ptr(), each.data_ptr() + each.numel() * each.element_size())
@@ -196,10 +198,16 @@ class PythonWalk(ABC):
             if stop > len(self.params) or not all(map(is_, params, self.params[start:stop])):
                 return REBUILD
             start = stop
-        if start != len(self.params) or not all(map(is_, states.values(), self.states)):
+        if start != len(self.params):
             return REBUILD
-        for own, values_of_param in zip(self.states, self.state_values, strict=True):
-            if len(own) != len(values_of_param) or not all(map(is_, own.values(), values_of_param)):
+        for (key, state), (known_key, its), values_in_it in zip(
+            states.items(), self.states, self.state_values, strict=True
+        ):
+            if key is not known_key:
+                return REBUILD
+            if its is not None and (
+                state is not its or len(state) != len(values_in_it) or not all(map(is_, state.values(), values_in_it))
+            ):
                 return REBUILD
         return result
 
