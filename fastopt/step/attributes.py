@@ -60,8 +60,8 @@ def refusal(cls: type, spec: Spec, name: str, *, strict: bool) -> str | None:
         return f"{cls.__name__}.{name} cannot be assigned{_where(cls, spec, name)}" if fixed else None
     if _is_known(spec, name):
         return f"{cls.__name__}.{name} cannot be assigned{_where(cls, spec, name)}"
-    meant = NAMES_ELSEWHERE.get(name) or (_likely(cls, spec, name) if strict else None)
-    if meant is None or not strict:
+    meant = _likely(cls, spec, name) if strict else None
+    if meant is None:
         return None
     settable = isinstance(inspect.getattr_static(cls, meant, None), property)
     advice = f": assign to {cls.__name__}.{meant}" if settable else _where(cls, spec, meant)
