@@ -135,18 +135,13 @@ class Optimizer:
         self._room = EngineRoom(backend, contents, changes)
 
     if not TYPE_CHECKING:  # type checkers would take any name for an attribute
+        # There is no `__getattr__` with such advice: it would slow down every look-up of an attribute.
 
         def __setattr__(self, name: str, value: Any) -> None:
             reason = None if name in ("spec", "defaults") else self._refusal(name)
             if reason is not None:
                 raise AttributeError(reason, name=name, obj=self)
             object.__setattr__(self, name, value)
-
-        def __getattr__(self, name: str) -> Any:
-            if hasattr(type(self), name):  # a property that raised an AttributeError of its own
-                return object.__getattribute__(self, name)
-            reason = self._refusal(name) or f"{type(self).__name__!r} object has no attribute {name!r}"
-            raise AttributeError(reason.replace("cannot be assigned", "is no attribute"), name=name, obj=self)
 
     def _refusal(self, name: str) -> str | None:
         """Why there can be no attribute of this name; None if it is the user's own affair."""

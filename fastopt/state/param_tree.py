@@ -75,6 +75,8 @@ class ParamTree:
         """
         if self.kind == "array":
             return [values]
+        if self.kind == "list" and type(values) is list and len(values) == self.size and not self.children:
+            return list(values)  # the shortest way
         entries = self._entries_of_dict(values, root) if self.kind == "dict" else self._entries_of_list(values, root)
         if not self.children:
             return entries

