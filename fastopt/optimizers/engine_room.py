@@ -49,9 +49,15 @@ class EngineRoom:
 
     def build(self, contents: Contents) -> None:
         """Build an engine for these contents, and go over to both, while no other thread can step."""
-        changes, before = self.changes, self.__dict__.get("engine")
+        changes = self.changes
         changes.ready_step = None
         changes.pending = changes.rates = False  # first: another thread may assign meanwhile
+        self._put_in_place(contents, *self.made(contents))
+        self._note_taken_over()
+
+    def made(self, contents: Contents) -> tuple[Any, list[Hashable]]:
+        """An engine for these contents, and the structure that it was built for; nothing is changed."""
+        before = self.__dict__.get("engine")
         params, structure, segments = contents.params, self._structure_of(contents), _segments(contents)
         engine = self.backend.engine(
             EngineInputs(
@@ -73,18 +79,27 @@ class EngineRoom:
             engine.bind(contents.gradients)
         if self.backend.on_device and before is not None:
             engine.stream = before.stream
-        self._put_in_place(contents, engine, structure)
-        self._note_taken_over()
+        return engine, structure
 
     def _put_in_place(self, contents: Contents, engine: Any, structure: list[Hashable]) -> None:
         """Go over to an engine; the one before does nothing from now on, in whichever thread it was found.
 
         This is one call of C code, within which no signal handler and no other thread runs.
         """
+        collections.deque(map(setattr, *zip(*self.assignments(contents, engine, structure), strict=True)), maxlen=0)
+
+    def assignments(
+        self, contents: Contents, engine: Any, structure: list[Hashable]
+    ) -> tuple[tuple[Any, str, Any], ...]:
+        """What is to be assigned to go over to an engine: (object, name of the attribute, value)."""
         before = self.__dict__.get("engine", engine)
-        objects = (before, engine, self, self, self)
-        names = ("replaced", "replaced", "contents", "engine", "_structure")
-        collections.deque(map(setattr, objects, names, (True, False, contents, engine, structure)), maxlen=0)
+        return (
+            (before, "replaced", True),
+            (engine, "replaced", False),
+            (self, "contents", contents),
+            (self, "engine", engine),
+            (self, "_structure", structure),
+        )
 
     def replace(self, make: Callable[[Contents], Contents]) -> None:
         """Go over to other contents, made of those in use, while no other thread can step.

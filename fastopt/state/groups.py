@@ -91,6 +91,13 @@ class ParamGroup(dict[str, Any]):
         """The values and the allowed states, for `restore`."""
         return dict(self), self.allowed_states
 
+    def twin(self) -> ParamGroup:
+        """A group with the same values, to try changes on; no optimizer notices them."""
+        twin = ParamGroup.__new__(ParamGroup)
+        dict.update(twin, self)
+        vars(twin).update(vars(self), _changes=Changes(self._changes.max_grad_norm))
+        return twin
+
     def restore(self, saved: tuple[dict[str, Any], frozenset[str] | None]) -> None:
         """Go back to what `saved` returned, after something else failed."""
         values, self.allowed_states = saved

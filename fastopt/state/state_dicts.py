@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -30,9 +30,13 @@ def without_params(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}
 
 
-def save(contents: Contents) -> dict[str, Any]:
-    """See `Optimizer.state_dict`. As in torch, a parameter that was never stepped has no entry."""
-    spec, records, memory = contents.spec, contents.records, contents.params.memory
+def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None) -> dict[str, Any]:
+    """See `Optimizer.state_dict`. As in torch, a parameter that was never stepped has no entry.
+
+    `to_host` makes the array that is saved of a state, by default a copy of it.
+    """
+    spec, records = contents.spec, contents.records
+    to_host = to_host or contents.params.memory.to_host
     iterations = int(contents.progress.iterations[0])
     saved_groups = []
     for group, span in zip(contents.groups, contents.params.spans, strict=True):
@@ -48,7 +52,7 @@ def save(contents: Contents) -> dict[str, Any]:
             counted: dict[str, Any] = {"step": step} if counts or not step else {}
             if carried:
                 counted |= zip(spec.carried, carried, strict=True)
-            saved_states[index] = {**counted, **{name: memory.to_host(array) for name, array in state.items()}}
+            saved_states[index] = {**counted, **{name: to_host(array) for name, array in state.items()}}
     saved = {"state": saved_states, "param_groups": saved_groups, "iterations": iterations}
     if accumulates(contents.options):
         params = np.flatnonzero(records.pending).tolist()
@@ -213,7 +217,7 @@ def _read_state(
             raise ValueError(
                 f"{label}[{name!r}] must be of its parameter's shape {tuple(param.shape)}, got {array.shape}"
             )
-        states[name] = array.copy()
+        states[name] = array  # `load` copies it
     return states, _read_step(spec, saved, label)
 
 

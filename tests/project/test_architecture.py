@@ -34,6 +34,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fastopt/norms.py", "fastopt/optimizers", "fastopt/torch/stepping", "fastopt/jit"),
     ("fastopt/torch",),
     ("fastopt/guard", "fastopt/rules.py"),
+    ("fastopt/checkpoints",),
     ("fastopt/__init__.py",),
     ("examples",),
     ("fastopt/tuning", "fastopt/command/arguments.py"),
@@ -60,7 +61,16 @@ NARROWER: Mapping[str, tuple[str, ...]] = {
 """Entries that may import from these alone."""
 
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
-    "torch": ("fastopt/torch", "fastopt/guard/torch_target.py", "fastopt/tuning/torch_view.py", "bench", "examples"),
+    "torch": (
+        "fastopt/torch",
+        "fastopt/checkpoints/models.py",
+        "fastopt/checkpoints/tensors.py",
+        "fastopt/guard/torch_target.py",
+        "fastopt/tuning/torch_view.py",
+        "bench",
+        "examples",
+    ),
+    "safetensors": ("fastopt/checkpoints/files.py",),
     "numba": ("kernels/numba", "kernels/cuda", "fastopt/jit", "fastopt/schedules/base.py", "bench", "examples"),
     "llvmlite": ("kernels/numba", "kernels/cuda", "fastopt/jit"),
     "matplotlib": ("fastopt/command", "fastopt/tuning/plots.py", "bench", "examples"),

@@ -13,6 +13,8 @@ HEAVY = (
     "rich",
     "scipy",
     "numpy.ma",
+    "safetensors",
+    "fastopt.checkpoints",
     "fastopt.command.demo",
     "fastopt.examples",
     "fastopt.schedules.plateau",
