@@ -66,6 +66,52 @@ def test_torchs_ways_of_saving(name: str, how: dict[str, Any], tmp_path: Path) -
     assert_equal(again, its_optimizer, model, optimizer)
 
 
+OPTIONS: list[dict[str, Any]] = [
+    {"max_grad_norm": 0.1},
+    {"clip_norm": 0.1},
+    {"clip_value": 0.01},
+    {"nonfinite": "skip", "max_consecutive_skips": 1},
+    {"nonfinite": "raise"},
+    {"zero_grads": True},
+    {"backend": "reference"},
+    {"n_threads": 1, "flush_denormals": False},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("flatten", [False, True])
+def test_options_go_with_it(options: dict[str, Any], flatten: bool, tmp_path: Path) -> None:
+    model, optimizer = make("SGD", {**DAMPED, **options}, flatten=flatten)
+    train(model, optimizer, range(3))
+    save(model, optimizer, tmp_path)
+    again, its_optimizer = make("SGD", {**DAMPED, **options}, flatten=flatten)
+    load(again, its_optimizer, tmp_path)
+    for each, its in ((model, optimizer), (again, its_optimizer)):
+        train(each, its, range(3, 6))
+    assert_equal(again, its_optimizer, model, optimizer)
+
+
+@pytest.mark.parametrize("flatten", [False, True])
+def test_parameters_in_another_order(flatten: bool, tmp_path: Path) -> None:
+    """torch has matched them by their names in the model; the names in groups are still in the order of before."""
+    runs = []
+    for order in (1, -1):
+        model = Model()
+        named = list(model.named_parameters())[::order]
+        optimizer = fastopt.torch.Adam(named, flatten=flatten)
+        if runs:
+            load(model, optimizer, tmp_path)
+            assert optimizer.param_groups[0]["param_names"] == [name for name, _ in named]
+        else:
+            train(model, optimizer, range(3))
+            save(model, optimizer, tmp_path)
+        runs.append((model, optimizer))
+    for model, optimizer in runs:
+        train(model, optimizer, range(3, 6))
+    for param, other in zip(runs[0][0].parameters(), runs[1][0].parameters(), strict=True):
+        assert torch.equal(param, other)
+
+
 @pytest.mark.parametrize("flatten", [False, True])
 def test_from_torchs_own_class_and_back(flatten: bool, tmp_path: Path) -> None:
     """A checkpoint does not say whose class wrote it."""
