@@ -20,8 +20,8 @@ from ..definitions.specs import SPECS, Spec
 from ..kernels.engine.contract import Progress
 from ..step.nonfinite import NonfiniteGradients
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
-from .state_dicts import Fitting
-from .stepping import devices, flattening, gradient_hooks, hyperparameters, states, tensors
+from .saving import SavedOptimizer
+from .stepping import devices, flattening, gradient_hooks, hyperparameters, tensors
 from .stepping.host import Host
 from .stepping.stepper import Stepper
 
@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
 """The options that the classes take beside torch's own arguments, and their defaults."""
 
 
-class NativeOptimizer(torch.optim.Optimizer):
+class NativeOptimizer(SavedOptimizer):
     """The base class of this package's optimizers: `fastopt.torch.Adam` is `torch.optim.Adam` with a faster step.
 
     Arguments, their order and defaults are torch's. `foreach` and `fused` are validated as torch does, then ignored.
@@ -199,14 +199,6 @@ class NativeOptimizer(torch.optim.Optimizer):
             self.unplaced = [param for param in params if id(param) not in placed]
             self._make_states_early()
 
-    def _make_states_early(self) -> None:
-        """Make all states before the first step, where there are gradients from the start or one parameter is stepped
-        after the other. `torch.distributed.checkpoint` expects states where there are gradients."""
-        if self.options["flatten"] or self.in_backward:
-            placed = None if self.in_backward else {id(each) for buffer in self._host.buffers for each in buffer.params}
-            state = self.__dict__["state"]
-            states.make_states_early(self._host, state, self._init_group, self.param_groups, placed)
-
     def _check_groups(self, groups: list[dict[str, Any]]) -> None:
         labels = tensors.labels(groups)
         for group in groups:
@@ -257,92 +249,6 @@ class NativeOptimizer(torch.optim.Optimizer):
                     param.grad = None
         else:
             super().zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        """As torch's.
-
-        Raises
-        ------
-        RuntimeError
-            Another thread is in the middle of a step.
-        """
-        return self._stepper.alone(super().state_dict)
-
-    @torch._disable_dynamo  # type: ignore[attr-defined]
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As torch's, which matches parameters by their order; here by name, if both sides have names.
-
-        Parameters
-        ----------
-        state_dict: dict
-            From `state_dict()` of this class, of torch's or of fastopt's NumPy optimizer of the same name. Keys of
-            states may have become strings ("0"), as in JSON, and tensors NumPy arrays. A state that it lacks begins as
-            in a new optimizer, at the parameter's next step.
-
-        Raises
-        ------
-        TypeError, ValueError
-            It does not fit: torch says so; or the names on one side are not those on the other, and no
-            `register_load_state_dict_pre_hook` adapts them; or it has states of a parameter that is not there, or
-            accumulated gradients. Nothing has been changed.
-        RuntimeError
-            Another thread is in the middle of a step.
-        """
-        self._stepper.alone(functools.partial(self._load_state_dict, state_dict))
-
-    def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        fitting = Fitting(self.name, self.spec, self.param_groups, bool(self._optimizer_load_state_dict_pre_hooks))
-        state_dict = fitting.match_names(state_dict)
-        # After users' hooks, which may rewrite everything, and before those that look at what was loaded.
-        handles = [
-            self.register_load_state_dict_pre_hook(lambda _, each: fitting.read(each)),
-            self.register_load_state_dict_post_hook(lambda _: fitting.restore_numbers(self.state), prepend=True),
-        ]
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self._stepper.alone(self._contents)
-
-    def _contents(self) -> dict[str, Any]:
-        return {
-            **super().__getstate__(),
-            "_given": self._given,
-            "in_backward": self.in_backward,
-            "_early": dict(self._host.early),
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "options" in self.__dict__:  # A state dict is loaded.
-            super().__setstate__(state)
-            self._host.early.clear()
-            self._make_states_early()
-        else:
-            own = {name: state.get(name) for name in ("in_backward", "_early", "_buffers")}
-            super().__setstate__({name: value for name, value in state.items() if name not in own})
-            self._set_up(self._given, own["_early"], own["_buffers"])
-            if own["in_backward"]:  # So is a copy, with its own parameters.
-                self.step_in_backward()
-        self._stepper.forget()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> NativeOptimizer:
-        """A copy with copies of parameters, groups and states; steps are kept out until it is made."""
-        made: NativeOptimizer = type(self).__new__(type(self))
-        memo[id(self)] = made
-        self._stepper.alone(lambda: made.__setstate__(copy.deepcopy(self.__getstate__(), memo)))
-        return made
-
-    def __copy__(self) -> NativeOptimizer:
-        """As of torch's: another optimizer of the same parameters, groups and states; it has no hooks.
-
-        Where the backward pass steps, this optimizer alone goes on to do so.
-        """
-        made: NativeOptimizer = type(self).__new__(type(self))
-        made.__setstate__({**self.__getstate__(), "in_backward": False, "_buffers": self._host.buffers})
-        return made
 
     # --- the step ---------------------------------------------------------------------------------------------------
 

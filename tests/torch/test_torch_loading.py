@@ -410,6 +410,7 @@ def test_a_shallow_copy_steps_the_same_parameters(how: str) -> None:
     twin = copy.copy(optimizer)
     assert twin.param_groups is optimizer.param_groups
     assert twin.state is optimizer.state
+    assert (optimizer.in_backward, twin.in_backward) == (how == "in backward", False)
     for number in range(6):
         for each, its in ((twin if number % 2 else optimizer, params), (expected, others)):
             set_gradients(its, number)
