@@ -27,7 +27,20 @@ _making = threading.RLock()
 _made: dict[Any, Functions] = {}
 """The results of `functions`, so that repeated calls do not compile again."""
 
-_INTERNAL = ("all_numbers", "before", "first", "last", "own_mode", "part", "parts", "problem", "shown", "size", "state")
+_INTERNAL = (
+    "all_numbers",
+    "before",
+    "first",
+    "last",
+    "length",
+    "own_mode",
+    "part",
+    "parts",
+    "problem",
+    "shown",
+    "size",
+    "state",
+)
 """Variables in the rendered source; a custom rule cannot use these names for hyperparameters or states."""
 
 
@@ -100,7 +113,6 @@ def _compile(source: str, name: str) -> Any:
 def make(given: Signature, flush_denormals: bool = True) -> Functions:
     """The functions of a signature."""
     fields = state_fields(given)
-    mode = modes.FLUSH_BITS if flush_denormals else None
     result = Functions(f"{__package__}.{given.name}", f"The updates of {given.spec.name}, rule {given.rule!r}.")
     # The names that Numba looks up when it compiles. Its cache looks for them in `__name__`.
     namespace: dict[str, Any] = {
@@ -117,7 +129,9 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
         "prange": numba.prange,
         "np": np,
         "set_mode": modes.set_mode,
-        "mode_of_updates": modes.get_mode if mode is None else _flushing,
+        "leave_mode": modes.leave_mode,
+        "pinned": modes.pinned,
+        "mode_of_updates": modes.flushing if flush_denormals else modes.as_around,
         **{name: value for name, value in vars(support).items() if not name.startswith("_")},
     }
     for name in stages_called(given):
@@ -130,11 +144,6 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
     for name in Functions.__annotations__:
         setattr(result, name, namespace[name])
     return result
-
-
-@support.inline
-def _flushing() -> Any:
-    return modes._BITS
 
 
 @functools.cache
@@ -156,7 +165,8 @@ def functions(
     convention: str
         As in the class.
     flush_denormals: bool
-        Whether updates treat denormals as zero. If False, they use the mode of the code around them.
+        Whether updates treat denormals as zero. If False, they treat them as the code around them does. Rounding is to
+        nearest, and traps are masked, in any case.
     **hyperparameters
         The hyperparameters of the class. Flags, and whether `momentum` is 0, select the variant; numbers become the
         defaults of the functions' arguments.

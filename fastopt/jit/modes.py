@@ -1,4 +1,4 @@
-"""The floating-point mode of a thread in compiled code: whether denormals are treated as zero."""
+"""The floating-point mode of a thread in compiled code: denormals, rounding, traps."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ def _inline(function: Function) -> Function:
 FLUSH_BITS = 0x8040 if X86 else (1 << 24 if ARM else 0)
 """Bits of the control register that make denormals zero, on input and output, as in kernels/native/machine.h; 0 on
 processors for which they are not known."""
+
+STANDARD_BITS = 0x1F80 if X86 else 0
+"""The control register when it rounds to nearest and masks all traps, and denormals are numbers."""
+
+CONTROL_BITS = 0xFFC0 if X86 else ((1 << 24) | (3 << 22) | 0x9F00 if ARM else 0)
+"""The bits for denormals, rounding and traps; the others are flags, or nothing."""
 
 _BYTES = ir.IntType(8).as_pointer()
 
@@ -72,13 +78,63 @@ def write_mode(typing_context: Any, mode: Any) -> Any:
     return types.void(types.uint64), generate
 
 
+@intrinsic
+def pinned(typing_context: Any, number: Any) -> Any:
+    """The same float64; arithmetic with it comes after earlier changes of the mode, and before later ones.
+
+    LLVM does not know that arithmetic depends on the mode, and could move it past a change.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        if not (X86 or ARM):
+            return arguments[0]
+        number = ir.DoubleType()
+        constraint = "=x,0" if X86 else "=w,0"
+        return builder.asm(ir.FunctionType(number, [number]), "", constraint, [arguments[0]], True)
+
+    return types.float64(types.float64), generate
+
+
 _uint64: Any = types.uint64
 _BITS: Any = _uint64(FLUSH_BITS)
+_CONTROL: Any = _uint64(CONTROL_BITS)
+_STANDARD: Any = _uint64(STANDARD_BITS)
 
 
 @_inline
 def set_mode(mode: int) -> int:
-    """Set the bits for denormals as in `mode`, and return the mode before. Writes are slow, so only if it differs."""
+    """Set denormals, rounding and traps as in `mode`, and return the mode before. It writes only what differs."""
+    before: int = get_mode()  # type: ignore[call-arg]
+    if (before ^ mode) & _CONTROL:
+        write_mode((before & ~_CONTROL) | (mode & _CONTROL))
+    return before
+
+
+@_inline
+def leave_mode(before: int, mode: int) -> None:
+    """Go back from `mode` to the mode before, which `set_mode` returned."""
+    if (before ^ mode) & _CONTROL:
+        write_mode(before)  # type: ignore[call-arg]
+
+
+@_inline
+def flushing() -> int:
+    """The mode of updates that treat denormals as zero."""
+    mode: int = _STANDARD | _BITS
+    return mode
+
+
+@_inline
+def as_around() -> int:
+    """The mode of updates that treat denormals as the code around them does."""
+    around: int = get_mode()  # type: ignore[call-arg]
+    mode: int = _STANDARD | (around & _BITS)
+    return mode
+
+
+@_inline
+def _set_denormals(mode: int) -> int:
+    """Set the bits for denormals as in `mode`, and return the mode before."""
     before: int = get_mode()  # type: ignore[call-arg]
     if (before ^ mode) & _BITS:
         write_mode((before & ~_BITS) | (mode & _BITS))
@@ -113,10 +169,10 @@ def flush_denormals() -> int:
     >>> numbers
     array([0.5, 0. ])
     """
-    return set_mode(_BITS)
+    return _set_denormals(_BITS)
 
 
 @_inline
 def restore_denormals(mode: int) -> None:
     """Treat denormals as before `flush_denormals`, which returned `mode`. Other bits of the mode are kept."""
-    set_mode(_uint64(mode))
+    _set_denormals(_uint64(mode))

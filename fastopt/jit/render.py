@@ -32,7 +32,8 @@ def python_source(signature: Signature) -> str:
             _coefficients(signature),
             _first_problem(signature),
             _elements(signature),
-            _attempt(signature, "attempt", "inline", ["quiet(elements, ({operands}, 0, size, all_numbers, own_mode))"]),
+            _part(signature),
+            _attempt(signature, "attempt", "inline", ["quiet(elements, ({operands}, 0, size, all_numbers))"]),
             _attempt(signature, "attempt_parallel", "parallel", _IN_PARTS),
             _update(signature, "update", "attempt"),
             _update(signature, "update_parallel", "attempt_parallel"),
@@ -88,27 +89,30 @@ def _operands(signature: Signature) -> tuple[str, ...]:
 
 
 def _elements(signature: Signature) -> str:
-    """Update elements [first, last), with coefficients rounded to the dtype and denormals treated as in `own_mode`."""
+    """Update elements [first, last), with coefficients rounded to the dtype."""
     operands = _operands(signature)
     count = len(registry.loop(signature.rule).coefficients)
     pointers = ", ".join(f"pointer({name}, first)" for name in operands)
     rounded = ", ".join(f"number_like(param, all_numbers[{index}])" for index in range(count))
-    lines = [
-        "before = set_mode(own_mode)",
-        f"loop(({pointers},), last - first, ({rounded},), prefetch_distance(param, {len(operands)}))",
-        "set_mode(before)",
-    ]
-    arguments = ", ".join((*operands, "first", "last", "all_numbers", "own_mode"))
-    return _INLINE.format(function="elements", arguments=arguments, body=indent(lines, 1))
+    line = f"loop(({pointers},), last - first, ({rounded},), prefetch_distance(param, {len(operands)}))"
+    arguments = ", ".join((*operands, "first", "last", "all_numbers"))
+    return _INLINE.format(function="elements", arguments=arguments, body=indent([line], 1))
+
+
+def _part(signature: Signature) -> str:
+    """The same in a thread of its own, whose mode it sets and restores."""
+    passed = ", ".join((*_operands(signature), "first", "last", "all_numbers"))
+    lines = ["before = set_mode(own_mode)", f"elements({passed})", "leave_mode(before, own_mode)"]
+    return _INLINE.format(function="elements_of_part", arguments=f"{passed}, own_mode", body=indent(lines, 1))
 
 
 _IN_PARTS = [
     "parts = number_of_parts(size, nanoseconds)",
     "if parts <= 1:",
-    "    elements({operands}, 0, size, all_numbers, own_mode)",
+    "    elements({operands}, 0, size, all_numbers)",
     "else:",
     "    for part in prange(parts):",
-    "        elements({operands}, first_of_part(part, parts, size),",
+    "        elements_of_part({operands}, first_of_part(part, parts, size),",
     "                 first_of_part(part + 1, parts, size), all_numbers, own_mode)",
 ]
 
@@ -116,19 +120,25 @@ _IN_PARTS = [
 def _attempt(signature: Signature, name: str, decorator: str, walk: list[str]) -> str:
     """The update. It returns 0, 0.0 and the next carried numbers; or the result of `first_problem`, without an update.
 
-    It never raises (see `support.quiet`) and has no branches: either would make Numba count references to arrays.
+    Coefficients are computed in the mode of the update. It never raises (see `support.quiet`) and has no branches:
+    either would make Numba count references to arrays.
     """
     operands = ", ".join(_operands(signature))
     checked = ", ".join((*_operands(signature), "step", *signature.arguments))
+    first, *others = _numbers(signature)
+    numbers = ", ".join([first, *(f"pinned({each})" for each in others)])
+    carried = _next(signature)
     lines = [
         f"problem, shown = quiet(first_problem, ({checked},))",
         "size = param.size * (problem == 0)",
-        f"all_numbers = quiet(all_coefficients, ({', '.join(_numbers(signature))},))",
         "own_mode = mode_of_updates()",
+        "before = quiet(set_mode, (own_mode,))",
+        f"all_numbers = quiet(all_coefficients, ({numbers},))",
         *(line.format(operands=operands) for line in walk),
+        *(f"{each} = pinned(all_numbers[{index - len(carried)}])" for index, each in enumerate(carried)),
+        "quiet(leave_mode, (before, own_mode))",
+        ", ".join(["return problem, shown", *carried]),
     ]
-    count = len(signature.spec.carried)
-    lines.append(", ".join(["return problem, shown", *(f"all_numbers[{each - count}]" for each in range(count))]))
     arguments = ", ".join((*_operands(signature), *_numbers(signature)))
     return f"@{decorator}\ndef {name}({arguments}):\n{indent(lines, 1)}\n"
 
@@ -194,6 +204,9 @@ def _update(signature: Signature, name: str, attempt: str) -> str:
 
 def _step(signature: Signature, name: str, attempt: str) -> str:
     lines = ["stamp()", "check_state(state)"]
+    for each in ("step", *signature.spec.carried):
+        lines += [f"length = state.{each}.size", "if length != 1:"]
+        lines += [f'    raise ValueError("state.{each} must be an array of one number; its size is", length)']
     lines += [f"{each} = state.{each}" for each in signature.states]
     lines += [f"check_arrays(({', '.join(_operands(signature))},))", "step = state.step[0] + 1"]
     lines += [f"{each} = state.{each}[0]" for each in signature.spec.carried]

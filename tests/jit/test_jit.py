@@ -112,7 +112,7 @@ def plain_functions(given: Signature, dtype: Any) -> dict[str, Any]:
     """The rendered source, run by Python over NumPy's arrays."""
 
     def elements(*arguments: Any) -> None:
-        *streams, first, last, numbers, _ = arguments
+        *streams, first, last, numbers = arguments
         count = len(registry.loop(given.rule).coefficients)
         loop = reference.loop(given.rule, np.dtype(dtype))
         loop([each[first:last] for each in streams], [dtype(number) for number in numbers[:count]])
@@ -125,6 +125,9 @@ def plain_functions(given: Signature, dtype: Any) -> dict[str, Any]:
         "check_state": lambda state: None,
         "stamp": lambda: None,
         "mode_of_updates": lambda: 0,
+        "set_mode": lambda mode: mode,
+        "leave_mode": lambda before, mode: None,
+        "pinned": lambda number: number,
         "float64": float,
         "int64": int,
         "np": np,
@@ -271,6 +274,18 @@ def test_shapes_and_steps_that_will_not_do() -> None:
     with pytest.raises(ValueError, match="initial_accumulator_value >= 0"):
         jit.adagrad_state(param, -1.0)
     assert param.tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("length", [0, 2])
+@pytest.mark.parametrize("name", ["step", "mu_product"])
+def test_numbers_of_a_state_have_one_element(name: str, length: int) -> None:
+    param = np.ones(4)
+    state = jit.nadam_state(param)
+    state = state._replace(**{name: np.ones(length, getattr(state, name).dtype)})
+    with pytest.raises(ValueError, match=rf"state.{name} must be an array of one number; its size is.*{length}"):
+        jit.nadam(param, param.copy(), state)
+    assert param.tolist() == [1.0] * 4
+    assert not state.exp_avg.any()
 
 
 USUAL = {

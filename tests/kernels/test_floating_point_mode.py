@@ -190,3 +190,33 @@ def test_numbers_that_are_carried_are_flushed_like_all_others(flush: bool) -> No
             found.append((products, param.tobytes()))
     assert all(each == found[0] for each in found)
     assert (found[0][0][0] == 0) == flush
+
+
+def jit_results(n_steps: int, mode: str | None, product: float) -> tuple[bytes, float]:
+    from fastopt import jit
+
+    param, grad = np.ones(1000), np.linspace(-1, 1, 1000)
+    state = jit.nadam_state(param)
+    jit.nadam(param, grad, state)
+    state.mu_product[0] = product
+    for _ in range(n_steps):
+        with rounding(mode) if mode else contextlib.nullcontext():
+            jit.nadam(param, grad, state)
+    return param.tobytes(), float(state.mu_product[0])
+
+
+@needs_rounding
+@pytest.mark.parametrize("product", [0.37, 2.3e-308])
+def test_fastopt_jit_computes_in_a_mode_of_its_own(product: float) -> None:
+    """With the bits of the optimizer, coefficients and the carried product included."""
+    param, grad = np.ones(1000), np.linspace(-1, 1, 1000)
+    optimizer = fastopt.NAdam(param, grads=grad, backend="reference")
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["mu_product"] = product
+    optimizer.load_state_dict(saved)
+    for _ in range(3):
+        optimizer.step()
+    expected = param.tobytes(), optimizer.state[0]["mu_product"]
+    for mode in (None, *ROUNDING):
+        assert jit_results(3, mode, product) == expected, mode
