@@ -16,7 +16,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ except ImportError:  # on Windows
 
 MADV_POPULATE_READ = 22
 """Linux' advice to read all pages now; Python's mmap does not name it."""
+
+BLOCK = 1 << 24
+"""The bytes that are written at a time."""
 
 HEADER_LENGTH = 8
 """The bytes at the beginning of a file that hold the length of its header."""
@@ -93,15 +96,24 @@ def write(target: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str, str])
     _remove_leftovers(target)
     with _temporary_file(target) as (temporary, descriptor):
         try:
-            for data in (header, *(leaves[name].data.reshape(-1).view(np.uint8) for name in order)):
-                rest: Any = memoryview(data)  # type: ignore[arg-type]
-                while rest:
-                    rest = rest[os.write(descriptor, rest) :]
+            _write_all(descriptor, [header, *(leaves[name].data.reshape(-1).view(np.uint8) for name in order)])
             os.fsync(descriptor)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from error  # not the temporary file's name
         os.replace(temporary, target)
     _flush_folder(target.parent)
+
+
+def _write_all(descriptor: int, pieces: Iterable[Any]) -> None:
+    """Write bytes and arrays of bytes; the disk begins with the first block while the next is written."""
+    begin = 0
+    for piece in pieces:
+        rest = memoryview(piece)
+        while rest:
+            written = os.write(descriptor, rest[:BLOCK])
+            if hasattr(os, "posix_fadvise"):  # starts writing, on Linux; fsync alone takes half as long again
+                os.posix_fadvise(descriptor, begin, written, os.POSIX_FADV_DONTNEED)
+            begin, rest = begin + written, rest[written:]
 
 
 def _header(leaves: Mapping[str, Leaf], metadata: Mapping[str, str]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -379,6 +380,24 @@ def test_state_dicts_load_into_every_backend_and_back(case: Case, rng: np.random
     assert_same(device, host)
     assert_same(back, host)
     assert_same(device, moved)
+
+
+@pytest.mark.parametrize("case", PLAIN[:3], ids=str)
+def test_files_load_into_every_backend_and_back(case: Case, rng: np.random.Generator, tmp_path: Path) -> None:
+    path = tmp_path / "run.safetensors"
+    params, gradients = problem(rng)
+    device, host = both(case.make, params, gradients[:2])
+    others = [case.make([np.zeros_like(param) for param in params], backend="cython"), case.make(to_device(params))]
+    for saved, loaded in zip((device, host), others, strict=True):
+        fastopt.save(path, saved)
+        fastopt.load(path, loaded)
+    fastopt.load(path, device)  # into what has states already
+    for step in gradients[2:]:
+        for optimizer in (device, host, *others):
+            optimizer.step(to_device(step) if optimizer.backend == "cuda" else step)
+    assert_same(device, host)
+    assert_same(device, others[0])
+    assert_same(others[1], host)
 
 
 class OnDevice(Interface):
