@@ -77,8 +77,12 @@ def check_gradient(
     parameter without dimensions, except where a later change of the gradient would be lost: `bound` gradients are read
     again in each step, and `zeroed` ones are written.
     """
-    if isinstance(gradient, np.generic) and param.ndim == 0 and memory is host_memory and not (bound or zeroed):
-        gradient = np.asarray(gradient)
+    if param.ndim == 0 and memory is host_memory and not (bound or zeroed):
+        if isinstance(gradient, np.generic):
+            gradient = np.asarray(gradient)
+        elif isinstance(gradient, (int, float)):
+            got = describe_type(gradient)
+            raise TypeError(f"{label} must be a numpy.ndarray or a scalar of NumPy's of dtype {param.dtype}, got {got}")
     instead = (
         f"bind a gradient made by {memory.CONTIGUOUS_COPY}, and write each new gradient into it"
         if bound

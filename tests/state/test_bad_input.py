@@ -314,7 +314,7 @@ def test_the_guard_takes_scalars_too() -> None:
 SCALARS = [
     (np.float32(1), {}, TypeError, "grads must be of its parameter's dtype float64, got float32"),
     (np.int64(1), {}, TypeError, "grads must be of dtype float32 or float64, got int64"),
-    (1.0, {}, TypeError, "grads must be a numpy.ndarray, got float"),
+    (1.0, {}, TypeError, "grads must be a numpy.ndarray or a scalar of NumPy's of dtype float64, got float"),
     (np.ones(1), {}, ValueError, r"grads must be of its parameter's shape \(\), got \(1,\)"),
     (np.float64(1), {"zero_grads": True}, TypeError, "grads must be a numpy.ndarray, got numpy.float64"),
     (np.float64(1), {"grads": np.float64(1)}, TypeError, "grads must be a numpy.ndarray, got numpy.float64"),
