@@ -46,19 +46,22 @@ def run(case: Case, params: list[Any], gradients: list[Any], every: int, **optio
     return params, optimizer
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@by_dtype
+@pytest.mark.parametrize(
+    ("options", "dtype"),
+    [*((options, np.float32) for options in OPTIONS.values()), ({}, np.float64)],
+    ids=[*OPTIONS, "nothing, float64"],
+)
 def test_the_update_is_that_of_a_shorter_accumulation(
     options: dict[str, Any], dtype: Any, rng: np.random.Generator
 ) -> None:
     """To the bit: 2 of 8 calls are a power of two apart from 2 of 2."""
-    params, gradients = problem(rng, dtype, calls=6)
+    params, gradients = problem(rng, dtype, calls=4)
     for case in [each for each in (PLAIN if options else VARIANTS) if each.can(options)]:
         expected, shorter = run(case, params, gradients, 2, accumulate_steps=2, backend="reference", **options)
         for backend in BACKENDS:
             actual, optimizer = run(case, params, gradients, 2, accumulate_steps=8, backend=backend, **options)
             assert_same(case, (expected, shorter.state), (actual, optimizer.state), backend)
-            assert optimizer.iterations == shorter.iterations == 3
+            assert optimizer.iterations == shorter.iterations == 2
             assert optimizer.grad_norm == shorter.grad_norm or math.isnan(shorter.grad_norm)
 
 
