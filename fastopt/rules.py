@@ -230,7 +230,7 @@ def rule(
             },
             hyperparameters=hyperparameters,
             in_torch=False,
-            custom=True,
+            custom_rule=custom,
         )
         namespace = {
             "spec": spec,

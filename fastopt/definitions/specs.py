@@ -43,7 +43,7 @@ class Spec:
     hyperparameters: the values that each hyperparameter can take.
     in_torch: whether torch.optim has a class of this name, which `fastopt.torch` then builds on.
     torch_note: how the class in `fastopt.torch` differs from torch.optim's.
-    custom: whether this is a custom rule, see `rules`.
+    custom_rule: the formulas of a custom rule, see `rules`; a pickle brings them along.
     """
 
     name: str
@@ -67,7 +67,12 @@ class Spec:
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: HYPERPARAMETERS)
     in_torch: bool = True
     torch_note: str = ""
-    custom: bool = False
+    custom_rule: registry.CustomRule | None = None
+
+    @property
+    def custom(self) -> bool:
+        """Whether this is a custom rule."""
+        return self.custom_rule is not None
 
     def rule(self, values: Mapping[str, Any]) -> str:
         """The name of the rule that these hyperparameters choose."""

@@ -2,41 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..checks import real_number
 from ..optimizers.view import OptimizerView
-
-
-@dataclass(frozen=True)
-class ScaledRate:
-    """A learning rate that is a function of the step, times a factor.
-
-    Examples
-    --------
-    >>> from fastopt.guard.snapshots import ScaledRate
-    >>> ScaledRate(lambda step: 0.5**step, 0.1)(1)
-    0.05
-    """
-
-    rate: Callable[[int], float]
-    factor: float
-
-    def __call__(self, step: int) -> float:
-        return real_number("lr(step)", self.rate(step)) * self.factor
-
-
-def scaled_rate(rate: Any, factor: float) -> Any:
-    """A group's `lr` times a factor; it is a number, a schedule or another function of the step."""
-    if not callable(rate):
-        return rate * factor
-    if isinstance(rate, ScaledRate):
-        return ScaledRate(rate.rate, rate.factor * factor)
-    return rate * factor if hasattr(rate, "__mul__") else ScaledRate(rate, factor)
+from ..schedules.factors import scaled
 
 
 @dataclass
@@ -89,7 +61,7 @@ class Snapshots:
         old_enough = [index for index, snapshot in enumerate(self.kept) if snapshot.step <= before]
         self.kept = self.kept[: max(old_enough, default=0) + 1]
         snapshot = self.kept[-1]
-        rates = [scaled_rate(group["lr"], factor) for group in self.view.optimizer.param_groups]
+        rates = [scaled(group["lr"], factor) for group in self.view.optimizer.param_groups]
         snapshot.step = step
         self._unfinished = snapshot, rates
         try:

@@ -100,6 +100,10 @@ class Optimizer:
     Options and hyperparameters are no attributes of an optimizer: `opt.lr = 0.1` raises an AttributeError that says
     where it is set. Other attributes are yours.
 
+    `copy.deepcopy` and pickles have parameters of their own: copy an optimizer together with your arrays,
+    `copy.deepcopy((opt, params))`, to keep them together. `copy.copy` has the same parameters, and states, options and
+    groups of its own.
+
     A step does everything in one pass over memory, in this order, which is that of Keras 3: divide by `grad_scale`,
     accumulate, clip, decay weights, update, average, `prox`, `projection`, zero the gradients.
 
@@ -122,7 +126,7 @@ class Optimizer:
         for group in self.param_groups:
             warn_without_effect(self.spec, group["lr"])
 
-    def _construct(self, given: Construction) -> None:
+    def _construct(self, given: Construction, unpickled: bool = False) -> None:
         options, defaults = given.options, given.defaults
         self.spec = spec = conventions.under(type(self).spec, options["convention"])
         backend = backends.load(backend_of(options["backend"], given.groups), spec.custom)
@@ -130,7 +134,7 @@ class Optimizer:
         self.defaults = {**spec.convert({**spec.defaults, **defaults}), **of_groups}
         changes = Changes(options["max_grad_norm"])
         groups = [ParamGroup(spec, params, values, changes) for params, values in given.groups]
-        contents = Contents.new(spec, options, given.tree, groups, backend.memory, given.gradients)
+        contents = Contents.new(spec, options, given.tree, groups, backend.memory, given.gradients, unpickled)
         self._changes = changes
         self._room = EngineRoom(backend, contents, changes)
 
@@ -579,6 +583,9 @@ class Optimizer:
     def state_dict(self) -> dict[str, Any]:
         """A copy of all states and hyperparameters, in torch's form, with NumPy arrays where torch has tensors.
 
+        Classes of torch.optim load it as it is, with copies of the arrays as tensors. docs/options.md says what it
+        holds.
+
         See Also
         --------
         load_state_dict : takes this back, or a state dict of the torch.optim class of the same name.
@@ -596,10 +603,27 @@ class Optimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take over states and hyperparameters from a state dict of this class, fastopt's or torch's.
 
+        Parameters that have names on both sides (keys of a dict here, `param_names` in the state dict's groups) are
+        matched by name, others by position. Keys of states may have become strings. A schedule that this optimizer was
+        constructed with goes on where the other was, scaled as that was. A state that was not saved starts as in a new
+        optimizer, at the next update.
+
         Raises
         ------
         TypeError, ValueError
-            It does not fit: other groups, shapes, dtypes or states. Nothing has been changed.
+            It does not fit: other groups, names, shapes, dtypes or states; it was saved between accumulated steps of
+            another number; or a schedule was assigned after construction, which this optimizer does not have. Nothing
+            has been changed.
+
+        Examples
+        --------
+        >>> import numpy as np, fastopt
+        >>> opt = fastopt.SGD({"W": np.ones(2), "b": np.zeros(1)}, lr=0.5, momentum=0.9)
+        >>> opt.step({"W": np.ones(2), "b": np.full(1, 3.0)})
+        >>> other = fastopt.SGD({"b": np.zeros(1), "W": np.ones(2)}, lr=0.1, momentum=0.9)
+        >>> other.load_state_dict(opt.state_dict())
+        >>> other.state[0]["momentum_buffer"], other.param_groups[0]["lr"]
+        (array([3.]), 0.5)
         """
         from ..state import state_dicts  # slow to load, and often not needed
 
@@ -635,6 +659,7 @@ class Optimizer:
                 "progress": copy.deepcopy(contents.progress),
                 "state_dict": state_dicts.save(contents),
                 "steps": contents.records.steps.copy(),  # SGD's are not in its state dict
+                "constructed_lr": [group.constructed_lr for group in contents.groups],
                 # Other threads may step while the arrays themselves are written, or they were written before.
                 "params": [contents.params.memory.to_host(param) for param in contents.params.arrays],
             }
@@ -645,14 +670,24 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         from ..state import state_dicts  # slow to load, and often not needed
 
-        self._construct(state["construction"])
-        kept = {name: state[name] for name in ("settings", "report", "progress")}
+        self._construct(state["construction"], unpickled=True)
+        # Copies: `copy.copy` makes none, and what was unpickled may be read-only.
+        kept = {name: copy.deepcopy(state[name]) for name in ("settings", "report", "progress")}
         contents = replace(self._contents, **kept)
         contents = state_dicts.load(contents, state_dicts.read(contents, state["state_dict"]))
         contents.records.steps[:] = state["steps"]
         for param, value in zip(contents.params.arrays, state.get("params", ()), strict=False):
-            contents.params.memory.copy(param, value)
+            if contents.params.memory.is_writable(param):
+                contents.params.memory.copy(param, value)
+        for group, rate in zip(contents.groups, state.get("constructed_lr", ()), strict=False):
+            group.constructed_lr = rate
         self._room.build(contents)
+
+    def __copy__(self) -> Optimizer:
+        """An optimizer of the same parameters, which stay as they are, with states, options and groups of its own."""
+        copied: Optimizer = type(self).__new__(type(self))
+        copied.__setstate__({**self.__getstate__(), "params": ()})
+        return copied
 
     # --- text ---------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from ..state.contents import Contents
 from ..state.gradients import GradientChecker
 from ..state.groups import Changes
 from ..state.states import initial_value
-from ..step.operations import ACCUMULATOR, accumulates, extra_states
+from ..step.operations import ACCUMULATOR, accumulates, begun_states, extra_states
 from ..step.planning import Planner, row_length
 from ..step.rates import is_scheduled, rate_at
 
@@ -53,6 +53,8 @@ class EngineRoom:
         changes.ready_step = None
         changes.pending = changes.rates = False  # first: another thread may assign meanwhile
         self._put_in_place(contents, *self.made(contents))
+        if contents.first_read_only() is not None:
+            changes.pending = True
         self._note_taken_over()
 
     def made(self, contents: Contents) -> tuple[Any, list[Hashable]]:
@@ -75,7 +77,8 @@ class EngineRoom:
                 lock=None if before is None else before.lock,
             )
         )
-        if contents.gradients is not None:
+        read_only = contents.first_read_only() is not None  # then no step gets as far as an engine
+        if contents.gradients is not None and not read_only:
             engine.bind(contents.gradients)
         if self.backend.on_device and before is not None:
             engine.stream = before.stream
@@ -125,13 +128,25 @@ class EngineRoom:
         self.engine.alone(replace_or_restore)
 
     def swap(self) -> None:
-        """Exchange the parameters with their averages."""
+        """Exchange the parameters with their averages; a parameter that has none yet stays as it is."""
         try:
+            self.engine.alone(self._start_averages)
             self.engine.swap()
             return
         except Replaced:  # by another thread, since it was found
             pass
         self.swap()
+
+    def _start_averages(self) -> None:
+        contents = self.contents
+        contents.check_writable()
+        self.engine.fetch()
+        if contents.progress.swapped[0]:
+            return
+        first = len(contents.spec.carried)
+        for number, name in enumerate(begun_states(contents.options).values(), first):
+            for position in (contents.records.carried[:, number] == 0).nonzero()[0]:
+                contents.params.memory.copy(contents.states[position][name], contents.params.arrays[position])
 
     def refresh(self) -> None:
         """Take over what was assigned since the last step, while no other thread can step."""
@@ -209,8 +224,9 @@ class EngineRoom:
         changes, contents = self.changes, self.contents
         try:
             changes.pending = changes.rates = False  # first: another thread may assign meanwhile
+            contents.check_writable()
             structure = self._structure_of(contents)
-            if structure != self._structure:
+            if structure != self._structure or self.engine.bound != (contents.gradients is not None):
                 self.engine.fetch()
                 self.build(contents)
             else:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.engine import host_memory
-from ..state import arrays
+from ..state import arrays, rate_changes
 from ..state.contents import Contents
 from .base import Optimizer
 
@@ -141,8 +141,14 @@ class OptimizerView:
     # --- going back -------------------------------------------------------------------------------------------------
 
     def complete_state_dict(self) -> dict[str, Any]:
-        """`state_dict()` with every step count; `state_dict()` itself omits those that no update depends on."""
+        """`state_dict()` with every step count; `state_dict()` itself omits those that no update depends on.
+
+        It has no changes of schedules: those are for optimizers that were constructed anew.
+        """
         saved = self.optimizer.state_dict()
+        for group in saved["param_groups"]:
+            for key in rate_changes.KEYS:
+                group.pop(key, None)
         for index, states in saved["state"].items():
             states["step"] = int(self.optimizer.state[index]["step"])
         return saved

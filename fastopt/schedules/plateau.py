@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from ..checks import Fixed, at_least_zero, one_of, real_number, whole_number
-from . import Lambda, Scaled, Schedule
-from .plateau_conventions import CONVENTIONS, Change, Counters, Settings
+from . import Scaled, Schedule
+from .factors import as_schedule, factor_of, with_factor
+from .plateau_conventions import CONVENTIONS, Change, Convention, Counters, Settings
 
 
 class ReduceOnPlateau:
@@ -120,7 +121,6 @@ class ReduceOnPlateau:
             raise ValueError(f"factor must be at least 0 and less than 1, got {factor!r}")
         self.cooldown = whole_number("cooldown", cooldown, least=0)
         self._convention = one_of(*CONVENTIONS)("convention", convention)
-        self._rules = CONVENTIONS[self._convention]
         own = {"threshold": threshold, "threshold_mode": threshold_mode, "eps": eps, "min_delta": min_delta}
         for name, value in own.items():  # refuse arguments of the other convention
             if value is not None and name not in self._rules.defaults:
@@ -159,6 +159,10 @@ class ReduceOnPlateau:
     min_delta = Fixed(lambda plateau: plateau._settings.threshold)
 
     # --- state ------------------------------------------------------------------------------------------------------
+
+    @property
+    def _rules(self) -> Convention:
+        return CONVENTIONS[self.convention]  # not kept: functions of this table cannot be pickled
 
     @property
     def best(self) -> float | None:
@@ -256,7 +260,7 @@ class ReduceOnPlateau:
         for group, limit in zip(groups, each_limit, strict=True):
             lr = group["lr"]
             if callable(lr):
-                lr = lr if isinstance(lr, Schedule) else Lambda(1.0, lr)
+                lr = as_schedule(lr)
                 rows.append((group, lr, lr(self._iteration), limit))
             else:
                 rows.append((group, lr, float(lr), limit))
@@ -269,7 +273,7 @@ class ReduceOnPlateau:
 
         The optimizer's state dict has rates that are numbers. Constructor arguments are not saved.
         """
-        factors = [_factor(group["lr"]) for group in self.optimizer.param_groups]
+        factors = [factor_of(group["lr"]) for group in self.optimizer.param_groups]
         return {**self._counters._asdict(), "factors": factors}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
@@ -299,9 +303,12 @@ class ReduceOnPlateau:
             lr = group["lr"]
             if (factor is None) == callable(lr):
                 saved, present = ("a number", "a schedule") if factor is None else ("a schedule", "a number")
-                raise ValueError(f"the lr of group {index} was {saved} when the state was saved and is {present} now")
-            if factor is not None and factor != _factor(lr):
-                changes.append((group, _with_factor(lr, at_least_zero(f"state_dict['factors'][{index}]", factor))))
+                raise ValueError(
+                    f"the lr of group {index} was {saved} when the state was saved and is {present} now; load the "
+                    "optimizer's state first"
+                )
+            if factor is not None and factor != factor_of(lr):
+                changes.append((group, with_factor(lr, at_least_zero(f"state_dict['factors'][{index}]", factor))))
         for group, lr in changes:
             _assign(group, lr)
         self._counters = counters
@@ -329,21 +336,8 @@ def _scaled(lr: Any, step: int, rate: float, new: float, factor: float) -> Any:
         reached = scaled(step)
         if reached >= new if new < rate else reached <= new:
             break
-        scaled = _with_factor(scaled, math.nextafter(scaled.factor, inwards))
+        scaled = with_factor(scaled, math.nextafter(scaled.factor, inwards))
     return scaled
-
-
-def _factor(lr: Any) -> float | None:
-    """The factor of a schedule; None for a number."""
-    if isinstance(lr, Scaled):
-        return lr.factor
-    return 1.0 if callable(lr) else None
-
-
-def _with_factor(lr: Any, factor: float) -> Scaled:
-    if isinstance(lr, Scaled):
-        return Scaled(lr.schedule, factor)
-    return Scaled(lr if isinstance(lr, Schedule) else Lambda(1.0, lr), factor)
 
 
 def _assign(group: Any, lr: Any) -> None:

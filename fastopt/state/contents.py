@@ -10,7 +10,7 @@ from ..definitions.specs import Spec
 from ..kernels.backends import Memory
 from ..kernels.engine.contract import Progress, SegmentRecords, SegmentSettings
 from ..step.nonfinite import NonfiniteGradients
-from ..step.operations import extra_states
+from ..step.operations import carried_numbers, extra_states
 from .groups import ParamGroup
 from .param_tree import ParamTree
 from .parameters import Parameters
@@ -36,6 +36,7 @@ class Contents:
     progress: counts and norms of all parameters together.
     report: the count of steps whose gradients could not be used.
     gradients: the gradients that are bound to the optimizer, or None.
+    unpickled: whether arrays that steps write to may be read-only, as maps of files are.
     """
 
     spec: Spec
@@ -48,6 +49,7 @@ class Contents:
     progress: Progress
     report: NonfiniteGradients
     gradients: list[Any] | None
+    unpickled: bool = False
 
     @staticmethod
     def new(
@@ -57,6 +59,7 @@ class Contents:
         groups: list[ParamGroup],
         memory: Memory,
         gradients: list[Any] | None,
+        unpickled: bool = False,
     ) -> Contents:
         """The contents of an optimizer before its first step.
 
@@ -65,7 +68,7 @@ class Contents:
         TypeError, ValueError
             A parameter is not usable.
         """
-        params = Parameters(tree, [group["params"] for group in groups], memory)
+        params = Parameters(tree, [group["params"] for group in groups], memory, unpickled=unpickled)
         report = NonfiniteGradients(options["nonfinite"], options["max_consecutive_skips"])
         contents = Contents(
             spec,
@@ -74,10 +77,11 @@ class Contents:
             groups,
             [],
             SegmentSettings.of(len(params)),
-            SegmentRecords.of(len(params), spec.carried.values()),
+            SegmentRecords.of(len(params), carried_numbers(spec, options).values()),
             Progress.new(),
             report.labelled(params.tree.labels("grads"), params.sizes),
             gradients,
+            unpickled,
         )
         for index in range(len(groups)):
             contents.states += contents.new_states(index)
@@ -91,12 +95,34 @@ class Contents:
             params=params,
             groups=[*self.groups, group],
             settings=self.settings.extended(SegmentSettings.of(added)),
-            records=self.records.extended(SegmentRecords.of(added, self.spec.carried.values())),
+            records=self.records.extended(SegmentRecords.of(added, carried_numbers(self.spec, self.options).values())),
             report=self.report.labelled(params.tree.labels("grads"), params.sizes),
             gradients=gradients,
+            unpickled=False,  # all parameters were checked
         )
         contents.states = [*self.states, *contents.new_states(len(self.groups))]
         return contents
+
+    def first_read_only(self) -> str | None:
+        """The name of the first array that steps write to and cannot; None if there is none."""
+        if not self.unpickled:
+            return None
+        written = list(zip(self.params.tree.labels("params"), self.params.arrays, strict=True))
+        if self.options["zero_grads"] and self.gradients is not None:
+            written += zip(self.params.tree.labels("grads"), self.gradients, strict=True)
+        memory = self.params.memory
+        found = [label for label, each in written if each is not None and not memory.is_writable(each)]
+        return found[0] if found else None
+
+    def check_writable(self) -> None:
+        """Raise a ValueError if an array that steps write to is read-only, as unpickled ones can be."""
+        label = self.first_read_only()
+        if label is not None:
+            raise ValueError(
+                f"{label} is read-only: it was unpickled into memory that cannot be written to. joblib maps large "
+                'arrays from files for its workers: there, max_nbytes=None copies them, and mmap_mode="c" makes them '
+                "writable. Buffers of pickle's protocol 5 must be writable themselves"
+            )
 
     def new_states(self, index: int, names: Sequence[str] | None = None) -> list[States]:
         """Initial states for the parameters of a group, by default those that it needs.

@@ -54,6 +54,11 @@ class ParamGroup(dict[str, Any]):
     """The hyperparameters of a group and, under "params", its arrays.
 
     Assignments are checked at once and count from the next step. The arrays and the keys are fixed.
+
+    Attributes
+    ----------
+    allowed_states: the states that hyperparameters may need; None for any.
+    constructed_lr: the rate that the optimizer was constructed with.
     """
 
     def __init__(self, spec: Spec, params: Iterable[np.ndarray], values: Mapping[str, Any], changes: Changes):
@@ -64,6 +69,7 @@ class ParamGroup(dict[str, Any]):
         options = check_group_options(values, changes.max_grad_norm)
         converted = spec.convert(values)
         check_prox(spec, converted, options)
+        self.constructed_lr = converted["lr"]
         super().__init__(params=tuple(params), **converted, **options, **notes)
 
     if not TYPE_CHECKING:

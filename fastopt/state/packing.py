@@ -22,6 +22,8 @@ def pack(arrays: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]: .
 def pack(arrays: Any) -> Any:
     """Copy arrays into one flat buffer and return it with a view of it for each.
 
+    A pickle or a deep copy of the result has views that are arrays of their own, as NumPy copies them: pack them again.
+
     The buffer starts on a 64-byte boundary and holds the arrays one after the other without gaps, so its size is the
     number of parameters, and an optimizer over it makes one pass over memory.
 

@@ -65,6 +65,21 @@ class ParamTree:
             return [".".join(map(str, path)) for path in self.paths()]
         return list(self.keys) if self.kind == "dict" else list(range(start, start + self.size))
 
+    @property
+    def has_keys(self) -> bool:
+        """Whether some array is in a dict."""
+        return self.kind == "dict" or True in [child.has_keys for child in self.children]
+
+    def group_names(self) -> list[tuple[Any, ...] | None]:
+        """For each group the names of its parameters, see `names`; None if no parameter is in a dict."""
+        found: list[tuple[Any, ...] | None] = []
+        for child in self.children if self.kind == "groups" else (self,):
+            names = tuple(child.names())
+            if len(set(names)) < len(names):  # {"a": {"b": ...}, "a.b": ...}
+                names = tuple(child.paths())
+            found.append(names if child.has_keys else None)
+        return found
+
     def flatten(self, values: Any, root: str = "grads") -> Leaves:
         """The leaves of values that are nested like this tree, in order.
 

@@ -22,13 +22,17 @@ class Parameters:
     arrays: the same as arrays in `memory`.
     spans: for each group the positions of its parameters.
 
+    Unpickled ones may be read-only, as maps of files are; steps refuse them.
+
     Raises
     ------
     TypeError, ValueError
         A parameter cannot be updated in place, differs from the others in dtype or place, or shares memory with one.
     """
 
-    def __init__(self, tree: ParamTree, groups: Sequence[Sequence[Any]], memory: Memory) -> None:
+    def __init__(
+        self, tree: ParamTree, groups: Sequence[Sequence[Any]], memory: Memory, *, unpickled: bool = False
+    ) -> None:
         self.tree = tree
         self.memory = memory
         self.given = [param for group in groups for param in group]
@@ -36,7 +40,7 @@ class Parameters:
         for group in groups:
             start = self.spans[-1].stop if self.spans else 0
             self.spans.append(range(start, start + len(group)))
-        self.arrays = _checked(tree.labels("params"), self.given, memory)
+        self.arrays = _checked(tree.labels("params"), self.given, memory, writable=not unpickled)
 
     def __len__(self) -> int:
         return len(self.arrays)
@@ -68,12 +72,12 @@ class Parameters:
         return self.arrays[span.start : span.stop]
 
 
-def _checked(labels: Sequence[str], given: Sequence[Any], memory: Memory) -> list[Any]:
+def _checked(labels: Sequence[str], given: Sequence[Any], memory: Memory, writable: bool) -> list[Any]:
     if not given:
         raise ValueError("optimizer got an empty parameter list: no group has any")
     params: list[Any] = []
     for label, each in zip(labels, given, strict=True):
-        params.append(param := arrays.check_array(label, each, writable=True, memory=memory))
+        params.append(param := arrays.check_array(label, each, writable=writable, memory=memory))
         if param.dtype != params[0].dtype:
             raise TypeError(
                 f"all parameters of an optimizer must be of one dtype: {labels[0]} is {params[0].dtype}, "

@@ -68,7 +68,8 @@ class StateView(Mapping[int, Mapping[str, Any]]):
         if not 0 <= index < len(self._states):
             raise KeyError(f"there is no parameter {index!r} (expected 0 to {len(self._states) - 1})")
         self._fetch()
-        carried = dict(zip(self._spec.carried, self._records.carried[index].tolist(), strict=True))
+        # The numbers of the rule come first; those of options say only what has begun.
+        carried = dict(zip(self._spec.carried, self._records.carried[index].tolist(), strict=False))
         return MappingProxyType({"step": int(self._records.steps[index]), **carried, **self._states[index]})
 
     def __iter__(self) -> Iterator[int]:

@@ -19,6 +19,9 @@ Named = tuple[str, Mapping[str, str]]
 ACCUMULATOR, AVERAGE = "grad_accumulator", "param_average"
 """The states that options bring, by their names in `opt.state`."""
 
+AVERAGED = "averaged"
+"""Whether there is an average yet."""
+
 
 class Fused(NamedTuple):
     """One operation of a step, besides the update.
@@ -33,6 +36,8 @@ class Fused(NamedTuple):
     numbers: the arguments of that function that these options set.
     state: the state that it needs of each parameter.
     starts_as_param: whether that state starts as a copy of the parameter, not at 0.
+    begun: the number that the coefficients carry from step to step to know whether the state has its first value: 0
+        before, then 1.
     gradient: the block that it writes, which later operations read as the gradient.
     divisor: of operations that read the gradient, the argument that divides it. The first of them divides by
         `grad_scale`, times the option that `shares` names; later ones divide by 1.
@@ -47,6 +52,7 @@ class Fused(NamedTuple):
     numbers: Callable[[Values], Mapping[str, float]] | None = None
     state: str | None = None
     starts_as_param: bool = False
+    begun: str | None = None
     gradient: str | None = None
     divisor: str = ""
     shares: str | None = None
@@ -118,6 +124,7 @@ FUSED: tuple[Fused, ...] = (
         numbers=_averaging_numbers,
         state=AVERAGE,
         starts_as_param=True,
+        begun=AVERAGED,
     ),
     Fused(
         "ema_decay",
@@ -128,6 +135,7 @@ FUSED: tuple[Fused, ...] = (
         numbers=_averaging_numbers,
         state=AVERAGE,
         starts_as_param=True,
+        begun=AVERAGED,
     ),
     Fused("ema_decay", "swap", ("swap",), _averages),
     Fused(
@@ -168,6 +176,20 @@ def wanted_operations(group: Mapping[str, Any], options: Values) -> tuple[Fused,
 def extra_states(options: Values) -> tuple[str, ...]:
     """The names of the states that the options of a step bring, besides those of the rule."""
     return tuple(dict.fromkeys(each.state for each in FUSED if each.state is not None and each.wanted(options)))
+
+
+def begun_states(options: Values) -> dict[str, str]:
+    """For each carried number that the options of a step bring, the state that it says has begun."""
+    return {
+        each.begun: each.state
+        for each in FUSED
+        if each.begun is not None and each.state is not None and each.wanted(options)
+    }
+
+
+def carried_numbers(spec: Spec, options: Values) -> dict[str, float]:
+    """The numbers that coefficients carry from step to step, the rule's first, and what each starts with."""
+    return {**spec.carried, **dict.fromkeys(begun_states(options), 0.0)}
 
 
 @functools.cache

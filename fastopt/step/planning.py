@@ -20,6 +20,7 @@ from .operations import (
     Fused,
     Named,
     accumulates,
+    carried_numbers,
     extra_states,
     numbers,
     programs,
@@ -170,7 +171,10 @@ class Planner:
             cost=self.spec.costs[self.spec.rule(group)][list(registry.REALS).index(self.dtype.name)],
             rows_after=sum(not each.after_rows for each in updates),
             accumulator=names.index(ACCUMULATOR) if ACCUMULATOR in names else -1,
-            carried=tuple(positions[self.spec.coefficients, name] for name in self.spec.carried),
+            carried=(
+                *(positions[self.spec.coefficients, name] for name in self.spec.carried),
+                *(positions[each.coefficients or "", each.begun] for each in wanted if each.begun is not None),
+            ),
         )
 
     def stages(
@@ -182,6 +186,7 @@ class Planner:
         around = (each.coefficients for each in wanted if each.coefficients is not None)
         stages: list[StageShape] = []
         positions: Positions = {}
+        numbers_carried = tuple(carried_numbers(self.spec, self.options))
         for name in dict.fromkeys((self.spec.regularize, self.spec.coefficients, *around)):
             function = registry.coefficient_function(name)
             if not needed & set(function.returned_names):
@@ -189,9 +194,9 @@ class Planner:
             for position, result in enumerate(function.returned_names):
                 positions[name, result] = (len(stages), position)
             own = name == self.spec.coefficients
-            carried = _positions(name, tuple(self.spec.carried))
-            if not own:
-                carried = (-1,) * len(carried)
+            # A rule and what is around it never carry each other's numbers, even if they have the same names.
+            found = zip(numbers_carried, _positions(name, numbers_carried), strict=True)
+            carried = tuple(position if own == (number in self.spec.carried) else -1 for number, position in found)
             address = self.backend.coefficient_function(name)
             stages.append((address, function.arguments, _positions(name, ENGINE_ARGUMENTS), carried, own))
         return tuple(stages), positions

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ..definitions.specs import Spec
-from .state_dicts import Fitting
+from ..state.torch_form import StateDict
+from .state_dicts import Fitting, convert_state_dict
 from .stepping import flattening, states
 from .stepping.host import Host
 from .stepping.stepper import Stepper
@@ -82,6 +83,8 @@ class SavedOptimizer(torch.optim.Optimizer):
 
     def _load_state_dict(self, state_dict: dict[str, Any]) -> None:
         fitting = Fitting(self.name, self.spec, self.param_groups, bool(self._optimizer_load_state_dict_pre_hooks))
+        if isinstance(state_dict, StateDict):  # a NumPy optimizer's
+            state_dict = convert_state_dict(state_dict)
         state_dict = fitting.match_names(state_dict)
         # After users' hooks, which may rewrite everything, and before those that look at what was loaded.
         handles = [

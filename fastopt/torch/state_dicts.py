@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from ..definitions.specs import Spec
+from ..state.torch_form import as_tensor, torch_form
 from ..step.operations import ACCUMULATOR
-from .stepping.states import new_number, state_names
+from .stepping.states import state_names
 
 
 def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     """Convert a state dict of `fastopt.Adam` (or another) to one that `fastopt.torch.Adam` and `torch.optim.Adam` load.
 
-    In the other direction, `fastopt.Adam` loads torch's state dicts as they are.
+    They load what `state_dict()` returns as it is, too. This is for a state dict that became a plain dict, as one read
+    from a file may be. In the other direction, `fastopt.Adam` loads torch's state dicts as they are.
 
     Parameters
     ----------
@@ -54,17 +56,7 @@ def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(state_dict, Mapping) or not {"state", "param_groups"} <= set(state_dict):
         raise TypeError(f"state_dict must be a dict with 'state' and 'param_groups', got {type(state_dict).__name__}")
     check_nothing_is_accumulated("convert_state_dict", state_dict)
-    states = {
-        key: {name: _as_tensor(name, value) for name, value in state.items() if name != ACCUMULATOR}
-        for key, state in state_dict["state"].items()
-    }
-    return {"state": states, "param_groups": [dict(group) for group in state_dict["param_groups"]]}
-
-
-def _as_tensor(name: str, value: Any) -> torch.Tensor:
-    if name == "step":  # torch loads it as it is
-        return new_number(float(value.item() if isinstance(value, np.ndarray) else value))
-    return torch.tensor(value, dtype=None if isinstance(value, np.ndarray) else torch.float64)
+    return torch_form(state_dict, torch)
 
 
 def check_nothing_is_accumulated(owner: str, state_dict: Mapping[str, Any]) -> None:
@@ -186,7 +178,7 @@ class Fitting:
                 )
             is_array = isinstance(value, (np.ndarray, np.generic))
             is_number = name in self.spec.carried and isinstance(value, Number)
-            read[name] = _as_tensor(name, value) if is_array or is_number else value
+            read[name] = as_tensor(name, value, torch) if is_array or is_number else value
         return read
 
     def restore_numbers(self, states: Mapping[Tensor, dict[str, Any]]) -> None:

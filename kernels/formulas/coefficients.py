@@ -435,12 +435,13 @@ def preparation(gather_divisor, value_divisor, clip_value):
     return gather_factor, value_factor, clip_value
 
 
-def averaging(step, ema_decay, ema_overwrite_frequency):
-    # As in Keras, the average starts as the parameters after the first step.
-    ema_weight = select(step == 1, 0, ema_decay)
+def averaging(step, averaged, ema_decay, ema_overwrite_frequency):
+    # As in Keras, the average starts as the parameters after the first step in which there is one.
+    ema_weight = select(averaged == 0, 0, ema_decay)
+    averaged = 1
     ema_rest = 1 - ema_weight
     overwrite = select(floor(step / ema_overwrite_frequency) * ema_overwrite_frequency == step, 1, 0)
-    return ema_weight, ema_rest, overwrite
+    return ema_weight, ema_rest, overwrite, averaged
 
 
 def constraint(l1, l2, low, high):

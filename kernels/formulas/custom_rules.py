@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from ..constants import MAX_ARGUMENTS, MAX_LOOP_OPERANDS, MAX_RESULTS
 from ..formulas import registry
 from . import vocabulary
-from .dialect import VOCABULARY, Function, Rule, error_at, read_function
+from .dialect import VOCABULARY, Function, error_at, read_function
 
 DIGEST_LENGTH = 16
 """Hexadecimal digits of the digest in names: 64 bits distinguish more rules than anyone will write."""
@@ -95,13 +95,11 @@ def register(
         )
     digest = _digest([*functions, *coefficient_functions], states)
     name = f"{function.name}_{digest}"
-    if name not in registry.CUSTOM_RULES:
-        known = {each.name: each for each in functions[:-1]}
-        rule = Rule(replace(function, name=name))
-        renamed = replace(coefficient_functions[-1], name=name)
-        custom = registry.CustomRule(rule, registry.rule_loop(rule, known), (*coefficient_functions[:-1], renamed))
-        registry.CUSTOM_RULES[name] = custom
-    return registry.CUSTOM_RULES[name], Texts(text, coefficients_text)
+    renamed = replace(coefficient_functions[-1], name=name)
+    custom = registry.add_custom_rule(
+        replace(function, name=name), functions[:-1], (*coefficient_functions[:-1], renamed)
+    )
+    return custom, Texts(text, coefficients_text)
 
 
 def _digest(functions: Sequence[Function], states: Sequence[str]) -> str:

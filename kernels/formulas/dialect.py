@@ -13,6 +13,7 @@ import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 VOCABULARY = {"sqrt": 1, "floor": 1, "log": 1, "select": 3, "maximum": 2, "clip": 3, "sign": 1}
 """The functions that formulas may call, and how many arguments each takes."""
@@ -35,6 +36,11 @@ class Function:
     returns: tuple[ast.expr, ...]
     keywords: tuple[str, ...] = ()  # the keyword-only ones among the arguments
 
+    def __reduce__(self) -> Any:
+        """Pickles have the source, which every version of Python can read."""
+        body = "\n".join(map(ast.unparse, self.body))
+        return _from_source, (self.name, self.arguments, body, tuple(map(ast.unparse, self.returns)), self.keywords)
+
     @functools.cached_property
     def returned_names(self) -> tuple[str, ...]:
         """The names of the returned variables; empty if the function returns any other expression."""
@@ -47,6 +53,13 @@ class Function:
         """The assigned variables that are not arguments, in order."""
         names = dict.fromkeys(name for statement in self.body for name in _targets(statement))
         return tuple(name for name in names if name not in self.arguments)
+
+
+def _from_source(
+    name: str, arguments: tuple[str, ...], body: str, returns: tuple[str, ...], keywords: tuple[str, ...]
+) -> Function:
+    statements = tuple(each for each in ast.parse(body).body if isinstance(each, ast.Assign))
+    return Function(name, arguments, statements, tuple(ast.parse(each, mode="eval").body for each in returns), keywords)
 
 
 @dataclass(frozen=True)

@@ -30,13 +30,18 @@ def clip_values(grad, *, value_factor, clip_value):
 # --- after the update, in this order --------------------------------------------------------------------------------
 
 
+def averaged(param_average, param, ema_weight, ema_rest):
+    """Without a weight there is no average yet, and its memory may hold anything."""
+    return select(ema_weight == 0, param, ema_weight * param_average + ema_rest * param)
+
+
 def average(param_average, param, *, ema_weight, ema_rest):
-    param_average = ema_weight * param_average + ema_rest * param
+    param_average = averaged(param_average, param, ema_weight, ema_rest)
     return param_average
 
 
 def average_and_overwrite(param_average, param, *, ema_weight, ema_rest, overwrite):
-    param_average = ema_weight * param_average + ema_rest * param
+    param_average = averaged(param_average, param, ema_weight, ema_rest)
     param = select(overwrite != 0, param_average, param)
     return param_average, param
 

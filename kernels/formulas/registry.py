@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import ast
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .dialect import Function, Operation, Rule, called_functions, is_operation, is_rule, read_module
 
@@ -116,9 +117,26 @@ class CustomRule:
     coefficients: tuple[Function, ...]
     """The functions that the coefficient function calls, then that function itself, named like the rule."""
 
+    def __reduce__(self) -> Any:
+        """A pickle has the source of the rule, and registers it where it is read."""
+        _, *called, _ = self.loop.functions
+        return add_custom_rule, (self.rule.function, tuple(called), self.coefficients)
+
 
 CUSTOM_RULES: dict[str, CustomRule] = {}
 """The custom rules, by name; the built-in ones are not here."""
+
+
+def add_custom_rule(function: Function, called: Sequence[Function], coefficients: Sequence[Function]) -> CustomRule:
+    """The custom rule with this function, which is registered if it is new.
+
+    `function` is named like the rule and calls the `called` functions, callees first; see `CustomRule.coefficients`.
+    """
+    if function.name not in CUSTOM_RULES:
+        rule = Rule(function)
+        loop = rule_loop(rule, {each.name: each for each in called})
+        CUSTOM_RULES[function.name] = CustomRule(rule, loop, tuple(coefficients))
+    return CUSTOM_RULES[function.name]
 
 
 def rule(name: str) -> Rule:

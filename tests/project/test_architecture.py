@@ -52,6 +52,7 @@ NARROWER: Mapping[str, tuple[str, ...]] = {
     "fastopt/torch": (
         "fastopt/checks.py",
         "fastopt/definitions",
+        "fastopt/state/torch_form.py",
         "fastopt/step",
         "fastopt/threads.py",
         "fastopt/torch/stepping",

@@ -309,8 +309,9 @@ ACCUMULATED: list[tuple[Any, type[Exception], str]] = [
         r"'accumulated' params must be positions below 2, got \[7\]",
     ),
     (accumulated({"calls": 1, "params": [-1]}), ValueError, "'accumulated' params must be at least 0.* got -1"),
-    (accumulated({"calls": 1, "params": [1]}), ValueError, r"state\[1\] has no 'grad_accumulator'"),
-    (saved_after(2, accumulate_steps=3), ValueError, "after 2 calls; this optimizer has accumulate_steps=2"),
+    (accumulated({"calls": 1, "params": [0, 1]}), ValueError, r"state\[1\] has no 'grad_accumulator'"),
+    (accumulated({"calls": 1, "params": [1]}), ValueError, r"state\[0\] has gradients in .* 'accumulated' does not"),
+    (saved_after(2, accumulate_steps=3), ValueError, "after 2 calls of accumulate_steps=3; .* has accumulate_steps=2"),
     (saved_after(1, ema_decay=0.5), ValueError, r"state\[0\] has 'param_average'.* without ema_decay"),
 ]
 
@@ -329,8 +330,7 @@ def test_state_dicts_of_accumulated_gradients_need_an_accumulator() -> None:
     optimizer = fastopt.Adam([ones(3), ones(2)])
     with pytest.raises(ValueError, match=r"saved between accumulated steps.*after 1 calls.* accumulate_steps=1"):
         optimizer.load_state_dict(saved_after(1, accumulate_steps=2))
-    with pytest.raises(ValueError, match=r"state\[0\] has 'grad_accumulator'.* without accumulate_steps"):
-        optimizer.load_state_dict(saved_after(2, accumulate_steps=2))
+    optimizer.load_state_dict(saved_after(2, accumulate_steps=2))
     good = fastopt.Adam([ones(3), ones(2)], accumulate_steps=2)
     good.load_state_dict({**saved_after(1, accumulate_steps=2), "accumulated": {"calls": np.int64(1), "params": (0,)}})
     good.step([None, None])

@@ -121,7 +121,9 @@ def moved(optimizer: fastopt.Optimizer, **options: Any) -> fastopt.Optimizer:
     pairs = zip(*(each.param_groups[0]["params"] for each in (other, optimizer)), strict=True)
     for mine, theirs in pairs:
         mine[...] = theirs
-    other.load_state_dict(optimizer.state_dict())
+    saved = optimizer.state_dict()
+    saved["param_groups"][0].pop("lr_schedule", None)  # it is assigned afterwards
+    other.load_state_dict(saved)
     return other
 
 
