@@ -29,17 +29,18 @@ MOST_LINES = 24
 
 
 class World:
-    """An optimizer that has made a step, its parameters, and what is done to it."""
+    """An optimizer that has made an update and accumulated once more, its parameters, and what is done to it."""
 
     def __init__(self, backend: str, bound: bool) -> None:
         self.params = {"a": np.linspace(1.0, 2.0, 3), "b": np.linspace(-1.0, 1.0, 2)}
         self.grads = {"a": np.array([0.5, -1.0, 2.0]), "b": np.array([0.25, 3.0])}
         self.added, self.added_grads = np.ones(2), np.array([-1.0, 1.0])
-        options: dict[str, Any] = {"grads": self.grads} if bound else {}
+        options: dict[str, Any] = {"accumulate_steps": 2} | ({"grads": self.grads} if bound else {})
         self.bound = bound
         self.optimizer = fastopt.AdamW(self.params, lr=0.1, ema_decay=0.5, backend=backend, **options)
         self.loaded = self.optimizer.state_dict()
-        self.optimizer.step(None if bound else self.grads)
+        for _ in range(3):
+            self.optimizer.step(None if bound else self.grads)
 
     def step(self) -> None:
         self.optimizer.step(None if self.bound else self.grads)
@@ -61,6 +62,12 @@ class World:
 
     def swap(self) -> None:
         self.optimizer.swap_averages()
+
+    def apply(self) -> Any:
+        return self.optimizer.apply_accumulated()
+
+    def drop(self) -> None:
+        self.optimizer.drop_accumulated()
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad()
@@ -98,9 +105,9 @@ def shown(optimizer: fastopt.Optimizer) -> Any:
 
 
 CHANGES = ("freeze", "add", "load", "swap")
-BEGUN = ("step", "assign step", "assign_rate step", *CHANGES, "save", "dump", "copy", "zero_grad")
+BEGUN = ("step", "assign step", "assign_rate step", *CHANGES, "apply", "drop", "save", "dump", "copy", "zero_grad")
 """What the first thread does: one or two calls."""
-MEANWHILE = ("step", "assign", *CHANGES)
+MEANWHILE = ("step", "assign", *CHANGES, "apply")
 
 
 def result_of(function: Callable[[], Any]) -> Any:
