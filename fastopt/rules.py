@@ -14,13 +14,12 @@ array([-0.5, -0.5, -0.5])
 """
 
 from __future__ import annotations
-import __future__
 
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from .checks import bound_arguments, real_number
 from .definitions.hyperparameters import HYPERPARAMETERS, Hyperparameter, between
@@ -29,7 +28,7 @@ from .kernels.constants import ENGINE_ARGUMENTS
 from .kernels.formulas import custom_rules
 from .kernels.formulas.costs import cost, squares
 from .kernels.formulas.custom_rules import SourceError
-from .kernels.formulas.dialect import VOCABULARY, DialectError
+from .kernels.formulas.dialect import DialectError
 from .kernels.formulas.vocabulary import clip, floor, log, maximum, select, sign, sqrt
 from .optimizers.base import Optimizer
 from .state.groups import NOTES
@@ -56,55 +55,10 @@ class _ForTorch:
         return torch_class(owner)
 
 
-class RuleDefinition(NamedTuple):
-    """All that a rule is made of, as text and numbers: `class_of` makes the class again, in any process.
-
-    Attributes
-    ----------
-    names: the module, the qualified name and the name of the function.
-    state, hyper, domain: the arguments of `rule`, complete.
-    update, coefficients: the source of the function and of the coefficients function, with all that they call.
-    coefficients_name: the name of the coefficients function.
-    """
-
-    names: tuple[str, str, str]
-    state: Mapping[str, float | str]
-    hyper: Mapping[str, float | bool]
-    domain: Mapping[str, str]
-    update: str
-    coefficients: str | None
-    coefficients_name: str | None
-
-
-def class_of(definition: RuleDefinition) -> type[RuleOptimizer]:
-    """The class of a rule, made from its definition."""
-    module, qualified_name, name = definition.names
-    source, coefficients = definition.update, None
-    if definition.coefficients is not None and definition.coefficients_name is not None:
-        coefficients = _executed(definition.coefficients)[definition.coefficients_name]
-        source = f"{definition.coefficients}\n\n{source}"
-    function = _executed(definition.update)[name]
-    function.__module__, function.__qualname__ = module, qualified_name
-    return rule(definition.state, definition.hyper, coefficients=coefficients, domain=definition.domain, source=source)(
-        function
-    )
-
-
-def _executed(text: str) -> dict[str, Any]:
-    """The functions in the source of a rule."""
-    namespace: dict[str, Any] = {word: globals()[word] for word in VOCABULARY}
-    # Annotations are not executed: they can name anything.
-    exec(compile(text, "<rule>", "exec", __future__.annotations.compiler_flag, dont_inherit=True), namespace)
-    return namespace
-
-
 class RuleOptimizer(Optimizer):
     """What the classes that `rule` makes share; their arguments beyond those of the rule are `fastopt.Optimizer`'s."""
 
     __signature__: ClassVar[inspect.Signature]
-
-    definition: ClassVar[RuleDefinition]
-    """What the rule is made of."""
 
     torch = _ForTorch()
     """The same optimizer as a torch.optim one, for PyTorch's parameters, as `fastopt.torch`'s are."""
@@ -212,7 +166,7 @@ def rule(
 
     def decorate(function: Callable[..., Any]) -> type[RuleOptimizer]:
         inputs = (*(name for name in defaults if name not in COMMON), *GIVEN)
-        custom, texts = custom_rules.register(function, tuple(initial), inputs, coefficients, source)
+        custom = custom_rules.register(function, tuple(initial), inputs, coefficients, source)
         last = custom.coefficients[-1]
         returned = last.returned_names
         starts = {name: value for name, value in initial.items() if value != 0}
@@ -238,15 +192,6 @@ def rule(
             "__module__": function.__module__,
             "__qualname__": function.__qualname__,
             "__signature__": _signature(defaults),
-            "definition": RuleDefinition(
-                (function.__module__, function.__qualname__, function.__name__),
-                initial,
-                defaults,
-                dict(domain or {}),
-                texts.update,
-                texts.coefficients,
-                None if coefficients is None else coefficients.__name__,
-            ),
         }
         return type(function.__name__, (RuleOptimizer,), namespace)
 

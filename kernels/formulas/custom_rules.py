@@ -18,7 +18,7 @@ import textwrap
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..constants import MAX_ARGUMENTS, MAX_LOOP_OPERANDS, MAX_RESULTS
 from ..formulas import registry
@@ -42,30 +42,17 @@ class SourceError(ValueError):
     """The source of a function cannot be read, or differs from the function as it runs."""
 
 
-class Texts(NamedTuple):
-    """The source of a rule: all that has to be executed to have its functions again, callees first.
-
-    Attributes
-    ----------
-    update: the rule, last, and the functions that it calls.
-    coefficients: likewise the coefficients function; None if there is none.
-    """
-
-    update: str
-    coefficients: str | None
-
-
 def register(
     update: Callable[..., Any],
     states: Sequence[str],
     inputs: Sequence[str],
     coefficients: Callable[..., Any] | None,
     source: str | None = None,
-) -> tuple[registry.CustomRule, Texts]:
+) -> registry.CustomRule:
     """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and add it to the registry.
 
     `inputs` are the names of the available numbers: hyperparameters, `step` and carried numbers. `source` is a text
-    that has functions whose source Python cannot find. Returns the rule and its own source.
+    that has functions whose source Python cannot find.
 
     Raises
     ------
@@ -74,8 +61,7 @@ def register(
     SourceError
         A source cannot be read.
     """
-    functions, node, path, text = read(update, source=source)
-    coefficients_text = None
+    functions, node, path = read(update, source=source)
     function = functions[-1] = _with_named_results(functions[-1], ("param", *states))
     _check_states(function, states, node, path)
     wanted = function.arguments[2 + len(states) :]
@@ -83,9 +69,7 @@ def register(
         _check_inputs(wanted, inputs, node, path, "the rule takes it, and there is no coefficients function")
         coefficient_functions = [Function(function.name, wanted, (), tuple(ast.Name(name) for name in wanted))]
     else:
-        coefficient_functions, coefficient_node, coefficient_path, coefficients_text = read(
-            coefficients, powers=True, source=source
-        )
+        coefficient_functions, coefficient_node, coefficient_path = read(coefficients, powers=True, source=source)
         _check_coefficients(coefficient_functions[-1], wanted, inputs, coefficient_node, coefficient_path)
     last = coefficient_functions[-1]
     if len(last.arguments) > MAX_ARGUMENTS or len(last.returns) > MAX_RESULTS:
@@ -96,10 +80,9 @@ def register(
     digest = _digest([*functions, *coefficient_functions], states)
     name = f"{function.name}_{digest}"
     renamed = replace(coefficient_functions[-1], name=name)
-    custom = registry.add_custom_rule(
+    return registry.add_custom_rule(
         replace(function, name=name), functions[:-1], (*coefficient_functions[:-1], renamed)
     )
-    return custom, Texts(text, coefficients_text)
 
 
 def _digest(functions: Sequence[Function], states: Sequence[str]) -> str:
@@ -195,33 +178,23 @@ def check_name(what: str, name: Any, taken: Sequence[str] = ()) -> str:
 # --- reading functions ------------------------------------------------------------------------------------------------
 
 
-class Read(NamedTuple):
-    """A function that was read, with its syntax tree."""
-
-    original: Any
-    function: Function
-    node: ast.FunctionDef
-
-
 def read(
     function: Callable[..., Any], powers: bool = False, source: str | None = None
-) -> tuple[list[Function], ast.FunctionDef, str, str]:
-    """The functions that a function calls, callees first, and the function itself; its syntax tree; its file; and the
-    source of all these functions.
+) -> tuple[list[Function], ast.FunctionDef, str]:
+    """The functions that a function calls, callees first, and the function itself; its syntax tree; and its file.
 
     Raises
     ------
     DialectError, SourceError
         See `register`.
     """
-    found: dict[str, Read] = {}
+    found: dict[str, tuple[Any, Function]] = {}
     node, path = _read(function, powers, found, (), source)
-    text = "\n\n".join(ast.unparse(_undecorated(each.node)) for each in found.values())
-    return [each.function for each in found.values()], node, path, text
+    return [each for _, each in found.values()], node, path
 
 
 def _read(
-    function: Any, powers: bool, found: dict[str, Read], callers: tuple[Any, ...], source: str | None
+    function: Any, powers: bool, found: dict[str, tuple[Any, Function]], callers: tuple[Any, ...], source: str | None
 ) -> tuple[ast.FunctionDef, str]:
     node, path = syntax_of(function, source)
     names = _names_seen_by(function)
@@ -246,12 +219,12 @@ def _read(
             raise error_at(path, each, f"{name}() is another name of {callee.__name__}(); call it by its own")
         elif name not in found:
             _read(callee, powers, found, (function, *callers), source)
-        elif found[name].original is not callee:
+        elif found[name][0] is not callee:
             raise error_at(path, each, f"there are two functions called {name}; give one another name")
     if node.name == "regularize":
         raise error_at(path, node, f"{node.name} is what every rule calls first; choose another name")
-    known = {name: each.function for name, each in found.items()}
-    found[node.name] = Read(function, read_function(node, path, known, powers), node)
+    known = {name: each for name, (_, each) in found.items()}
+    found[node.name] = function, read_function(node, path, known, powers)
     if not _is_source_of(node, function):
         raise SourceError(
             f"what {path} has at line {node.lineno} is not the source of {node.name} as it runs: the file was changed "
@@ -355,15 +328,10 @@ def _as_file(text: str) -> str:
     return name
 
 
-def _undecorated(node: ast.FunctionDef) -> ast.FunctionDef:
-    bare = copy.deepcopy(node)
-    bare.decorator_list = []
-    return bare
-
-
 def _is_source_of(node: ast.FunctionDef, function: types.FunctionType) -> bool:
     """Whether compiling the syntax tree gives the code of the function."""
-    inner = _undecorated(node)
+    inner = copy.deepcopy(node)
+    inner.decorator_list = []
     # The variables that it closes over become arguments of an outer function.
     module = ast.parse(f"def outer({', '.join(function.__code__.co_freevars)}): pass")
     outer = module.body[0]

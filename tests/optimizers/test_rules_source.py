@@ -1,19 +1,16 @@
-"""Rules whose source Python does not keep, and rules that are made again from what they consist of."""
+"""Rules whose source Python does not keep: it is given, or found in the command that Python runs."""
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
-from custom_momentum import Momentum
 
 import fastopt
 from fastopt import rules
-from fastopt.rules import class_of
 
 TEXT = '''
 from fastopt.rules import select, sqrt
@@ -173,37 +170,3 @@ def test_commands_and_interpreters(arguments: list[str], text: str) -> None:
 def test_an_interpreter_without_source_says_what_to_do() -> None:
     done = subprocess.run([sys.executable, "-"], input=COMMAND, capture_output=True, text=True, check=False)
     assert "give the text that has it with source=" in done.stderr
-
-
-# --- made again -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("which", ["file", "text", "without coefficients"])
-def test_a_rule_is_made_again_from_its_definition(which: str, tmp_path: Any) -> None:
-    """Text and numbers alone: they can be pickled, and make the same class of the same compiled rule."""
-    cls: Any = {"file": lambda: from_a_file(tmp_path), "text": made, "without coefficients": lambda: Momentum}[which]()
-    again = class_of(pickle.loads(pickle.dumps(cls.definition)))
-    assert again.definition == cls.definition
-    assert again.spec.rules == cls.spec.rules
-    assert again.spec.defaults == cls.spec.defaults
-    assert (again.__name__, again.__module__, again.__qualname__, again.__doc__) == (
-        *(cls.__name__, cls.__module__, cls.__qualname__, cls.__doc__),
-    )
-    assert after_steps(again) == after_steps(cls)
-    if cls is not Momentum:
-        with pytest.raises(ValueError, match="Invalid beta value"):
-            again(np.zeros(3), beta=1.0)
-
-
-def test_two_helpers_of_one_name() -> None:
-    """The rule calls one of them, the coefficients the other."""
-
-    def make(factor: float) -> Any:
-        names = executed(TEXT.replace("2 * x", f"{factor} * x"))
-        return names["rates"], names["Mine"]
-
-    text = TEXT + TEXT.replace("2 * x", "3 * x")
-    cls = fastopt.rule(**ARGUMENTS, coefficients=make(2)[0], source=text)(make(3)[1])
-    again = class_of(cls.definition)
-    assert again.spec.rules == cls.spec.rules
-    assert after_steps(again) == after_steps(cls) != after_steps(made())
