@@ -21,9 +21,12 @@ from ..kernels.engine.contract import Progress
 from ..step.nonfinite import NonfiniteGradients
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from .saving import SavedOptimizer
-from .stepping import devices, flattening, gradient_hooks, hyperparameters, tensors
+from .stepping import devices, flattening, gradient_hooks, hyperparameters, modes, tensors
 from .stepping.host import Host
 from .stepping.stepper import Stepper
+
+NOBODY, HELD, READ = 0, 1, 2
+"""See `NativeOptimizer.states_seen`."""
 
 OPTIONS: dict[str, Any] = {
     name: option.default
@@ -119,7 +122,9 @@ class NativeOptimizer(SavedOptimizer):
     _init_group: Callable[..., Any]  # torch's classes have it
     _step_supports_amp_scaling = True
     in_backward = False
-    state_was_read = True
+    states_seen = READ
+    """Who can reach the states' memory: NOBODY (0), somebody who HELD something when a step last looked, or anybody who
+    has READ `state` since the last step."""
     on_device = False
     _host: Host
     _stepper: Stepper
@@ -134,9 +139,10 @@ class NativeOptimizer(SavedOptimizer):
         """Each parameter's states by name, as torch has them.
 
         Steps that a device has counted are fetched, which waits for it. Every step checks that the states are the same
-        tensors as before; the first one after this was read also checks that they have the same memory.
+        tensors as before. The first one after this was read also checks that they have the same memory, and so do all
+        later ones if anything but the optimizer then holds a state, its storage or a view.
         """
-        self.state_was_read = True
+        self.states_seen = READ
         if "_stepper" in self.__dict__:  # not so in torch's constructor
             self._stepper.write_counts()
         state: defaultdict[Tensor, Any] = self.__dict__["state"]
@@ -169,7 +175,7 @@ class NativeOptimizer(SavedOptimizer):
         self._check_devices()
         report = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self._given = given
-        self.state_was_read = True
+        self.states_seen = READ
         self.in_backward = False
         self._host = Host(self.name, self.spec, self.options, Progress.new(), report)
         self._stepper = Stepper(self._host)
@@ -193,7 +199,9 @@ class NativeOptimizer(SavedOptimizer):
 
     def _flatten(self) -> None:
         if self.options["flatten"]:
-            buffers = self._host.buffers = flattening.flatten(self.name, self.param_groups, self._host.buffers)
+            with torch.inference_mode(False):  # Parameters must be usable outside of it.
+                buffers = flattening.flatten(self.name, self.param_groups, self._host.buffers)
+            self._host.buffers = buffers
             placed = {id(param) for buffer in buffers for param in buffer.params}
             params = (param for group in self.param_groups for param in group["params"])
             self.unplaced = [param for param in params if id(param) not in placed]
@@ -243,7 +251,7 @@ class NativeOptimizer(SavedOptimizer):
                 param.grad = None
             for buffer in buffers:
                 buffer.zero_grad()
-        elif set_to_none and not _profiler_enabled():
+        elif set_to_none and not _profiler._is_profiler_enabled:
             for group in self.param_groups:
                 for param in group["params"]:
                     param.grad = None
@@ -267,7 +275,8 @@ class NativeOptimizer(SavedOptimizer):
         Raises
         ------
         RuntimeError, TypeError, ValueError
-            A gradient or a state is not usable; the message names the parameter. Nothing has been changed.
+            A gradient or a state is not usable; the message names the parameter. Or torch is tracing a function, and
+            cannot record a native step: see `stepping.modes`. Nothing has been changed.
         FloatingPointError
             Gradients are not finite, and `nonfinite` asks for an error. Nothing has been changed.
         """
@@ -278,7 +287,7 @@ class NativeOptimizer(SavedOptimizer):
             or self._optimizer_step_post_hooks
             or torch_optimizer._global_optimizer_pre_hooks
             or torch_optimizer._global_optimizer_post_hooks
-            or _profiler_enabled()
+            or _profiler._is_profiler_enabled
         ):
             return _hooked_step(self) if closure is None else _hooked_step(self, closure)  # hooks see the arguments
         return _step(self, closure)
@@ -286,6 +295,9 @@ class NativeOptimizer(SavedOptimizer):
     step.hooked = True  # type: ignore[attr-defined]  # keeps torch from wrapping it: hooks are handled here
 
     def _advance(self) -> None:
+        if _n_dispatch_modes() or _transform() is not None:
+            modes.run(self.name, self.param_groups, self.__dict__["state"], self._advance)
+            return
         if "found_inf" in self.__dict__ or "grad_scale" in self.__dict__ or self.options["grad_scale"] != 1:
             # A torch.amp.GradScaler sets these attributes for the time of a step; either can be None.
             if self.on_device:
@@ -295,19 +307,20 @@ class NativeOptimizer(SavedOptimizer):
                 return
             scale = getattr(self, "grad_scale", None)
             self._stepper.set_grad_scale(1.0 if scale is None else float(scale))
-        if not self._stepper.step(self.param_groups, self.__dict__["state"], self.state_was_read, -1):
+        if not self._stepper.step(self.param_groups, self.__dict__["state"], self.states_seen, -1):
             self._settle()
-        self.state_was_read = self.in_backward
+        if self.states_seen == READ:
+            self.states_seen = HELD if self.in_backward or self._stepper.are_states_held(self.__dict__) else NOBODY
 
     def _advance_scaled(self) -> None:
         """A step with a GradScaler's numbers, which are on the device and stay there."""
         self._host.scaler = (getattr(self, "found_inf", None), getattr(self, "grad_scale", None))
         try:
-            if not self._stepper.step(self.param_groups, self.__dict__["state"], self.state_was_read, -1):
+            if not self._stepper.step(self.param_groups, self.__dict__["state"], self.states_seen, -1):
                 self._settle()
         finally:
             self._host.scaler = (None, None)
-        self.state_was_read = self.in_backward
+        self.states_seen = HELD if self.in_backward else NOBODY
 
     def _settle(self, only: int = -1) -> None:
         self._stepper.settle(self.param_groups, self.__dict__["state"], self._init_group, only)
@@ -383,10 +396,14 @@ def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:
     optimizer = reference()
     if optimizer is None or param.grad is None:
         return
+    if modes.is_observed():
+        group = {"params": [param]}
+        modes.run(optimizer.name, [group], optimizer.__dict__["state"], functools.partial(_step_one, reference, param))
+        return
     stepper = optimizer._stepper
     position = stepper.position(param)
     if position is None or not stepper.step(
-        optimizer.param_groups, optimizer.__dict__["state"], optimizer.state_was_read, position
+        optimizer.param_groups, optimizer.__dict__["state"], optimizer.states_seen, position
     ):
         position = optimizer._position(param)  # It can have another position by now, or none.
         if position is None:
@@ -395,7 +412,7 @@ def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:
     param.grad = None
 
 
-_profiler_enabled: Callable[[], bool] = torch.autograd._profiler_enabled  # type: ignore[attr-defined]
+_profiler: Any = torch.autograd.profiler
 
 
 def _step(self: NativeOptimizer, closure: Callable[[], float] | None = None) -> float | None:
@@ -406,6 +423,8 @@ def _step(self: NativeOptimizer, closure: Callable[[], float] | None = None) -> 
     self._advance()
     return loss
 
+
+_n_dispatch_modes, _transform = modes.n_dispatch_modes, modes.transform
 
 _hooked_step = torch.optim.Optimizer.profile_hook_step(_step)
 _is_traced = torch.compiler.is_dynamo_compiling

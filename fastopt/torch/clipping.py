@@ -182,6 +182,7 @@ class Part:
         self.dtype = tensors.DTYPES[dtype]
         self.backend = backends.load("auto")
         self.pieces, self.others = _pieces(gradients, self.dtype.itemsize)
+        self.others = [gradient for gradient in self.others if not gradient._is_zerotensor()]  # they stay as they are
         self.on_device = any(devices.kind(gradient) == "cuda" for gradient in self.others)
         for gradient in () if self.on_device else self.others:
             index = next(index for index, param in enumerate(parameters) if param.grad is gradient)

@@ -93,7 +93,7 @@ REFUSED = {
         "kernels are for main memory; a tensor without memory stands for the others",
         lambda info: info.supports_multiple_devices,
         ValueError,
-        r"main memory: params\[0\] is on meta",
+        r"params\[0\] is on meta, where tensors have no memory",
         param=lambda: torch.ones(3, device="meta"),
     ),
 }

@@ -23,8 +23,8 @@ class DeviceWalk(PythonWalk):
         self.numbers_changed = numbers_changed
         self.scaler = scaler
 
-    def is_kept(self) -> bool:
-        return super().is_kept() and not self.numbers_changed()
+    def is_kept(self, thorough: bool) -> bool:
+        return super().is_kept(thorough) and not (thorough and self.numbers_changed())
 
     def advance(self, n_threads: int) -> bool:
         if not self.memory:

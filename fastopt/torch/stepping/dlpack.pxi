@@ -6,7 +6,11 @@
 from cpython.exc cimport PyErr_Clear
 from cpython.object cimport PyObject
 from cpython.pycapsule cimport PyCapsule_GetPointer
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+
+from .found import LOW_ADDRESS as _LOW_ADDRESS
+
+cdef uint64_t LOW_ADDRESS = _LOW_ADDRESS
 
 cdef enum:
     DLPACK_MAJOR = 1
@@ -45,9 +49,9 @@ cdef ExchangeInterface *exchange_interface(capsule) except NULL:
     return interface
 
 
-cdef bint describe_tensor(ExchangeInterface *interface, tensor, DLTensor *description) noexcept:
+cdef inline bint describe_tensor(ExchangeInterface *interface, PyObject *tensor, DLTensor *description) noexcept:
     """Describe a tensor's memory; returns whether DLPack can describe it."""
-    if interface.describe(<PyObject *>tensor, description) != 0:
+    if interface.describe(tensor, description) != 0:
         PyErr_Clear()
         return False
     description.data += description.byte_offset
@@ -74,3 +78,25 @@ cdef bint is_contiguous(const DLTensor *description) noexcept:
             return False
         expected *= description.shape[axis]
     return True
+
+
+cdef inline int64_t n_elements(const DLTensor *description) noexcept:
+    cdef int64_t size = 1
+    cdef int axis
+    for axis in range(description.ndim):
+        size *= description.shape[axis]
+    return size
+
+
+cdef inline bint has_memory(PyObject *tensor, const DLTensor *description) noexcept:
+    """Whether a tensor's storage has memory. A storage without has the address NULL, to which a view adds its offset."""
+    if <uint64_t><uintptr_t>description.data >= LOW_ADDRESS or not n_elements(description):
+        return True
+    return description.data != NULL and storage_has_memory(<object>tensor)
+
+
+cdef bint storage_has_memory(tensor) noexcept:
+    try:
+        return tensor.untyped_storage().nbytes() > 0
+    except Exception:
+        return False

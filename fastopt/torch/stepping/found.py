@@ -20,3 +20,7 @@ class NoSegment(enum.IntEnum):
 
     WITHOUT_GRADIENT = -1  # it has had no gradient yet
     ELSEWHERE = -2  # another engine steps it
+
+
+LOW_ADDRESS = 1 << 40
+"""Below this an address can be the offset of a view in a storage without memory, rather than an address of memory."""

@@ -6,6 +6,7 @@ This module reads a tensor's memory, dtype and shape through DLPack, so it is co
 addresses of gradients to an engine.
 """
 
+from cpython.dict cimport PyDict_GetItem
 from libc.stdint cimport int64_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
@@ -24,10 +25,13 @@ cdef extern from "Python.h":  # by pointer: others keep the objects alive, so a 
     int PyDict_Next(PyObject *container, Py_ssize_t *position, PyObject **key, PyObject **value) noexcept
     Py_ssize_t PyDict_Size(PyObject *container) noexcept
     PyObject **PySequence_Fast_ITEMS(tuple items) noexcept
-    ctypedef object (*descrgetfunc)(object descriptor, object owner, object owner_type)
+    ctypedef PyObject *(*descrgetfunc)(object descriptor, object owner, object owner_type) except NULL  # a new reference
     ctypedef struct PyTypeObject:
         descrgetfunc tp_descr_get
+    PyObject *PyList_GET_ITEM(list items, Py_ssize_t index) noexcept
     PyTypeObject *Py_TYPE(object) noexcept
+    Py_ssize_t Py_REFCNT(PyObject *) noexcept
+    void Py_XDECREF(PyObject *) noexcept
 
 cdef struct Placement:              # the memory layout that a parameter has and its gradient must have
     char *data
@@ -38,11 +42,15 @@ cdef struct Placement:              # the memory layout that a parameter has and
     char *flat                   # the address of its gradient when gradients lie one after the other
     Py_ssize_t first_kept        # where its states start in `Tensors.kept`
     Py_ssize_t end_kept
+    bint negated                 # its gradient, of one element, negates what is in memory
     char *apart                  # the address of its last gradient, known not to overlap any memory that a step writes
 
-cdef struct Number:              # a number in torch's state: a float32 or float64
+cdef enum NumberType:
+    FLOAT32, FLOAT64, INT32, INT64
+
+cdef struct Number:              # a number in torch's state
     char *address
-    bint is_double
+    NumberType type
 
 cdef struct Kept:                # a state or a number, and the address at which the engine expects it
     PyObject *tensor
@@ -61,20 +69,32 @@ cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work during which other
 cdef Number number_in(cnp.ndarray array):
     """The number in an array of one element."""
     cdef Number number
+    cdef bint is_long = cnp.PyArray_ITEMSIZE(array) == 8
     number.address = <char *>cnp.PyArray_DATA(array)
-    number.is_double = array.itemsize == 8
+    if cnp.PyArray_ISFLOAT(array):
+        number.type = FLOAT64 if is_long else FLOAT32
+    else:
+        number.type = INT64 if is_long else INT32
     return number
 
 
-cdef double read_number(const Number *number) noexcept:
-    return (<double *>number.address)[0] if number.is_double else (<float *>number.address)[0]
+cdef inline double read_number(const Number *number) noexcept:
+    if number.type == FLOAT32:
+        return (<float *>number.address)[0]
+    if number.type == FLOAT64:
+        return (<double *>number.address)[0]
+    return <double>((<int64_t *>number.address)[0] if number.type == INT64 else (<int32_t *>number.address)[0])
 
 
-cdef void write_number(const Number *number, double value) noexcept:
-    if number.is_double:
-        (<double *>number.address)[0] = value
-    else:
+cdef inline void write_number(const Number *number, double value) noexcept:
+    if number.type == FLOAT32:
         (<float *>number.address)[0] = <float>value
+    elif number.type == FLOAT64:
+        (<double *>number.address)[0] = value
+    elif number.type == INT64:
+        (<int64_t *>number.address)[0] = <int64_t>value
+    else:
+        (<int32_t *>number.address)[0] = <int32_t>value
 
 
 cdef bint holds(PyObject *container, PyObject *const *values, Py_ssize_t n_values) noexcept:
@@ -112,7 +132,8 @@ cdef class Tensors:
         The tensors that hold the engine's segments: the parameters, or tensors that stand for them.
     counts_steps: bool
         Whether the first of each segment's numbers is its count of steps.
-    numbers: list of lists of float32 or float64 NumPy arrays of one element, one list per segment
+    numbers: list of lists of NumPy arrays of one element, one list per segment
+        Of float32 or float64; counts of steps of int32 or int64, too.
         The count of steps, if `counts_steps`, then the numbers that coefficients carry from step to step, in the
         engine's order. They are read before a step and written after it, so a float32 is rounded after each step.
     kept: list of lists of tensors, one list per segment
@@ -121,6 +142,8 @@ cdef class Tensors:
         The owner's dict of states: parameter -> dict of its states.
     increment_version: callable(list of tensors)
         Called after a step with the tensors that the step wrote to.
+    runs_python: bool
+        Whether to get a gradient can run Python code, as it can with subclasses of tensors.
     """
 
     cdef ExchangeInterface *interface
@@ -140,6 +163,7 @@ cdef class Tensors:
     cdef Py_ssize_t n_states
     cdef Py_ssize_t *state_of    # for each parameter, the index of its entry in `states`, or -1
     cdef object increment_version
+    cdef bint runs_python        # getting a gradient can run Python code, which can do anything to states
     cdef list stepped            # the parameters of the segments, in the order of the segments
     cdef Engine flat             # steps all segments as fewer and longer ones, or None
     cdef list flat_lengths       # the number of segments in each segment of `flat`
@@ -152,11 +176,11 @@ cdef class Tensors:
     cdef list kept_alive         # the objects that the pointers of `kept` point to
     cdef Kept *kept
     cdef readonly list odd       # (segment, gradient)
-    cdef list found              # the gradients of a step under way
+    cdef PyObject **found        # for each parameter, its gradient in the step under way, which this keeps; or NULL
     cdef list written            # the tensors that the step under way writes to
 
     def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, bint counts_steps,
-                  list numbers, list kept, states, increment_version):
+                  list numbers, list kept, states, increment_version, bint runs_python):
         cdef Py_ssize_t index, each, n_extents = 0, n_kept = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
@@ -176,14 +200,18 @@ cdef class Tensors:
         self.n_numbers = counts_steps + engine.n_carried
         self.kept_alive = kept
         self.increment_version = increment_version
-        for tensor in memory:
-            n_extents += 2 * tensor.ndim
+        self.runs_python = runs_python
+        for index, tensor in enumerate(memory):
+            if not describe_tensor(self.interface, <PyObject *>tensor, &description):
+                raise TypeError(f"parameter {index} has no memory that DLPack can describe")
+            n_extents += 2 * description.ndim
         self.segments = <Py_ssize_t *>calloc(max(self.n_params, 1), sizeof(Py_ssize_t))
+        self.found = <PyObject **>calloc(max(self.n_params, 1), sizeof(PyObject *))
         self.placements = <Placement *>calloc(max(n_segments, 1), sizeof(Placement))
         self.extents = <int64_t *>calloc(max(n_extents, 1), sizeof(int64_t))
         self.numbers = <Number *>calloc(max(n_segments * self.n_numbers, 1), sizeof(Number))
         self.kept = <Kept *>calloc(max(sum([len(tensors) for tensors in kept]), 1), sizeof(Kept))
-        if not (self.segments and self.placements and self.extents and self.numbers and self.kept):
+        if not (self.segments and self.found and self.placements and self.extents and self.numbers and self.kept):
             raise MemoryError("no memory for the table of tensors")
         n_extents = 0
         self.stepped = [None] * n_segments
@@ -192,11 +220,11 @@ cdef class Tensors:
             if segments[index] >= 0:
                 self.stepped[segments[index]] = self.params[index]
         for index in range(n_segments):
-            if not describe_tensor(self.interface, memory[index], &description):
+            if not describe_tensor(self.interface, PyList_GET_ITEM(memory, index), &description):
                 raise TypeError(f"parameter {index} has no memory that DLPack can describe")
             self.placements[index].data = description.data
             self.placements[index].ndim = description.ndim
-            self.placements[index].size = memory[index].numel()
+            self.placements[index].size = n_elements(&description)
             self.placements[index].itemsize = engine.gradient_itemsize(index)
             self.placements[index].first = n_extents
             for axis in range(description.ndim):
@@ -205,7 +233,7 @@ cdef class Tensors:
             n_extents += 2 * description.ndim
             self.placements[index].first_kept = n_kept
             for tensor in kept[index]:
-                if not describe_tensor(self.interface, tensor, &description):
+                if not describe_tensor(self.interface, <PyObject *>tensor, &description):
                     raise TypeError(f"a state of parameter {index} has no memory that DLPack can describe")
                 self.kept[n_kept].tensor = <PyObject *>tensor
                 self.kept[n_kept].data = description.data
@@ -256,10 +284,31 @@ cdef class Tensors:
         free(self.state_values)
         free(self.state_of)
         free(self.segments)
+        free(self.found)  # empty after each step
         free(self.placements)
         free(self.extents)
         free(self.numbers)
         free(self.kept)
+
+    def are_states_held(self, dict owner, Py_ssize_t n_walks):
+        """Whether there are references to `owner["state"]`, its dicts or their tensors beside those that are known.
+
+        They are those of the owner, of `n_walks` walks like this, and two more to each tensor: in this walk's `kept`,
+        and in the lists that it was made from.
+        """
+        cdef Py_ssize_t index, n_kept = 0
+        cdef PyObject *states = PyDict_GetItem(owner, "state")
+        if states == NULL or Py_REFCNT(states) > 1:
+            return True
+        for index in range(self.n_states):
+            if self.states[index].states != NULL and Py_REFCNT(self.states[index].states) > 1 + n_walks:
+                return True
+        if self.engine.n_segments:
+            n_kept = self.placements[self.engine.n_segments - 1].end_kept
+        for index in range(n_kept):
+            if Py_REFCNT(self.kept[index].tensor) > 1 + n_walks + 2:
+                return True
+        return False
 
     def set_values(self, Py_ssize_t index, tuple values, bint changes_in_place):
         """Note the current hyperparameters of a group."""
@@ -351,7 +400,7 @@ cdef class Tensors:
             index -= len(params)
         else:
             return REBUILD
-        if params[index] is not self.params[only] or len(states) != self.n_states:
+        if params[index] is not self.params[only] or PyDict_Size(<PyObject *>states) != self.n_states:
             return REBUILD
         if self.state_of[only] >= 0:
             expected = &self.states[self.state_of[only]]
@@ -380,7 +429,7 @@ cdef class Tensors:
         cdef const StatesOf *expected
         cdef list params
         cdef tuple known
-        if len(param_groups) != len(self.groups) or len(states) != self.n_states:
+        if len(param_groups) != len(self.groups) or PyDict_Size(<PyObject *>states) != self.n_states:
             return REBUILD
         for k in range(len(self.groups)):
             known = <tuple>self.groups[k]
@@ -419,35 +468,86 @@ cdef class Tensors:
         cdef Py_ssize_t index
         for index in range(placement.first_kept, placement.end_kept):
             kept = &self.kept[index]
-            if not describe_tensor(self.interface, <object>kept.tensor, &description) or description.data != kept.data:
+            if not describe_tensor(self.interface, kept.tensor, &description) or description.data != kept.data:
                 return False
         return True
 
-    cdef int gather(self, dict replacements, Py_ssize_t only, bint thorough) except -1:
+    cdef int fetch(self, Py_ssize_t first, Py_ssize_t last) except -1:
+        """Get the gradients of parameters [first, last), to be dropped by `drop`.
+
+        Python may run here: torch functions of subclasses and modes. After this, until a step is done, none runs.
+        """
+        cdef Py_ssize_t index
+        cdef PyObject *gradient
+        cdef Placement *placement
+        for index in range(first, last):
+            if self.segments[index] == ELSEWHERE:
+                continue
+            param = self.params[index]
+            gradient = self.get_gradient(self.attribute, param, type(param))
+            if gradient == <PyObject *>None:
+                Py_XDECREF(gradient)
+                continue
+            self.found[index] = gradient
+            if self.segments[index] >= 0:
+                placement = &self.placements[self.segments[index]]
+                if placement.size == 1 and type(<object>gradient) is self.plain:  # larger ones do not pass for memory
+                    placement.negated = (<object>gradient).is_neg()
+        return 0
+
+    cdef void drop(self, Py_ssize_t first, Py_ssize_t last) noexcept:
+        """Drop the gradients that were fetched."""
+        cdef Py_ssize_t index
+        cdef PyObject *gradient
+        for index in range(first, last):
+            gradient = self.found[index]
+            self.found[index] = NULL
+            Py_XDECREF(gradient)
+
+    cdef bint is_readable(self, PyObject *gradient, Placement *placement, DLTensor *description) noexcept:
+        """Whether a kernel can read a gradient as it is, which is then described."""
+        return (
+            type(<object>gradient) is self.plain
+            and describe_tensor(self.interface, gradient, description)
+            and self.lies_alike(placement, description)
+            and (
+                not placement.size
+                or (description.data == placement.apart and description.data != NULL)
+                or (
+                    has_memory(gradient, description)
+                    and not self.engine.arrays.is_written(
+                        description.data, description.data + placement.size * placement.itemsize
+                    )
+                )
+            )
+        )
+
+    cdef int gather(self, dict replacements, Py_ssize_t first, Py_ssize_t last, bint thorough) except -1:
         """Note the addresses of the gradients; `replacements` holds, by segment, tensors that replace gradients."""
-        cdef Py_ssize_t index, segment
-        cdef Py_ssize_t first = 0 if only < 0 else only, last = self.n_params if only < 0 else only + 1
+        cdef Py_ssize_t index, segment, n_found = 0
+        cdef bint negated
         cdef Placement *placement
         cdef DLTensor description
         cdef WatchedArrays arrays = self.engine.arrays
-        cdef Py_ssize_t n_found = 0
-        self.odd, self.found, self.written = [], [], []
-        if only >= 0:
+        cdef PyObject *found
+        cdef PyObject *param
+        self.odd, self.written = [], []
+        if last - first < self.n_params:
             memset(arrays.accepted, 0, self.engine.n_segments * sizeof(char *))
         for index in range(first, last):
             segment = self.segments[index]
             if segment == ELSEWHERE:
                 continue
-            param = self.params[index]
-            gradient = self.get_gradient(self.attribute, param, type(param))
-            if gradient is None:
+            found = self.found[index]
+            if found == NULL:
                 if segment >= 0:
                     arrays.accepted[segment] = NULL
                 continue
             if segment < 0:
                 return REBUILD
             placement = &self.placements[segment]
-            if self.memory[segment] is param and not (
+            param = PyList_GET_ITEM(self.params, index)
+            if param == PyList_GET_ITEM(self.memory, segment) and not (
                 describe_tensor(self.interface, param, &description)
                 and description.data == placement.data
                 and self.lies_alike(placement, &description)
@@ -455,31 +555,26 @@ cdef class Tensors:
                 return REBUILD
             if thorough and not self.keeps_states(placement):
                 return REBUILD
-            gradient = replacements.get(segment, gradient) if replacements else gradient
-            if (
-                type(gradient) is not self.plain
-                or not describe_tensor(self.interface, gradient, &description)
-                or not self.lies_alike(placement, &description)
-                or (
-                    description.data != placement.apart
-                    and arrays.is_written(description.data, description.data + placement.size * placement.itemsize)
-                )
-                or (placement.size == 1 and gradient.is_neg())  # a negating view: only this small can it pass
-            ):
-                self.odd.append((segment, gradient))
+            negated = placement.size == 1 and placement.negated
+            if replacements:
+                replacement = replacements.get(segment, <object>found)
+                negated = negated and <PyObject *>replacement == found
+                found = <PyObject *>replacement
+            if negated or not self.is_readable(found, placement, &description):
+                self.odd.append((segment, <object>found))
                 continue
             arrays.accepted[segment] = description.data if placement.size else <char *>&empty_gradient
             placement.apart = description.data
             n_found += 1
-            if self.shares:  # Another thread may drop the gradient during the step.
-                self.found.append(gradient)
             if arrays.zeroed:
-                self.written.append(gradient)
-        if only >= 0:
+                self.written.append(<object>found)
+        if last - first < self.n_params:
             if n_found:
-                self.written.append(self.params[only])
+                self.written.append(self.params[first])
         elif n_found < len(self.stepped):
-            self.written += [param for param in self.stepped if param.grad is not None]
+            for index in range(self.n_params):
+                if self.found[index] != NULL and self.segments[index] >= 0:
+                    self.written.append(self.params[index])
         elif n_found:
             self.written = self.written + self.stepped if self.written else self.stepped
         return REPLACE if self.odd else READY
@@ -487,21 +582,20 @@ cdef class Tensors:
     cdef int find(self, list param_groups, states, dict replacements, bint reread, Py_ssize_t only,
                   bint thorough) except -1:
         cdef int found
-        if not isinstance(states, dict):  # subclasses pass, but an argument typed `dict` would refuse them
-            raise TypeError(f"the states must be a dict, got {type(states).__name__}")
-        if not only < self.n_params:
-            raise IndexError(f"there is no parameter {only}")
+        cdef Py_ssize_t first = max(only, 0), last = only + 1 if only >= 0 else self.n_params
         found = self.compare(param_groups, states, reread) if only < 0 else self.compare_one(only, states, reread)
-        return found or self.gather(replacements, only, thorough)
+        if found != READY:
+            return found
+        self.fetch(first, last)
+        return self.gather(replacements, first, last, thorough or self.runs_python)
 
     def look(self, list param_groups, states, dict replacements=None, bint reread=False, Py_ssize_t only=-1):
         """Whether a step can be done, as a `found.Found`; writes nothing."""
-        self.engine.claim()
+        self.begin(states, only)
         try:
             return self.find(param_groups, states, replacements, reread, only, True)
         finally:
-            self.found = self.written = None
-            self.engine.release()
+            self.end(only)
 
     def step(self, list param_groups, states, int n_threads, bint thorough, dict replacements=None, bint reread=False,
              Py_ssize_t only=-1):
@@ -511,15 +605,27 @@ cdef class Tensors:
         `reread` says that the hyperparameters were just read, `thorough` that the memory of states is checked, too.
         """
         cdef int found
-        self.engine.claim()
+        self.begin(states, only)
         try:
             found = self.find(param_groups, states, replacements, reread, only, thorough)
             if found == READY:
                 self.advance(n_threads)
             return found
         finally:
-            self.found = self.written = None
-            self.engine.release()
+            self.end(only)
+
+    cdef int begin(self, states, Py_ssize_t only) except -1:
+        if not isinstance(states, dict):  # subclasses pass, but an argument typed `dict` would refuse them
+            raise TypeError(f"the states must be a dict, got {type(states).__name__}")
+        if not only < self.n_params:
+            raise IndexError(f"there is no parameter {only}")
+        self.engine.claim()
+        return 0
+
+    cdef void end(self, Py_ssize_t only) noexcept:
+        self.written = None
+        self.drop(max(only, 0), only + 1 if only >= 0 else self.n_params)  # Python may run here, while this is claimed.
+        self.engine.release()
 
     cdef int advance(self, int n_threads) except -1:
         cdef Engine engine = self.engine
@@ -529,6 +635,8 @@ cdef class Tensors:
         engine.n_threads = n_threads
         engine.take_gradients()
         for index in range(engine.n_segments if self.n_numbers else 0):
+            if not engine.has_gradient(index):  # Its numbers may be out of memory for now.
+                continue
             numbers = self.numbers + index * self.n_numbers
             if self.counts_steps:
                 engine.steps[index] = <int64_t>read_number(numbers)
@@ -555,6 +663,13 @@ cdef class Tensors:
         return 0
 
 
+def storage_references(tensor, count_uses):
+    """The numbers of references to a tensor's storage in Python, and in torch as `count_uses` says; some are torch's own.
+    """
+    storage = tensor.untyped_storage()
+    return Py_REFCNT(<PyObject *>storage), count_uses(storage._cdata)
+
+
 cdef double empty_gradient  # its address stands for a gradient without elements, which may not have an address
 
 
@@ -567,19 +682,16 @@ def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
     cdef Pieces pieces = Pieces(len(tensors), itemsize)
     cdef DLTensor description
     cdef list others = []
-    cdef int64_t size
     for tensor in tensors:
         if (
             type(tensor) is not plain
-            or not describe_tensor(interface, tensor, &description)
+            or not describe_tensor(interface, <PyObject *>tensor, &description)
             or not holds_floats(&description, itemsize)
             or not is_contiguous(&description)
             or tensor.is_neg()
+            or not has_memory(<PyObject *>tensor, &description)
         ):
             others.append(tensor)
             continue
-        size = 1
-        for axis in range(description.ndim):
-            size *= description.shape[axis]
-        pieces.append(description.data, size)
+        pieces.append(description.data, n_elements(&description))
     return pieces, others

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -52,6 +53,8 @@ class Round:
     def __init__(self, host: Host, contents: Contents, number: int) -> None:
         self.host = host
         self.entries = [entry for entry in contents.entries if entry is not None and entry.round == number]
+        self.gapped = [entry for entry in self.entries if not entry.in_place]
+        """They are stepped in memory without gaps."""
         self.backend = self.load_backend()
         self.dtype = tensors.DTYPES[self.entries[0].param.dtype] if self.entries else np.dtype(np.float32)
         self.planner = Planner(host.spec, self.backend, self.dtype, host.options)
@@ -60,6 +63,7 @@ class Round:
             Segment(entry.group, self.array(entry.memory), [self.array(each) for each in entry.states])
             for entry in self.entries
         ]
+        self.state_arrays = [state for segment in table for state in segment.states]
         self.numbers = StateNumbers(host.spec)
         self.records = SegmentRecords.of(len(table), host.spec.carried.values())
         self.records.steps[:] = [contents.steps.get(id(entry.param), 1) for entry in self.entries]
@@ -80,6 +84,7 @@ class Round:
     def read_numbers(self) -> None:
         """Find the numbers in torch's state; the walk reads them at each step."""
         self.number_arrays = [[tensors.flat_array(each) for each in entry.numbers] for entry in self.entries]
+        self.state_arrays += itertools.chain.from_iterable(self.number_arrays)
 
     def make_walk(self, contents: Contents, segments: list[int]) -> TensorWalk:
         kept = [[*entry.states, *entry.numbers] for entry in self.entries]
@@ -144,6 +149,7 @@ class Round:
             kept,
             contents.states,
             torch.autograd.graph.increment_version,
+            torch.overrides.has_torch_function([param for group in contents.groups for param in group["params"]]),
         )
         if self.is_flat():
             buffers: dict[Buffer, list[Entry]] = {}
@@ -173,6 +179,7 @@ class Round:
             names = self.host.spec.states(contents.hyperparameters[entries[0].group])
             states = [tensors.flat_array(buffer.states[name]) for name in names]
             table.append(Segment(entries[0].group, tensors.flat_array(buffer.param), states))
+            self.state_arrays += states
         return self.make_engine(contents, table, SegmentRecords.of(len(table), self.host.spec.carried.values()))
 
     @staticmethod
@@ -187,6 +194,23 @@ class Round:
             else NoSegment.ELSEWHERE
             for entry in entries
         ]
+
+    def are_states_held(self, owner: dict[str, Any], n_rounds: int) -> bool:
+        """Whether anybody can reach the memory of states without reading `owner["state"]` again.
+
+        Then walks have to look at each step where it is. The walks in Python do so in any case.
+        """
+        if not self.is_native():
+            return False
+        walk: Any = self.walk
+        if walk.are_states_held(owner, n_rounds):
+            return True
+        own = [each for entry in self.entries for each in (*entry.states, *entry.numbers)]
+        own += [
+            flat for buffer in {entry.buffer for entry in self.entries} if buffer for flat in buffer.states.values()
+        ]
+        own += [tensors.tensor_below(array) for array in self.state_arrays]
+        return are_storages_held(own)
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
@@ -211,14 +235,20 @@ class Round:
 
     def step(self, groups: list[Group], states: States, replacements: Replacements, only: int) -> None:
         """Step all parameters that have a gradient, or `only` the one at this position."""
-        gapped = [entry for entry in self.entries if not entry.in_place and entry.param.grad is not None]
-        for entry in gapped:  # They are stepped in memory without gaps.
+        gapped = [entry for entry in self.gapped if entry.param.grad is not None]
+        for entry in gapped:
             entry.memory.copy_(entry.param)
         found = self.walk.step(groups, states, self.host.n_threads(), False, replacements, True, only)
         if found != READY:
             raise RuntimeError(f"{self.host.name}: parameters, gradients or states were changed during a step")
         for entry in gapped:
             entry.param.copy_(entry.memory)
+
+    def check_memory(self) -> None:
+        """Check that parameters that are copied have memory to copy; walks look at all others."""
+        for entry in self.gapped:
+            if entry.param.grad is not None:
+                tensors.check_memory(self.host.name, entry.label, entry.param)
 
     def readable_gradients(self) -> Replacements:
         """Copies of the gradients that the walk found that it cannot read as they are."""
@@ -232,6 +262,20 @@ class Round:
                 f"own; the gradient of {entry.label} has strides {gradient.stride()}"
             )
         return tensors.laid_out_like(gradient, entry.memory)
+
+
+def are_storages_held(own: Sequence[Tensor]) -> bool:
+    """Whether anything beside these tensors refers to one of their storages."""
+    from . import native_walk  # type: ignore[attr-defined]
+
+    count_uses = torch._C._storage_Use_Count
+    least_references, least_uses = native_walk.storage_references(torch.empty(1), count_uses)
+    found = [native_walk.storage_references(each, count_uses) for each in own]
+    known = collections.Counter(each.untyped_storage()._cdata for each in own)
+    return any(
+        references > least_references or uses > least_uses - 1 + known[each.untyped_storage()._cdata]
+        for each, (references, uses) in zip(own, found, strict=True)
+    )
 
 
 def _accept(index: int, gradient: Any) -> Any:

@@ -134,7 +134,8 @@ def make_states_early(
         try:
             for param in new:
                 param.grad = param.detach()  # torch makes states only for what has a gradient
-            make_states(host, states, init_group, group, new)
+            with torch.inference_mode(False):  # States must be usable outside of it.
+                make_states(host, states, init_group, group, new)
         finally:
             for param, gradient in zip(new, gradients, strict=True):
                 param.grad = gradient

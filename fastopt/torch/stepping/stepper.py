@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ...kernels.engine.contract import BUSY
+from . import modes
 from .host import Group, Host, InitGroup, States
 from .updates import Update
 from .walks import READY, REREAD, TensorWalk
@@ -36,17 +37,17 @@ class Stepper:
         self.counts_on_device = False
         """Whether states are behind what a device has counted; nothing is counted while an update is made."""
 
-    def step(self, groups: list[Group], states: States, states_were_read: bool, only: int) -> bool:
+    def step(self, groups: list[Group], states: States, thorough: int, only: int) -> bool:
         """A step in one call of a walk; False, and nothing done, if `settle` has to do it.
 
-        After states were read, the walk checks that they have the same memory as before.
+        If `thorough`, the walk checks that states have the same memory as before.
         """
         walk, host = self.walk, self.host
         if walk is None:
             return False
-        found = walk.step(groups, states, host.n_threads(), states_were_read, None, False, only)
+        found = walk.step(groups, states, host.n_threads(), thorough, None, False, only)
         if found == REREAD and self.walk is walk and self.reread(groups, states):
-            found = walk.step(groups, states, host.n_threads(), states_were_read, None, True, only)
+            found = walk.step(groups, states, host.n_threads(), thorough, None, True, only)
         return bool(found == READY)
 
     def reread(self, groups: list[Group], states: States) -> bool:
@@ -65,6 +66,11 @@ class Stepper:
         RuntimeError, TypeError, ValueError
             Something is not usable, or another thread is in the middle of a step. Nothing has been changed.
         """
+        if torch.is_inference_mode_enabled():  # What is made here must be usable outside of it.
+            with torch.inference_mode(False):
+                self.settle(groups, states, init_group, only)
+            return
+        modes.check_not_traced(self.host.name)  # `step` does not look for all that trace
         if not self.settling.acquire(blocking=False):
             raise RuntimeError(BUSY)
         try:
@@ -123,6 +129,11 @@ class Stepper:
     def steps(self) -> dict[int, int]:
         """The number of steps of parameters by id, where torch keeps no count; 1 stands for any number above 0."""
         return {} if self.update is None else dict(self.update.steps())
+
+    def are_states_held(self, owner: dict[str, Any]) -> bool:
+        """Whether anybody can reach the memory of states without reading `owner["state"]` again."""
+        rounds = () if self.update is None else self.update.rounds
+        return any(each.are_states_held(owner, len(rounds)) for each in rounds)
 
     def position(self, param: Tensor) -> int | None:
         """A parameter's position among all groups' when the engines were made."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ from torch import Tensor
 from . import devices
 
 DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+COUNT_DTYPES = {**DTYPES, torch.int32: np.dtype(np.int32), torch.int64: np.dtype(np.int64)}
+"""The dtypes that a count of steps can have."""
 
 
 def labels(groups: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -24,15 +26,15 @@ def labels(groups: Sequence[dict[str, Any]]) -> Iterator[str]:
             position += 1
 
 
-def check_param(owner: str, label: str, param: Tensor) -> None:
-    """Check that the kernels can update a parameter.
+def check_param(owner: str, label: str, param: Tensor, dtypes: Collection[torch.dtype] = DTYPES) -> None:
+    """Check that the kernels can update a parameter, or a state; not whether it has memory now, as `check_memory` does.
 
     Raises
     ------
     RuntimeError, TypeError, ValueError
         They cannot; the message says why, and what to use instead. It begins with `owner`, the optimizer's name.
     """
-    _check(owner, label, param)
+    _check(owner, label, param, dtypes)
     if param.is_neg():
         raise ValueError(f"{owner}: {label} is a view that negates; give it memory of its own with .resolve_neg()")
     if param.is_inference():
@@ -49,6 +51,8 @@ def check_gradient(owner: str, label: str, param: Tensor, gradient: Tensor) -> N
     """
     label = f"the gradient of {label}"
     _check(owner, label, gradient)
+    if not gradient._is_zerotensor():
+        check_memory(owner, label, gradient)
     if gradient.dtype != param.dtype:
         raise TypeError(f"{owner}: {label} must be of its parameter's dtype {param.dtype}, got {gradient.dtype}")
     if gradient.shape != param.shape:
@@ -57,14 +61,53 @@ def check_gradient(owner: str, label: str, param: Tensor, gradient: Tensor) -> N
         )
 
 
-def _check(owner: str, label: str, tensor: Tensor) -> None:
+def check_memory(owner: str, label: str, tensor: Tensor) -> None:
+    """Check that a tensor has memory for all its elements.
+
+    Raises
+    ------
+    RuntimeError
+        Its storage was resized, as those do that move tensors out of memory for a while.
+    """
+    if not has_memory(tensor):
+        raise RuntimeError(
+            f"{owner}: {label} has {tensor.numel()} elements, but its storage has {tensor.untyped_storage().nbytes()} "
+            "bytes; give the storage its size and values back before the step"
+        )
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Whether a tensor's storage has memory for all its elements."""
+    tensor = as_plain(tensor)
+    if tensor.numel() == 0:
+        return True
+    reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    needed = (tensor.storage_offset() + reach + 1) * tensor.element_size()
+    return not tensor._is_zerotensor() and tensor.untyped_storage().nbytes() >= needed
+
+
+def as_plain(tensor: Tensor) -> Tensor:
+    """A tensor whose shape, strides and address are those that torch knows: a subclass can say anything of itself."""
+    if type(tensor) is Tensor or type(tensor) is torch.nn.Parameter:
+        return tensor
+    with torch._C.DisableTorchFunctionSubclass():
+        plain: Tensor = Tensor.detach(tensor)
+    return plain
+
+
+def _check(owner: str, label: str, tensor: Tensor, dtypes: Collection[torch.dtype] = DTYPES) -> None:
     if tensor.is_sparse or tensor.layout != torch.strided:
         raise RuntimeError(
             f"{owner} does not support sparse gradients or parameters: {label} is {tensor.layout}; "
             "use torch.optim's SGD, Adagrad or SparseAdam for them"
         )
-    if tensor.dtype not in DTYPES:
+    if tensor.dtype not in dtypes:
         raise TypeError(f"{owner} updates float32 and float64: {label} is {tensor.dtype}; use torch.optim for it")
+    if devices.kind(tensor) == "meta":
+        raise ValueError(
+            f"{owner}: {label} is on meta, where tensors have no memory; give it some first (a model with "
+            "model.to_empty(device='cpu')), and make the optimizer from the parameters that the model has then"
+        )
     if devices.kind(tensor) not in devices.BACKENDS:
         raise ValueError(
             f"{owner} updates tensors on CUDA devices and in main memory: {label} is on {tensor.device}; use "
@@ -72,6 +115,37 @@ def _check(owner: str, label: str, tensor: Tensor) -> None:
         )
     if type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise TypeError(f"{owner} updates plain tensors: {label} is a {type(tensor).__name__}; use torch.optim for it")
+    _check_honest(owner, label, tensor)
+
+
+def _check_honest(owner: str, label: str, tensor: Tensor) -> None:
+    """Check that a tensor of a subclass is what it says; a parameter that gets its shape later says nothing yet."""
+    plain = tensor if torch.nn.parameter.is_lazy(tensor) else as_plain(tensor)
+    for name, says in FACTS.items() if plain is not tensor else ():
+        said, known = says(tensor), says(plain)
+        if said != known:
+            raise TypeError(
+                f"{owner} updates plain tensors: {label} is a {type(tensor).__name__} whose {name} is {said!r}, but "
+                f"its memory is that of a tensor whose {name} is {known!r}; use torch.optim for it"
+            )
+
+
+FACTS: dict[str, Callable[[Tensor], Any]] = {
+    "dtype": lambda tensor: tensor.dtype,
+    "shape": lambda tensor: tuple(tensor.shape),
+    "size()": lambda tensor: tuple(tensor.size()),
+    "ndim": lambda tensor: tensor.ndim,
+    "dim()": lambda tensor: tensor.dim(),
+    "numel()": lambda tensor: tensor.numel(),
+    "stride()": lambda tensor: tensor.stride(),
+    "element_size()": lambda tensor: tensor.element_size(),
+    "storage_offset()": lambda tensor: tensor.storage_offset(),
+    "data_ptr()": lambda tensor: tensor.data_ptr(),
+    "device": lambda tensor: tensor.device,
+    "layout": lambda tensor: tensor.layout,
+    "is_neg()": lambda tensor: tensor.is_neg(),
+}
+"""What is asked of a tensor to find its elements."""
 
 
 def is_dense(tensor: Tensor) -> bool:
@@ -98,10 +172,35 @@ def lies_like(tensor: Tensor, other: Tensor) -> bool:
     return tensor.numel() == 0 or strides_that_count(tensor) == strides_that_count(other)
 
 
+class Memory:
+    """The memory of a dense tensor, in memory order, for `numpy.asarray`.
+
+    It keeps the memory when other memory is assigned to the tensor. Unlike the array of `Tensor.numpy()` it leaves the
+    storage resizable, so whoever uses the address checks first that it is still the tensor's.
+    """
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = as_plain(tensor).detach()
+        if not is_dense(self.tensor):
+            raise ValueError(f"expected a tensor without gaps, got shape {self.tensor.shape}, {self.tensor.stride()}")
+        self.__array_interface__ = {
+            "shape": (self.tensor.numel(),),
+            "typestr": COUNT_DTYPES[self.tensor.dtype].str,
+            "data": (self.tensor.data_ptr(), False),
+            "version": 3,
+        }
+
+
 def flat_array(tensor: Tensor) -> np.ndarray:
-    """The memory of a dense tensor, in memory order. Torch does not resize or free it while the array lives."""
-    array: np.ndarray = torch.as_strided(tensor.detach(), (tensor.numel(),), (1,)).numpy()
-    return array
+    """The memory of a dense tensor, in memory order; `Memory` says what keeps it."""
+    return np.asarray(Memory(tensor))
+
+
+def tensor_below(array: np.ndarray) -> Tensor:
+    """The tensor that keeps the memory of a `flat_array`."""
+    memory: Any = array.base
+    tensor: Tensor = memory.tensor
+    return tensor
 
 
 def laid_out_like(tensor: Tensor, other: Tensor) -> Tensor:

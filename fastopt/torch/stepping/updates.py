@@ -82,15 +82,21 @@ class Update:
         """The one walk that steps all parameters, if there is nothing to do around it."""
 
     def entry(self, states: States, label: str, position: int, group: int, param: Tensor) -> Entry | None:
-        """A parameter to step, now or later; None if it has neither a gradient nor states."""
+        """A parameter to step, now or later; None if it has no gradient, and no states or no memory."""
         host = self.host
-        if not isinstance(states.get(param, {}), dict):
-            raise TypeError(f"{host.name}: the state of {label} must be a dict, got {states[param]!r}")
-        if param.grad is not None:
-            tensors.check_gradient(host.name, label, param, param.grad)
-        elif not has_state(self.names, states, param) and host.spec.states(self.hyperparameters[group]):
+        state = states.get(param, {})
+        if not isinstance(state, dict):
+            raise TypeError(f"{host.name}: the state of {label} must be a dict, got {state!r}")
+        if param.grad is None and (
+            (not has_state(self.names, states, param) and host.spec.states(self.hyperparameters[group]))
+            or not tensors.has_memory(param)
+            or not all(tensors.has_memory(value) for value in state.values() if isinstance(value, Tensor))
+        ):
             return None
         tensors.check_param(host.name, label, param)
+        tensors.check_memory(host.name, label, param)
+        if param.grad is not None:
+            tensors.check_gradient(host.name, label, param, param.grad)
         return Entry(label, position, group, param)
 
     def make_states(
@@ -154,10 +160,14 @@ class Update:
                 )
             label = f"{name!r} in the state of {entry.label}"
             tensors.check_param(host.name, label, value)
+            tensors.check_memory(host.name, label, value)
             if value.dtype != entry.param.dtype or value.shape != entry.param.shape:
+                cure = "; optimizer.load_state_dict(optimizer.state_dict()) converts the states"
                 raise ValueError(
                     f"{host.name}: {label} must be of its parameter's dtype and shape, {entry.param.dtype} "
                     f"{tuple(entry.param.shape)}, got {value.dtype} {tuple(value.shape)}"
+                    + cure
+                    * (value.shape == entry.param.shape)
                 )
             if value.device != entry.param.device:
                 raise ValueError(
@@ -168,11 +178,12 @@ class Update:
             entry.states.append(value)
         for name in StateNumbers(host.spec).names:
             value, label = state.get(name), f"{name!r} in the state of {entry.label}"
-            if not isinstance(value, Tensor) or value.numel() != 1 or value.dtype not in tensors.DTYPES:
-                raise TypeError(
-                    f"{host.name}: {label} must be a float32 or float64 tensor of one element, got {value!r}"
-                )
-            tensors.check_param(host.name, label, value)
+            dtypes = tensors.COUNT_DTYPES if name == "step" else tensors.DTYPES
+            if not isinstance(value, Tensor) or value.numel() != 1 or value.dtype not in dtypes:
+                kinds = "float32, float64, int32 or int64" if name == "step" else "float32 or float64"
+                raise TypeError(f"{host.name}: {label} must be a {kinds} tensor of one element, got {value!r}")
+            tensors.check_param(host.name, label, value, dtypes)
+            tensors.check_memory(host.name, label, value)
             if devices.kind(entry.param) == "cpu" and devices.kind(value) != "cpu":
                 raise ValueError(
                     f"{host.name}: {label} is on {value.device}; it must be in main memory, as its parameter is"
@@ -247,6 +258,7 @@ class Update:
         replacements: list[Replacements] = []
         try:
             for each in self.rounds:
+                each.check_memory()
                 found = each.walk.look(groups, states, None, True, only)
                 if found == REBUILD:
                     return None

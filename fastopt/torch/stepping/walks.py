@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...kernels.engine.contract import Progress, SegmentRecords
 from . import tensors
-from .found import Found, NoSegment
+from .found import LOW_ADDRESS, Found, NoSegment
 from .host import Group, States
 from .states import StateNumbers
 
@@ -62,7 +62,7 @@ class TensorWalk(Protocol):
         param_groups: list[Group],
         states: States,
         n_threads: int,
-        thorough: bool,
+        thorough: int,
         replacements: Replacements | None = None,
         reread: bool = False,
         only: int = -1,
@@ -157,12 +157,12 @@ class PythonWalk(ABC):
         param_groups: list[Group],
         states: States,
         n_threads: int,
-        thorough: bool,
+        thorough: int,
         replacements: Replacements | None = None,
         reread: bool = False,
         only: int = -1,
     ) -> int:
-        found = self.find(param_groups, states, replacements, reread, only, thorough)
+        found = self.find(param_groups, states, replacements, reread, only, bool(thorough))
         if found == READY and self.advance(n_threads):
             written = self.stepped
             if self.engine.plan.clears:
@@ -211,8 +211,8 @@ class PythonWalk(ABC):
                 return REBUILD
         return result
 
-    def is_kept(self) -> bool:
-        """Whether the engine still has the states: their memory, and numbers that it keeps itself."""
+    def is_kept(self, thorough: bool) -> bool:
+        """Whether the engine still has the states: their memory and, if `thorough`, numbers that it keeps itself."""
         return all(tensor.data_ptr() == address for tensor, address in self.kept)
 
     def overlaps_written(self, begin: int, end: int) -> bool:
@@ -224,7 +224,7 @@ class PythonWalk(ABC):
         addresses: list[int | None] = [None] * len(self.memory)
         gradients: list[Tensor | None] = [None] * len(self.memory)
         self.odd, self.addresses, self.gradients, self.stepped = [], addresses, gradients, []
-        if thorough and not self.is_kept():
+        if not self.is_kept(thorough):
             return REBUILD
         for index, param in enumerate(self.params) if only < 0 else ((only, self.params[only]),):
             segment, gradient = self.segments[index], param.grad
@@ -251,6 +251,9 @@ class PythonWalk(ABC):
                 self.odd.append((segment, gradient))
                 continue
             address = gradient.data_ptr()
+            if address < LOW_ADDRESS and not tensors.has_memory(gradient):
+                self.odd.append((segment, gradient))
+                continue
             if address != self.apart[segment] and self.overlaps_written(
                 address, address + gradient.numel() * gradient.element_size()
             ):
@@ -285,14 +288,15 @@ class ArrayWalk(PythonWalk):
         self.progress = progress
 
     def advance(self, n_threads: int) -> bool:
-        for index, arrays in enumerate(self.arrays):
+        stepped = [(index, arrays) for index, arrays in enumerate(self.arrays) if self.gradients[index] is not None]
+        for index, arrays in stepped:
             self.numbers.set(self.records, index, [array[0] for array in arrays])
         calls = int(self.progress.calls[0])
         self.engine.n_threads = n_threads
         self.engine.step([None if each is None else tensors.flat_array(each) for each in self.gradients])
         if int(self.progress.calls[0]) == calls:  # a skipped step
             return False
-        for index, arrays in enumerate(self.arrays):
+        for index, arrays in stepped:
             for array, number in zip(arrays, self.numbers.get(self.records, index), strict=True):
                 array[0] = number
         return True
