@@ -11,7 +11,7 @@ from ..checks import real_number
 from ..definitions.specs import CARRIED_BOUNDS, Spec
 from ..step.operations import ACCUMULATOR, STATES
 from .arrays import is_device_array
-from .states import States
+from .states import States, is_unused
 
 COPIES_TO_HOST = ("copy_to_host", "get", "cpu", "__array__")
 """Methods of arrays on a device that copy them: Numba's, CuPy's, torch's; and what anything else may have."""
@@ -93,7 +93,9 @@ def read_state(
             raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, found))})")
     if spec.counts_steps and "step" not in found:
         raise ValueError(f"{label} has no 'step' (it has {', '.join(map(repr, found))})")
-    step = _count(found, 1, label)  # torch's SGD knows only whether there was a first one
+    # torch's SGD knows only whether there was a first step, or will be.
+    unused = bool(states) and not spec.counts_steps and all(map(is_unused, states.values()))
+    step = _count(found, 0 if unused else 1, label)
     return SavedState(states, step, _read_carried(spec, found, label) if step else None)
 
 

@@ -17,6 +17,18 @@ from ..step.rates import rate_at
 States = dict[str, Any]
 """The states of a parameter by name, arrays of its shape in its memory."""
 
+UNUSED = -0.0
+"""What `fastopt.torch` has in a momentum of SGD that no step has used yet: torch keeps no count of SGD's steps.
+
+Adding -0.0 changes no number, so to torch it is as good as no momentum. Unlike 0.0 it tells a first step, which has no
+dampening, from a later one, in every copy and file.
+"""
+
+
+def is_unused(state: np.ndarray) -> bool:
+    """Whether a state has the value `UNUSED` everywhere."""
+    return bool(((state == 0) & np.signbit(state)).all())
+
 
 def initial_states(
     spec: Spec, group: Mapping[str, Any], params: Sequence[Any], names: Iterable[str], memory: Memory

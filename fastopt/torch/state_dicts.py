@@ -113,8 +113,8 @@ class Fitting:
             elif set(names) != set(saved_names):
                 here, there = (_listed(set(a) - set(b)) for a, b in ((names, saved_names), (saved_names, names)))
                 differences.append(f"param_groups[{index}] has {here} in the optimizer, {there} in state_dict")
-            elif len(set(names)) != len(names) or len(names) != len(saved_names):
-                matched.append(saved)  # Names that occur twice decide nothing.
+            elif not len(set(names)) == len(names) == len(saved_names) == len(saved["params"]):
+                matched.append(saved)  # Names that occur twice decide nothing; torch refuses other lengths.
             else:
                 params = list(saved["params"])
                 if all(isinstance(each, Integral) for each in params):  # else they are names themselves, and in order
@@ -144,8 +144,8 @@ class Fitting:
         saved, read, unknown = state_dict["state"], {}, []
         names = state_names(self.spec)
         for key, state in saved.items():
-            is_number = isinstance(key, str) and key.isdecimal() and key not in params
-            if is_number and int(key) in params and int(key) not in saved:
+            may_be_number = isinstance(key, str) and key.isdecimal() and isinstance(state, Mapping)
+            if may_be_number and key not in params and int(key) in params and int(key) not in saved:
                 key = int(key)
             if key in params:
                 state = self._read_state(key, state, names)

@@ -6,9 +6,10 @@ import copy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from cases import Case
+from cases import Case, equal_bits
 from checkpoint_workers import DAMPED, SHARED, Model, backward, load, make, resume_as_two, save, train
 from torch import nn
 from torch_cases import torch_options
@@ -170,6 +171,21 @@ def test_a_first_step_from_what_was_saved_before_it_is_a_first_step(case: Case, 
     train(theirs, their_optimizer, range(3))
     for param, other in zip(theirs.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(param, other, rtol=0, atol=1e-5)
+
+
+@by_case
+def test_a_numpy_optimizer_knows_a_first_step_too(case: Case) -> None:
+    model, optimizer = start(case, "flat")
+    rng = np.random.default_rng(0)
+    arrays, others = ([param.detach().numpy().copy() for param in model.parameters()] for _ in range(2))
+    mine, expected = case.make(arrays), case.make(others)
+    mine.load_state_dict(optimizer.state_dict())
+    for _ in range(3):
+        gradients = [rng.standard_normal(array.shape).astype(array.dtype) for array in map(np.asarray, arrays)]
+        mine.step(gradients)
+        expected.step(gradients)
+    for array, other in zip(arrays, others, strict=True):
+        assert equal_bits(array, other)
 
 
 @pytest.mark.parametrize(

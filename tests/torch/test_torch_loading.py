@@ -330,7 +330,7 @@ def test_what_others_keep_in_state_stays(name: str, backend: str, when: str) -> 
     cls, options = getattr(fastopt.torch, name), {"momentum": 0.9} if name == "SGD" else {}
     optimizer, expected = cls(params, backend=backend, **options), cls(others, backend=backend, **options)
     elsewhere = torch.ones(2)
-    notes: dict[Any, Any] = {"note": 1, 7: [1, 2], elsewhere: {"x": 3}, None: "text"}
+    notes: dict[Any, Any] = {"note": 1, "0": "zero", 7: [1, 2], elsewhere: {"x": 3}, None: "text"}
     if when == "beside":
         train(optimizer, params, range(1))
         train(expected, others, range(1))

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...definitions.specs import Spec
 from ...kernels.engine.contract import SegmentRecords
 from ...kernels.formulas import registry
+from ...state.states import UNUSED
 from .host import Group, Host, InitGroup, States
 from .hyperparameters import read_hyperparameters
 
@@ -53,14 +54,6 @@ def has_state(names: Sequence[str], states: Mapping[Tensor, dict[str, Any]], par
     """Whether a parameter has a state of one of these names; others may keep things beside them."""
     state = states.get(param)
     return bool(state) and any(state.get(name) is not None for name in names)  # type: ignore[union-attr]
-
-
-UNUSED = -0.0
-"""What torch's SGD, which keeps no count of steps, has in a momentum that no step has used yet.
-
-Adding -0.0 changes no number, so to torch it is as good as no momentum. Unlike 0.0 it tells a first step, which has no
-dampening, from a later one, in every copy and file.
-"""
 
 
 def is_unused(state: Tensor) -> bool:
