@@ -78,6 +78,8 @@ class Backend:
     """The memory that holds its arrays."""
     on_device: bool = False
     """Whether its steps run on a device, on the engine's `stream`."""
+    native: bool = False
+    """Whether its engine is the compiled one, which other compiled modules step by the addresses of gradients."""
 
 
 @functools.cache
@@ -114,6 +116,7 @@ def _cython() -> Backend:
         native.coefficient_function,
         native.add_up_arrays,
         native.change_arrays,
+        native=True,
     )
 
 
@@ -142,6 +145,7 @@ def _numba() -> Backend:
             coefficient_function,
             native.add_up_arrays,
             native.change_arrays,
+            native=True,
         )
     from .python import reference
     from .python.engine import ThreadedPythonEngine, callable_loop

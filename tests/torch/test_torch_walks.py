@@ -18,7 +18,7 @@ from fastopt.torch.stepping.walks import ArrayWalk, TensorWalk  # noqa: E402
 BACKENDS = ("cython", "numba", "reference")
 
 
-@pytest.mark.parametrize("walk", [native_walk.Tensors, ArrayWalk, DeviceWalk], ids=lambda walk: walk.__name__)
+@pytest.mark.parametrize("walk", [native_walk.NativeWalk, ArrayWalk, DeviceWalk], ids=lambda walk: walk.__name__)
 @pytest.mark.parametrize("method", ["look", "step", "set_values"])
 def test_each_walk_takes_what_the_protocol_says(walk: type, method: str) -> None:
     def parameters(function: object) -> list[tuple[str, bool]]:

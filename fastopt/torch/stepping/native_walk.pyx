@@ -20,6 +20,7 @@ cnp.import_array()
 
 include "found.pxi"
 include "dlpack.pxi"
+include "state_numbers.pxi"
 
 cdef extern from "Python.h":  # by pointer: others keep the objects alive, so a lookup counts no references
     int PyDict_Next(PyObject *container, Py_ssize_t *position, PyObject **key, PyObject **value) noexcept
@@ -33,24 +34,19 @@ cdef extern from "Python.h":  # by pointer: others keep the objects alive, so a 
     Py_ssize_t Py_REFCNT(PyObject *) noexcept
     void Py_XDECREF(PyObject *) noexcept
 
+include "tensor_lists.pxi"
+
 cdef struct Placement:              # the memory layout that a parameter has and its gradient must have
     char *data
     int32_t ndim
     Py_ssize_t size
     Py_ssize_t itemsize          # of its gradient
-    Py_ssize_t first             # where its shape starts in `Tensors.extents`; its strides follow
+    Py_ssize_t first             # where its shape starts in `NativeWalk.extents`; its strides follow
     char *flat                   # the address of its gradient when gradients lie one after the other
-    Py_ssize_t first_kept        # where its states start in `Tensors.kept`
+    Py_ssize_t first_kept        # where its states start in `NativeWalk.kept`
     Py_ssize_t end_kept
     bint negated                 # its gradient, of one element, negates what is in memory
     char *apart                  # the address of its last gradient, known not to overlap any memory that a step writes
-
-cdef enum NumberType:
-    FLOAT32, FLOAT64, INT32, INT64
-
-cdef struct Number:              # a number in torch's state
-    char *address
-    NumberType type
 
 cdef struct Kept:                # a state or a number, and the address at which the engine expects it
     PyObject *tensor
@@ -60,41 +56,10 @@ cdef struct StatesOf:            # a parameter's entry in the owner's dict of st
     PyObject *param
     PyObject *states             # NULL: the key is no parameter; whatever it stands for may change
     Py_ssize_t n_values
-    Py_ssize_t first             # where its values start in `Tensors.state_values`
+    Py_ssize_t first             # where its values start in `NativeWalk.state_values`
     Py_ssize_t position          # the position from which PyDict_Next finds it
 
 cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work during which other Python threads may run
-
-
-cdef Number number_in(cnp.ndarray array):
-    """The number in an array of one element."""
-    cdef Number number
-    cdef bint is_long = cnp.PyArray_ITEMSIZE(array) == 8
-    number.address = <char *>cnp.PyArray_DATA(array)
-    if cnp.PyArray_ISFLOAT(array):
-        number.type = FLOAT64 if is_long else FLOAT32
-    else:
-        number.type = INT64 if is_long else INT32
-    return number
-
-
-cdef inline double read_number(const Number *number) noexcept:
-    if number.type == FLOAT32:
-        return (<float *>number.address)[0]
-    if number.type == FLOAT64:
-        return (<double *>number.address)[0]
-    return <double>((<int64_t *>number.address)[0] if number.type == INT64 else (<int32_t *>number.address)[0])
-
-
-cdef inline void write_number(const Number *number, double value) noexcept:
-    if number.type == FLOAT32:
-        (<float *>number.address)[0] = <float>value
-    elif number.type == FLOAT64:
-        (<double *>number.address)[0] = value
-    elif number.type == INT64:
-        (<int64_t *>number.address)[0] = <int64_t>value
-    else:
-        (<int32_t *>number.address)[0] = <int32_t>value
 
 
 cdef bint holds(PyObject *container, PyObject *const *values, Py_ssize_t n_values) noexcept:
@@ -112,7 +77,7 @@ cdef bint holds(PyObject *container, PyObject *const *values, Py_ssize_t n_value
 
 
 @cython.final
-cdef class Tensors:
+cdef class NativeWalk:
     """Steps an engine whose parameters and gradients are tensors with an attribute `grad`.
 
     Before each step, it compares everything that can change between steps (gradients, hyperparameters, the states in
@@ -663,35 +628,4 @@ cdef class Tensors:
         return 0
 
 
-def storage_references(tensor, count_uses):
-    """The numbers of references to a tensor's storage in Python, and in torch as `count_uses` says; some are torch's own.
-    """
-    storage = tensor.untyped_storage()
-    return Py_REFCNT(<PyObject *>storage), count_uses(storage._cdata)
-
-
 cdef double empty_gradient  # its address stands for a gradient without elements, which may not have an address
-
-
-def pieces_of_tensors(plain, list tensors, Py_ssize_t itemsize):
-    """`Pieces` of tensors of this itemsize, and a list of the tensors that are not contiguous floats in main memory.
-
-    The list also has every tensor of another type than `plain`: a subclass may not have its elements in memory.
-    """
-    cdef ExchangeInterface *interface = exchange_interface(plain.__dlpack_c_exchange_api__)
-    cdef Pieces pieces = Pieces(len(tensors), itemsize)
-    cdef DLTensor description
-    cdef list others = []
-    for tensor in tensors:
-        if (
-            type(tensor) is not plain
-            or not describe_tensor(interface, <PyObject *>tensor, &description)
-            or not holds_floats(&description, itemsize)
-            or not is_contiguous(&description)
-            or tensor.is_neg()
-            or not has_memory(<PyObject *>tensor, &description)
-        ):
-            others.append(tensor)
-            continue
-        pieces.append(description.data, n_elements(&description))
-    return pieces, others

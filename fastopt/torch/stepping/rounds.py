@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...kernels import backends
 from ...kernels.engine.contract import EngineInputs, SegmentRecords, SegmentSettings
 from ...kernels.engine.plan import Segment
 from ...step.options import check_group_options
@@ -125,11 +124,7 @@ class Round:
         )
 
     def is_native(self) -> bool:
-        if backends.compiled_module_error() is not None:
-            return False
-        from ...kernels import native
-
-        return isinstance(self.engine, native.Engine)
+        return bool(self.backend.native)
 
     def native_walk(
         self, contents: Contents, segments: list[int], memory: list[Tensor], kept: list[list[Tensor]]
@@ -137,7 +132,7 @@ class Round:
         """The compiled walk; where buffers hold all parameters, with another engine that steps buffers as a whole."""
         from . import native_walk  # type: ignore[attr-defined]
 
-        walk: Any = native_walk.Tensors(
+        walk: Any = native_walk.NativeWalk(
             Tensor,
             inspect.getattr_static(Tensor, "grad"),
             self.engine,
