@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from ..checks import whole_number
 from ..kernels.engine.contract import SegmentSettings
 from ..state.contents import Contents
+from ..state.matching import Matched, SavedGroup
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS
 
 OPTIONS = tuple(name for name in STEP_OPTIONS if name not in ("backend", "n_threads", "convention", "grad_scale"))
@@ -36,7 +37,7 @@ def of_contents(contents: Contents) -> Fingerprint:
         groups.append(
             {
                 "params": described,
-                "schedule": schedule_text(group["lr"]),
+                "schedule": schedule_text(group.constructed_lr),
                 "options": options_of(group, GROUP_OPTIONS),
             }
         )
@@ -64,14 +65,12 @@ def options_of(values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any
 
 
 def schedule_text(lr: Any) -> str | None:
-    """A schedule as it was constructed, without the factor that it got since; None for a number."""
+    """A schedule without its factor, which is saved apart; None for a number."""
     if not callable(lr):
         return None
-    while hasattr(lr, "factor") and any(callable(getattr(lr, name, None)) for name in ("schedule", "rate")):
-        lr = next(getattr(lr, name) for name in ("schedule", "rate") if callable(getattr(lr, name, None)))
-    if hasattr(lr, "__qualname__"):
-        return f"{lr.__module__}.{lr.__qualname__}"
-    return re.sub(r" at 0x[0-9a-f]+", "", repr(lr))
+    from ..schedules import factors  # slow to load, and not needed for numbers
+
+    return factors.in_words(lr)
 
 
 def _settings(settings: SegmentSettings) -> dict[str, Any]:
@@ -82,6 +81,25 @@ def _settings(settings: SegmentSettings) -> dict[str, Any]:
         name: [[int(index), getattr(settings, name)[index].item()] for index in np.flatnonzero(~as_usual)]
         for name, as_usual in usual.items()
     }
+
+
+def in_order(saved: Fingerprint, matched: Matched) -> Fingerprint:
+    """What was saved, with groups and parameters in the order of another optimizer."""
+    rows = [row for group in saved["groups"] for row in group["params"]]
+    groups = [
+        {**saved["groups"][group.position], "params": [rows[index] for index in positions_of(group)]}
+        for group in matched.groups
+    ]
+    settings = {
+        name: sorted([matched.positions[position], value] for position, value in values)
+        for name, values in saved["settings"].items()
+    }
+    return {**saved, "groups": groups, "settings": settings}
+
+
+def positions_of(group: SavedGroup) -> list[int]:
+    """The positions that the parameters of a group had among all when they were saved, in the order that they have."""
+    return [whole_number("a parameter of a group", each, least=0) for each in group.ids]
 
 
 # --- comparing ------------------------------------------------------------------------------------------------------

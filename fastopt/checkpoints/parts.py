@@ -15,7 +15,7 @@ import numpy as np
 
 from ..kernels.engine import host_memory
 from ..optimizers.base import Optimizer
-from ..state import state_dicts
+from ..state import matching, state_dicts
 from . import fingerprints
 from .changes import Changes
 from .leaves import Leaf, array_leaf, is_array, is_tensor
@@ -118,16 +118,22 @@ class OptimizerPart(Part):
 
     def check(self, content: Content, leaves: Mapping[str, Leaf], params: bool, strict: bool) -> None:
         contents = self.value._room.contents
-        check_same(content["about"], fingerprints.of_contents(contents), strict)
-        self._params = read_params(content["params"], leaves, params)
+        about, here = content["about"], fingerprints.of_contents(contents)
+        self._state_dict = decoded(content["state_dict"], leaves, lambda kind, leaf: leaf.array)
+        try:
+            matched = matching.match(contents.params, self._state_dict["param_groups"])
+        except ValueError:
+            check_same(about, here, strict)  # says more, if it raises
+            raise
+        check_same(fingerprints.in_order(about, matched), here, strict)
+        saved = read_params(content["params"], leaves, params)
+        order = [index for group in matched.groups for index in fingerprints.positions_of(group)]
+        self._params = [saved[index] for index in order] if params else []
         for (name, group), array, leaf in zip(
             contents.params.names, contents.params.arrays, self._params, strict=False
         ):
             if leaf.shape != tuple(array.shape) or leaf.dtype != array.dtype.name:
                 raise ValueError(f"parameter {name!r} of group {group} is {array.dtype} of shape {array.shape}, {leaf}")
-        if self._params and len(self._params) != len(contents.params):
-            raise ValueError(f"there are {len(self._params)} parameters, not {len(contents.params)}")
-        self._state_dict = decoded(content["state_dict"], leaves, lambda kind, leaf: leaf.array)
         state_dicts.read(contents, self._state_dict)
 
     def collect(self, changes: Changes) -> None:

@@ -156,6 +156,50 @@ def test_numbers_are_loaded_and_a_schedule_stays(folder: Path) -> None:
     assert scheduled.current_lr == (0.125,)
 
 
+def test_parameters_are_found_by_name(folder: Path) -> None:
+    """In another order, and groups too; a setting stays with its parameter."""
+    path, values = folder / "run.safetensors", params()
+    groups = [{"params": {"W": values["W"], "b": values["b"]}, "lr": 0.5}, {"params": {"c": np.ones(2)}}]
+    optimizer = fastopt.Adam(groups, lr=0.25)
+    optimizer.set_segments("b", lr_scale=0.5)
+    optimizer.step([gradients(0), {"c": np.ones(2)}])
+    fastopt.save(path, optimizer)
+    other = {"b": np.zeros(4), "W": np.zeros((3, 4)), "c": np.zeros(2)}
+    moved = fastopt.Adam([{"params": {"c": other["c"]}}, {"params": {"b": other["b"], "W": other["W"]}}])
+    with pytest.raises(
+        ValueError, match=r"lr_scale of single parameters .* is \[\[1, 0\.5\]\] in the file and \[\] here"
+    ):
+        fastopt.load(path, moved)
+    moved.set_segments("b", lr_scale=0.5)
+    fastopt.load(path, moved)
+    optimizer.step([gradients(1), {"c": np.ones(2)}])
+    moved.step([{"c": np.ones(2)}, gradients(1)])
+    assert [group["lr"] for group in moved.param_groups] == [0.25, 0.5]
+    assert np.array_equal(other["W"], values["W"])
+    assert np.array_equal(other["b"], values["b"])
+
+
+@pytest.mark.parametrize(
+    "changed", [lambda lr: lr * 0.5, lambda lr: 0.125, lambda lr: lr], ids=["factor", "number", ""]
+)
+def test_a_rate_that_was_changed_goes_on(changed: Callable[[Any], Any], folder: Path) -> None:
+    """A schedule that was scaled or replaced since construction."""
+
+    def start() -> fastopt.Optimizer:
+        return fastopt.SGD(params(), lr=fastopt.schedules.ExponentialDecay(0.5, 3, 0.5))
+
+    optimizer, other = start(), start()
+    optimizer.param_groups[0]["lr"] = changed(optimizer.param_groups[0]["lr"])
+    optimizer.step(gradients(0))
+    fastopt.save(folder / "run.safetensors", optimizer)
+    fastopt.load(folder / "run.safetensors", other)
+    for step in range(1, 5):
+        assert other.current_lr == optimizer.current_lr
+        other.step(gradients(step))
+        optimizer.step(gradients(step))
+    assert snapshot(other) == snapshot(optimizer)
+
+
 # --- what does not fit ------------------------------------------------------------------------------------------------
 
 
