@@ -150,7 +150,7 @@ class Optimizer:
     def _refusal(self, name: str) -> str | None:
         """Why there can be no attribute of this name; None if it is the user's own affair."""
         cls = type(self)
-        spec = self.__dict__.get("spec") or getattr(cls, "spec", None)
+        spec = getattr(self, "spec", None)  # not by `__dict__`: once asked for, it makes all look-ups slower
         if name.startswith("_") or spec is None:
             return None
         from ..step import attributes  # rarely needed
@@ -200,7 +200,7 @@ class Optimizer:
             else:
                 if engine.bound:
                     raise TypeError("gradients are bound to this optimizer; call step() without any")
-                leaves = room.contents.params.tree.flatten(grads)
+                leaves = room.flatten(grads)
             engine.step(leaves, room.set_rates if changes.rates else None)
             return
         except Replaced:  # by another thread, since the engine was found

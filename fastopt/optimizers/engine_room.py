@@ -35,10 +35,12 @@ class EngineRoom:
     changes: what was assigned since the engine last took over what was.
     contents: what is stepped.
     engine: what steps it.
+    flatten: lists gradients that are nested as the parameters are.
     """
 
     contents: Contents
     engine: Any
+    flatten: Callable[[Any], list[Any]]
 
     def __init__(self, backend: Backend, contents: Contents, changes: Changes) -> None:
         self.backend = backend
@@ -59,7 +61,7 @@ class EngineRoom:
 
     def made(self, contents: Contents) -> tuple[Any, list[Hashable]]:
         """An engine for these contents, and the structure that it was built for; nothing is changed."""
-        before = self.__dict__.get("engine")
+        before = getattr(self, "engine", None)  # not by `__dict__`: once asked for, it makes all look-ups slower
         params, structure, segments = contents.params, self._structure_of(contents), _segments(contents)
         engine = self.backend.engine(
             EngineInputs(
@@ -95,11 +97,12 @@ class EngineRoom:
         self, contents: Contents, engine: Any, structure: list[Hashable]
     ) -> tuple[tuple[Any, str, Any], ...]:
         """What is to be assigned to go over to an engine: (object, name of the attribute, value)."""
-        before = self.__dict__.get("engine", engine)
+        before = getattr(self, "engine", engine)
         return (
             (before, "replaced", True),
             (engine, "replaced", False),
             (self, "contents", contents),
+            (self, "flatten", contents.params.tree.flatten),
             (self, "engine", engine),
             (self, "_structure", structure),
         )
