@@ -81,7 +81,8 @@ class TorchTarget(Target):
         if any(leaf is None or leaf.layout != torch.strided for leaf in found):
             return None
         parts = [leaf.reshape(-1)[::stride] for leaf, (_, stride) in zip(found, self._chosen, strict=True)]
-        return np.concatenate([part.to("cpu", torch.float64).numpy() for part in parts]) if parts else None
+        # torch.cat copies: a gradient's own storage could not be resized once NumPy has seen it.
+        return torch.cat([part.to("cpu", torch.float64) for part in parts]).numpy() if parts else None
 
     def step(self, grads: Any) -> bool:
         self.optimizer.step()

@@ -222,3 +222,15 @@ def test_clipping_leaves_zero_tensors_as_they_are() -> None:
     fastopt.torch.clip_grad_value_(params, 0.7)
     assert params[0].grad._is_zerotensor()
     torch.testing.assert_close(params[1].grad, torch.tensor([0.6, 0.7]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_guard_leaves_storages_resizable(dtype: torch.dtype) -> None:
+    params = parameters((40,), dtype=dtype)
+    guard = fastopt.DivergenceGuard(fastopt.torch.SGD(params, lr=0.1))
+    for seed in range(3):
+        set_gradients(params, seed)
+        guard.step(1.0)
+        for tensor in (params[0].grad, params[0]):
+            assert tensor is not None
+            Offloaded(tensor).bring_back()
