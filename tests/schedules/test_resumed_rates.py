@@ -165,7 +165,7 @@ def test_a_schedule_that_was_not_changed_belongs_to_construction() -> None:
     assert resumed.param_groups[0]["lr"] is longer
 
 
-@pytest.mark.parametrize("lr", [0.5, CosineDecay(0.5, 100), halving], ids=str)
+@pytest.mark.parametrize("lr", [0.5, CosineDecay(0.5, 100), halving], ids=["number", "schedule", "function"])
 def test_a_schedule_that_was_assigned_must_be_assigned_before_loading(lr: Any) -> None:
     optimizer = fastopt.SGD(np.ones(2), lr=lr)
     optimizer.param_groups[0]["lr"] = ExponentialDecay(0.1, 20, 0.5) * 0.5
