@@ -272,6 +272,14 @@ cdef class Engine:
     cdef void release(self) noexcept:
         self.lock.busy = False
 
+    cdef unsigned long long enter(self) noexcept:
+        """Enter the floating-point mode of a step; returns the caller's, for `leave`."""
+        return enter_mode(self.table.flush)
+
+    cdef void leave(self, unsigned long long caller) noexcept:
+        """Return to the caller's floating-point mode."""
+        leave_mode(caller)
+
     def alone(self, function):
         """The result of `function()`, with other threads' steps kept out; raises if a step is under way.
 

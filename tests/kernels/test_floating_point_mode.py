@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import ctypes.util
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from cases import BACKENDS, PLAIN, VARIANTS, Case, equal_bits
 from processes import in_a_fresh_process
+from rounding import ROUNDING, c_library, needs_rounding, rounding
 
 import fastopt
 from fastopt.kernels.floating_point import with_denormals
@@ -98,31 +96,6 @@ thread.start(); thread.join()
 assert results == [True]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-ROUNDING = {
-    "x86_64": {"down": 0x400, "up": 0x800, "to zero": 0xC00},
-    "aarch64": {"up": 0x400000, "down": 0x800000, "to zero": 0xC00000},
-}.get(platform.machine(), {})
-"""The values of FE_DOWNWARD and the like."""
-
-needs_rounding = pytest.mark.skipif(sys.platform != "linux" or not ROUNDING, reason="values of the C library unknown")
-
-
-def c_library() -> Any:
-    return ctypes.CDLL(ctypes.util.find_library("m"))
-
-
-@contextlib.contextmanager
-def rounding(mode: str) -> Iterator[None]:
-    library = c_library()
-    library.fesetround(ROUNDING[mode])
-    try:
-        yield
-        kept = library.fegetround()
-    finally:
-        library.fesetround(0)
-    assert kept == ROUNDING[mode], "the mode of the caller was not restored"
 
 
 def results(case: Case, options: dict[str, Any], mode: str | None) -> list[np.ndarray]:

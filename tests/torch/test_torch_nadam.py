@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
 import pytest
 import torch
+from rounding import ROUNDING, needs_rounding, rounding
 from torch import Tensor
 from torch.nn import Parameter
 from torch_pairs import parameters, set_gradients, train
@@ -121,3 +123,21 @@ def test_a_wrong_mu_product_is_named_before_anything_changes(wrong: Any) -> None
     ):
         optimizer.step()
     assert all(map(torch.equal, params, before))
+
+
+@needs_rounding
+@pytest.mark.parametrize("mode", ROUNDING)
+@pytest.mark.parametrize("options", [{}, {"backend": "reference"}, {"flatten": True}], ids=str)
+def test_the_callers_rounding_mode_does_not_count(options: dict[str, Any], mode: str) -> None:
+    """A step rounds the float32 products to nearest, too."""
+    found = []
+    for context in (contextlib.nullcontext, lambda: rounding(mode)):
+        params = parameters((3,), (4,), dtype=torch.float32)
+        optimizer = fastopt.torch.NAdam(params, lr=0.1, momentum_decay=0.3, **options)
+        for seed in range(6):
+            set_gradients(params, seed)
+            with context():
+                optimizer.step()
+        found.append([*params, *products(optimizer, params)])
+    for value, expected in zip(*reversed(found), strict=True):
+        assert torch.equal(value, expected)

@@ -597,6 +597,7 @@ cdef class NativeWalk:
         cdef int64_t calls = engine.calls[0]
         cdef Py_ssize_t index, each, n_carried = engine.n_carried
         cdef Number *numbers
+        cdef unsigned long long caller
         engine.n_threads = n_threads
         engine.take_gradients()
         for index in range(engine.n_segments if self.n_numbers else 0):
@@ -614,6 +615,7 @@ cdef class NativeWalk:
             engine.advance()
         if engine.calls[0] == calls:  # declined
             return 0
+        caller = engine.enter()  # numbers of 32 bits are rounded to nearest, as all that a step computes
         for index in range(engine.n_segments if self.n_numbers else 0):
             if not engine.has_gradient(index):
                 continue
@@ -623,6 +625,7 @@ cdef class NativeWalk:
                 numbers += 1
             for each in range(n_carried):
                 write_number(&numbers[each], engine.carried[index * n_carried + each])
+        engine.leave(caller)
         if self.written:
             self.increment_version(self.written)
         return 0

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.engine.contract import Progress, SegmentRecords
+from ...kernels.floating_point import with_denormals
 from . import tensors
 from .found import LOW_ADDRESS, Found, NoSegment
 from .host import Group, States
@@ -296,7 +297,11 @@ class ArrayWalk(PythonWalk):
         self.engine.step([None if each is None else tensors.flat_array(each) for each in self.gradients])
         if int(self.progress.calls[0]) == calls:  # a skipped step
             return False
-        for index, arrays in stepped:
-            for array, number in zip(arrays, self.numbers.get(self.records, index), strict=True):
-                array[0] = number
+
+        def write() -> None:
+            for index, arrays in stepped:
+                for array, number in zip(arrays, self.numbers.get(self.records, index), strict=True):
+                    array[0] = number
+
+        with_denormals(False, write)  # numbers of 32 bits are rounded to nearest, as all that a step computes
         return True
