@@ -48,6 +48,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 @pytest.fixture
+def no_garbage_collection() -> Iterator[None]:
+    """For tests that raise at any place: JAX has a callback in Python for collections, where that must not be."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(20260101)
 

@@ -317,6 +317,7 @@ def handlers() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("backend", ["cython", "reference"])
 def test_an_exception_anywhere_leaves_all_or_nothing(backend: str, folder: Path, handlers: None) -> None:
     """At some of thousands of places, and at all of the last ones, among which everything is written."""
@@ -361,6 +362,7 @@ def ring(number: int, frame: Any) -> None:
         frame = frame.f_back
 
 
+@pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file is closed when it is freed
 def test_signals_at_random_moments_leave_all_or_nothing(folder: Path) -> None:
     """With everything that can be in a file, and its own load_state_dict; one signal after the other."""

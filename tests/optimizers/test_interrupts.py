@@ -26,6 +26,8 @@ from comparing import snapshot
 
 import fastopt
 
+pytestmark = pytest.mark.usefixtures("no_garbage_collection")
+
 SIZES = (5, 3)
 GRADIENTS = [np.linspace(-1, 1, size) for size in SIZES]
 

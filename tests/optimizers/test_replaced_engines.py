@@ -22,6 +22,8 @@ from cases import BACKENDS
 import fastopt
 from fastopt.kernels.engine.contract import BUSY
 
+pytestmark = pytest.mark.usefixtures("no_garbage_collection")
+
 FASTOPT = str(Path(fastopt.__file__).parent)
 KERNELS = str(Path(fastopt.kernels.__file__).parent)
 MOST_LINES = 24
