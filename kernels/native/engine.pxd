@@ -119,6 +119,7 @@ cdef class Engine:
     cdef int set_step_plan(self, plan) except -1
     cdef int claim(self) except -1
     cdef void release(self) noexcept
+    cdef int check_can_step(self) except -1
     cdef unsigned long long enter(self) noexcept
     cdef void leave(self, unsigned long long caller) noexcept
     cdef double cost(self, Py_ssize_t segment) noexcept

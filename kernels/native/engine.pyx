@@ -280,6 +280,14 @@ cdef class Engine:
         """Return to the caller's floating-point mode."""
         leave_mode(caller)
 
+    cdef int check_can_step(self) except -1:
+        """Raise if another engine has replaced this one, or while parameters are exchanged with their averages."""
+        if self.replaced:
+            raise Replaced(REPLACED)
+        if self.swapped[0]:
+            raise RuntimeError(SWAPPED)
+        return 0
+
     def alone(self, function):
         """The result of `function()`, with other threads' steps kept out; raises if a step is under way.
 
@@ -298,10 +306,7 @@ cdef class Engine:
         """
         self.claim()
         try:
-            if self.replaced:
-                raise Replaced(REPLACED)
-            if self.swapped[0]:
-                raise RuntimeError(SWAPPED)
+            self.check_can_step()
             if prepare is not None:
                 prepare()
             if gradients is not None:
@@ -320,10 +325,7 @@ cdef class Engine:
         cdef Py_ssize_t index
         self.claim()
         try:
-            if self.replaced:
-                raise Replaced(REPLACED)
-            if self.swapped[0]:
-                raise RuntimeError(SWAPPED)
+            self.check_can_step()
             try:
                 prepare()
                 for index in range(self.n_segments):

@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 from cases import BACKENDS
 from comparing import snapshot
+from interrupting import interrupted_at
 
 import fastopt
 
@@ -124,26 +125,6 @@ def step_all(optimizer: fastopt.Optimizer) -> None:
         optimizer.step([GRADIENTS, np.ones(2)])
 
 
-def interrupted_at(place: int, function: Callable[[], Any]) -> KeyboardInterrupt | None:
-    """Call it, and raise at the so-many-th place where Python looks for signals; the exception, or None at its end."""
-    seen = 0
-
-    def raise_there(frame: Any, event: str, argument: Any) -> None:
-        nonlocal seen
-        seen += event in ("call", "c_return")
-        if seen == place:
-            raise KeyboardInterrupt
-
-    try:
-        sys.setprofile(raise_there)
-        function()
-    except KeyboardInterrupt as error:
-        return error
-    finally:
-        sys.setprofile(None)
-    return None
-
-
 @pytest.mark.parametrize("backend", ["cython", "reference"])  # Both engines.
 @pytest.mark.parametrize("action", ACTIONS)
 def test_an_interrupt_anywhere_leaves_all_or_nothing(backend: str, action: str) -> None:
@@ -164,7 +145,7 @@ def test_an_interrupt_anywhere_leaves_all_or_nothing(backend: str, action: str) 
         optimizer = start(backend, **OPTIONS.get(action, {}))
         prepare(optimizer)
         # While the exception lives, so do its frames: nothing can be left to a generator that is closed with them.
-        error = interrupted_at(place, functools.partial(interrupted, optimizer))
+        error, _ = interrupted_at(place, functools.partial(interrupted, optimizer))
         assert (np.geterr(), (tiny / 2)[0] != 0) == (error_state, True), place
         now = all_of(optimizer)
         assert now in whole.values(), place
