@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
@@ -75,22 +77,60 @@ def _columns(rows: list[Any], width: int) -> list[list[Any]]:
     return [[row[index] for row in rows] for index in range(width)]
 
 
+class _DeferringHandler:
+    """A signal handler that notes signals while they are deferred, and hands them on to `handler` otherwise."""
+
+    def __init__(self, handler: Callable[..., Any], deferred: _Deferred) -> None:
+        self.handler = handler
+        self.deferred = deferred
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.deferred.waiting:
+            self.deferred.numbers.append(number)
+        else:
+            self.handler(number, frame)
+
+
+class _Deferred:
+    """What the handlers of one call know of each other."""
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self.numbers: list[int] = []
+
+    def handle(self) -> None:
+        """Send the noted signals again; a handler that raises keeps none of the others from being sent."""
+        with contextlib.ExitStack() as last:
+            while self.numbers:
+                last.callback(signal.raise_signal, self.numbers.pop())
+
+
 def without_interrupts(function: Callable[[], Result]) -> Result:
     """The result of `function()`; signals whose handlers are Python's are handled after it.
 
     Only the main thread has handlers, so in other threads there is nothing to do.
+
+    Handlers cannot all be replaced, or put back, at once: a signal that arrives in between may raise there. Handlers
+    that are left behind then go on calling those that they replaced, and the next call removes them.
     """
     if threading.current_thread() is not threading.main_thread():
         return function()
-    every = {number: signal.getsignal(number) for number in signal.valid_signals()}
-    handlers = {number: every[number] for number in sorted(every, reverse=True) if callable(every[number])}
-    caught: list[int] = []
+    handlers: dict[int, Callable[..., Any]] = {}
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        while isinstance(handler, _DeferringHandler):
+            handler = handler.handler
+        if callable(handler):  # not one of C
+            handlers[number] = handler
+    deferred = _Deferred()
     try:
-        for each in handlers:
-            signal.signal(each, lambda number, frame: caught.append(number))
+        for each, handler in handlers.items():
+            signal.signal(each, _DeferringHandler(handler, deferred))
+        deferred.waiting = True
         return function()
     finally:
-        for each, handler in handlers.items():
-            signal.signal(each, handler)
-        for number in caught:
-            signal.raise_signal(number)
+        deferred.waiting = False
+        with contextlib.ExitStack() as last:
+            last.callback(deferred.handle)
+            for each, handler in handlers.items():
+                last.callback(signal.signal, each, handler)

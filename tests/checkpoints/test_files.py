@@ -29,6 +29,7 @@ from processes import in_a_fresh_process
 
 import fastopt
 from fastopt.checkpoints import files
+from fastopt.checkpoints.changes import without_interrupts
 
 KILLS = int(os.environ.get("FASTOPT_TEST_KILLS", 50))
 
@@ -289,19 +290,68 @@ def test_saving_without_the_package_says_how_to_install_it(monkeypatch: pytest.M
 # --- interrupts -------------------------------------------------------------------------------------------------------
 
 
+class Noted(Exception):
+    """What the handler of a second signal raises."""
+
+
+def note(number: int, frame: Any) -> None:
+    raise Noted
+
+
 @pytest.fixture
-def handlers() -> Iterator[None]:
-    """Handlers of signals as they were: an exception that is no signal's can come while they are put back."""
-    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+def second_signal() -> Iterator[None]:
+    kept = signal.signal(signal.SIGUSR1, note)
     yield
-    for number, handler in before.items():
-        if handler is not None and number not in (signal.SIGKILL, signal.SIGSTOP):
-            signal.signal(number, handler)
+    signal.signal(signal.SIGUSR1, kept)
+
+
+@pytest.mark.usefixtures("no_garbage_collection", "second_signal")
+def test_an_exception_anywhere_leaves_all_handlers_at_work() -> None:
+    """Handlers are replaced one after the other; an exception in between may lose none of them."""
+
+    def call() -> None:
+        without_interrupts(lambda: None)
+
+    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    _, places = interrupted_at(-1, call)
+    for place in range(places):
+        error, _ = interrupted_at(place + 1, call)
+        assert error is not None
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Noted):
+            signal.raise_signal(signal.SIGUSR1)
+    call()
+    assert {number: signal.getsignal(number) for number in signal.valid_signals()} == before
+
+
+def test_all_deferred_signals_are_handled() -> None:
+    """A handler that raises keeps none of the others from being called."""
+    handled: list[object] = []
+
+    def handler(number: int, frame: Any) -> None:
+        handled.append(signal.Signals(number).name)
+        raise Noted
+
+    def call() -> None:
+        for number in numbers:
+            signal.raise_signal(number)
+        handled.append("done")
+
+    numbers = signal.SIGUSR1, signal.SIGUSR2
+    kept = [signal.signal(number, handler) for number in numbers]
+    try:
+        with pytest.raises(Noted):
+            without_interrupts(call)
+    finally:
+        for number, each in zip(numbers, kept, strict=True):
+            signal.signal(number, each)
+    assert handled == ["done", "SIGUSR1", "SIGUSR2"]
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
 @pytest.mark.parametrize("backend", ["cython", "reference"])
-def test_an_exception_anywhere_leaves_all_or_nothing(backend: str, folder: Path, handlers: None) -> None:
+def test_an_exception_anywhere_leaves_all_or_nothing(backend: str, folder: Path) -> None:
     """At some of thousands of places, and at all of the last ones, among which everything is written."""
     path = folder / "run.safetensors"
 
@@ -372,4 +422,5 @@ def test_signals_at_random_moments_leave_all_or_nothing(folder: Path, monkeypatc
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, kept)
     assert outcomes == {True, False}
-    assert signal.getsignal(signal.SIGALRM) == kept
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
