@@ -27,9 +27,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `jax` run last: JAX starts threads, and a process with threads should not fork as other tests do."""
-    items.sort(key=lambda item: item.get_closest_marker("jax") is not None)
+_forks: list[None] = []
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_parent=lambda: _forks.append(None))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """Find tests that fork this process: others of it may have started threads, with JAX for example."""
+    if _forks:
+        _forks.clear()
+        pytest.fail("the test forked the process of the tests; let it do so in processes.in_a_fresh_process")
 
 
 def pytest_collection_finish() -> None:
@@ -40,7 +48,8 @@ def pytest_collection_finish() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With `-n`: whole files to each process, whose fixtures are made once, and those with JAX still last."""
+    """With `-n`: whole files to each process, whose fixtures are made once; files of few tests, which take longest, do
+    not come last."""
     from xdist.scheduler import LoadFileScheduling
 
     config.option.loadscopereorder = False

@@ -21,11 +21,8 @@ from fastopt.definitions import conventions
 from fastopt.definitions.conventions import DIFFERENCES, spec_of
 from fastopt.schedules import CosineDecay, Warmup
 
-pytestmark = [
-    pytest.mark.jax,
-    # Keras' own code on PyTorch, with NumPy 2.
-    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
-]
+# Keras' own code on PyTorch, with NumPy 2.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 LIVE = ("keras", "optax")
 ROWS = [(convention, optimizer) for convention in LIVE for optimizer in DIFFERENCES[convention]]

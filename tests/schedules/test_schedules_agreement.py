@@ -32,8 +32,6 @@ from fastopt.schedules import (
     one_cycle,
 )
 
-pytestmark = pytest.mark.jax
-
 LR = 0.3
 STEPS = 70
 

@@ -377,9 +377,13 @@ def test_a_model_with_tied_weights(name: str, named: bool, maximize: bool) -> No
     check_models(*(trained(module, name, named=named, maximize=maximize) for module in MODULES))
 
 
+def train_with_workers() -> None:
+    check_models(*(trained(module, "Adam", n_workers=2) for module in MODULES))
+
+
 def test_a_data_loader_with_workers() -> None:
     """It forks, after steps were done with threads."""
-    check_models(*(trained(module, "Adam", n_workers=2) for module in MODULES))
+    assert in_a_fresh_process("import test_torch_training\ntest_torch_training.train_with_workers()") == ""
 
 
 def test_a_forked_process_steps_on() -> None:
