@@ -19,7 +19,8 @@ from .runner import Peer, Runner
 from .torch_cases import PACKAGE
 
 DEVICE = "cuda"
-SIZES = tuple(flat(10**power) for power in range(4, 10))
+SIZES = tuple(flat(10**power) for power in (4, 6, 7, 8))
+LARGEST = flat(10**9)
 
 LEAST_SIZE = 1_000_000
 """A step on at least this many parameters is compared with a copy; launches limit steps on fewer."""
@@ -46,8 +47,8 @@ def sides_on_device(variant: Variant, workload: Workload) -> int:
     import torch
 
     n_bytes = workload.size * FLOAT32.itemsize
+    torch.cuda.empty_cache()  # what earlier cases left there
     free, _ = torch.cuda.mem_get_info()
-    torch.cuda.empty_cache()
     temporaries = 2  # of foreach
     return int(min(free / ((2 + len(variant.states) + temporaries) * n_bytes), 1000))
 
@@ -124,8 +125,37 @@ TORCH: dict[str, dict[str, Any]] = {
 }
 """On a device, foreach is the default of torch."""
 
+
+def unavailable_on_device(**options: Any) -> Callable[[Problem], str | None]:
+    """As `unavailable_in`; also tries a step, because some of torch's fused steps are for processors alone."""
+    missing = unavailable_in("torch.optim", **options)
+
+    def unavailable(problem: Problem) -> str | None:
+        return missing(problem) or _why_no_step(problem.variant.optimizer, tuple(sorted(options.items())))
+
+    return unavailable
+
+
+@functools.cache
+def _why_no_step(optimizer: str, options: tuple[tuple[str, Any], ...]) -> str | None:
+    import torch
+
+    param = torch.nn.Parameter(torch.ones(1, device=DEVICE))
+    param.grad = torch.ones_like(param)
+    try:
+        getattr(torch.optim, optimizer)([param], **dict(options)).step()
+    except (RuntimeError, NotImplementedError) as error:
+        return f"torch.optim.{optimizer} cannot step there: {str(error).splitlines()[0]}"
+    return None
+
+
+def on_device(name: str, **options: Any) -> Peer:
+    start = torch_peer(name, device=DEVICE, **options).start
+    return Peer(name, start, unavailable_on_device(**options))
+
+
 PEERS = (
-    *(torch_peer(name, device=DEVICE, **options) for name, options in TORCH.items()),
+    *(on_device(name, **options) for name, options in TORCH.items()),
     Peer("torch compile", functools.partial(start_compiled, device=DEVICE), cannot_compile),
 )
 OURS = torch_peer(PACKAGE, PACKAGE, device=DEVICE)
@@ -137,7 +167,7 @@ def start_torch_graph(problem: Problem) -> Runner:
     return Runner(captured(optimizer.step), tensors.results, tensors.take_gradients)
 
 
-TORCH_GRAPH = Peer("torch fused", start_torch_graph, unavailable_in("torch.optim", fused=True, capturable=True))
+TORCH_GRAPH = Peer("torch fused", start_torch_graph, unavailable_on_device(fused=True, capturable=True))
 
 
 # --- the roofline -----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ PACKAGES = (
     "fastopt",
     "numpy",
     "numba",
+    "numba-cuda",
     "torch",
     "deepspeed",
     "bitsandbytes",
@@ -57,9 +58,11 @@ def _seconds_of_others() -> float:
 def describe(n_threads: int) -> dict[str, str]:
     """The machine and the software as labelled text; after a run, when peers have loaded their runtimes."""
     from fastopt.config import get_config
+    from fastopt.kernels.cuda import availability
 
     config = get_config()
     return {
+        **({"GPU": config["cuda"]} if availability.unavailable() is None else {}),
         "processor": _processor(),
         "processors available": str(config["cpus available"]) + _cores(),
         "caches": _caches() or "unknown",

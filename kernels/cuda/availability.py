@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
+from typing import Any
+
+FIRST_IMPORTS = ("numba.cuda.np.arrayobj", "numba.cuda.np.npdatetime")
+"""Of the modules that numba-cuda imports when it compiles its first kernel, those that touch NumPy the most: 0.30 does
+not work with NumPy 2.5, and shows it only there."""
 
 
 @functools.cache
@@ -15,16 +21,35 @@ def unavailable() -> Exception | None:
     if importlib.util.find_spec("numba_cuda") is None:
         return ImportError("backend 'cuda' needs the package numba-cuda: `pip install 'fastopt[cuda]'`")
     try:
-        from numba import cuda
-
-        if cuda.is_available():
-            return None
-        reason = cuda.cuda_error() or "no device, or no NVVM (`pip install 'fastopt[cuda]'` brings it)"
-    except ImportError as error:
-        return ImportError(f"backend 'cuda': numba.cuda cannot be loaded ({error}); `pip install 'fastopt[cuda]'`")
+        cuda: Any = importlib.import_module("numba.cuda")
+    except Exception as error:
+        return _not_loaded(error)
+    try:
+        if not cuda.is_available():
+            return _no_device(cuda.cuda_error() or "no device, or no NVVM (`pip install 'fastopt[cuda]'` brings it)")
     except Exception as error:  # any error of the driver
-        reason = str(error)
+        return _no_device(error)
+    if is_simulated():
+        return None
+    try:
+        for name in FIRST_IMPORTS:
+            importlib.import_module(name)
+    except Exception as error:
+        return _not_loaded(error)
+    return None
+
+
+def _no_device(reason: object) -> RuntimeError:
     return RuntimeError(f"backend 'cuda': no CUDA device can be used here: {' '.join(str(reason).split())}")
+
+
+def _not_loaded(error: Exception) -> ImportError:
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("numba-cuda", "numba", "numpy")]
+    reason = " ".join(str(error).split())
+    return ImportError(
+        f"backend 'cuda': these versions do not work together: {', '.join(versions)} ({type(error).__name__}: "
+        f"{reason}); `pip install 'fastopt[cuda]'` installs versions that do"
+    )
 
 
 def require_cuda() -> None:
@@ -33,7 +58,7 @@ def require_cuda() -> None:
     Raises
     ------
     ImportError
-        The package numba-cuda is not installed.
+        The package numba-cuda is not installed, or cannot be loaded beside the installed NumPy.
     RuntimeError
         CUDA finds no device or driver; the message is CUDA's.
     """

@@ -3,11 +3,15 @@ there is one."""
 
 from __future__ import annotations
 
+import importlib.abc
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +58,33 @@ def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(availability.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"needs the package numba-cuda: `pip install 'fastopt\[cuda\]'`"):
         fastopt.Adam(np.zeros(3), backend="cuda")
+
+
+class Broken(importlib.abc.MetaPathFinder):
+    """Importing this module raises the error of numba-cuda 0.30 with NumPy 2.5."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, name: str, *arguments: Any) -> None:
+        if name == self.name:
+            raise AttributeError("module 'numpy' has no\nattribute 'row_stack'")
+
+
+@pytest.mark.parametrize("name", ["numba.cuda", *availability.FIRST_IMPORTS])
+@pytest.mark.usefixtures("looked_at_anew")
+def test_beside_a_numpy_that_it_does_not_work_with(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from numba import cuda
+
+    monkeypatch.setattr(cuda, "is_available", lambda: True)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Broken(name), *sys.meta_path])
+    versions = f"numba-cuda {version('numba-cuda')}, numba {version('numba')}, numpy {np.__version__}"
+    reason = "AttributeError: module 'numpy' has no attribute 'row_stack'"
+    message = f"these versions do not work together: {versions} ({reason}); `pip install 'fastopt[cuda]'` installs"
+    with pytest.raises(ImportError, match=re.escape(message)):
+        fastopt.Adam(np.zeros(3), backend="cuda")
+    assert availability.describe().startswith(f"no: {message}")
 
 
 @pytest.mark.usefixtures("looked_at_anew")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from agreement import assert_agrees, is_exact
 from cases import Case, equal_bits
 
 from fastopt.kernels import backends
 from fastopt.kernels.cuda import memory
-from fastopt.kernels.cuda.availability import is_simulated
 from fastopt.kernels.cuda.engine import CudaEngine
 from fastopt.kernels.engine.contract import EngineInputs, Progress
 from fastopt.kernels.engine.plan import Segment
-from fastopt.kernels.formulas import registry
 from fastopt.step.operations import extra_states
 from fastopt.step.planning import Planner
 from fastopt.step.rates import rate_at
@@ -59,16 +57,6 @@ class Reported:
         pass
 
 
-def has_power(name: str) -> bool:
-    """Whether coefficients are computed with a power, which devices do not round as processors do."""
-    return any(
-        isinstance(node, ast.Pow)
-        for function in registry.functions_of_coefficients(name)
-        for part in (*function.body, *function.returns)
-        for node in ast.walk(part)
-    )
-
-
 class Pair:
     """A reference optimizer, and an engine on the device that starts with the same.
 
@@ -78,7 +66,7 @@ class Pair:
     def __init__(self, case: Case, params: Any, offsets: Sequence[int] = (), **more: Any) -> None:
         self.opt = case.make(params, backend="reference", flush_denormals=False, **more)
         opt: Any = self.opt
-        self.exact = is_simulated() or not has_power(opt.spec.coefficients)
+        self.exact = is_exact(opt.spec.coefficients)
         self.report = Reported()
         offsets = [*offsets, *[0] * (len(opt._contents.params.arrays) - len(offsets))]
         backend = backends.load("cuda")
@@ -138,7 +126,7 @@ class Pair:
         for index, (param, segment) in enumerate(zip(opt._contents.params.arrays, self.engine.segments, strict=True)):
             states = [opt._contents.states[index][name] for name in self.names[index]]
             for expected, actual in zip((param, *states), (segment.param, *segment.states), strict=True):
-                self.compare(np.asarray(expected), memory.to_host(actual))
+                assert_agrees(np.asarray(expected), memory.to_host(actual), self.exact)
         assert self.engine.records.steps.tolist() == opt._contents.records.steps.tolist()
         assert self.engine.records.pending.tolist() == opt._contents.records.pending.tolist()
         tolerance = 0.0 if self.exact else 1e-13
@@ -147,15 +135,6 @@ class Pair:
             assert np.array_equal(
                 getattr(self.engine.progress, name), getattr(opt._contents.progress, name), equal_nan=True
             ), name
-
-    def compare(self, expected: np.ndarray, actual: np.ndarray) -> None:
-        if self.exact:
-            assert equal_bits(expected, actual), f"expected {expected}, got {actual}"
-            return
-        finite = np.abs(expected[np.isfinite(expected)])
-        epsilon = 1e-5 if expected.dtype == np.float32 else 1e-11  # see test_cuda_coefficients.py
-        scale = float(finite.max()) if finite.size else 1.0
-        np.testing.assert_allclose(actual, expected, rtol=epsilon, atol=epsilon * scale)
 
 
 def random_arrays(
