@@ -672,9 +672,10 @@ class Optimizer:
 
         self._construct(state["construction"], unpickled=True)
         # Copies: `copy.copy` makes none, and what was unpickled may be read-only.
-        kept = {name: copy.deepcopy(state[name]) for name in ("settings", "report", "progress")}
-        contents = replace(self._contents, **kept)
+        settings, report, progress = (copy.deepcopy(state[name]) for name in ("settings", "report", "progress"))
+        contents = replace(self._contents, settings=settings, progress=progress)
         contents = state_dicts.load(contents, state_dicts.read(contents, state["state_dict"]))
+        contents = replace(contents, report=report)  # with the counts by gradient, which no state dict has
         contents.records.steps[:] = state["steps"]
         for param, value in zip(contents.params.arrays, state.get("params", ()), strict=False):
             if contents.params.memory.is_writable(param):

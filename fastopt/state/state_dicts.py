@@ -66,6 +66,9 @@ def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None)
             "accumulate_steps": contents.options["accumulate_steps"],
             "params": np.flatnonzero(records.pending).tolist(),
         }
+    if contents.report.skipped:
+        consecutive = contents.report.consecutive_after(int(contents.progress.calls[0]))
+        state_dict["skipped"] = {"steps": contents.report.skipped, "consecutive": consecutive}
     return state_dict
 
 
@@ -80,6 +83,7 @@ class Loaded(NamedTuple):
     states: the states of each parameter.
     records: what engines keep of each parameter.
     accumulated, iterations: see `Progress`.
+    skipped: how many steps `nonfinite="skip"` skipped, in all and in a row up to now.
     """
 
     groups: list[dict[str, Any]]
@@ -88,6 +92,7 @@ class Loaded(NamedTuple):
     records: SegmentRecords
     accumulated: int
     iterations: int
+    skipped: tuple[int, int]
 
 
 def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
@@ -111,7 +116,7 @@ def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
     records.pending[[matched.positions[position] for position in pending]] = True
     extra = extra_states(contents.options)
     begun = begun_states(contents.options).values()
-    loaded = Loaded([], [], [], records, accumulated, 0)
+    loaded = Loaded([], [], [], records, accumulated, 0, _read_skipped(state_dict))
     for group, saved, span in zip(contents.groups, matched.groups, params.spans, strict=True):
         values = _read_group(spec, group, saved)
         loaded.groups.append(values)
@@ -142,6 +147,7 @@ def load(contents: Contents, loaded: Loaded) -> Contents:
         progress=replace(
             contents.progress, accumulated=np.array([loaded.accumulated]), iterations=np.array([loaded.iterations])
         ),
+        report=contents.report.loaded(*loaded.skipped, int(contents.progress.calls[0])),
     )
     extra = extra_states(contents.options)
     for index, (group, values, names) in enumerate(zip(contents.groups, loaded.groups, loaded.names, strict=True)):
@@ -165,6 +171,19 @@ def _read_group(spec: Spec, group: Mapping[str, Any], saved: matching.SavedGroup
     values = spec.convert({name: plain(value) for name, value in known.items()})
     values["lr"] = rate_changes.loaded_rate(label, group["lr"], given, values["lr"])
     return {**values, **{key: given[key] for key in NOTES if key in given}}
+
+
+def _read_skipped(state_dict: Mapping[str, Any]) -> tuple[int, int]:
+    """How many steps were skipped, in all and in a row; none for torch's state dicts and those of earlier versions."""
+    skipped = state_dict.get("skipped", {"steps": 0, "consecutive": 0})
+    if not isinstance(skipped, Mapping) or set(skipped) != {"steps", "consecutive"}:
+        raise TypeError(f"'skipped' must be a dict of numbers of 'steps' and 'consecutive', got {skipped!r}")
+    steps, consecutive = (
+        whole_number(f"'skipped' {name}", plain(skipped[name]), least=0, bits=53) for name in ("steps", "consecutive")
+    )
+    if consecutive > steps:
+        raise ValueError(f"'skipped' consecutive must be at most its steps, got {consecutive} of {steps}")
+    return steps, consecutive
 
 
 def _read_accumulated(state_dict: Mapping[str, Any], n_params: int, accumulate_steps: int) -> tuple[int, list[int]]:

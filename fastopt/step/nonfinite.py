@@ -42,6 +42,12 @@ class NonfiniteGradients:
         copied.labels, copied.sizes = labels, sizes
         return copied
 
+    def loaded(self, skipped: int, consecutive: int, calls: int) -> NonfiniteGradients:
+        """A copy that counts on from what was saved, given the number of calls that have gone well."""
+        copied = copy.copy(self)
+        copied.skipped, copied.consecutive, copied.calls, copied.counts = skipped, consecutive, calls, {}
+        return copied
+
     def __call__(self, counts: list[tuple[int, int]], calls: int) -> None:
         found = {self.labels[index]: count for index, count in counts}
         message = self.describe(counts)

@@ -371,6 +371,44 @@ def test_an_accumulator_that_nothing_counts_is_refused(k: int) -> None:
         accumulating(0, k)[0].load_state_dict(saved)
 
 
+# --- skipped steps ----------------------------------------------------------------------------------------------------
+
+
+def skipping(*gradients: float, backend: str = "auto") -> fastopt.Optimizer:
+    """An optimizer that may skip three steps in a row, after these."""
+    options = {"nonfinite": "skip", "max_consecutive_skips": 3, "backend": backend}
+    optimizer = fastopt.SGD(np.zeros(2), lr=1.0, momentum=0.5, **options)
+    for gradient in gradients:
+        optimizer.step(np.full(2, gradient))
+    return optimizer
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("other", BACKENDS)
+def test_the_counts_of_skipped_steps_go_on(backend: str, other: str) -> None:
+    nan = float("nan")
+    saved = through_json(skipping(nan, 1.0, nan, nan, backend=backend).state_dict())
+    assert saved["skipped"] == {"steps": 3, "consecutive": 2}
+    resumed = skipping(nan, backend=other)
+    resumed.load_state_dict(saved)
+    assert (resumed.skipped_steps, resumed.consecutive_skips, resumed.nonfinite_counts) == (3, 2, {})
+    resumed.step(np.full(2, nan))
+    with pytest.raises(FloatingPointError, match="4 steps in a row were skipped"):
+        resumed.step(np.full(2, nan))
+    resumed.load_state_dict(saved)
+    resumed.step(np.ones(2))
+    assert (resumed.skipped_steps, resumed.consecutive_skips) == (3, 0)
+    assert resumed.state_dict()["skipped"] == {"steps": 3, "consecutive": 0}
+
+
+def test_a_state_dict_without_skipped_steps_sets_their_counts_to_zero() -> None:
+    saved = skipping(1.0).state_dict()
+    assert "skipped" not in saved
+    resumed = skipping(float("nan"))
+    resumed.load_state_dict(saved)
+    assert (resumed.skipped_steps, resumed.consecutive_skips) == (0, 0)
+
+
 # --- states that were not saved ---------------------------------------------------------------------------------------
 
 

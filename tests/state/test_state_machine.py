@@ -135,6 +135,8 @@ class Saved(NamedTuple):
     sizes: list[int]
     calls: int
     pending: list[bool]
+    skipped_calls: int
+    consecutive: int
 
 
 def hyperparameters(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -461,7 +463,8 @@ class Operations(RuleBasedStateMachine):
     @rule(target=saved)
     def save(self) -> Saved:
         first = self.twins[0]
-        return Saved(first.state_dict(), content(first), self.sizes, self.calls, list(self.pending))
+        counts = self.calls, list(self.pending), self.skipped_calls, self.consecutive
+        return Saved(first.state_dict(), content(first), self.sizes, *counts)
 
     @rule(one=saved)
     def load(self, one: Saved) -> None:
@@ -473,6 +476,7 @@ class Operations(RuleBasedStateMachine):
             assert hyperparameters(one.content.groups) == hyperparameters(now.groups)
             self.steps = list(one.content.steps)
             self.calls, self.pending = one.calls, list(one.pending)
+            self.skipped_calls, self.consecutive = one.skipped_calls, one.consecutive
             if not self.spec.counts_steps:  # as in torch, only whether there was a first step, where there is a state
                 self.steps = [
                     step if "param_average" in state else min(step, len(state), 1)

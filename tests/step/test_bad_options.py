@@ -289,6 +289,20 @@ def accumulated(value: Any) -> dict[str, Any]:
     return {**saved_after(1, accumulate_steps=2), "accumulated": value}
 
 
+def skipped(value: Any) -> dict[str, Any]:
+    return {**saved_after(1), "skipped": value}
+
+
+SKIPPED: list[tuple[Any, type[Exception], str]] = [
+    *[(skipped(each), TypeError, "'skipped' must be a dict of") for each in (None, [], 1, {}, {"steps": 1})],
+    *[
+        (skipped({"steps": 1, "consecutive": each}), TypeError, "'skipped' consecutive must be an integer, got")
+        for each in ("x", 0.5, True, NAN, None)
+    ],
+    (skipped({"steps": -1, "consecutive": 0}), ValueError, "'skipped' steps must be at least 0.* got -1"),
+    (skipped({"steps": 1, "consecutive": 2}), ValueError, "'skipped' consecutive must be at most its steps, got 2 of 1"),
+]
+
 ACCUMULATED: list[tuple[Any, type[Exception], str]] = [
     *[(accumulated(each), TypeError, "'accumulated' must be a dict of") for each in (None, [], 1, {}, {"calls": 1})],
     *[
@@ -316,7 +330,7 @@ ACCUMULATED: list[tuple[Any, type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("saved", "error", "match"), ACCUMULATED)
+@pytest.mark.parametrize(("saved", "error", "match"), [*ACCUMULATED, *SKIPPED])
 def test_state_dicts_of_options(saved: Any, error: type[Exception], match: str) -> None:
     optimizer = fastopt.Adam([ones(3), ones(2)], accumulate_steps=2)
     optimizer.step([ones(3), ones(2)])
