@@ -109,8 +109,12 @@ def captured(step: Callable[[], Any]) -> Callable[[], Any]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    replay: Callable[[], Any] = graph.replay
-    return replay
+    # A graph does not keep the states that it updates; the step does, with its optimizer.
+    return functools.partial(_replay, graph, step)
+
+
+def _replay(graph: Any, step: Callable[[], Any]) -> None:
+    graph.replay()
 
 
 GRAPH = Peer("fastopt", start_graph)

@@ -300,7 +300,7 @@ SKIPPED: list[tuple[Any, type[Exception], str]] = [
         for each in ("x", 0.5, True, NAN, None)
     ],
     (skipped({"steps": -1, "consecutive": 0}), ValueError, "'skipped' steps must be at least 0.* got -1"),
-    (skipped({"steps": 1, "consecutive": 2}), ValueError, "'skipped' consecutive must be at most its steps, got 2 of 1"),
+    (skipped({"steps": 1, "consecutive": 2}), ValueError, "'skipped' consecutive must be at most its steps, got 2 of"),
 ]
 
 ACCUMULATED: list[tuple[Any, type[Exception], str]] = [
