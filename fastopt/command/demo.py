@@ -6,14 +6,19 @@ It needs the extra `cli`. The network and its training are in `examples/char_rnn
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import statistics
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Console, Group
@@ -36,7 +41,7 @@ MAIN = "RMSprop"
 
 SAMPLE_LENGTH = 500
 
-LOSS_COLUMNS = ("loss", "bits per\ncharacter", "held-out\nloss", "held-out bits\nper character")
+LOSS_COLUMNS = ("loss", "bits per\ncharacter", "held-out\nloss", "held-out\nbits per\ncharacter")
 STEP_COLUMN = "ms per\nstep"
 
 
@@ -84,10 +89,15 @@ class Run:
 # --- what is printed --------------------------------------------------------------------------------------------------
 
 
-def new_table(title: str, *columns: str) -> Table:
+NARROW = 72
+"""Columns of a terminal in which a table of losses has room between its columns."""
+
+
+def new_table(console: Console, title: str, *columns: str) -> Table:
     made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        made.add_column(column, justify="right" if number else "left")
+    made.padding = (0, 1) if console.width >= NARROW else 0
+    for number, column in enumerate(columns):  # a narrow terminal breaks titles and numbers, and no name
+        made.add_column(column, justify="right" if number else "left", no_wrap=not number, overflow="fold")
     return made
 
 
@@ -128,27 +138,58 @@ def print_sample(console: Console, run: Run, corpus: Corpus, seed: int) -> None:
     console.print(Panel(Text(printable), title=f"What the network writes after {run.name}", title_align="left"), "")
 
 
+COLORS = [color for color in matplotlib.color_sequences["tab10"] if len({*color}) > 1]
+"""The colours of optimizers, without grey, which is the baseline's."""
+
+STYLES = [(color, style) for style in ("-", "--", ":") for color in COLORS]
+
+
 def plot_losses(path: Path, runs: Mapping[str, Run], unigram_loss: float, text_name: str) -> None:
-    """Draw training losses as lines, each point the mean of the steps around it, and held-out losses as dots."""
-    figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="training step", ylabel="bits per character")
-    axes.set_title(f"A character-level network learns {text_name}", loc="left", parse_math=False)
-    axes.set_prop_cycle(color=[*matplotlib.color_sequences["tab10"], "black"])
-    axes.axhline(bits(unigram_loss), color="gray", linestyle="--", label="character frequencies alone")
+    figure_of_losses(runs, unigram_loss, text_name).savefig(path, dpi=150)
+
+
+def figure_of_losses(runs: Mapping[str, Run], unigram_loss: float, text_name: str) -> Figure:
+    """Draw training losses as lines, each point the mean of the steps around it, and held-out losses as dots.
+
+    One panel has the whole training of the main optimizer, the first of `runs`; another the epochs that all have.
+    """
+    figure = Figure(figsize=(13, 5.5), layout="constrained")
+    title = textwrap.shorten(f"A character-level network learns {text_name}", 100, placeholder="...")
+    figure.suptitle(title, x=0.01, horizontalalignment="left", parse_math=False)
+    main, *others = runs.values()
+    shared = max((len(run.losses) for run in others), default=len(main.losses))
+    panels = [(f"{main.name}, the whole training", [main], len(main.losses)), ("All optimizers", runs.values(), shared)]
     lowest = unigram_loss
-    for name, run in runs.items():
-        width = max(1, run.steps_per_epoch // 20)
-        smooth = np.convolve(run.losses, np.full(width, 1 / width), mode="valid")
-        lowest = min(lowest, *smooth, *run.held_out_losses)
-        label = f"{name}: {bits(run.held_out_losses[-1]):.2f} held out, epoch {len(run.held_out_losses)}"
-        steps = np.arange(smooth.size) + (width + 1) / 2
-        (line,) = axes.plot(steps, bits(1) * smooth, linewidth=2.2 if name == MAIN else 1.2, label=label)
-        epoch_ends = run.steps_per_epoch * np.arange(1, len(run.held_out_losses) + 1)
-        axes.plot(epoch_ends, [bits(loss) for loss in run.held_out_losses], "o", color=line.get_color())
-    axes.set_ylim(bits(lowest) - 0.2, bits(unigram_loss) + 1)
-    axes.grid(alpha=0.3)
-    axes.legend(title="lines: in training, dots: held out")
-    figure.savefig(path, dpi=150)
+    first: Axes | None = None
+    for number, (heading, drawn, end) in enumerate(panels):
+        axes = figure.add_subplot(1, 2, number + 1, xlabel="training step", sharey=first)
+        axes.axhline(bits(unigram_loss), color="gray", linestyle="-.", label="character frequencies alone")
+        for run, (color, style) in zip(drawn, itertools.cycle(STYLES), strict=False):
+            lowest = min(lowest, _draw(axes, run, end, color, style))
+        axes.set_title(heading, loc="left", fontsize="medium")
+        axes.set_xlim(0, end * 1.03)
+        axes.grid(alpha=0.3)
+        first = first or axes
+    figure.axes[0].set_ylabel("bits per character")
+    axes.set_ylim(bits(lowest) - 0.2, bits(unigram_loss) + 1)  # of both, which share it
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", title="lines: in training, dots: held out")
+    return figure
+
+
+def _draw(axes: Axes, run: Run, end: int, color: Any, style: str) -> float:
+    """Draw the losses of a run up to a step; the lowest of them."""
+    width = max(1, run.steps_per_epoch // 20)
+    losses = run.losses[:end]
+    smooth = np.convolve(losses, np.full(width, 1 / width), mode="valid")
+    held_out = run.held_out_losses[: end // run.steps_per_epoch]
+    epochs = len(held_out)
+    label = f"{run.name}: {bits(held_out[-1]):.2f} held out, epoch {epochs}" if epochs else run.name
+    steps = np.arange(smooth.size) + (width + 1) / 2
+    axes.plot(steps, bits(1) * smooth, style, linewidth=2.2 if run.name == MAIN else 1.2, color=color, label=label)
+    ends = run.steps_per_epoch * np.arange(1, epochs + 1)
+    axes.plot(ends, [bits(loss) for loss in held_out], "o", color=color, markersize=5)
+    return min(filter(math.isfinite, [*smooth, *held_out]), default=math.inf)
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -180,7 +221,7 @@ def train(run: Run, corpus: Corpus, training: Training, bar: Progress) -> Iterat
 def train_main(console: Console, run: Run, corpus: Corpus, training: Training) -> None:
     """Train with the main optimizer, with a rate that decays after each epoch."""
     title = f"{run.name}, its rate times {training.decay_rate:g} after each epoch"
-    table, bar = new_table(title, "epoch", "rate", *LOSS_COLUMNS), new_progress_bar()
+    table, bar = new_table(console, title, "epoch", "rate", *LOSS_COLUMNS), new_progress_bar()
     with shown(console, table, bar):
         for progress in train(run, corpus, training, bar):
             table.add_row(str(progress.epoch + 1), f"{progress.learning_rate:.3g}", *run.table_cells(progress.epoch))
@@ -192,7 +233,7 @@ def train_others(console: Console, main: Run, corpus: Corpus, preset: Preset, se
     training = replace(preset.training, epochs=preset.comparison_epochs)
     epochs = min(training.epochs, preset.training.epochs)
     title = f"All optimizers, from the same weights, in epoch {epochs}"
-    table, bar = new_table(title, "optimizer", "rate", *LOSS_COLUMNS, STEP_COLUMN), new_progress_bar()
+    table, bar = new_table(console, title, "optimizer", "rate", *LOSS_COLUMNS, STEP_COLUMN), new_progress_bar()
     with shown(console, table, bar):
         for name in SPECS:
             if name not in runs:

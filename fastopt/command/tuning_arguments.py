@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ..definitions.specs import SPECS
 from ..tuning.plans import MAX_LR, MIN_LR, MODES, POINTS
-from ..tuning.range_tests import SUGGESTIONS
 from ..tuning.sources import BUNDLED
+from ..tuning.suggestions import SUGGESTIONS
 from .arguments import natural_number, positive_integer, positive_number, setting
 
 PROBLEM_HELP = "a bundled problem, or module:function of your own"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,28 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .histories import History
-from .runs import COMPLETED, DIVERGED, RatePoint, SweepRun
+from .runs import COMPLETED, DIVERGED, FAILED, RatePoint, SweepRun
+from .suggestions import MARKS
 
 FORMATS = (".png", ".svg", ".pdf")
 """The file formats of plots, by suffix."""
 
 LARGEST = 1e9
-"""Losses above this multiple of the first are not drawn."""
+"""Values above this multiple of the first that is not zero are marked and not drawn ..."""
 
-ACCENT, SHADE, MUTED = "C1", "C2", "0.55"
+LARGEST_AT_ALL = 1e100
+"""... and those above this number, near which the arithmetic of axes overflows."""
+
+MOST_PANELS = 10
+"""Panels of a history; further metrics are in the file of data only."""
+
+FEW = 15
+"""Curves of at most this many points have a dot at each; one point alone would be invisible as a line."""
+
+TITLE_WIDTH, LABEL_WIDTH = 84, 24
+"""Characters of a line of a title, and of the label of an axis."""
+
+ACCENT, SHADE, MUTED, BAD = "C1", "C2", "0.55", "C3"
 TRAINING, HELD_OUT = "C0", "C1"
 
 
@@ -39,38 +53,99 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def _titled(axes: Any, title: str) -> None:
-    axes.set_title(title, loc="left", parse_math=False)
+    axes.set_title(textwrap.fill(title, TITLE_WIDTH), loc="left", parse_math=False)
     axes.grid(alpha=0.3)
+
+
+def _labelled(axes: Any, name: str, width: int = LABEL_WIDTH) -> None:
+    axes.set_ylabel(textwrap.fill(name, width), parse_math=False)
+
+
+def _mark(axes: Any, positions: Sequence[float], label: str, *, height: float = 0.97, **style: Any) -> None:
+    """Crosses at a height from 0 to 1 of the axes, for what has no value that could be drawn."""
+    if positions:
+        heights, style = [height] * len(positions), {"color": BAD, "marker": "x", **style}
+        at = axes.get_xaxis_transform()
+        axes.plot(positions, heights, **style, linestyle="", transform=at, clip_on=False, label=label)
+
+
+def _without_scale(axes: Any) -> None:
+    """Nothing has a value: numbers at the axis would be of matplotlib's choice."""
+    axes.set_yticks([])
+
+
+# --- history ----------------------------------------------------------------------------------------------------------
+
+Points = list[tuple[int, float]]
+
+
+def drawable(points: Points) -> tuple[Points, dict[str, list[int]]]:
+    """The points that are drawn, and the epochs of the others by the reason.
+
+    Examples
+    --------
+    >>> drawable([(0, 2.0), (1, 3e9), (2, 1.0), (3, math.inf), (4, math.nan)])
+    ([(0, 2.0), (2, 1.0)], {'too large': [1], 'infinite or NaN': [3, 4]})
+    """
+    first = next((abs(value) for _, value in points if math.isfinite(value) and value), 1.0)
+    largest = min(LARGEST * first, LARGEST_AT_ALL)
+    kept: Points = []
+    left: dict[str, list[int]] = {}
+    for epoch, value in points:
+        if abs(value) <= largest:  # NaN is not
+            kept.append((epoch, value))
+        else:
+            reason = "too large" if math.isfinite(value) else "infinite or NaN"
+            left.setdefault(reason, []).append(epoch)
+    return kept, left
+
+
+def _points(history: History, key: str) -> Points:
+    """The values of a metric that were measured, before training as epoch 0."""
+    return [(epoch, values[key]) for epoch, values in enumerate([history.initial, *history.epochs]) if key in values]
 
 
 def plot_history(history: History, title: str, log_loss: bool = False) -> Figure:
     """A panel for each metric, with training and held-out values over the epochs; one for the rate if it changes."""
     names = list(dict.fromkeys(name.removeprefix("val_") for epoch in history.epochs for name in epoch if name != "lr"))
     rates = [rate for rate in history.curve("lr") if math.isfinite(rate)]
-    panels = [*names, "lr"] if len(set(rates)) > 1 else names
+    last = ["lr"] if len(set(rates)) > 1 else []
+    panels = [*names[: MOST_PANELS - len(last)], *last]
     figure = Figure(figsize=(9, 2.4 + 2.1 * len(panels)), layout="constrained")
     first = None
     for index, name in enumerate(panels):
-        axes = figure.add_subplot(len(panels), 1, index + 1, sharex=first, ylabel=name)
+        axes = figure.add_subplot(len(panels), 1, index + 1, sharex=first)
+        _labelled(axes, name)
         first = first or axes
         kinds = (("training", name, TRAINING), ("held out", f"val_{name}", HELD_OUT))
+        values: list[float] = []
         for label, key, color in kinds if name != "lr" else (("rate", "lr", MUTED),):
-            start = [(0, history.initial[key])] if math.isfinite(history.initial.get(key, math.nan)) else []
-            points = [*start, *enumerate(history.curve(key), start=1)]
-            largest = LARGEST * max(abs(points[0][1]), 1e-12) if points else 0
-            points = [point for point in points if abs(point[1]) <= largest]  # NaN fails this, too
-            if points:
-                axes.plot(*zip(*points, strict=True), "o-", markersize=3, color=color, label=label)
-        if name == "loss" and log_loss:
+            kept, left = drawable(_points(history, key))
+            if kept:
+                size = 3 if len(kept) > FEW else 5
+                axes.plot(*zip(*kept, strict=True), "o-", markersize=size, color=color, label=label)
+                values += [value for _, value in kept]
+            for reason, epochs in left.items():
+                _mark(axes, epochs, f"{label}: {reason}", height=0.97 if key == name else 0.9, color=color)
+        positive = bool(values) and min(values) > 0
+        is_rate = name == "lr" and positive and max(values) > 20 * min(values)  # schedules mostly multiply the rate
+        if is_rate or (name == "loss" and log_loss and positive):
             axes.set_yscale("log")
-        if name == "lr" and min(rates) > 0 and max(rates) > 20 * min(rates):  # schedules mostly multiply the rate
-            axes.set_yscale("log")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        if not values:
+            _without_scale(axes)
         _titled(axes, title if not index else "")
-        if name != "lr":
+        if name != "lr" and axes.get_legend_handles_labels()[0]:
             axes.legend()
-    figure.axes[-1].set_xlabel("epoch")
+    start, end = 0 if history.initial else 1, max(len(history.epochs), 1)
+    room = 0.03 * (end - start) or 0.5
+    figure.axes[-1].set_xlim(start - room, end + room)
+    more = len(names) + len(last) - len(panels)
+    figure.axes[-1].set_xlabel(f"epoch ({more} more metrics are not drawn)" if more else "epoch")
     return figure
+
+
+# --- range test -------------------------------------------------------------------------------------------------------
 
 
 def plot_range_test(
@@ -82,24 +157,49 @@ def plot_range_test(
     method: str,
     diverged_at: float | None,
 ) -> Figure:
-    """Loss over rate, raw and smoothed, with the suggestions marked."""
+    """Loss over rate, raw and smoothed, with the suggestions and the lowest loss marked."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot(xlabel="learning rate", ylabel="loss", xscale="log")
-    axes.plot(rates, losses, color=MUTED, linewidth=0.8, label="loss of each step")
-    axes.plot(rates, smoothed, color=TRAINING, linewidth=2, label="smoothed")
+    marker = "." if len(rates) <= FEW else ""
+    axes.plot(rates, losses, color=MUTED, linewidth=0.8, marker=marker, label="loss of each step")
+    axes.plot(rates, smoothed, color=TRAINING, linewidth=2, marker=marker, label="smoothed")
     if smoothed:
-        low, high = min(losses), max(smoothed[0], min(losses))
-        room = (high - low) or abs(high) or 1.0
-        axes.set_ylim(low - 0.15 * room, high + 0.6 * room)
+        axes.set_ylim(*loss_limits(losses, smoothed, falls=bool(suggestions)))
+    else:
+        _without_scale(axes)
+    if suggestions:
+        lowest = min(range(len(smoothed)), key=smoothed.__getitem__)
+        where = f"lowest smoothed loss: at {rates[lowest]:.3g}"
+        axes.plot(rates[lowest], smoothed[lowest], "o", color=TRAINING, markersize=7, label=where)
     for name, rate in suggestions.items():
         chosen = name == method
         style = {"color": ACCENT, "linewidth": 2} if chosen else {"color": MUTED, "linestyle": "--"}
-        axes.axvline(rate, label=f"{name}: {rate:.3g}{' (suggested)' if chosen else ''}", **style)
+        axes.axvline(rate, label=f"{MARKS[name]}: {rate:.3g}{' (suggested)' if chosen else ''}", **style)
     if diverged_at is not None:
-        axes.axvline(diverged_at, color="C3", linestyle=":", label=f"stopped: diverged at {diverged_at:.3g}")
+        axes.axvline(diverged_at, color=BAD, linestyle=":", label=f"stopped: diverged at {diverged_at:.3g}")
     _titled(axes, title)
     axes.legend()
     return figure
+
+
+def loss_limits(losses: Sequence[float], smoothed: Sequence[float], *, falls: bool) -> tuple[float, float]:
+    """The ends of the axis: all that comes before the lowest loss, and of the explosion after it only the beginning.
+
+    Examples
+    --------
+    >>> low, high = loss_limits([2.0, 2.2, 1.0, 5.0, 900.0], [2.0, 2.0, 1.2, 6.0, 700.0], falls=True)
+    >>> round(low, 2), round(high, 2)
+    (0.82, 2.92)
+    """
+    lowest = min(losses)
+    before = losses[: min(range(len(smoothed)), key=smoothed.__getitem__) + 1] if falls else losses
+    start = max(losses[0], smoothed[0], lowest)
+    high = min(max(start, *before), start + max(start - lowest, abs(start)))
+    room = (high - lowest) or abs(high) or 1.0
+    return lowest - 0.15 * room, high + 0.6 * room
+
+
+# --- sweep ------------------------------------------------------------------------------------------------------------
 
 
 def plot_sweep(
@@ -113,39 +213,55 @@ def plot_sweep(
 ) -> Figure:
     """The metric over the rate: median and spread over the seeds, single runs, diverged runs and the best region."""
     figure = Figure(figsize=(9, 5.5), layout="constrained")
-    axes = figure.add_subplot(xlabel="learning rate", ylabel=f"{metric} of the last epoch", xscale="log")
-    completed = [run for run in runs if run.status == COMPLETED]
-    points = [point for point in all_points if math.isfinite(point.median)]
-    if points:
-        rates = [point.lr for point in points]
-        axes.plot(rates, [point.median for point in points], "-", color=TRAINING, label="median over seeds")
-        whole = [point for point in points if math.isfinite(point.low) and math.isfinite(point.high)]
-        low, high = [point.low for point in whole], [point.high for point in whole]
-        axes.fill_between(
-            [point.lr for point in whole], low, high, color=TRAINING, alpha=0.2, label="spread over seeds"
+    axes = figure.add_subplot(xlabel="learning rate", xscale="log")
+    _labelled(axes, f"{metric} of the last epoch", 2 * LABEL_WIDTH)
+    n_seeds = len({run.seed for run in runs})
+    rates = [point.lr for point in all_points]
+    if any(math.isfinite(point.median) for point in all_points):
+        medians, low, high = (
+            [_or_gap(getattr(point, name)) for point in all_points] for name in ("median", "low", "high")
         )
-    if completed:
-        values = [run.metrics[metric] for run in completed]
-        axes.plot([run.lr for run in completed], values, ".", color=TRAINING, markersize=5)
+        axes.plot(rates, medians, "-", color=TRAINING, label="median over seeds" if n_seeds > 1 else "one seed")
+        if n_seeds > 1:
+            where = [math.isfinite(a) and math.isfinite(b) for a, b in zip(low, high, strict=True)]
+            axes.fill_between(rates, low, high, where=where, color=TRAINING, alpha=0.2, label="spread over seeds")
+    measured = [run for run in runs if run.status == COMPLETED and math.isfinite(run.metrics[metric])]
+    if measured:
+        values = [run.metrics[metric] for run in measured]
+        axes.plot([run.lr for run in measured], values, ".", color=TRAINING, markersize=5)
         if min(values) > 0 and max(values) > 20 * min(values):
             axes.set_yscale("log")
+    else:
+        _without_scale(axes)
     if region is not None and best is not None:
-        low_lr, high_lr = region
-        factor = _half_a_step(all_points)
-        axes.axvspan(low_lr / factor, high_lr * factor, color=SHADE, alpha=0.15, label="about as good as the best")
+        shade = shaded(region, rates)
+        if shade[0] < shade[1]:
+            axes.axvspan(*shade, color=SHADE, alpha=0.15, label="about as good as the best")
         axes.axvline(best.lr, color=ACCENT, label=f"best: {best.lr:.3g}")
-    diverged = [run.lr for run in runs if run.status == DIVERGED]
-    if diverged:
-        top = 0.97 if mode == "min" else 0.03
-        where = axes.get_xaxis_transform()
-        axes.plot(diverged, [top] * len(diverged), "x", color="C3", transform=where, clip_on=False, label="diverged")
+    top = 0.97 if mode == "min" else 0.03
+    _mark(axes, [run.lr for run in runs if run.status == DIVERGED], "diverged", height=top)
+    unknown = [run.lr for run in runs if run.status == COMPLETED and not math.isfinite(run.metrics[metric])]
+    _mark(axes, unknown, "infinite or NaN", height=top, marker="^", markerfacecolor="none")
+    _mark(axes, [run.lr for run in runs if run.status == FAILED], "failed", height=0.5, color=MUTED, marker="s")
     _titled(axes, title)
     if axes.get_legend_handles_labels()[0]:
         axes.legend()
     return figure
 
 
-def _half_a_step(points: Sequence[RatePoint]) -> float:
-    """The square root of the smallest factor between neighbouring rates: half the width of the shade of one rate."""
-    rates = [point.lr for point in points]
-    return math.sqrt(min((high / low for low, high in itertools.pairwise(rates)), default=1.2))
+def _or_gap(value: float) -> float:
+    return value if math.isfinite(value) else math.nan
+
+
+def shaded(region: tuple[float, float], rates: Sequence[float]) -> tuple[float, float]:
+    """The ends of the shade: half a step around the region, and never beyond the grid, where nothing was measured.
+
+    Half a step is the square root of the smallest factor between neighbouring rates.
+
+    Examples
+    --------
+    >>> shaded((1.0, 4.0), [0.25, 1.0, 4.0])
+    (0.5, 4.0)
+    """
+    half = math.sqrt(min((high / low for low, high in itertools.pairwise(rates)), default=1.0))
+    return max(region[0] / half, rates[0]), min(region[1] * half, rates[-1])

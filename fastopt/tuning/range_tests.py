@@ -19,6 +19,7 @@ from ..optimizers.view import OptimizerView
 from .choices import choose_optimizer, logarithmic_grid
 from .histories import read_number
 from .sources import Problem, ProblemSource, load_source, loss_and_gradients
+from .suggestions import SUGGESTIONS, most_counted, smooth, suggest
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -28,15 +29,6 @@ Closure = Callable[[int], Any]
 
 StepDone = Callable[[int, float, float], None]
 """Called after each step with the number of steps so far, the rate and the loss."""
-
-SUGGESTIONS = {
-    "steepest": "where the smoothed loss falls fastest",
-    "minimum": "a tenth of the rate at which the smoothed loss is lowest",
-}
-"""The methods of suggesting a rate."""
-
-LEAST_FALL = 0.02
-"""A rate is suggested if the smoothed loss falls by at least this fraction of the first loss."""
 
 AVERAGING = 0.8
 """The decay per step of the running average that detects divergence."""
@@ -127,7 +119,7 @@ def range_test(
     """Train for `points` steps at a growing rate, suggest a rate, and restore everything.
 
     In step i of n, the rate is min_lr * (max_lr / min_lr) ** (i / (n - 1)). The losses are smoothed over log(lr) by a
-    Gaussian window, which has no lag. Two rates are suggested:
+    Gaussian window, which has no lag; a loss counts for at most `divergence` times the first. Two rates are suggested:
 
     - "steepest": the rate at which the smoothed loss falls fastest over log(lr), as in fastai's `lr_find`;
     - "minimum": a tenth of the rate at which the smoothed loss is lowest, the rule of Smith and Gugger.
@@ -232,7 +224,7 @@ def range_test(
     finally:
         restore()
     kept = rates[: len(losses)]
-    smoothed = smooth(np.array(losses), width * len(rates))
+    smoothed = smooth(np.minimum(losses, most_counted(losses, limit)), width * len(rates))
     found = suggest(np.array(kept), smoothed)
     return RangeTest(name, used, kept, tuple(losses), tuple(smoothed.tolist()), found, method, diverged_at)
 
@@ -360,32 +352,3 @@ def _read(returned: Any, optimizer: Any) -> tuple[Any, ...]:
             raise TypeError(f"closure must return the loss, or (loss, gradients), got a tuple of {len(returned)}")
         return read_number("what closure returned", "the loss", returned[0]), returned[1]
     return (read_number("what closure returned", "the loss", returned),)
-
-
-def smooth(losses: np.ndarray, width: float) -> np.ndarray:
-    """Means under a Gaussian window, truncated at the ends; `width` is its standard deviation in points."""
-    if not width > 0 or not losses.size:
-        return losses
-    positions = np.arange(losses.size)
-    weights = np.exp(-0.5 * np.square((positions[:, np.newaxis] - positions) / width))
-    smoothed: np.ndarray = weights @ losses / weights.sum(axis=1)
-    return smoothed
-
-
-def suggest(rates: np.ndarray, smoothed: np.ndarray) -> dict[str, float]:
-    """The suggested rate of each method; empty if the smoothed loss hardly falls.
-
-    Examples
-    --------
-    >>> rates = np.geomspace(1e-3, 10, 5)
-    >>> {name: round(rate, 6) for name, rate in suggest(rates, np.array([4.0, 3.9, 2, 1.5, 9])).items()}
-    {'steepest': 0.1, 'minimum': 0.1}
-    """
-    if smoothed.size < 3:
-        return {}
-    lowest = int(smoothed.argmin())
-    if not smoothed[0] - smoothed[lowest] > LEAST_FALL * abs(smoothed[0]):
-        return {}
-    slopes = np.gradient(smoothed, np.log(rates))
-    steepest = int(slopes[: lowest + 1].argmin())
-    return {"steepest": float(rates[steepest]), "minimum": float(rates[lowest]) / 10}

@@ -101,8 +101,8 @@ class RatePoint:
     ----------
     lr: float
     median, low, high: float
-        Of the metric over the seeds. A diverged run counts as infinitely bad, and failed runs are ignored; NaN if all
-        failed.
+        Of the metric over the seeds. A diverged run, and one whose metric is NaN, count as infinitely bad, and failed
+        runs are ignored; NaN if all failed.
     completed, diverged, failed: int
         The number of runs with each status.
     """
@@ -119,7 +119,8 @@ class RatePoint:
     def of(cls, lr: float, runs: Sequence[SweepRun], metric: str, mode: str) -> RatePoint:
         """Take the runs at one rate together."""
         worst = math.inf if mode == "min" else -math.inf
-        values = [worst if run.status == DIVERGED else run.metrics[metric] for run in runs if run.status != FAILED]
+        metrics = [math.nan if run.status == DIVERGED else run.metrics[metric] for run in runs if run.status != FAILED]
+        values = [worst if math.isnan(value) else value for value in metrics]
         counts = [sum(run.status == status for run in runs) for status in (COMPLETED, DIVERGED, FAILED)]
         if not values:
             return cls(lr, math.nan, math.nan, math.nan, *counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,17 +14,12 @@ from .choices import logarithmic_grid
 from .diagnoses import finite_or_none
 from .plans import MAX_LR, MIN_LR, POINTS, Plan, make_plan
 from .pool import Died, run_jobs
+from .regions import best_region, is_higher_better, perfect_value
 from .results import metric_names, open_runs, write_csv, write_file
 from .runs import COMPLETED, FAILED, Job, RatePoint, SweepRun, run_job
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-HIGHER_IS_BETTER = ("acc", "auc", "f1", "r2", "precision", "recall")
-"""In mode "auto", higher is better for metrics whose names contain one of these; for others lower is better."""
-
-TOLERANCE = 0.05
-"""A rate belongs to the best region if its median is worse than the best one by at most this fraction."""
 
 RUNS_FILE, JSON_FILE, CSV_FILE = "runs.jsonl", "sweep.json", "sweep.csv"
 
@@ -65,7 +61,9 @@ class Sweep:
     def best(self) -> RatePoint | None:
         """The rate with the best median among those where runs completed and none diverged; None if there is none."""
         sign = 1 if self.mode == "min" else -1
-        candidates = [point for point in self.points if point.completed and not point.diverged]
+        candidates = [
+            point for point in self.points if point.completed and not point.diverged and math.isfinite(point.median)
+        ]
         return min(candidates, key=lambda point: sign * point.median, default=None)
 
     @property
@@ -73,22 +71,21 @@ class Sweep:
         """The lowest and the highest rate of the region around the best rate that is about as good.
 
         It contains adjacent rates without diverged runs whose median is no worse than the worst seed at the best rate,
-        or at most 5 % worse than the median there.
+        or misses a perfect value by at most 5 % more than the median there. Perfect is 0 for losses and 1 (or 100) for
+        accuracies and the like: with a best accuracy of 0.96, one of 0.958 is about as good, and one of 0.957 is not.
+        For other metrics only the seeds count. With one seed, the spread over seeds is unknown.
         """
         best = self.best
         if best is None:
             return None
-        sign = 1 if self.mode == "min" else -1
-        worst_seed = best.high if self.mode == "min" else best.low
-        limit = max(sign * worst_seed, sign * best.median + TOLERANCE * abs(best.median))
-        points = self.points
-        good = [not point.diverged and sign * point.median <= limit for point in points]
-        first = last = points.index(best)
-        while first > 0 and good[first - 1]:
-            first -= 1
-        while last < len(points) - 1 and good[last + 1]:
-            last += 1
-        return points[first].lr, points[last].lr
+        values = [run.metrics[self.metric] for run in self.runs if run.status == COMPLETED]
+        perfect = perfect_value(self.metric, self.mode, [value for value in values if math.isfinite(value)])
+        return best_region(self.points, best, self.mode, perfect)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the runs."""
+        return tuple(dict.fromkeys(run.seed for run in self.runs))
 
     @property
     def edge(self) -> str:
@@ -110,6 +107,8 @@ class Sweep:
         if self.edge:
             bound, way = ("min_lr", "lower") if self.edge == "lowest" else ("max_lr", "raise")
             notes.append(f"the best rate is the {self.edge} of the grid: extend the grid ({way} {bound})")
+        if self.best is not None and len(self.seeds) == 1:
+            notes.append("one seed: how far results differ by chance is unknown, and the best rate may be another")
         if failed:
             first = failed[0]
             notes.append(f"{len(failed)} of {len(self.runs)} runs failed, the first: {first.error}")
@@ -141,8 +140,8 @@ class Sweep:
     def plot(self, path: str | Path) -> Path:
         """Draw the metric over the rate to a PNG, SVG or PDF file; needs matplotlib.
 
-        The line is the median over the seeds, and the band their spread. Dots are runs, crosses at the top diverged
-        runs. The best region is shaded.
+        The line is the median over the seeds, and the band their spread. Dots are runs, crosses at the edge diverged
+        or failed ones. The best region is shaded.
         """
         from .plots import plot_sweep, save
 
@@ -346,7 +345,7 @@ def _summary(plan: Plan, runs: Mapping[tuple[float, int], SweepRun], rates: Sequ
     metric = _choose_metric(plan, [run for run in chosen if run.status == COMPLETED])
     mode = plan.mode
     if mode == "auto":
-        mode = "max" if any(part in metric.lower() for part in HIGHER_IS_BETTER) else "min"
+        mode = "max" if is_higher_better(metric) else "min"
     return Sweep(plan.name, plan.optimizer_text, metric, mode, tuple(chosen))
 
 

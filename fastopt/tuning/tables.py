@@ -11,6 +11,7 @@ from rich.table import Table
 
 from .histories import History
 from .runs import RatePoint
+from .suggestions import MARKS
 
 SHOWN = 20
 """The maximum number of rows; longer tables leave some out."""
@@ -62,10 +63,12 @@ def range_test_table(
     marks: dict[int, list[str]] = {}
     for method, rate in suggestions.items():
         nearest = min(range(len(rates)), key=lambda index: abs(math.log(rates[index] / rate)))
-        marks.setdefault(nearest, []).append(method)
+        marks.setdefault(nearest, []).append(MARKS[method])
+    if suggestions:
+        marks.setdefault(min(range(len(rates)), key=smoothed.__getitem__), []).append("lowest")
     for index in sorted({*spread(len(rates)), *marks}):
         cells = rates[index], losses[index], smoothed[index]
-        table.add_row(*map(number, cells), ", ".join(marks.get(index, [])))
+        table.add_row(*map(number, cells), "; ".join(marks.get(index, [])))
     return table
 
 

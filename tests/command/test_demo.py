@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from rich.console import Console
 from threadpoolctl import threadpool_limits
 
 import fastopt
@@ -130,6 +133,58 @@ def test_demo_end_to_end(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     held_out = [float(found[epoch][0].split()[-1]) for epoch in ("1", "2")]
     assert held_out[1] < held_out[0]
     assert held_out[1] < 0.85 * baseline
+
+
+def test_narrow_terminals_break_no_name_of_an_optimizer(folder: Path) -> None:
+    for width, is_whole in ((60, True), (40, False)):
+        console = Console(width=width, file=io.StringIO())
+        table = demo.new_table(console, "All", "optimizer", "rate", *demo.LOSS_COLUMNS, demo.STEP_COLUMN)
+        for name in SPECS:
+            table.add_row(name, "0.0123", "2.345", "3.456", "2.345", "3.456", "12.34")
+        console.print(table)
+        lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+        assert max(map(len, lines)) <= width
+        assert set(SPECS) <= {line.split()[0] for line in lines if line.split()}
+        assert (sum(line.split()[2:4] == ["2.345", "3.456"] for line in lines) == len(SPECS)) == is_whole
+
+
+def losses_of(name: str, epochs: int, start: float = 4.0) -> demo.Run:
+    """A run that was not trained: 40 steps an epoch, and losses that fall a little in each."""
+    run = demo.Run(name, None, None)  # type: ignore[arg-type]
+    run.losses = [start - 0.001 * step for step in range(40 * epochs)]
+    run.held_out_losses = [start - 0.04 * (epoch + 1) for epoch in range(epochs)]
+    return run
+
+
+@pytest.mark.parametrize(("main_epochs", "epochs"), [(6, 1), (1, 1), (1, 3)])
+def test_curves_fill_their_panels_and_look_different(main_epochs: int, epochs: int) -> None:
+    names = [demo.MAIN, *(name for name in SPECS if name != demo.MAIN)]
+    runs = {name: losses_of(name, main_epochs if name == demo.MAIN else epochs) for name in names}
+    whole, all_of_them = demo.figure_of_losses(runs, 4.0, "a $text$").axes
+    for axes, end, count in ((whole, 40 * main_epochs, 1), (all_of_them, 40 * epochs, len(SPECS))):
+        assert axes.get_xlim()[0] == 0
+        assert axes.get_xlim()[1] == pytest.approx(end, rel=0.04)
+        baseline, *curves = [line for line in axes.lines if line.get_linestyle() != "None"]
+        assert len(curves) == count
+        assert max(curve.get_xdata()[-1] for curve in curves) > 0.9 * end
+        looks = [(to_rgb(line.get_color()), line.get_linestyle()) for line in (baseline, *curves)]
+        assert len(set(looks)) == 1 + count
+        assert all(len(set(color)) > 1 for color, _ in looks[1:])  # no grey, the baseline's colour
+        dots = [line for line in axes.lines if line.get_linestyle() == "None"]
+        assert sum(len(line.get_xdata()) for line in dots) == (
+            main_epochs if count == 1 else (count - 1) * epochs + min(main_epochs, epochs)
+        )
+
+
+def test_a_diverged_optimizer_does_not_spoil_the_plot() -> None:
+    runs = {
+        "RMSprop": losses_of("RMSprop", 2),
+        "SGD": losses_of("SGD", 1, np.nan),
+        "Adam": losses_of("Adam", 1, np.inf),
+    }
+    low, high = demo.figure_of_losses(runs, 4.0, "a text").axes[0].get_ylim()
+    assert low == pytest.approx(char_rnn.bits(4.0 - 0.08) - 0.2, abs=0.01)
+    assert high == char_rnn.bits(4.0) + 1
 
 
 def test_demo_reads_another_text_and_is_deterministic(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from threadpoolctl import threadpool_limits
 import fastopt
 from fastopt.definitions.specs import SPECS
 from fastopt.tuning import range_test
-from fastopt.tuning.range_tests import smooth, suggest
+from fastopt.tuning.suggestions import most_counted, smooth, suggest
 
 TARGET = np.linspace(-1, 1, 40)
 WITH_RATE = [name for name, spec in SPECS.items() if spec.uses_lr]
@@ -172,6 +172,40 @@ def test_smoothing_has_no_lag() -> None:
     assert suggest(rates, smooth(curve, 4))["steepest"] == pytest.approx(0.01, rel=1e-6)
     np.testing.assert_allclose(smooth(np.full(9, 2.0), 3), 2.0, rtol=1e-12)
     assert smooth(curve, 0) is curve
+
+
+@pytest.mark.parametrize("first", [2.0, -2.0, 0.0])
+def test_what_one_loss_counts_for(first: float) -> None:
+    assert most_counted([first, 9.0], 4.0) == first + 3 * abs(first)
+    assert most_counted([], 4.0) == math.inf
+
+
+def test_an_explosion_at_the_end_does_not_move_the_suggestions() -> None:
+    rates = np.geomspace(1e-5, 1, 60)
+    curve = 2 - 1.5 / (1 + np.exp(-3 * np.log(rates / 0.003)))
+    found = []
+    for last in (8.0, 1e30):
+        losses = [*curve[:50], last, last]
+        optimizer = fastopt.SGD(np.zeros(3))
+        found.append(
+            range_test(
+                optimizer, lambda step, losses=losses: (losses[step], np.zeros(3)), min_lr=1e-5, max_lr=1, points=60
+            )
+        )
+    moderate, exploded = found
+    assert exploded.diverged_at is not None
+    assert exploded.suggestions == pytest.approx(moderate.suggestions, rel=0.3)
+    assert exploded.smoothed[:30] == pytest.approx(moderate.smoothed[:30])
+    assert exploded.losses[-1] == 1e30  # the data are as they were
+
+
+def test_the_table_marks_the_lowest_loss_where_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    found = range_test("digits-mlp", optimizer="Adam", points=40)
+    rows = {mark: row for row, mark in enumerate(found.table().columns[-1].cells) if mark}
+    smoothed = [float(cell) for cell in found.table().columns[2].cells]  # type: ignore[arg-type]
+    assert list(rows) == ["minimum, a tenth of the lowest", "steepest", "lowest"]
+    assert smoothed[rows["lowest"]] == min(smoothed)
+    assert capsys.readouterr().out == ""
 
 
 def test_to_json_table_and_plot(tmp_path: Path) -> None:

@@ -105,6 +105,55 @@ def test_summaries(points: list[Any], best: float | None, region: Any, edge: str
     assert len(extend) == (edge != "")
 
 
+ACCURACIES = [0.93, 0.9655, 0.967, 0.9652, 0.8]
+
+REGIONS = [
+    # In a metric's own terms, 5 % of 3.3 % of errors is 0.165 %.
+    ("val_accuracy", "max", [[value] for value in ACCURACIES], (0.01, 0.1)),
+    ("accuracy in per cent", "max", [[100 * value] for value in ACCURACIES], (0.01, 0.1)),
+    ("error_rate", "min", [[1 - value] for value in ACCURACIES], (0.01, 0.1)),
+    ("r2", "max", [[-3.0], [0.49], [0.5], [0.474], [0.0]], (0.01, 0.1)),
+    ("val_loss", "min", [[0.2], [0.105], [0.1], [0.106], [0.3]], (0.01, 0.1)),
+    # The seeds count where no value is perfect, or the tolerance is less than their spread.
+    ("val_accuracy", "max", [[0.93, 0.94], [0.94, 0.95], [0.93, 0.97], [0.9, 0.91], [0.8, 0.8]], (0.001, 0.1)),
+    ("loss", "min", [[-3.0], [-3.99], [-4.0], [-3.9], [1.0]], (0.1, 0.1)),
+    ("loss", "min", [[-3.0, -3.0], [-3.5, -3.9], [-4.0, -3.5], [-3.0, -3.9], [1.0, 1.0]], (0.01, 0.1)),
+    ("reward", "max", [[90.0], [99.0], [100.0], [99.9], [50.0]], (0.1, 0.1)),
+    ("log_likelihood", "max", [[-9.0], [-4.2], [-4.0], [-4.3], [-5.0]], (0.01, 0.1)),
+]
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "values", "region"), REGIONS, ids=[f"{case[0]} {len(case[2][0])}" for case in REGIONS]
+)
+def test_about_as_good_is_in_the_terms_of_the_metric(
+    metric: str, mode: str, values: list[list[float]], region: tuple[float, float]
+) -> None:
+    rates = [0.001, 0.01, 0.1, 1.0, 10.0]
+    runs = [
+        SweepRun(lr, seed, "completed", {metric: value})
+        for lr, row in zip(rates, values, strict=True)
+        for seed, value in enumerate(row)
+    ]
+    found = Sweep("p", "SGD", metric, mode, tuple(runs))
+    assert found.best is not None
+    assert found.region == region
+    assert any("one seed" in note for note in found.notes) == (len(values[0]) == 1)
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize("where", range(3))
+def test_a_metric_that_is_not_a_number_is_the_worst(mode: str, where: int) -> None:
+    values = [2.0, 2.0, 2.0]
+    values[where] = math.nan
+    runs = [SweepRun(rate, 0, "completed", {"loss": value}) for rate, value in zip((0.1, 1, 10), values, strict=True)]
+    found = Sweep("p", "SGD", "loss", mode, tuple(runs))
+    assert found.best is not None
+    assert found.best.median == 2.0
+    assert found.region is not None
+    assert (0.1, 1, 10)[where] not in found.region
+
+
 @pytest.mark.parametrize(("metric", "mode"), [("accuracy", "max"), ("loss", "min"), ("val_loss", "min")])
 def test_metrics_and_their_direction(metric: str, mode: str) -> None:
     found = sweep(parabola, rates=[0.1, 0.5, 0.9], seeds=1, metric=metric, workers=0)
