@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from types import ModuleType
@@ -33,7 +34,12 @@ INCLUDE = GENERATED / "include"
 """Where Cython finds constants, and the declarations of compiled modules by the names they are installed under."""
 PACKAGE = HERE / "fastopt"
 """Where Cython and C find the declarations of `fastopt.updates`, and type checkers those of classes."""
-IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
+TARGET = sysconfig.get_platform().rpartition("-")[2]
+"""The processor to compile for: not this one where Python cross-compiles (_PYTHON_HOST_PLATFORM)."""
+if TARGET == "universal2":  # Python's for two processors, but loops are compiled for instruction sets of one.
+    TARGET = platform.machine()
+    os.environ.setdefault("ARCHFLAGS", f"-arch {TARGET}")
+IS_X86 = TARGET.lower() in ("x86_64", "amd64")
 LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)
 
 # The same bits on every instruction set: no fused multiply-add but those that square_root.h asks for, nothing that
