@@ -5,11 +5,15 @@ Environment variables
 FASTOPT_BUILD_OPENMP=0      compile without OpenMP: the result works on one thread. Without it, a compiler that
                             lacks OpenMP fails the build.
 FASTOPT_BUILD_EXTENSION=0   compile nothing: only the numba and reference backends.
+
+What is compiled is kept in `build/compiled`: the next build, of any kind, compiles what has changed since.
 """
 
+import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +23,9 @@ from pathlib import Path
 from types import ModuleType
 
 from setuptools import Extension, setup
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
@@ -32,6 +38,12 @@ TORCH = HERE / "fastopt" / "torch" / "stepping"
 GENERATED = HERE / "build" / "generated"
 INCLUDE = GENERATED / "include"
 """Where Cython finds constants, and the declarations of compiled modules by the names they are installed under."""
+COMPILED = HERE / "build" / "compiled"
+"""The modules that were compiled last, each with a fingerprint of all that it was made from in its name."""
+WHERE_NUMPY_IS = re.compile(r"/\* BEGIN: Cython Metadata.*?END: Cython Metadata \*/", re.DOTALL)
+"""A comment in what Cython writes. pip builds with a NumPy in another folder each time."""
+MOST_COMPILED = 3
+"""How many are kept of each module: built with other flags or from other text."""
 PACKAGE = HERE / "fastopt"
 """Where Cython and C find the declarations of `fastopt.updates`, and type checkers those of classes."""
 TARGET = sysconfig.get_platform().rpartition("-")[2]
@@ -44,21 +56,46 @@ LEVELS = cpu.LEVELS if IS_X86 else (cpu.OTHER,)
 
 # The same bits on every instruction set: no fused multiply-add but those that square_root.h asks for, nothing that
 # reorders. The two relaxations concern errno and trap handlers only, not values; without them sqrt is a call and
-# `select` a branch, and neither vectorises.
-COMPILE = ["-O3", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
+# `select` a branch, and neither vectorises. No debugging information, which is five times as large as everything else.
+COMPILE = ["-O3", "-g0", "-fno-fast-math", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"]
 VECTORS = {"x86-64": [], "x86-64-v3": [], "x86-64-v4": ["-mprefer-vector-width=512", "-funroll-loops"], cpu.OTHER: []}
 OPENMP = {
     "darwin": (["-Xpreprocessor", "-fopenmp"], ["-lomp"]),
     "linux": (["-fopenmp"], ["-fopenmp"]),
 }
 
-NO_OPENMP = """
-The C compiler ({compiler}) cannot compile and link an OpenMP program with {flags}:
+INSTEAD = "or install a wheel of fastopt, or set FASTOPT_BUILD_EXTENSION=0 to build without the compiled module."
 
-{output}
+NO_COMPILER = (
+    "fastopt cannot be built: the C compiler `{compiler}` {problem}. Install one (Debian, Ubuntu: `apt install gcc "
+    "python3-dev`; Fedora: `dnf install gcc python3-devel`; macOS: `xcode-select --install && brew install libomp`; "
+    f"Windows: Visual Studio Build Tools), {INSTEAD}"
+)
 
-fastopt's compiled module runs on several threads through OpenMP. Install it (Debian, Ubuntu: `apt install gcc`, which
-brings libgomp; macOS: `brew install libomp`), or set FASTOPT_BUILD_OPENMP=0 to build for one thread.
+NO_HEADERS = (
+    "fastopt cannot be built: `{compiler}` does not find Python.h, of Python's development files. Install them "
+    f"(Debian, Ubuntu: `apt install python3-dev`; Fedora: `dnf install python3-devel`), {INSTEAD}"
+)
+
+NO_OPENMP = (
+    "fastopt cannot be built: `{compiler}` cannot compile and link an OpenMP program with {flags}. Install OpenMP "
+    "(Debian, Ubuntu: `apt install gcc`, which brings libgomp; Fedora: `dnf install gcc`; macOS: `brew install "
+    f"libomp`), or set FASTOPT_BUILD_OPENMP=0 to build for one thread, {INSTEAD}"
+)
+
+NOT_WRITABLE = (
+    f"fastopt cannot be built in {HERE}: {{error.filename}}: {{error.strerror}}. A build writes into the folders "
+    "`build` and `fastopt`; copy the checkout to where you may write."
+)
+
+FIRST = (
+    "import sys; "
+    'sys.meta_path.sort(key=lambda each: not getattr(each, "__module__", "").startswith("__editable___fastopt_"))\n'
+)
+"""Looks for an editable installation of fastopt first.
+
+setuptools looks for it last. Python started beside a checkout named `fastopt` would take that folder for a package
+without modules, and Python started in the checkout would find `fastopt` without `fastopt.kernels`.
 """
 
 
@@ -71,9 +108,12 @@ def enabled(variable: str) -> bool:
 
 def write(path: Path, text: str) -> None:
     """Write a file, unless it is so already."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        path.write_text(text, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SystemExit(NOT_WRITABLE.format(error=error)) from None
 
 
 def definitions(name: str) -> ModuleType:
@@ -95,6 +135,7 @@ def module_at(path: Path) -> ModuleType:
 def extensions() -> list[Extension]:
     if not enabled("FASTOPT_BUILD_EXTENSION"):
         return []
+    import Cython
     import numpy as np
     from Cython.Build import cythonize
 
@@ -140,44 +181,115 @@ def extensions() -> list[Extension]:
         modules.append(
             extension(f"fastopt.kernels.native.{name}", GENERATED / f"{name}.pyx", [*march, *VECTORS[level]])
         )
+    c_sources = GENERATED / f"cython-{Cython.__version__}-numpy-{np.__version__}"  # Others would write other text.
     compiled = cythonize(
         modules,
-        build_dir=os.path.relpath(GENERATED, HERE),
+        build_dir=os.path.relpath(c_sources, HERE),
         include_path=[str(INCLUDE), str(HERE)],
         language_level=3,
         quiet=True,
     )
-    shutil.copy(next(GENERATED.rglob("updates_api.h")), PACKAGE)
+    write(PACKAGE / "updates_api.h", next(c_sources.rglob("updates_api.h")).read_text(encoding="utf-8"))
     return compiled
 
 
 class BuildExtensions(build_ext):
-    """Compiles on all cores; adds OpenMP to the engine, or says loudly why it cannot."""
+    """Compiles on all cores; adds OpenMP to the engine. What is missing is said in one line, and first."""
 
     def finalize_options(self) -> None:
         super().finalize_options()
         self.parallel = self.parallel or True  # as many as there are cores
+        self.force = True  # What need not be compiled again is known by its fingerprint, not by its date.
 
     def build_extensions(self) -> None:
+        self.require("int main(void) { return 0; }", NO_COMPILER)
+        folders = [f"-I{folder}" for folder in (*self.compiler.include_dirs, *self.include_dirs)]
+        self.require("#include <Python.h>\nint main(void) { return 0; }", NO_HEADERS, folders)
         if enabled("FASTOPT_BUILD_OPENMP"):
             compile_flags, link_flags = OPENMP.get(sys.platform, OPENMP["linux"])
-            self.require_openmp(compile_flags, link_flags)
+            program = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }"
+            self.require(program, NO_OPENMP, [*compile_flags, *link_flags])
             for extension in self.extensions:
                 if extension.name.endswith(".engine"):
                     extension.extra_compile_args += compile_flags
                     extension.extra_link_args += link_flags
         super().build_extensions()
 
-    def require_openmp(self, compile_flags: list[str], link_flags: list[str]) -> None:
-        compiler = list(self.compiler.compiler)
+    def require(self, program: str, message: str, flags: list[str] | None = None) -> None:
+        """End the build with a message, after what the compiler said, unless it can compile and link a program."""
+        compiler = getattr(self.compiler, "compiler", None)
+        if compiler is None:
+            return  # Microsoft's, which setuptools looks for, and says so
+        flags = flags or []
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "check.c"
-            source.write_text("#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n")
-            command = [*compiler, str(source), "-o", str(Path(folder) / "check"), *compile_flags, *link_flags]
-            result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            flags = " ".join([*compile_flags, *link_flags])
-            raise SystemExit(NO_OPENMP.format(compiler=compiler[0], flags=flags, output=result.stderr.strip()))
+            source.write_text(program + "\n")
+            command = [*compiler, str(source), "-o", str(Path(folder) / "check"), *flags]
+            try:
+                result = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                problem = "is not there" if isinstance(error, FileNotFoundError) else f"cannot run ({error.strerror})"
+            else:
+                if not result.returncode:
+                    return
+                print(result.stderr.strip(), file=sys.stderr)
+                problem = "cannot compile and link a program"
+        words = dict(compiler=" ".join(compiler[: 2 if "cache" in compiler[0] else 1]), problem=problem)
+        raise SystemExit(message.format(**words, flags=" ".join(flags)))
+
+    def build_extension(self, extension: Extension) -> None:
+        """Compile a module, unless the same has been compiled before."""
+        built = Path(self.get_ext_fullpath(extension.name))
+        fingerprint = self.fingerprint(extension)
+        kept = COMPILED / f"{fingerprint}-{built.name}"
+        if fingerprint and kept.exists():
+            built.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(kept, built)
+            kept.touch()  # The oldest are removed.
+            return
+        super().build_extension(extension)
+        if fingerprint:
+            COMPILED.mkdir(parents=True, exist_ok=True)
+            unfinished = kept.with_suffix(f".{os.getpid()}")
+            shutil.copy(built, unfinished)
+            unfinished.replace(kept)
+            earlier = sorted(COMPILED.glob(f"*-{built.name}"), key=lambda path: path.stat().st_mtime)
+            for path in earlier[:-MOST_COMPILED]:
+                path.unlink(missing_ok=True)
+
+    def fingerprint(self, extension: Extension) -> str:
+        """A digest of the text, the compiler, its flags, Python and NumPy; "" where that does not say all."""
+        import numpy as np
+
+        commands = [getattr(self.compiler, name, None) for name in ("compiler", "compiler_so", "linker_so")]
+        flags = [*extension.extra_compile_args, *extension.extra_link_args]
+        if None in commands or "-march=native" in flags + commands[1]:
+            return ""
+        version = subprocess.run([*commands[0], "--version"], capture_output=True, text=True, check=False).stdout
+        paths = {name: os.environ.get(name) for name in ("CPATH", "C_INCLUDE_PATH", "LIBRARY_PATH")}
+        texts = [Path(each).read_text(encoding="utf-8") for each in (*extension.sources, *sorted(NATIVE.glob("*.h")))]
+        texts = [WHERE_NUMPY_IS.sub("", text) for text in texts]
+        numpy = np.__version__ if any('#include "numpy/' in text for text in texts) else None
+        described = (sys.version, numpy, commands, version, flags, extension.define_macros, paths, texts)
+        return hashlib.sha256(repr(described).encode()).hexdigest()[:20]
+
+
+class BuildPackages(build_py):
+    def run(self) -> None:
+        super().run()
+        if self.editable_mode:
+            Path(self.get_finalized_command("install").install_lib, "fastopt_first.pth").write_text(FIRST)
+
+
+class Build(build):
+    """Compiles first, so that what is missing is said under no list of copied files; leaves nothing of other builds."""
+
+    sub_commands = sorted(build.sub_commands, key=lambda row: row[0] != "build_ext")
+
+    def run(self) -> None:
+        if Path(self.build_base) in Path(self.build_lib).parents:
+            shutil.rmtree(self.build_lib, ignore_errors=True)
+        super().run()
 
 
 for path, text in definitions("stubs").stubs().items():
@@ -185,5 +297,5 @@ for path, text in definitions("stubs").stubs().items():
 enabled("FASTOPT_BUILD_OPENMP")  # An error now, rather than after rendering everything.
 setup(
     ext_modules=extensions(),
-    cmdclass={"build_ext": BuildExtensions},
+    cmdclass={"build": Build, "build_ext": BuildExtensions, "build_py": BuildPackages},
 )

@@ -1,95 +1,22 @@
-"""The build: loud without OpenMP, serial when asked for, without the compiled module when asked for, and as a wheel.
+"""The build: it says in one line what is missing, is serial or without the compiled module when asked for, and compiles
+no more than has changed.
 
-It takes long: all modules are compiled, 45 seconds on one core. The wheel without OpenMP has those of that build which
-do not depend on OpenMP.
+The first test compiles all modules, 30 seconds on one core, unless they have been compiled from the same text in this
+checkout, with the NumPy and Cython of this environment.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
-import subprocess
 import sys
-import venv
 from pathlib import Path
 
 import pytest
+from building import ROOT, build_editable, build_wheel, copy_of_sources, python_with, run, start
 
-ROOT = Path(__file__).resolve().parents[2]
-COPIED = ("fastopt", "kernels", "examples", "bench", "pyproject.toml", "setup.py", "README.md", "LICENSE")
-
-
-def copy_of_sources(folder: Path) -> Path:
-    """What a build needs, without what was built here."""
-    folder.mkdir()
-    for name in COPIED:
-        source = ROOT / name
-        if source.is_dir():
-            shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        else:
-            shutil.copy(source, folder / name)
-    return folder
-
-
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    return copy_of_sources(tmp_path / "checkout")
-
-
-@pytest.fixture(scope="module")
-def built_checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkout after `pip wheel`, with the wheel in `dist`."""
-    folder = copy_of_sources(tmp_path_factory.mktemp("built") / "checkout")
-    built = build_wheel(folder)
-    assert built.returncode == 0, built.stderr
-    return folder
-
-
-def build_wheel(checkout: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "--no-build-isolation",
-        "--no-deps",
-        "-w",
-        str(checkout / "dist"),
-        ".",
-    ]
-    return subprocess.run(
-        command, cwd=checkout, env={**os.environ, **environment}, capture_output=True, text=True, timeout=600
-    )
-
-
-def python_with(wheel_folder: Path, folder: Path) -> Path:
-    """An interpreter of a new environment that has this wheel, and this environment's other packages."""
-    venv.create(folder, with_pip=False)
-    python = folder / "bin" / "python"
-    target = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.strip()
-    (wheel,) = wheel_folder.glob("*.whl")
-    shutil.unpack_archive(wheel, target, "zip")
-    outside = [path for path in sys.path if path.endswith("site-packages")]
-    # Our own editable installation is a finder in these folders' .pth files, which are not read for plain paths.
-    (Path(target) / "outside.pth").write_text("\n".join(outside) + "\n")
-    return python
-
-
-def run(python: Path, code: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(python), "-c", code],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
+needs_scripts = pytest.mark.skipif(sys.platform != "linux", reason="stand-in compilers are shell scripts")
 
 TRAIN = """
 import numpy as np, fastopt
@@ -130,8 +57,7 @@ print(logistic.__file__)
 def check_the_cython_package(python: Path, folder: Path) -> None:
     """examples/cython_package is built against an installed fastopt, and trains with its bits."""
     shutil.copytree(ROOT / "examples" / "cython_package", folder)
-    command = [str(python), "setup.py", "build_ext", "--inplace"]
-    built = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    built = start([str(python), "setup.py", "build_ext", "--inplace"], folder)
     assert built.returncode == 0, built.stdout + built.stderr
     result = run(python, LOGISTIC, folder)
     assert result.returncode == 0, result.stderr
@@ -150,24 +76,81 @@ def test_a_wheel_works_outside_of_the_checkout(built_checkout: Path, tmp_path: P
     assert "start Python outside of the checkout's root" in in_root.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the stand-in compiler is a shell script")
-def test_no_openmp_is_a_loud_error_unless_opted_out(built_checkout: Path, tmp_path: Path) -> None:
-    checkout = shutil.copytree(built_checkout, tmp_path / "checkout", ignore=shutil.ignore_patterns("dist"))
-    with_openmp = [path for path in (checkout / "build").rglob("*.so") if b"libgomp" in path.read_bytes()]
-    assert [path.name.split(".")[0] for path in with_openmp] == ["engine"]
-    for path in [*with_openmp, *(checkout / "build").rglob("engine.o")]:
-        path.unlink()  # the others are not compiled again
-    compiler = tmp_path / "cc"
-    compiler.write_text(
-        '#!/bin/sh\ncase "$*" in *-fopenmp*) echo "unrecognized option -fopenmp" >&2; exit 1;; esac\nexec cc "$@"\n'
-    )
-    compiler.chmod(0o755)
-    failed = build_wheel(checkout, CC=str(compiler))
+def copy_of(built_checkout: Path, folder: Path) -> Path:
+    return shutil.copytree(built_checkout, folder, ignore=shutil.ignore_patterns("dist"))
+
+
+def script(path: Path, text: str) -> str:
+    """A program that stands in for the compiler."""
+    path.write_text("#!/bin/sh\n" + text)
+    path.chmod(0o755)
+    return str(path)
+
+
+def cannot_compile(words: str) -> str:
+    """A compiler that fails where a file or an argument has these words."""
+    return f"""
+for each; do case $each in
+    {words}) echo "cc: no" >&2; exit 1;;
+    *.c) if grep -qe '{words}' "$each"; then echo "cc: no $each" >&2; exit 1; fi;;
+esac; done
+exec cc "$@"
+"""
+
+
+INSTALL = "apt install gcc python3-dev`; Fedora: `dnf install gcc python3-devel`; macOS: `xcode-select --install"
+BROKEN = {
+    "no compiler": (None, "the C compiler `/nonexistent/cc` is not there. Install one", INSTALL),
+    "a compiler that may not run": ("/", "cannot run (Permission denied). Install one", INSTALL),
+    "a compiler that fails": ("exit 1", "cannot compile and link a program. Install one", INSTALL),
+    "no Python.h": (cannot_compile("Python.h"), "does not find Python.h", "apt install python3-dev"),
+    "no OpenMP": (cannot_compile("-fopenmp"), "an OpenMP program with -fopenmp -fopenmp", "FASTOPT_BUILD_OPENMP=0"),
+}
+"""What is wrong with the compiler: a script in its place, and words of the line that says so."""
+
+
+@needs_scripts
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_a_build_needs_is_said_in_the_last_line(name: str, built_checkout: Path, tmp_path: Path) -> None:
+    stand_in, problem, cure = BROKEN[name]
+    checkout = copy_of(built_checkout, tmp_path / "checkout")
+    compiler = "/nonexistent/cc" if stand_in is None else stand_in
+    if stand_in not in (None, "/"):
+        compiler = script(tmp_path / "cc", stand_in)
+    failed = start([sys.executable, "setup.py", "build"], checkout, CC=compiler)
+    assert failed.returncode == 1
+    last = failed.stderr.splitlines()[-1]
+    assert last.startswith("fastopt cannot be built: ")
+    assert problem in last
+    assert cure in last
+    assert last.endswith("or set FASTOPT_BUILD_EXTENSION=0 to build without the compiled module.")
+    assert "Traceback" not in failed.stderr
+    assert "copying" not in failed.stdout
+
+
+def test_pip_shows_what_is_missing_under_few_lines(built_checkout: Path, tmp_path: Path) -> None:
+    failed = build_wheel(copy_of(built_checkout, tmp_path / "checkout"), CC="/nonexistent/cc")
     assert failed.returncode != 0
-    assert "cannot compile and link an OpenMP program" in failed.stdout + failed.stderr
-    assert "FASTOPT_BUILD_OPENMP=0" in failed.stdout + failed.stderr
-    built = build_wheel(checkout, CC=str(compiler), FASTOPT_BUILD_OPENMP="0")
-    assert built.returncode == 0, built.stderr
+    log = re.search(r"output\]\n(.*)\[end of output\]", failed.stdout + failed.stderr, re.DOTALL)
+    assert log
+    lines = [line.strip() for line in log[1].splitlines() if line.strip()]
+    assert lines[-1].startswith("fastopt cannot be built: the C compiler `/nonexistent/cc` is not there.")
+    assert len(lines) < 20
+
+
+def test_a_folder_that_cannot_be_written(checkout: Path) -> None:
+    (checkout / "build").write_text("a file where the folder should be")
+    failed = start([sys.executable, "setup.py", "build"], checkout)
+    assert failed.returncode == 1
+    (line,) = failed.stderr.splitlines()
+    assert line.startswith(f"fastopt cannot be built in {checkout}: {checkout / 'build'}")
+    assert line.endswith("copy the checkout to where you may write.")
+
+
+def test_without_openmp_when_asked_for(built_checkout: Path, tmp_path: Path) -> None:
+    checkout = copy_of(built_checkout, tmp_path / "checkout")
+    built = build_wheel(checkout, FASTOPT_BUILD_OPENMP="0")
+    assert built.returncode == 0, built.stdout + built.stderr
     python = python_with(checkout / "dist", tmp_path / "venv")
     result = run(python, TRAIN.format(backends=("cython", "numba", "reference")), tmp_path)
     assert result.returncode == 0, result.stderr
@@ -177,12 +160,60 @@ def test_no_openmp_is_a_loud_error_unless_opted_out(built_checkout: Path, tmp_pa
     assert [path.name for path in modules if b"libgomp" in path.read_bytes()] == []
 
 
+NOTES = """
+echo "$@" >> {folder}/log
+case "$*" in
+    *--version) cat {folder}/version; exit;;
+    *-fopenmp*) if [ -f {folder}/no_openmp ]; then exit 1; fi;;
+esac
+while [ $# -gt 0 ]; do if [ "$1" = -o ]; then echo compiled > "$2"; fi; shift; done
+"""
+"""A compiler that notes what it is told, and writes a word in place of what it should."""
+
+
+@needs_scripts
+def test_what_has_been_compiled_is_not_compiled_again(built_checkout: Path, tmp_path: Path) -> None:
+    checkout = copy_of(built_checkout, tmp_path / "checkout")
+    log, version = tmp_path / "log", tmp_path / "version"
+    version.write_text("cc 1.0")
+    compiler = script(tmp_path / "cc", NOTES.format(folder=tmp_path))
+
+    def compiled(**environment: str) -> list[str]:
+        """The modules that a build compiles."""
+        log.write_text("")
+        built = start([sys.executable, "setup.py", "-q", "build"], checkout, CC=compiler, **environment)
+        assert built.returncode == 0, built.stdout + built.stderr
+        return sorted(re.findall(r"-c \S+/(\w+)\.c\b", log.read_text()))
+
+    every = compiled()
+    assert {"_coefficients", "engine", "native_walk", "updates"} < set(every)
+    assert compiled() == []
+    (tmp_path / "no_openmp").touch()
+    assert compiled(FASTOPT_BUILD_OPENMP="0") == ["engine"]
+    (tmp_path / "no_openmp").unlink()
+    version.write_text("cc 2.0")
+    assert compiled() == every
+    header = checkout / "kernels" / "native" / "machine.h"
+    before = header.stat()
+    header.write_text(header.read_text() + "/* other text */\n")
+    os.utime(header, (before.st_atime, before.st_mtime))  # Text counts, and no date.
+    assert compiled() == every
+    kept = [path.name.partition("-")[2] for path in (checkout / "build" / "compiled").iterdir()]
+    assert {kept.count(name) for name in kept} == {3}  # not that of `built_checkout`, the oldest
+
+
 def test_without_the_compiled_module_numba_and_the_reference_work(checkout: Path, tmp_path: Path) -> None:
+    """Run beside a checkout named fastopt, which is not taken for the package."""
+    removed = checkout / "build" / "lib" / "fastopt" / "removed.py"
+    removed.parent.mkdir(parents=True)
+    removed.write_text("# left by an earlier build")
     built = build_wheel(checkout, FASTOPT_BUILD_EXTENSION="0")
     assert built.returncode == 0, built.stderr
     python = python_with(checkout / "dist", tmp_path / "venv")
+    assert not list((tmp_path / "venv").rglob("removed.py"))
     result = run(python, TRAIN.format(backends=("reference", "numba", "auto")), tmp_path)
     assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(str(tmp_path / "venv"))
     assert result.stdout.splitlines()[0].endswith("numba")
     asked = run(python, "import numpy, fastopt; fastopt.Adam(numpy.ones(3), backend='cython')", tmp_path)
     assert "backend 'cython': the compiled module cannot be loaded" in asked.stderr
@@ -192,3 +223,15 @@ def test_a_wrong_build_variable(checkout: Path) -> None:
     failed = build_wheel(checkout, FASTOPT_BUILD_OPENMP="no")
     assert failed.returncode != 0
     assert "FASTOPT_BUILD_OPENMP='no': expected 0 or 1" in failed.stdout + failed.stderr
+
+
+def test_an_editable_installation_is_found_beside_and_in_the_checkout(tmp_path: Path) -> None:
+    """Beside a folder named fastopt, which Python could take for a package without modules, too."""
+    checkout = copy_of_sources(tmp_path / "fastopt")
+    built = build_editable(checkout, FASTOPT_BUILD_EXTENSION="0")
+    assert built.returncode == 0, built.stdout + built.stderr
+    python = python_with(checkout / "editable", tmp_path / "venv")
+    for folder in (tmp_path, checkout, tmp_path / "venv"):
+        result = run(python, "import fastopt\nprint(fastopt.__file__, fastopt.Adam.__module__)", folder)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.split() == [str(checkout / "fastopt" / "__init__.py"), "fastopt.optimizers.adam"]
