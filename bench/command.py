@@ -11,70 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fastopt.command.arguments import CommandError, UsageError, positive_integer, positive_number, writable
+from fastopt.command.arguments import CommandError, UsageError
 
 from . import listing, suite
 from .results import Results
 
 if TYPE_CHECKING:
     from rich.progress import Progress
-
-EXAMPLES = """examples:
-  fastopt bench --quick                              the main cases, in less than two minutes
-  fastopt bench --list                               all cases and peers, and why a peer is absent
-  fastopt bench --select "flat and Adam" --peers torch,optax
-  fastopt bench --json results.json --report report  everything, about an hour: tables, plots and JSON
-"""
-
-
-def folder(value: str) -> Path:
-    """A folder for a report, made now."""
-    path = Path(value)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot make {value}: {error.strerror}") from None
-    return path
-
-
-def peer_names(value: str) -> list[str]:
-    asked = [name.strip() for name in value.split(",") if name.strip()]
-    unknown = listing.unknown_peers(asked)
-    if unknown or not asked:
-        known = ", ".join(listing.peer_names())
-        raise argparse.ArgumentTypeError(f"no peer is called {', '.join(unknown) or repr(value)}; there are: {known}")
-    return asked
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.epilog = EXAMPLES
-    parser.add_argument("--quick", action="store_true", help="few cases and repeats: less than two minutes")
-    parser.add_argument(
-        "--threads",
-        type=positive_integer,
-        default=2,
-        metavar="N",
-        help="threads of fastopt and its peers (%(default)s)",
-    )
-    parser.add_argument(
-        "--seconds",
-        type=positive_number,
-        metavar="S",
-        help="seconds to measure each side of a case (0.25; quick: 0.05)",
-    )
-    parser.add_argument(
-        "-k", "--select", metavar="EXPRESSION", help="cases that match, as in pytest -k: 'Adam and not 1_000'"
-    )
-    parser.add_argument(
-        "--peers", type=peer_names, metavar="NAME[,NAME]", help="only these peers, by name or first word: torch,optax"
-    )
-    parser.add_argument("--list", action="store_true", help="list cases and peers without measuring")
-    parser.add_argument(
-        "--json", type=writable, metavar="FILE", help="write all results to FILE (during the run to FILE.partial)"
-    )
-    parser.add_argument(
-        "--report", type=folder, metavar="DIRECTORY", help="write report.md, its plots and results.json to DIRECTORY"
-    )
 
 
 def options(arguments: argparse.Namespace, results: Path | None = None) -> list[str]:

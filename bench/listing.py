@@ -38,8 +38,8 @@ def peers_table(n_threads: int) -> Table:
     from rich.table import Table
 
     table = Table(title=f"Peers, {n_threads} threads", title_justify="left")
-    for header in ("peer", "variants", "why not the others"):
-        table.add_column(header, overflow="fold")
+    for index, header in enumerate(("peer", "variants", "why not the others")):
+        table.add_column(header, overflow="fold", no_wrap=not index)
     for peer in PEERS:
         found = reasons(peer, n_threads)
         count = found.pop(None, 0)
@@ -57,8 +57,8 @@ def cases_table(items: list[Any]) -> Table:
     for item in items:
         grouped.setdefault(item.module, {}).setdefault(item.originalname, []).append(item)
     table = Table(title=f"Cases, {len(items):,}; --select takes any part of a name", title_justify="left")
-    for header in ("test", "cases", "one of them"):
-        table.add_column(header, overflow="fold")
+    for index, header in enumerate(("test", "cases", "one of them")):
+        table.add_column(header, overflow="fold", no_wrap=not index)
     for module, tests in grouped.items():
         file = module.__name__.rpartition(".")[2]
         table.add_row(Text(file, "bold"), "", Text((module.__doc__ or "").strip().splitlines()[0], "bold"))

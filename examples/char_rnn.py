@@ -8,15 +8,16 @@ optimizer meet in three places:
 2. `main` (at the end) creates the optimizer over the two buffers, once.
 3. `train` sets the rate of each epoch and calls `optimizer.step()` after each backward pass.
 
-Run it with `python examples/char_rnn.py`; it takes about half a minute. If other programs run at the same time, set
-the environment variable OPENBLAS_NUM_THREADS=1: the matrices are small, and several threads of NumPy's matrix products
-would mostly wait for each other.
+Run it with `python examples/char_rnn.py`; it takes about half a minute, and with `--quick` a few seconds. If other
+programs run at the same time, set the environment variable OPENBLAS_NUM_THREADS=1: the matrices are small, and several
+threads of NumPy's matrix products would mostly wait for each other.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pydoc_data.topics import topics
 from typing import Any
@@ -325,13 +326,18 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
 """Hyperparameters that suit this network. Optimizers that are not listed use their defaults."""
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Train on Python's documentation, and print a text that the trained network writes."""
-    corpus = Corpus.from_text(python_documentation())
-    network = CharacterNetwork(len(corpus.characters), n_hidden=96, seed=0)
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a few seconds: a small network, little text, two epochs")
+    quick = parser.parse_args(arguments).quick
+    text, n_hidden = (python_documentation()[:40_000], 48) if quick else (python_documentation(), 96)
+    corpus = Corpus.from_text(text)
+    network = CharacterNetwork(len(corpus.characters), n_hidden, seed=0)
     lr, alpha = SETTINGS["RMSprop"]["lr"], SETTINGS["RMSprop"]["alpha"]
     optimizer = fastopt.RMSprop(network.flat, grads=network.flat_gradients, lr=lr, alpha=alpha)
-    for progress in train(network, optimizer, corpus, Training(epochs=6)):
+    training = Training(epochs=2, sequence=16) if quick else Training(epochs=6)
+    for progress in train(network, optimizer, corpus, training):
         if progress.held_out_loss is not None:
             held_out = bits(progress.held_out_loss)
             print(f"epoch {progress.epoch + 1}: rate {progress.learning_rate:.4f}, {held_out:.3f} bits per character")

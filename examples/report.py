@@ -28,8 +28,8 @@ class Report:
         from rich.table import Table
 
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for number, column in enumerate(self.columns):
-            table.add_column(column, justify="right" if number else "left", no_wrap=True)
+        for number, column in enumerate(self.columns):  # a narrow terminal breaks headings and numbers, and no name
+            table.add_column(column, justify="right" if number else "left", no_wrap=not number, overflow="fold")
         for row in self.rows:
             table.add_row(*row)
         console.print(table)

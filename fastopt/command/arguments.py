@@ -6,16 +6,41 @@ import argparse
 import ast
 import contextlib
 import math
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 
-class UsageError(Exception):
-    """The arguments are not usable; the message has the reason in one line."""
+class ReportedError(Exception):
+    """An error that is reported in one line, its message; before it the details, lines such as a user's traceback."""
+
+    def __init__(self, message: str, details: str = "") -> None:
+        super().__init__(message)
+        self.details = details
 
 
-class CommandError(Exception):
-    """A command failed; the message has the reason in one line."""
+class UsageError(ReportedError):
+    """The arguments are not usable."""
+
+
+class CommandError(ReportedError):
+    """A command failed."""
+
+
+WHAT_TO_DO = {
+    FileNotFoundError: "make its folder first",
+    IsADirectoryError: "give the name of a file",
+    FileExistsError: "a file has this name",
+    NotADirectoryError: "a file has the name of one of its folders",
+}
+"""What the user can do about an error of the operating system, where its own words do not say it."""
+
+
+def cannot(verb: str, path: str | Path, error: OSError, otherwise: str = "") -> str:
+    """That something cannot be done with a path, why, and what to do about it."""
+    advice = WHAT_TO_DO.get(type(error), otherwise)
+    return f"cannot {verb} {path}: {error.strerror or error}" + (f" ({advice})" if advice else "")
 
 
 def positive_integer(value: str) -> int:
@@ -40,6 +65,20 @@ def setting(value: str) -> tuple[str, Any]:
     return name, words
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder, unless it is there, and raise an OSError if nothing can be written into it."""
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
+
+
+def refuse_options(settings: Mapping[str, Any], options: Mapping[str, str]) -> None:
+    """Raise a UsageError if --set gives what has an option of its own; `options` says which, by name."""
+    for name, value in settings.items():
+        if name in options:
+            raise UsageError(f"--set {name}={value}: give this with {options[name]}")
+
+
 def text_file(value: str) -> tuple[str, str]:
     """The name and the content of a file."""
     path = Path(value)
@@ -62,7 +101,7 @@ def writable(value: str) -> Path:
         if is_new:
             path.unlink()
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"cannot write {value}: {error.strerror}") from None
+        raise argparse.ArgumentTypeError(cannot("write", value, error, "give another place")) from None
     return path
 
 

@@ -145,7 +145,7 @@ STYLES = [(color, style) for style in ("-", "--", ":") for color in COLORS]
 
 
 def plot_losses(path: Path, runs: Mapping[str, Run], unigram_loss: float, text_name: str) -> None:
-    figure_of_losses(runs, unigram_loss, text_name).savefig(path, dpi=150)
+    figure_of_losses(runs, unigram_loss, text_name).savefig(path, dpi=110)
 
 
 def figure_of_losses(runs: Mapping[str, Run], unigram_loss: float, text_name: str) -> Figure:

@@ -1,21 +1,35 @@
 """The command `fastopt`: a table of subcommands, each with its arguments and the function that it runs.
 
-Exit codes: 0 success, 1 failure, 2 unusable arguments, 130 interrupted. Errors are one line on the standard error
-stream.
+Exit codes: 0 success, 1 failure (also if the output cannot be written), 2 unusable arguments, 130 interrupted. Errors
+are one line on the standard error stream, after the user's traceback if an error comes from the user's code.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .._version import __version__
 from ..config import show_config
-from .arguments import CommandError, UsageError, natural_number, png_path, positive_integer, setting, text_file
+from .arguments import (
+    ReportedError,
+    UsageError,
+    cannot,
+    natural_number,
+    png_path,
+    positive_integer,
+    refuse_options,
+    setting,
+    text_file,
+)
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
 EXTRA = {
     "rich": ("rich", "cli"),
@@ -30,6 +44,9 @@ EXTRA = {
 
 class Parser(argparse.ArgumentParser):
     """A parser that raises its errors, so that all errors are reported in one place, as one line."""
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        print(message, end="", file=file or sys.stderr)  # argparse's own ignores that it cannot be written
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (see {self.prog} --help)")
@@ -96,6 +113,7 @@ def run_describe(arguments: argparse.Namespace) -> int:
 
     from .. import optimizers
 
+    refuse_options(dict(arguments.settings), {"convention": "--convention"})
     try:
         create = getattr(optimizers, arguments.optimizer)
         create(np.zeros(1), convention=arguments.convention, **dict(arguments.settings)).describe()
@@ -129,9 +147,9 @@ def run_tuning(name: str) -> Callable[[argparse.Namespace], int]:
 
 
 def add_bench_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..bench import command
+    from ..bench import arguments
 
-    command.add_arguments(parser)
+    arguments.add_arguments(parser)
 
 
 def run_bench(arguments: argparse.Namespace) -> int:
@@ -200,29 +218,51 @@ def make_parser(chosen: str | None = None) -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line, by default that of this process, and return the exit code."""
+    if sys.stdout is None:  # closed, as by `>&-` in a shell
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # until the process ends
     try:
-        words = sys.argv[1:] if argv is None else argv
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:  # also after --help, which ends with a SystemExit
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has ended
+        _discard_output()
+        return 1
+    except OSError as error:  # such as a full disk
+        _discard_output()
+        return _report(f"cannot write the output: {error.strerror or error}", 1)
+
+
+def _run(words: Sequence[str]) -> int:
+    try:
         chosen = next((word for word in words if word in COMMANDS), None)  # options before it take no value
         arguments, unknown = make_parser(chosen).parse_known_args(words)
         if unknown:  # argparse's own error refers to the help of all commands
             raise UsageError(f"unrecognized arguments: {' '.join(unknown)} (see fastopt {chosen} --help)")
-        exit_code = COMMANDS[arguments.command].run(arguments)
-        sys.stdout.flush()
-        return exit_code
-    except BrokenPipeError:  # the reader, such as `head`, has ended; keep Python from noticing at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except UsageError as error:
-        message, code = str(error), 2
-    except CommandError as error:
-        message, code = str(error), 1
+        return COMMANDS[arguments.command].run(arguments)
+    except ReportedError as error:
+        return _report(str(error), 2 if isinstance(error, UsageError) else 1, error.details)
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         if package not in EXTRA:
             raise
         distribution, extra = EXTRA[package]
-        message, code = f"{distribution} is not installed: `pip install 'fastopt[{extra}]'` installs it", 1
+        return _report(f"{distribution} is not installed: `pip install 'fastopt[{extra}]'` installs it", 1)
+    except OSError as error:
+        if error.filename is None:
+            raise  # from writing the output
+        return _report(cannot("use", error.filename, error), 1)
     except KeyboardInterrupt as error:
-        message, code = ": ".join(["interrupted", *map(str, error.args)]), 130
-    print(f"fastopt: error: {message}", file=sys.stderr)
-    return code
+        return _report(": ".join(["interrupted", *map(str, error.args)]), 130)
+
+
+def _report(message: str, exit_code: int, details: str = "") -> int:
+    with contextlib.suppress(OSError):  # where nobody can be told, the exit code tells
+        print(f"{details}fastopt: error: {message}", file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _discard_output() -> None:
+    """Send what is left to nowhere, to keep Python from failing to write it at its exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -58,6 +58,14 @@ PROBLEM_CODE = """\
 """
 
 
+FILES = """\
+files:
+  The same command again uses the same folder. Other settings get a folder of their own,
+  {output}-2 and so on, so that no result is lost. In a folder that you name with --output,
+  the results of other settings are an error, unless you give --overwrite.
+"""
+
+
 def plot_path(value: str) -> Path:
     from ..tuning.plots import check_path
 
@@ -74,7 +82,8 @@ SEED_HELP = "for weights and batches (%(default)s)"
 
 def _add_shared(parser: argparse.ArgumentParser, output: str, own_code: str, examples: str) -> None:
     listed = "".join(f"  {name:<12}{summary}\n" for name, summary in BUNDLED.items())
-    parser.epilog = f"bundled problems:\n{listed}\n{OWN_CODE}\n{own_code}\nexamples:\n{examples}"
+    files = FILES.format(output=output)
+    parser.epilog = f"bundled problems:\n{listed}\n{OWN_CODE}\n{own_code}\nexamples:\n{examples}\n{files}"
     parser.add_argument(
         "problem", nargs="?", default="digits-mlp", metavar="PROBLEM", help=f"{PROBLEM_HELP} (%(default)s)"
     )
@@ -83,9 +92,8 @@ def _add_shared(parser: argparse.ArgumentParser, output: str, own_code: str, exa
         "--set", action="append", type=setting, default=[], metavar="NAME=VALUE", dest="settings",
         help="a hyperparameter or option of the optimizer, such as betas=0.9,0.99; can be repeated",
     )  # fmt: skip
-    parser.add_argument(
-        "--output", type=Path, default=Path(output), metavar="DIR", help="folder for files (%(default)s)"
-    )
+    parser.add_argument("--output", type=Path, metavar="DIR", help=f"folder for files ({output}; see the end)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what another run left in the folder")
     parser.add_argument("--plot", type=plot_path, metavar="FILE", help="the plot: PNG, SVG or PDF (in DIR, a PNG)")
     parser.add_argument("--quick", action="store_true", help="a smaller run of a few seconds")
 
@@ -132,7 +140,7 @@ def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
         "  fastopt sweep digits --optimizer SGD --set momentum=0.9 --min-lr 1e-3 --max-lr 10\n"
         "  fastopt sweep my_training:train --seeds 5 --metric val_accuracy --workers 4 --refine 5\n\n"
         "To continue an interrupted sweep, give the same command again. A sweep with more points, seeds or wider\n"
-        "bounds reuses the finished runs.\n"
+        "bounds reuses the finished runs. When your code or data changed, give --overwrite.\n"
     )
     own_code = TRAINING + "\n" + PROBLEM_CODE.format(begin="A function or class that does not take lr")
     _add_shared(parser, "fastopt-sweep", own_code, examples)

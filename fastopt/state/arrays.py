@@ -112,13 +112,21 @@ def check_no_overlap(arrays: Sequence[tuple[str, Any]], memory: Memory = host_me
             raise ValueError(f"{label} and {other} share memory; every parameter needs its own")
 
 
+FOR_TORCH = "PyTorch's tensors and modules have optimizers of their own: fastopt.torch.Adam(model.parameters())"
+
+
+def is_torchs(value: object) -> bool:
+    """Whether something is of a class of PyTorch's, or of one that inherits from it, such as a user's module."""
+    return any(base.__module__.partition(".")[0] == "torch" for base in type(value).__mro__)
+
+
 def describe_type(value: object) -> str:
     """The type of something that should have been an array, for a message, with advice where there is some."""
     name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
     if host_memory.is_masked(value):
         name += " (its mask would be ignored; array.filled(0) is an array with zeros where it is masked)"
+    elif is_torchs(value) and not getattr(value, "is_cuda", False):
+        name += f" ({FOR_TORCH}; for a CPU tensor, tensor.detach().numpy() shares its memory)"
     elif is_device_array(value):
         name += " in the memory of a CUDA device (for optimizers with backend='cuda', all of whose arrays are on one)"
-    elif name.split(".")[0] == "torch":
-        name += " (for a CPU tensor, tensor.detach().numpy() shares its memory)"
     return name

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .arrays import describe_type, is_device_array
+from .arrays import FOR_TORCH, describe_type, is_device_array, is_torchs
 
 Leaves = list[Any]
 
@@ -203,6 +203,8 @@ def read_groups(params: Any) -> tuple[ParamTree, list[tuple[list[Any], dict[str,
     tree, leaves = read_params(params)
     if not leaves:
         raise ValueError("optimizer got an empty parameter list")
+    if type(leaves[0]) is str and any(map(is_torchs, leaves)):  # model.named_parameters()
+        raise TypeError(f"params must be arrays, got names and tensors of PyTorch's; {FOR_TORCH}")
     return tree, [(leaves, {})]
 
 

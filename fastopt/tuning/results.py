@@ -24,10 +24,13 @@ class OtherConfigurationError(ValueError):
 
 
 @contextlib.contextmanager
-def open_runs(path: Path | None, configuration: Mapping[str, Any]) -> Iterator[tuple[list[SweepRun], Append]]:
+def open_runs(
+    path: Path | None, configuration: Mapping[str, Any], anew: bool = False
+) -> Iterator[tuple[list[SweepRun], Append]]:
     """Open a file of runs: the runs in it, and a function that appends one. Without a path, nothing is read or written.
 
-    An incomplete last line, left by a program that was killed, is cut off.
+    An incomplete last line, left by a program that was killed, is cut off. With `anew`, the runs in it are dropped,
+    whatever they are.
 
     Raises
     ------
@@ -49,12 +52,17 @@ def open_runs(path: Path | None, configuration: Mapping[str, Any]) -> Iterator[t
         except OSError:
             raise RuntimeError(f"another sweep is writing to {path}") from None
         file.seek(0)
+        if anew:
+            file.truncate(0)
         content = file.read()
         whole = content.rfind(b"\n") + 1
         header = _line({"format": FORMAT, "configuration": configuration})
         if not whole and not header.startswith(content):
             raise ValueError(f"{path} is not a file of a sweep's runs")
-        runs = _parse(path, content[:whole], configuration) if whole else []
+        try:
+            runs = _parse(path, content[:whole], configuration) if whole else []
+        except OtherConfigurationError as error:
+            raise OtherConfigurationError(f"{error}; give another folder") from None
         file.truncate(whole)
         if not whole:
             _append(file, header)
@@ -67,13 +75,33 @@ def _parse(path: Path, content: bytes, configuration: Mapping[str, Any]) -> list
         found, runs = header["configuration"], [SweepRun.from_dict(row) for row in rows]
         if header["format"] != FORMAT:
             raise ValueError(f"it has format {header['format']}, expected {FORMAT}")
-        names = [name for name in {**found, **configuration} if found.get(name) != configuration.get(name)]
-        differences = ", ".join(f"{name} {found.get(name)!r}, not {configuration.get(name)!r}" for name in names)
+        differ = differences(found, configuration)
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is not a file of a sweep's runs: {error}") from None
-    if differences:
-        raise OtherConfigurationError(f"{path} holds the runs of another sweep: {differences}; give another folder")
+    if differ:
+        raise OtherConfigurationError(f"{path} holds the runs of another sweep: {differ}")
     return runs
+
+
+def differences(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """What differs between two configurations, in words; empty if nothing does."""
+    names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
+    return ", ".join(f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names)
+
+
+def check_runs(path: Path, configuration: Mapping[str, Any]) -> bool:
+    """Whether a file has runs of this configuration, False if there is no such file. Nothing is written.
+
+    Raises
+    ------
+    OtherConfigurationError, ValueError
+        As `open_runs`.
+    """
+    if not path.exists():
+        return False
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    return bool(whole) and bool(_parse(path, content[:whole], configuration))
 
 
 def _line(values: Mapping[str, Any]) -> bytes:

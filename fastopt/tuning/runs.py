@@ -13,6 +13,7 @@ from typing import Any
 from .choices import OptimizerChoice
 from .histories import History
 from .sources import Settings, load_source
+from .tracebacks import users_traceback
 
 COMPLETED, DIVERGED, FAILED = STATUSES = ("completed", "diverged", "failed")
 
@@ -53,7 +54,8 @@ class SweepRun:
     seconds: float
         The duration.
     error, traceback: str
-        Of a failed run, the error in one line, and its traceback.
+        Of a failed run, the error in one line, and the part of its traceback that is the user's code (all of it where
+        there is none).
     """
 
     lr: float
@@ -133,10 +135,10 @@ def run_job(job: Job) -> SweepRun:
     try:
         history = load_source(job.target).run(Settings(job.lr, job.seed, job.optimizer, job.epochs))
     except (Exception, SystemExit) as error:  # whatever the user's function raises
-        lines = traceback.format_exception(error)
+        text = users_traceback(error) or "".join(traceback.format_exception(error))
         last = " ".join(traceback.format_exception_only(error)[-1].split())
         seconds = time.perf_counter() - start
-        return SweepRun(job.lr, job.seed, FAILED, seconds=seconds, error=last, traceback="".join(lines))
+        return SweepRun(job.lr, job.seed, FAILED, seconds=seconds, error=last, traceback=text)
     return completed(job, history, time.perf_counter() - start)
 
 

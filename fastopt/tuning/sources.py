@@ -332,7 +332,7 @@ def _import(target: str) -> Callable[..., Any]:
         sys.path.insert(0, here)
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module raises
+    except (Exception, SystemExit) as error:  # whatever the module raises
         raise ImportError(f"cannot import {module_name}: {type(error).__name__}: {error}") from error
     found: Any = module
     for part in function_name.split("."):

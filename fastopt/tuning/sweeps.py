@@ -258,13 +258,13 @@ def sweep(
     return run_plan(plan, None if output is None else Path(output), progress)
 
 
-def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = None) -> Sweep:
-    """Do the runs that are not in the folder yet; see `sweep`."""
+def run_plan(plan: Plan, output: Path | None = None, progress: RunDone | None = None, *, anew: bool = False) -> Sweep:
+    """Do the runs that are not in the folder yet; see `sweep`. With `anew`, those in the folder are dropped."""
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
     runs: dict[tuple[float, int], SweepRun] = {}
     path = None if output is None else output / RUNS_FILE
-    with open_runs(path, plan.configuration) as (earlier, append):
+    with open_runs(path, plan.configuration, anew) as (earlier, append):
         runs.update((run.key, run) for run in earlier if run.status != FAILED)
         rates = list(plan.rates)
         try:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -132,6 +133,18 @@ def test_arguments_that_cannot_be_used(
     assert captured.err.count("\n") == 1
     assert message in captured.err
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_report_that_cannot_be_written_is_known_before_an_hour_of_measuring(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**keywords: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    assert cli.main(["bench", "--report", "there"]) == 2
+    error = "argument --report: cannot make there: Permission denied (give another place)"
+    assert capsys.readouterr().err == f"fastopt: error: {error} (see fastopt bench --help)\n"
 
 
 def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

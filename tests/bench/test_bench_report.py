@@ -11,6 +11,7 @@ from pathlib import Path
 import bench_results
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from fastopt.bench import findings, plots, report, sections, summary, tables, targets, terminal, text
 from fastopt.bench.results import Results, ResultsError, identity
@@ -152,6 +153,31 @@ def test_the_terminal_is_wide_enough(results: Results) -> None:
     assert max(map(len, lines)) <= terminal.WIDTH
     assert any("SGD momentum, 100,000,000" in line and "parallel 0.9x (0.81 to 1.08)" in line for line in lines)
     assert "…" not in printed.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+def test_narrow_terminals_break_no_name(results: Results, width: int) -> None:
+    for section in tables.all_sections(results, brief=True):
+        for table in section.tables:
+            printed = io.StringIO()
+            console = Console(width=width, file=printed)
+            for each in terminal.as_rich(tables.Section("", "", [table]), width):
+                console.print(each)
+            lines = printed.getvalue().splitlines()
+            assert max(map(len, lines)) <= width
+            words = set(re.findall(r"[^\s│┃]+", printed.getvalue()))
+            shown = terminal.shown_columns(table, width)
+            expected = {word for row in table.rows for index in shown for word in row[index].text.split()}
+            assert expected <= words, (section.title, table.title)
+
+
+def test_columns_without_results_are_left_out() -> None:
+    cells = [[tables.Cell(text) for text in row] for row in (["a", "1", "none", ""], ["b", "-", "none", "-"])]
+    table = tables.Table(["case", "fastopt", "torch fused", "GB/s"], cells)
+    (_, made) = terminal.as_rich(tables.Section("Section", "", [table]), terminal.WIDTH)
+    assert isinstance(made, Table)
+    assert [column.header for column in made.columns] == ["case", "fastopt"]
+    assert made.row_count == 2
 
 
 def test_nothing_measured_is_no_error() -> None:

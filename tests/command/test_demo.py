@@ -249,6 +249,38 @@ def test_missing_extra(folder: Path, package: str) -> None:
     assert result.stderr == f"fastopt: error: {package} is not installed: `pip install 'fastopt[cli]'` installs it\n"
 
 
+def test_help_needs_no_extra(folder: Path) -> None:
+    program = f"""
+import sys
+for name in {tuple(cli.EXTRA)!r}:
+    sys.modules[name] = None
+from fastopt.command import main
+for words in (["--help"], *([name, "--help"] for name in main.COMMANDS)):
+    try:
+        sys.exit(main.main(words) or "no help")
+    except SystemExit as end:
+        assert end.code == 0, (words, end.code)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count("usage: ") == 1 + len(cli.COMMANDS)
+
+
+@pytest.mark.parametrize("package", ["pytest", "pytest_benchmark", "rich"])
+@pytest.mark.parametrize("arguments", [["--quick"], ["--list"], ["--peers", "numpy"]], ids=" ".join)
+def test_bench_names_the_extra_that_it_needs(folder: Path, package: str, arguments: list[str]) -> None:
+    program = (
+        f"import sys; sys.modules[{package!r}] = None; from fastopt.command import main; "
+        f"sys.exit(main.main({['bench', *arguments]!r}))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    distribution, extra = cli.EXTRA[package]
+    assert result.stderr == (
+        f"fastopt: error: {distribution} is not installed: `pip install 'fastopt[{extra}]'` installs it\n"
+    )
+
+
 def test_interruption(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object, **keywords: object) -> None:
         raise KeyboardInterrupt

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 from threadpoolctl import threadpool_limits
 
-from fastopt.command import arguments, tuning_arguments
+from fastopt.command import arguments, tuning, tuning_arguments
 from fastopt.command import main as cli
 
 USERS_MODULE = """
@@ -31,6 +32,9 @@ def no_argument():
 
 def raises(lr):
     raise OSError("the data\\nare gone")
+
+def exits(lr):
+    raise SystemExit("enough")
 
 def interrupted(lr, seed):
     if lr > 0.1:
@@ -238,14 +242,14 @@ def test_sweep_and_resume(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     before = {name: (folder / "fastopt-sweep" / name).read_bytes() for name in names[:3]}
     assert cli.main([*command, "--workers", "0"]) == 0
     assert {name: (folder / "fastopt-sweep" / name).read_bytes() for name in names[:3]} == before
-    assert "10 of the 10 runs were in fastopt-sweep from before; delete it if your" in capsys.readouterr().out
+    assert "10 of the 10 runs were in fastopt-sweep from before; if your code or data" in capsys.readouterr().out
     assert cli.main([*command, "--workers", "0", "--refine", "2"]) == 0
     assert "10 of the 14 runs were in fastopt-sweep from before" in capsys.readouterr().out
     assert len(json.loads((folder / "fastopt-sweep/sweep.json").read_text())["runs"]) == 14
     assert cli.main(["sweep", "digits", "--output", "fastopt-sweep"]) == 2
     error = capsys.readouterr().err
     assert "holds the runs of another sweep: problem 'my_training:train', not 'digits'" in error
-    assert "give another folder with --output, or delete this one" in error
+    assert "give another folder with --output, or --overwrite" in error
 
 
 @pytest.mark.blas
@@ -256,12 +260,14 @@ def test_sweep_says_that_the_best_is_at_the_edge(folder: Path, capsys: pytest.Ca
     assert len(json.loads((folder / "fastopt-sweep/sweep.json").read_text())["runs"]) == 6
 
 
-def test_a_sweep_in_which_all_fails(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["sweep", "my_training:raises", "--quick", "--workers", "0"]) == 1
-    captured = capsys.readouterr()
-    assert captured.err == (
-        "fastopt: error: every run failed: OSError: the data are gone (tracebacks in fastopt-sweep/sweep.json)\n"
-    )
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_a_sweep_in_which_all_fails(folder: Path, capsys: pytest.CaptureFixture[str], workers: str) -> None:
+    assert cli.main(["sweep", "my_training:raises", "--quick", "--workers", workers]) == 1
+    *shown, message = capsys.readouterr().err.splitlines()
+    expected = "every run failed: OSError: the data are gone (tracebacks in fastopt-sweep/sweep.json)"
+    assert message == f"fastopt: error: {expected}"
+    (place,) = [line for line in shown if line.startswith('  File "')]
+    assert "my_training.py" in place
 
 
 def test_an_interrupt_leaves_what_was_done(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,14 +339,28 @@ LR = ["--lr", "0.1"]
         (["diagnose", *LR, "--set", "momentum"], "argument --set: expected NAME=VALUE, got 'momentum'"),
         (["diagnose", *LR, "--set", "momentum=0.9"], "unexpected keyword argument 'momentum'"),
         (["diagnose", *LR, "--set", "eps=small"], "eps must be a real number, got 'small'"),
-        (["diagnose", *LR, "--set", "lr=3"], "lr is given by itself, not among the hyperparameters"),
+        (["diagnose", *LR, "--set", "lr=3"], "--set lr=3: give this with --lr"),
+        (["diagnose", *LR, "--set", "epochs=3"], "--set epochs=3: give this with --epochs"),
+        (["range-test", "--set", "lr=3"], "--set lr=3: give this with --min-lr and --max-lr"),
+        (["sweep", "--set", "lr=3"], "--set lr=3: give this with --min-lr and --max-lr"),
+        (["sweep", "--set", "min_lr=3"], "--set min_lr=3: give this with --min-lr"),
+        (["sweep", "--set", "optimizer=SGD"], "--set optimizer=SGD: give this with --optimizer"),
+        (["describe", "Adam", "--set", "convention=keras"], "--set convention=keras: give this with --convention"),
         (["diagnose", *LR, "--plot", "a.jpg"], "argument --plot: cannot plot to 'a.jpg': expected a name that ends in"),
-        (["diagnose", *LR, "--output", "my_training.py"], "File exists: 'my_training.py'"),
+        (
+            ["diagnose", *LR, "--output", "my_training.py"],
+            "cannot write to the folder my_training.py: File exists (a file has this name); give another with --output",
+        ),
+        (
+            ["range-test", "--output", "my_training.py/deeper"],
+            "cannot write to the folder my_training.py/deeper: Not a directory (a file has the name of one of its",
+        ),
+        (["sweep", "--plot", "my_training.py/plot.png"], "my_training.py: File exists (a file has this name); give"),
+        (["sweep", "--plot", "folder.png"], "cannot write folder.png: it is a folder; give the name of a file with"),
         (["diagnose", "digit", *LR], "unknown problem: 'digit' (expected module:function, or one of digits,"),
         (["diagnose", "my_training.py:train", *LR], "names a file, expected a module: my_training:train, from the"),
         (["diagnose", "./my_training:train", *LR], "names a file, expected a module: my_training:train, from the"),
         (["diagnose", "nowhere:train", *LR], "cannot import nowhere: ModuleNotFoundError: No module named 'nowhere'"),
-        (["diagnose", "broken:train", *LR], "cannot import broken: ZeroDivisionError: division by zero"),
         (["diagnose", "my_training:trian", *LR], "module my_training has no trian (it has train, no_argument"),
         (["diagnose", "my_training:NUMBER", *LR], "my_training:NUMBER must be a function, got 3 of type int"),
         (["diagnose", "my_training:train", *LR, "--epochs", "5"], "epochs has no effect: my_training:train has no"),
@@ -359,6 +379,7 @@ LR = ["--lr", "0.1"]
     ],
 )
 def test_bad_arguments(folder: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    (folder / "folder.png").mkdir()
     before = files(folder)
     assert cli.main(arguments) == 2
     captured = capsys.readouterr()
@@ -375,10 +396,74 @@ def test_an_unknown_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert error == "fastopt: error: unknown metric: 'auc' (expected one of loss, accuracy, val_loss, val_accuracy)"
 
 
+@pytest.mark.parametrize("command", ["diagnose", "range-test", "sweep"])
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
+def test_a_folder_that_cannot_be_written_is_known_before_the_work(
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: OSError,
+    command: str,
+) -> None:
+    def refuse(**keywords: object) -> None:
+        raise error
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    for option, words in (("--output", []), ("--output", ["--output", "there"])):
+        assert cli.main([command, *words]) == 2
+        where = words[-1] if words else f"fastopt-{command}"
+        expected = f"cannot write to the folder {where}: {error.strerror}; give another with {option}"
+        assert capsys.readouterr().err == f"fastopt: error: {expected}\n"
+
+
+def test_a_full_disk_leaves_the_result_on_the_screen(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(tuning, "write_file", full)
+    assert cli.main(["diagnose", "my_training:fits", "--lr", "0.2"]) == 1
+    captured = capsys.readouterr()
+    assert "Reading: good." in captured.out
+    expected = "cannot write fastopt-diagnose/diagnosis.json: No space left on device"
+    assert captured.err == f"fastopt: error: {expected}\n"
+
+
+BROKEN = [
+    ("1 / 0\n", "1 / 0", "ZeroDivisionError: division by zero"),
+    ("def train(lr):\n    return lr +\n", "return lr +", "SyntaxError: invalid syntax (broken.py, line 2)"),
+    ("import no_such_package\n", "import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+    ("import sys\nsys.exit(3)\n", "sys.exit(3)", "SystemExit: 3"),
+    ("import also_broken\n", "raise KeyError('deep')", "KeyError: 'deep'"),
+    ("try:\n    1 / 0\nexcept ArithmeticError:\n    raise KeyError('then')\n", "1 / 0", "KeyError: 'then'"),
+]
+
+
+@pytest.mark.parametrize("command", ["diagnose", "range-test", "sweep"])
+@pytest.mark.parametrize(("text", "line", "error"), BROKEN, ids=[case[2] for case in BROKEN])
+def test_a_module_that_fails_shows_its_traceback(
+    folder: Path, capsys: pytest.CaptureFixture[str], text: str, line: str, error: str, command: str
+) -> None:
+    (folder / "broken.py").write_text(text)
+    (folder / "also_broken.py").write_text("def deep():\n    raise KeyError('deep')\n\ndeep()\n")
+    before = files(folder)
+    assert cli.main([command, "broken:train"]) == 2
+    captured = capsys.readouterr()
+    *shown, message = captured.err.splitlines()
+    assert message == f"fastopt: error: cannot import broken: {error}"
+    assert any(each.strip() == line for each in shown)
+    assert any(each.startswith(f'  File "{folder / "broken.py"}", line ') for each in shown)
+    places = [each for each in shown if each.startswith('  File "')]
+    assert all(str(folder) in each for each in places)  # no frame of fastopt's or of importlib's
+    assert files(folder) == before
+
+
 @pytest.mark.parametrize(
     ("target", "message"),
     [
         ("my_training:raises", "my_training:raises: OSError: the data are gone"),
+        ("my_training:exits", "my_training:exits: SystemExit: enough"),
         ("my_training:no_argument", "TypeError: my_training:no_argument must return a problem with params, batches"),
         (
             "my_training:returns_nothing",
@@ -388,10 +473,53 @@ def test_an_unknown_metric(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
 )
 def test_errors_of_users_code(folder: Path, capsys: pytest.CaptureFixture[str], target: str, message: str) -> None:
     assert cli.main(["diagnose", target, "--lr", "0.1"]) == 1
-    error = capsys.readouterr().err.splitlines()[-1]
+    *shown, error = capsys.readouterr().err.splitlines()
     assert message in error
-    assert error.endswith("(traceback in fastopt-diagnose/error.txt)")
+    assert error.endswith("(whole traceback in fastopt-diagnose/error.txt)")
     assert "Traceback (most recent call last)" in (folder / "fastopt-diagnose/error.txt").read_text()
+    places = [line for line in shown if line.startswith('  File "')]
+    assert len(places) == ("raises" in target or "exits" in target)  # the others are errors of no line of the user's
+    assert all("my_training.py" in line for line in places)
+
+
+# --- output that cannot be written ------------------------------------------------------------------------------------
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [
+        (["config"], ""),
+        (["describe", "Adam"], "1"),
+        (["--help"], "1"),
+        (["--version"], ""),
+        (["diagnose", "my_training:fits", *LR], ""),
+    ],
+)
+def test_a_full_device(folder: Path, arguments: list[str], unbuffered: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    with FULL.open("w") as full:
+        result = subprocess.run(
+            [sys.executable, "-m", "fastopt", *arguments], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert result.stderr == "fastopt: error: cannot write the output: No space left on device\n"
+    assert result.returncode == 1
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full")
+def test_nobody_can_be_told(folder: Path) -> None:
+    with FULL.open("w") as full:
+        program = [sys.executable, "-m", "fastopt", "describe", "Nothing"]
+        assert subprocess.run(program, stdout=full, stderr=full, check=False).returncode == 2
+
+
+def test_output_that_is_closed(folder: Path) -> None:
+    program = f"exec {sys.executable} -m fastopt diagnose my_training:fits --lr 0.1 >&-"
+    result = subprocess.run(["sh", "-c", program], stderr=subprocess.PIPE, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert (folder / "fastopt-diagnose/diagnosis.json").exists()
 
 
 # --- the commands and the rest ----------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from threadpoolctl import threadpool_limits
 import fastopt
 from fastopt.examples import (
     batch_size,
+    char_rnn,
     custom_rules,
     data,
     keras_decay,
@@ -80,8 +82,43 @@ def test_scripts(name: str, tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+SCRIPTS = sorted(path.stem for path in FOLDER.glob("*.py") if '\nif __name__ == "__main__":' in path.read_text())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_every_script_has_help_and_quick_and_refuses_other_arguments(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for argument, code in (("--help", 0), ("--no-such-argument", 2), ("word", 2)):
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", argument])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_path(str(FOLDER / f"{name}.py"), run_name="__main__")
+        captured = capsys.readouterr()
+        assert caught.value.code == code
+        assert ("--quick" in captured.out) == (code == 0)
+        assert (argument in captured.err) == (code == 2)
+
+
+def test_char_rnn_is_quick(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    text = char_rnn.python_documentation()
+    sizes = []
+    for arguments, characters in (["--quick"], 9_000), ([], 30_000):
+        monkeypatch.setattr(char_rnn, "python_documentation", lambda end=characters: text[:end])
+        monkeypatch.setattr(char_rnn, "train", lambda network, *_: sizes.append(network.flat.size) or [])
+        monkeypatch.setattr(char_rnn.CharacterNetwork, "generate", lambda *_, **__: [0])
+        char_rnn.main(arguments)
+        capsys.readouterr()
+    assert sizes[0] < sizes[1] / 2
+    monkeypatch.undo()
+    monkeypatch.setattr(char_rnn, "python_documentation", lambda: text[:9_000])
+    char_rnn.main(["--quick"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines[:2]] == ["epoch 1", "epoch 2"]
+    assert len("\n".join(lines[2:])) >= 490
+
+
 def test_every_example_is_tested_and_in_the_readme() -> None:
-    scripts = {path.stem for path in FOLDER.glob("*.py") if '\nif __name__ == "__main__":' in path.read_text()}
+    scripts = set(SCRIPTS)
     assert scripts - {"char_rnn", "torch_digits"} == set(ANSWERS)  # which have tests of their own
     assert scripts == set(re.findall(r"\]\(examples/(\w+)\.py\) \|", README))
 

@@ -23,8 +23,9 @@ from tuning_cases import parabola
 
 import fastopt
 from fastopt.tuning import OtherConfigurationError, Sweep, SweepRun, sweep
+from fastopt.tuning.plans import make_plan
 from fastopt.tuning.pool import THREAD_VARIABLES, Died, run_jobs
-from fastopt.tuning.sweeps import CSV_FILE, JSON_FILE, RUNS_FILE
+from fastopt.tuning.sweeps import CSV_FILE, JSON_FILE, RUNS_FILE, run_plan
 
 
 def without_times(found: Sweep) -> list[SweepRun]:
@@ -361,6 +362,16 @@ def test_results_of_another_configuration_are_refused(tmp_path: Path, changed: d
     with pytest.raises(OtherConfigurationError, match=match):
         sweep(changed.pop("target", parabola), output=tmp_path, **KEYWORDS, **changed)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_plan_that_runs_anew_drops_what_is_there(tmp_path: Path) -> None:
+    sweep(parabola, output=tmp_path, **KEYWORDS)
+    plan = make_plan(tuning_cases.threads, rates=[0.1], seeds=1, workers=1)
+    run_plan(plan, tmp_path, anew=True)
+    assert len((tmp_path / RUNS_FILE).read_text().splitlines()) == 1 + 1
+    (tmp_path / RUNS_FILE).write_text("no runs")
+    found = run_plan(plan, tmp_path, anew=True)
+    assert same(run_plan(plan, tmp_path), found)
 
 
 def test_results_of_other_hyperparameters_are_refused(tmp_path: Path) -> None:
