@@ -14,6 +14,7 @@ import importlib.util
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -221,10 +222,11 @@ class BuildExtensions(build_ext):
         if compiler is None:
             return  # Microsoft's, which setuptools looks for, and says so
         flags = flags or []
+        link = shlex.split(os.environ.get("LDFLAGS", ""))  # which setuptools gives the linker alone
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "check.c"
             source.write_text(program + "\n")
-            command = [*compiler, str(source), "-o", str(Path(folder) / "check"), *flags]
+            command = [*compiler, str(source), "-o", str(Path(folder) / "check"), *flags, *link]
             try:
                 result = subprocess.run(command, capture_output=True, text=True, check=False)
             except OSError as error:

@@ -181,11 +181,15 @@ def test_what_has_been_compiled_is_not_compiled_again(built_checkout: Path, tmp_
     def compiled(**environment: str) -> list[str]:
         """The modules that a build compiles."""
         log.write_text("")
-        built = start([sys.executable, "setup.py", "-q", "build"], checkout, CC=compiler, **environment)
+        environment = {"CC": compiler, "LDFLAGS": "-L/where/libraries/are", **environment}
+        built = start([sys.executable, "setup.py", "-q", "build"], checkout, **environment)
         assert built.returncode == 0, built.stdout + built.stderr
         return sorted(re.findall(r"-c \S+/(\w+)\.c\b", log.read_text()))
 
     every = compiled()
+    links = [line for line in log.read_text().splitlines() if " -c " not in line and "--version" not in line]
+    assert len(links) == 3 + len(every)  # what is tried, and the modules
+    assert [line for line in links if "-L/where/libraries/are" not in line] == []
     assert {"_coefficients", "engine", "native_walk", "updates"} < set(every)
     assert compiled() == []
     (tmp_path / "no_openmp").touch()
