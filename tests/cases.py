@@ -148,6 +148,11 @@ PLAIN = [Case(spec.name, {}) for spec in SPECS.values()]
 """Every optimizer with nothing but defaults."""
 
 
+def dealt(cases: list[Case], hand: int, hands: int) -> list[Case]:
+    """Of cases dealt to so many hands, those of one: all hands together have each case once."""
+    return cases[hand % hands :: hands]
+
+
 def repr_without_addresses(value: Any) -> str:
     """A name for a test that is the same in each process."""
     return re.sub(r"( object)? at 0x[0-9a-f]+", "", repr(value))

@@ -204,9 +204,9 @@ def _update(signature: Signature, name: str, attempt: str) -> str:
 
 def _step(signature: Signature, name: str, attempt: str) -> str:
     lines = ["stamp()", "check_state(state)"]
-    for each in ("step", *signature.spec.carried):
-        lines += [f"length = state.{each}.size", "if length != 1:"]
-        lines += [f'    raise ValueError("state.{each} must be an array of one number; its size is", length)']
+    for each in ("step", *signature.spec.carried):  # a variable for each: Numba 0.62 raises with the first of one name
+        lines += [f"size_of_{each} = state.{each}.size", f"if size_of_{each} != 1:"]
+        lines += [f'    raise ValueError("state.{each} must be an array of one number; its size is", size_of_{each})']
     lines += [f"{each} = state.{each}" for each in signature.states]
     lines += [f"check_arrays(({', '.join(_operands(signature))},))", "step = state.step[0] + 1"]
     lines += [f"{each} = state.{each}[0]" for each in signature.spec.carried]

@@ -187,6 +187,7 @@ def test_a_diverged_optimizer_does_not_spoil_the_plot() -> None:
     assert high == char_rnn.bits(4.0) + 1
 
 
+@pytest.mark.slow
 def test_demo_reads_another_text_and_is_deterministic(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (folder / "tiny.txt").write_text(TEXT[:8000].replace("a", "\N{SNOWMAN}"), encoding="utf-8")
     command = ["demo", "--quick", "--text", "tiny.txt", "--plot", "out.png", "--epochs", "1", "--seed"]

@@ -36,6 +36,7 @@ def make(name: str, params: Any, **options: Any) -> fastopt.Optimizer:
 # --- the same bits ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @by_case
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 @pytest.mark.usefixtures("threads_always")

@@ -21,8 +21,11 @@ from fastopt.definitions import conventions
 from fastopt.definitions.conventions import DIFFERENCES, spec_of
 from fastopt.schedules import CosineDecay, Warmup
 
-# Keras' own code on PyTorch, with NumPy 2.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+pytestmark = [
+    pytest.mark.peers,
+    # Keras' own code on PyTorch, with NumPy 2.
+    pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
+]
 
 LIVE = ("keras", "optax")
 ROWS = [(convention, optimizer) for convention in LIVE for optimizer in DIFFERENCES[convention]]
@@ -37,7 +40,8 @@ TOLERANCES = {("keras", "NAdam"): {"rtol": 1e-6, "atol": 1e-7}}
 @pytest.fixture(scope="module")
 def keras() -> Iterator[Any]:
     """With float64 rates and constants."""
-    keras = pytest.importorskip("keras")
+    import keras
+
     before = keras.config.floatx()
     keras.config.set_floatx("float64")
     yield keras
@@ -47,9 +51,11 @@ def keras() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def optax() -> Iterator[Any]:
     """With float64."""
-    jax = pytest.importorskip("jax")
+    import jax
+    import optax
+
     with jax.enable_x64(True):
-        yield pytest.importorskip("optax")
+        yield optax
 
 
 @pytest.fixture

@@ -76,6 +76,7 @@ COMPILED = list({(of_case(case).rule, of_case(case).spec.coefficients): case for
 """One for each rule with each coefficient function of PyTorch's."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", COMPILED, ids=str)
 def test_the_bits_of_the_optimizers(case: cases.Case) -> None:
     functions = jit.functions(getattr(fastopt, case.optimizer), **case.options)
@@ -83,14 +84,16 @@ def test_the_bits_of_the_optimizers(case: cases.Case) -> None:
         compare(functions, getattr(fastopt, case.optimizer), case.options, size, np.float32)
 
 
-@pytest.mark.parametrize("case", [cases.Case("Adam", {}), cases.Case("NAdam", {}), cases.Case("Rprop", {})], ids=str)
-def test_float64_shapes_and_threads(case: cases.Case) -> None:
-    cls = getattr(fastopt, case.optimizer)
-    functions = jit.functions(cls, **case.options)
-    compare(functions, cls, case.options, (13, 7), np.float64)
+@pytest.mark.parametrize(
+    "name", ["Adam", pytest.param("NAdam", marks=pytest.mark.slow), pytest.param("Rprop", marks=pytest.mark.slow)]
+)
+def test_float64_shapes_and_threads(name: str) -> None:
+    cls = getattr(fastopt, name)
+    functions = jit.functions(cls)
+    compare(functions, cls, {}, (13, 7), np.float64)
     assert functions.parallel.py_func.__globals__["number_of_parts"](300_001, 0.3) == numba.get_num_threads()
-    compare(functions, cls, case.options, 300_001, np.float64, "parallel")
-    compare(functions, cls, case.options, 19, np.float64, "parallel")
+    compare(functions, cls, {}, 300_001, np.float64, "parallel")
+    compare(functions, cls, {}, 19, np.float64, "parallel")
 
 
 def test_a_rule_of_ones_own() -> None:
@@ -413,6 +416,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_cached_function_is_found_again_unless_the_update_has_changed(tmp_path: Path) -> None:
     (tmp_path / "training.py").write_text(SCRIPT)
     changed = "import runpy, fastopt.jit.stamps as s; s.digest = lambda: 'other'; "

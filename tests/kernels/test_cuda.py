@@ -23,7 +23,7 @@ from fastopt.kernels.cuda.availability import unavailable
 FOLDER = Path(__file__).parent / "cuda"
 FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 
-pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+pytestmark = pytest.mark.cuda
 
 
 def run_in_child(arguments: list[str], **variables: str) -> None:

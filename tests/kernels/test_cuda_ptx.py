@@ -23,7 +23,7 @@ from fastopt.rules import maximum, select
 from fastopt.step.planning import Planner
 from fastopt.step.rates import rate_at
 
-pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+pytest.importorskip("numba_cuda", reason="numba-cuda, of the extra `test-all`, is not installed")
 from cuda.core import Linker, LinkerOptions, ObjectCode
 from numba import config, cuda
 
@@ -35,6 +35,8 @@ from fastopt.kernels.cuda.render_prepare import prepare_source
 from fastopt.kernels.cuda.render_sums import sums_source
 from fastopt.kernels.cuda.render_update import VECTORS_IN_FLIGHT, update_source
 from fastopt.kernels.cuda.structures import STEP, Structure
+
+pytestmark = pytest.mark.cuda
 
 HOPPER = (9, 0)
 EVERYTHING = os.environ.get("FASTOPT_TEST_PTX") == "all"

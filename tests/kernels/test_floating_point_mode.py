@@ -110,6 +110,7 @@ def results(case: Case, options: dict[str, Any], mode: str | None) -> list[np.nd
     return [param, *(np.atleast_1d(value) for value in optimizer.state[0].values())]
 
 
+@pytest.mark.slow
 @needs_rounding
 @pytest.mark.parametrize("case", VARIANTS, ids=str)
 @pytest.mark.usefixtures("threads_always")

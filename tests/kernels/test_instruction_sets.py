@@ -41,6 +41,7 @@ def run(program: str = PROGRAM, **environment: str) -> subprocess.CompletedProce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(USABLE) < 2, reason="this processor has only one of the instruction sets")
 def test_all_instruction_sets_give_the_same_bits() -> None:
     results = [run(FASTOPT_CPU=level).stdout.split() for level in USABLE]
@@ -77,6 +78,7 @@ def test_the_error_reaches_the_user() -> None:
     assert "FASTOPT_CPU='avx512' is no instruction set level" in result.stderr
 
 
+@pytest.mark.slow
 def test_prefetching_does_not_change_the_bits() -> None:
     large = PROGRAM.replace("63, 64, 65, 4097", "64, 4097, 9_000_003").replace("range(20)", "range(2)")
     large = large.replace("in CASES", "in CASES[:1] + CASES[9:10]")

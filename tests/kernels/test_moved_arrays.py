@@ -126,6 +126,7 @@ PLACES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_threads", [1, 2])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_python_resizes_during_a_step(backend: str, n_threads: int) -> None:
@@ -159,6 +160,7 @@ def bind_while_collecting(backend: str) -> None:
                 raise AssertionError(f"{victim} was resized, and the step went on")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_the_collector_resizes_during_construction(backend: str) -> None:
     code = f"from test_moved_arrays import bind_while_collecting\nbind_while_collecting({backend!r})"

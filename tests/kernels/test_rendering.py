@@ -188,6 +188,7 @@ def test_every_sum_is_vectorised(level: str, real: str) -> None:
         assert "fmadd" not in body
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
 @pytest.mark.parametrize("loop", registry.loops().values(), ids=lambda loop: loop.name)
 @pytest.mark.parametrize("real", registry.REALS)

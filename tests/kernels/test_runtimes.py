@@ -16,6 +16,8 @@ from processes import in_a_fresh_process, threads_during_steps
 import fastopt
 from fastopt.kernels import native
 
+pytestmark = pytest.mark.slow  # many processes that import torch and scikit-learn
+
 LIBRARIES = ("torch", "sklearn.cluster", "fastopt")
 
 

@@ -54,6 +54,7 @@ def test_every_exponent(sign: int) -> None:
     assert_exact((exponents | SIGNIFICANDS[:: 1 << 11] | np.uint32(sign << 31)).ravel())
 
 
+@pytest.mark.slow
 @needs_avx512
 def test_all_optimizers_give_the_same_bits() -> None:
     results = {run(FASTOPT_SHARED_ROOTS=share).stdout for share in ("0", "1")}

@@ -156,6 +156,7 @@ def step_beside_numba(layer: str) -> None:
     print(f"ran {numba.threading_layer()}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer", ["workqueue", "omp", "tbb"])
 def test_numbas_own_threads_do_no_harm(layer: str) -> None:
     """fastopt's loops have none of Numba's threading layers in them; a user's own function may have any."""

@@ -231,6 +231,7 @@ def be_interrupted(backend: str, size: int) -> None:
     os.write(1, b"!")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "size", "longest_wait"),
     [

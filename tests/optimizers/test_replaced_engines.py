@@ -179,7 +179,7 @@ def orders(backend: str, bound: bool, begun: list[str], second: str) -> list[tup
 @pytest.mark.parametrize("second", MEANWHILE)
 @pytest.mark.parametrize("first", BEGUN)
 @pytest.mark.parametrize("bound", [True, False], ids=["bound", "given"])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", ["cython", pytest.param("reference", marks=pytest.mark.slow)])  # Both engines.
 def test_what_another_thread_does_comes_before_or_after_or_is_refused(
     backend: str, bound: bool, first: str, second: str
 ) -> None:

@@ -80,11 +80,16 @@ def rule_of(case: Case) -> str:
 
 
 ONE_OF_EACH_RULE = list({rule_of(case): case for case in reversed(REFERENCES)}.values())
+OTHERS = [case for case in REFERENCES if case not in ONE_OF_EACH_RULE]
 
 
 @pytest.mark.parametrize(
     ("case", "dtype"),
-    [*((case, np.float32) for case in REFERENCES), *((case, np.float64) for case in ONE_OF_EACH_RULE)],
+    [
+        *((case, np.float32) for case in ONE_OF_EACH_RULE),
+        *(pytest.param(case, np.float64, marks=pytest.mark.slow) for case in ONE_OF_EACH_RULE),
+        *(pytest.param(case, np.float32, marks=pytest.mark.slow) for case in OTHERS),
+    ],
     ids=lambda each: getattr(each, "__name__", str(each)),
 )
 def test_a_built_in_rule_made_anew_gives_the_same_bits(case: Case, dtype: Any) -> None:

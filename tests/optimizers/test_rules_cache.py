@@ -76,6 +76,7 @@ def test_the_second_process_compiles_nothing_and_gives_the_same_bits(program: Pa
     assert not cache.stat().st_mode & 0o077
 
 
+@pytest.mark.slow
 def test_a_changed_rule_is_compiled_anew_and_a_rule_changed_back_is_not(program: Path, tmp_path: Path) -> None:
     first = run(program, tmp_path / "cache", 1.0)
     second = run(program, tmp_path / "cache", 2.0)
@@ -84,6 +85,7 @@ def test_a_changed_rule_is_compiled_anew_and_a_rule_changed_back_is_not(program:
     assert run(program, tmp_path / "cache", 1.0) == (first[0], False)
 
 
+@pytest.mark.slow
 def test_another_processor_has_its_own_entries(kept: tuple[str, Path], program: Path, tmp_path: Path) -> None:
     bits, cache = kept[0], shutil.copytree(kept[1], tmp_path / "cache")
     plain = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}
@@ -94,6 +96,7 @@ def test_another_processor_has_its_own_entries(kept: tuple[str, Path], program: 
     assert len(list((tmp_path / "cache").iterdir())) == 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut short", "other content", "empty", "writable by others", "a folder"])
 def test_entries_that_are_not_whole_or_not_ours_are_as_good_as_none(
     damage: str, kept: tuple[str, Path], program: Path, tmp_path: Path
@@ -124,6 +127,7 @@ def test_a_folder_that_others_can_write_to_is_not_used(kept: tuple[str, Path], p
     assert run(program, cache) == (bits, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["", "/proc/nothing/here", "file"])
 def test_where_nothing_can_be_kept_it_is_compiled_each_time(
     cache: str, kept: tuple[str, Path], program: Path, tmp_path: Path
@@ -134,6 +138,7 @@ def test_where_nothing_can_be_kept_it_is_compiled_each_time(
     assert [run(program, cache) for _ in range(2)] == [(kept[0], True)] * 2
 
 
+@pytest.mark.slow
 def test_processes_at_once_do_not_disturb_each_other(program: Path, tmp_path: Path) -> None:
     program.write_text(RULE.format(factor=1.0))
     environment = {**os.environ, "FASTOPT_CACHE_DIR": str(tmp_path / "cache")}
@@ -240,6 +245,7 @@ RUNTIME = {"pow", "powf", "sqrt", "sqrtf", "floor", "floorf", "memcpy", "memset"
 """What an object may call: all of it is in every process."""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nm") is None, reason="nm, of binutils, reads what an object needs")
 def test_objects_need_nothing_of_python_or_numba(tmp_path: Path) -> None:
     """A loader that does not find what an object calls ends the process."""
@@ -261,6 +267,7 @@ def test_objects_need_nothing_of_python_or_numba(tmp_path: Path) -> None:
     assert "pow" in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in registry.coefficient_functions() if hasattr(coefficients, name)])
 def test_coefficients_by_numba_are_those_of_the_compiled_module(name: str) -> None:
     import ctypes

@@ -55,6 +55,7 @@ def Made(param, grad, first, second, lr, beta, step):
 counter = itertools.count()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda each: each.__name__)
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(

@@ -7,15 +7,18 @@ from typing import Any
 import numpy as np
 import pytest
 from arrays import at_offset
-from cases import BACKENDS, CASES, DTYPES, PLAIN, Case, equal_bits, random_gradient
+from cases import BACKENDS, CASES, DTYPES, PLAIN, VARIANTS, Case, equal_bits, random_gradient
 from comparing import assert_same, run
 
 LENGTHS = (0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 4097)
 OFFSETS = range(16)
-STEPS = 20
-LARGE = 1_000_003
+STEPS = 10  # the last of the warm-ups in the cases takes 9
+LARGE = 300_007
 
-by_case = pytest.mark.parametrize("case", CASES, ids=str)
+OTHER_COEFFICIENTS = [pytest.param(case, marks=pytest.mark.slow) for case in CASES if case not in VARIANTS]
+"""The cases that have the loops of others."""
+
+by_case = pytest.mark.parametrize("case", [*VARIANTS, *OTHER_COEFFICIENTS], ids=str)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
 
@@ -35,13 +38,13 @@ def test_every_length_at_every_offset(case: Case, dtype: Any, rng: np.random.Gen
         assert_same(case, expected, actual, f"{backend}, {n_threads} threads")
 
 
-@by_case
+@pytest.mark.parametrize("case", VARIANTS, ids=str)
 @by_dtype
 @pytest.mark.usefixtures("threads_always")
 def test_every_number_of_threads(case: Case, dtype: Any, rng: np.random.Generator) -> None:
+    """Of every loop: the other cases are other coefficients of the same ones, which threads are given."""
     starts = [rng.standard_normal(LARGE).astype(dtype)]
-    few = [random_gradient(rng, LARGE, dtype) for _ in range(3)]
-    gradients = [[few[step % 3] if step % 2 else -few[step % 3]] for step in range(STEPS)]
+    gradients = [[random_gradient(rng, LARGE, dtype)] for _ in range(3)]
     expected = run(case, starts, gradients, backend="reference")
     for backend in ("cython", "numba"):
         for n_threads in range(1, 9):

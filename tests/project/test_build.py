@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 from building import ROOT, build_editable, build_wheel, copy_of_sources, python_with, run, start
 
+pytestmark = pytest.mark.slow
+
 needs_scripts = pytest.mark.skipif(sys.platform != "linux", reason="stand-in compilers are shell scripts")
 
 TRAIN = """

@@ -69,6 +69,7 @@ def start(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complete
 # --- as scripts -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ANSWERS)
 def test_scripts(name: str, tmp_path: Path) -> None:
     result = start(str(FOLDER / f"{name}.py"), "--quick", cwd=tmp_path)

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from building import ROOT, python_with, start
 
+pytestmark = pytest.mark.slow
+
 TESTS = ROOT / "tests"
 LARGEST = 2_000_000
 """Bytes of all compiled modules; 1.4 million were measured on x86-64, and 7 million with debugging information."""

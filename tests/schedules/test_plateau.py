@@ -99,6 +99,7 @@ def test_torch(metrics: list[float], arguments: dict[str, Any]) -> None:
         )
 
 
+@pytest.mark.peers
 @settings(deadline=None, max_examples=200)
 @given(
     numbers,
@@ -109,7 +110,8 @@ def test_torch(metrics: list[float], arguments: dict[str, Any]) -> None:
 )
 def test_keras(first: float, metrics: list[float], arguments: dict[str, Any]) -> None:
     """From a first metric that is a number on. The rate is a plain number, not Keras' float32 variable."""
-    keras = pytest.importorskip("keras")
+    import keras
+
     callback = keras.callbacks.ReduceLROnPlateau("loss", **arguments)
     model = SimpleNamespace(optimizer=SimpleNamespace(learning_rate=0.5))
     callback.set_model(model)

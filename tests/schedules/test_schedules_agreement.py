@@ -244,7 +244,9 @@ def test_beyond_t_max_torch_rises_again() -> None:
 
 @pytest.fixture(scope="module")
 def keras() -> Any:
-    return pytest.importorskip("keras")
+    import keras
+
+    return keras
 
 
 def schedule_of(name: str, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
@@ -288,6 +290,7 @@ def growing_restarts(schedule: Schedule) -> list[int]:
     return [int(begin) for begin in itertools.takewhile(lambda begin: begin < STEPS, begins) if begin.is_integer()]
 
 
+@pytest.mark.peers
 @table(*KERAS)
 def test_keras(same: Same, keras: Any) -> None:
     """The same arguments, the same rates: Keras computes in float32, where 1 - cos and 1 - p lose digits near 0."""
@@ -300,6 +303,7 @@ def test_keras(same: Same, keras: Any) -> None:
     np.testing.assert_allclose(rates, expected, rtol=2e-6, atol=1e-7)
 
 
+@pytest.mark.peers
 def test_a_late_restart_is_where_it_should_be(keras: Any) -> None:
     """After 8 + 16 + ... + 32768 steps a new period begins; Keras may still be at the end of the old one."""
     begin = 8 * (2**13 - 1)
@@ -310,6 +314,7 @@ def test_a_late_restart_is_where_it_should_be(keras: Any) -> None:
     assert float(theirs(begin + 1)) == pytest.approx(1)
 
 
+@pytest.mark.peers
 def test_every_schedule_of_keras_is_in_the_table(keras: Any) -> None:
     module = keras.optimizers.schedules
     names = {name for name in dir(module) if isinstance(getattr(module, name), type)}
@@ -322,9 +327,11 @@ def test_every_schedule_of_keras_is_in_the_table(keras: Any) -> None:
 @pytest.fixture
 def optax() -> Iterator[Any]:
     """With float64, so that more than float32's digits are compared."""
-    jax = pytest.importorskip("jax")
+    import jax
+    import optax
+
     with jax.enable_x64(True):
-        yield pytest.importorskip("optax")
+        yield optax
 
 
 def optax_schedule(name: str, *args: Any, **kwargs: Any) -> Callable[[Any], Any]:
@@ -422,6 +429,7 @@ OPTAX = [
 ]
 
 
+@pytest.mark.peers
 @table(*OPTAX)
 def test_optax(same: Same, optax: Any) -> None:
     """In float64; cosines and powers are XLA's own, so not to the bit. cos near pi / 2 has an absolute error."""
@@ -430,6 +438,7 @@ def test_optax(same: Same, optax: Any) -> None:
     np.testing.assert_allclose(ours(same.ours), rates, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.peers
 def test_every_schedule_of_optax_is_in_the_table(optax: Any) -> None:
     public = (name for name in vars(optax.schedules) if not name.startswith("_"))
     names = {name for name in public if name.endswith(("_schedule", "_schedules", "_decay"))}

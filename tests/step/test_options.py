@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, DTYPES, PLAIN, VARIANTS, Case, equal_bits, extra_options
+from cases import BACKENDS, DTYPES, PLAIN, VARIANTS, Case, dealt, equal_bits, extra_options
 from comparing import assert_same
 
 import fastopt
@@ -22,6 +22,9 @@ SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (7,), (), (0, 4), (2, 1300), (900
 STEPS = 7
 
 by_options = pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+WAYS_TO_SAVE = ["state_dict", "pickle", "deepcopy"]
+NUMBERS = {id(options): number for number, options in enumerate(OPTIONS.values())}
+
 by_plain_case = pytest.mark.parametrize("case", PLAIN, ids=str)
 
 
@@ -47,13 +50,16 @@ def run(case: Case, params: list[np.ndarray], gradients: list[list[Any]], **opti
 
 
 @by_options
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("threads_always")
 def test_the_same_bits_from_every_backend_and_number_of_threads(
     options: dict[str, Any], dtype: Any, rng: np.random.Generator
 ) -> None:
+    """Each variant with each option, in one of the dtypes: what is done around a rule has loops of its own."""
     params, gradients = problem(rng, dtype)
-    for case in [each for each in VARIANTS if each.can(options)]:
+    for case in dealt(VARIANTS, NUMBERS[id(options)] + DTYPES.index(dtype), len(DTYPES)):
+        if not case.can(options):
+            continue
         expected = run(case, params, gradients, backend="reference", **options)
         for backend, n_threads in (("cython", 1), ("cython", 3), ("numba", 2)):
             actual = run(case, params, gradients, backend=backend, n_threads=n_threads, **options)
@@ -435,12 +441,17 @@ def test_averages_come_back_after_an_exception() -> None:
 
 
 @by_options
-@pytest.mark.parametrize("how", ["state_dict", "pickle", "deepcopy"])
+@pytest.mark.parametrize(
+    "how", [WAYS_TO_SAVE[0], *(pytest.param(way, marks=pytest.mark.slow) for way in WAYS_TO_SAVE[1:])]
+)
 def test_saved_in_the_middle_and_continued(options: dict[str, Any], how: str, rng: np.random.Generator) -> None:
+    """Each optimizer with each option, in one of the ways: what an option keeps is the same for every rule."""
     import pickle
 
     params, gradients = problem(rng, np.float64)
-    for case in [each for each in PLAIN if each.can(options)]:
+    for case in dealt(PLAIN, NUMBERS[id(options)] + WAYS_TO_SAVE.index(how), len(WAYS_TO_SAVE)):
+        if not case.can(options):
+            continue
         expected, _ = run(case, params, gradients, **options)
         for at in (1, 2, 3):
             started = [param.copy() for param in params]

@@ -128,6 +128,7 @@ def test_from_torchs_own_class_and_back(flatten: bool, tmp_path: Path) -> None:
             torch.testing.assert_close(param, other)
 
 
+@pytest.mark.slow
 def test_two_processes_and_one(tmp_path: Path) -> None:
     """Saved by two processes and loaded by one, and the other way round. Slow, because both import torch."""
     expected = {}

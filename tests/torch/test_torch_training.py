@@ -421,6 +421,7 @@ def test_torchs_number_of_threads_is_respected() -> None:
     assert fastopt.torch.Adam(parameters(), n_threads=3)._host.n_threads() == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("threads_always")
 @pytest.mark.parametrize("name", CLASSES)
 def test_threads_that_train_models_of_their_own(name: str) -> None:
@@ -470,6 +471,7 @@ def test_threads_that_step_one_optimizer_get_an_error_or_a_step() -> None:
 # --- torch.compile --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @by_class
 def test_torch_compile_leaves_steps_alone(name: str) -> None:
     """A step within a compiled function is a break of its graph; there is nothing to compile anew each time."""
