@@ -154,6 +154,17 @@ def test_a_folder_without_results_is_free(folder: Path) -> None:
     assert found == {"notes.txt", "diagnosis.json", "diagnosis.png"}
 
 
+def test_a_numbered_folder_without_results_is_free(folder: Path) -> None:
+    assert cli.main(["diagnose", "my_training:train", "--lr", "0.1"]) == 0
+    before = contents(folder / "fastopt-diagnose")
+    (folder / "fastopt-diagnose-2").mkdir()
+    (folder / "fastopt-diagnose-3").mkdir()
+    assert cli.main(["diagnose", "my_training:train", "--lr", "0.2"]) == 0
+    assert contents(folder / "fastopt-diagnose") == before
+    assert (folder / "fastopt-diagnose-2" / "diagnosis.json").exists()
+    assert not list((folder / "fastopt-diagnose-3").iterdir())
+
+
 def test_the_three_commands_share_a_folder(folder: Path) -> None:
     for command, (shared, settings, *_) in COMMANDS.items():
         assert cli.main([command, *shared, *settings, "--output", "all"]) == 0

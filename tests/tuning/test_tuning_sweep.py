@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 import json
 import math
 import os
@@ -22,7 +23,7 @@ import tuning_cases
 from tuning_cases import parabola
 
 import fastopt
-from fastopt.tuning import OtherConfigurationError, Sweep, SweepRun, sweep
+from fastopt.tuning import OtherConfigurationError, RatePoint, Sweep, SweepRun, sweep
 from fastopt.tuning.plans import make_plan
 from fastopt.tuning.pool import THREAD_VARIABLES, Died, run_jobs
 from fastopt.tuning.sweeps import CSV_FILE, JSON_FILE, RUNS_FILE, run_plan
@@ -140,6 +141,14 @@ def test_about_as_good_is_in_the_terms_of_the_metric(
     assert found.best is not None
     assert found.region == region
     assert any("one seed" in note for note in found.notes) == (len(values[0]) == 1)
+
+
+@pytest.mark.parametrize("values", list(itertools.permutations([math.nan, 1.0, 2.0])))
+def test_a_seed_whose_metric_is_not_a_number_is_the_worst_seed(values: tuple[float, ...]) -> None:
+    runs = [SweepRun(0.1, seed, "completed", {"loss": value}) for seed, value in enumerate(values)]
+    low, high = RatePoint.of(0.1, runs, "loss", "min"), RatePoint.of(0.1, runs, "loss", "max")
+    assert (low.low, low.median, low.high) == (1.0, 2.0, math.inf)
+    assert (high.low, high.median, high.high) == (-math.inf, 1.0, 2.0)
 
 
 @pytest.mark.parametrize("mode", ["min", "max"])
