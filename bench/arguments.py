@@ -7,11 +7,14 @@ from pathlib import Path
 
 from fastopt.command.arguments import cannot, make_folder, positive_integer, positive_number, writable
 
+THREADS = 2
+
 EXAMPLES = """examples:
-  fastopt bench --quick                              the main cases, in about two minutes
+  fastopt bench --quick                              the main cases, in less than two minutes
   fastopt bench --list                               all cases and peers, and why a peer is absent
   fastopt bench --select "flat and Adam" --peers torch,optax
-  fastopt bench --json results.json --report report  everything, about an hour: tables, plots and JSON
+  fastopt bench --report report                      what a reader needs, about half an hour: tables, plots and JSON
+  fastopt bench --all --report report                every case, some hours
 """
 
 
@@ -38,11 +41,15 @@ def peer_names(value: str) -> list[str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = EXAMPLES
-    parser.add_argument("--quick", action="store_true", help="few cases and repeats: about two minutes on two cores")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick", action="store_true", help="few cases and repeats, and no torch.compile: less than two minutes"
+    )
+    size.add_argument("--all", action="store_true", help="every case: hours, rather than half an hour")
     parser.add_argument(
         "--threads",
         type=positive_integer,
-        default=2,
+        default=THREADS,
         metavar="N",
         help="threads of fastopt and its peers (%(default)s)",
     )
@@ -53,7 +60,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds to measure each side of a case (0.25; quick: 0.05)",
     )
     parser.add_argument(
-        "-k", "--select", metavar="EXPRESSION", help="cases that match, as in pytest -k: 'Adam and not 1_000'"
+        "-k",
+        "--select",
+        metavar="EXPRESSION",
+        help="those of all cases that match, as in pytest -k: 'Adam and not 1_000'",
     )
     parser.add_argument(
         "--peers", type=peer_names, metavar="NAME[,NAME]", help="only these peers, by name or first word: torch,optax"

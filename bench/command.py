@@ -4,36 +4,44 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pytest
-
 from fastopt.command.arguments import CommandError, UsageError
 
-from . import listing, suite
-from .results import Results
+from .arguments import THREADS
+from .results import COMMAND, Results
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from .suite import Ended
 
-def options(arguments: argparse.Namespace, results: Path | None = None) -> list[str]:
+
+def options(arguments: argparse.Namespace) -> list[str]:
     """The arguments of the command as arguments of pytest."""
     chosen: dict[str, Any] = {
         "--threads": arguments.threads,
         "--seconds": arguments.seconds,
         "--peers": arguments.peers and ",".join(arguments.peers),
-        "--results": results,
         "-k": arguments.select,
     }
-    words = ["--quick"] if arguments.quick else []
+    words = [f"--{name}" for name in ("quick", "all") if getattr(arguments, name)]
     for name, value in chosen.items():
         if value is not None:
             words += [name, str(value)]
     return words
+
+
+def command_of(arguments: argparse.Namespace) -> str:
+    """The command that measures the same again."""
+    words = options(arguments)
+    if arguments.threads == THREADS:
+        place = words.index("--threads")
+        del words[place : place + 2]
+    return shlex.join(["fastopt", "bench", *words])
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 def run_list(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from . import terminal
+    from . import listing, suite, terminal
 
     collecting = suite.Collecting()
     check(suite.run([*options(arguments), "--collect-only"], collecting), arguments)
@@ -63,41 +71,42 @@ def partial(path: Path) -> Path:
 
 
 def run_suite(arguments: argparse.Namespace) -> int:
+    import pytest
     from rich.console import Console
 
+    from . import processes, suite
+
     screen = Console(file=sys.stderr)
-    with tempfile.TemporaryDirectory() as temporary, progress_bar(screen) as progress:
-        path = Path(temporary) / "results.json"
-        if arguments.json:  # what there is of them, case by case: a run that is killed leaves it
-            path = partial(arguments.json)
-            path.unlink(missing_ok=True)
-        reporting = suite.Reporting(
+    path = None
+    if arguments.json:  # what there is of them, case by case: a run that is killed leaves it
+        path = partial(arguments.json)
+        path.unlink(missing_ok=True)
+    with progress_bar(screen) as progress:
+        progressing = suite.Progressing(
             progress,
             lambda line: screen.print(line, markup=False, highlight=False, soft_wrap=True),
             not screen.is_terminal,
         )
-        ended = suite.run(options(arguments, path), reporting)
-        try:
-            check(ended, arguments)
-        except UsageError:
-            path.unlink(missing_ok=True)
-            raise
-        results = Results.load(path) if path.exists() else Results()
+        ended, results = processes.run(options(arguments), progressing, path)
+    check(ended, arguments)
+    results.machine[COMMAND] = command_of(arguments)
     show(results, arguments)
-    if reporting.interrupted:
-        raise KeyboardInterrupt(f"{len(results.records):,} of {reporting.total:,} cases were measured")
+    if progressing.interrupted:
+        raise KeyboardInterrupt(f"{len(results.records):,} of {progressing.total:,} cases were measured")
     if ended.exit_code == pytest.ExitCode.INTERNAL_ERROR:
         raise CommandError(f"pytest failed: {ended.error}")
     if results.failures:
-        raise CommandError(f"{len(results.failures):,} of {reporting.total:,} cases failed")
+        raise CommandError(f"{len(results.failures):,} of {progressing.total:,} cases failed")
     if not results.records:
         reasons = dict.fromkeys(results.left_out.values())
         raise CommandError(f"nothing was measured: {'; '.join(reasons) or 'no case has a result'}")
     return 0
 
 
-def check(ended: suite.Ended, arguments: argparse.Namespace) -> None:
+def check(ended: Ended, arguments: argparse.Namespace) -> None:
     """Reject the arguments that pytest could not use."""
+    import pytest
+
     if ended.exit_code == pytest.ExitCode.USAGE_ERROR:
         raise UsageError(ended.error)
     if ended.exit_code == pytest.ExitCode.NO_TESTS_COLLECTED:

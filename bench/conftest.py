@@ -14,12 +14,13 @@ from .clock import CLOCK
 from .measure import Record, Settings
 from .memory import give_memory_back
 from .outcomes import OUTCOMES, Outcomes
-from .quick import LARGEST, keeps
+from .selection import LARGEST, LEFT_OUT_OF_QUICK, Extent, keeps
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("fastopt benchmarks")
     group.addoption("--quick", action="store_true", help=f"few cases, up to {LARGEST:,} parameters, and few repeats")
+    group.addoption("--all", action="store_true", help="every case, not only what a reader needs")
     group.addoption("--threads", type=int, default=2, help="threads of fastopt and of its peers (default: 2)")
     group.addoption(
         "--seconds", type=float, help="about how long to measure each side of a case (default: 0.25; quick: 0.05)"
@@ -38,19 +39,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "compare" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.benchmark(timer=CLOCK.now))
-    if not config.getoption("--quick"):
-        return
-    left_out = [item for item in items if not _is_quick(item)]
-    items[:] = [item for item in items if _is_quick(item)]
-    config.hook.pytest_deselected(items=left_out)
+    extent = Extent.of(config)
+    if extent is Extent.USUAL and any("::" in argument for argument in config.args):
+        return  # they were named
+    kept = [item for item in items if is_kept(item, extent)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(kept)])
+    items[:] = kept
 
 
-def _is_quick(item: pytest.Item) -> bool:
+def is_kept(item: pytest.Item, extent: Extent) -> bool:
     case = getattr(item, "callspec", None)
     if case is None:
-        return keeps(item.name, "", 0)
+        return keeps(extent, item.name, "", 0)
     workload = case.params.get("workload")
-    return keeps(item.name.split("[")[0], case.id, workload.size if workload else 0)
+    return keeps(extent, item.name.split("[")[0], case.id, workload.size if workload else 0)
 
 
 @pytest.fixture(scope="session")
@@ -63,7 +65,8 @@ def settings(pytestconfig: pytest.Config, quick: bool) -> Settings:
     seconds = pytestconfig.getoption("--seconds")
     default = 0.05 if quick else 0.25
     peers = tuple(filter(None, pytestconfig.getoption("--peers").split(",")))
-    return Settings(pytestconfig.getoption("--threads"), default if seconds is None else seconds, peers)
+    left_out = LEFT_OUT_OF_QUICK if quick else ()
+    return Settings(pytestconfig.getoption("--threads"), default if seconds is None else seconds, peers, left_out)
 
 
 def outcomes(config: pytest.Config) -> Outcomes:

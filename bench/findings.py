@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -58,6 +59,36 @@ class Losses:
         rows = [(record, name, result) for record in chosen for name, result in faster(record).items()]
         rows.sort(key=lambda row: row[2]["ratio"])
         return cls(rows, sum(is_peer(name) for record in chosen for name in timed(record)))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many comparisons with a peer are won and lost, and their ratios."""
+
+    won: int
+    lost: int
+    lowest: float
+    median: float
+    highest: float
+
+
+def counts(records: Iterable[Record]) -> dict[str, Counts]:
+    """By section, where there is a peer."""
+    ratios: dict[str, list[float]] = {}
+    for record in comparisons(records):
+        for name, result in timed(record).items():
+            if is_peer(name):
+                ratios.setdefault(record["section"], []).append(result["ratio"])
+    return {
+        section: Counts(
+            sum(ratio >= 1 for ratio in found),
+            sum(ratio < 1 for ratio in found),
+            min(found),
+            statistics.median(found),
+            max(found),
+        )
+        for section, found in ratios.items()
+    }
 
 
 @dataclass

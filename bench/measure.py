@@ -64,11 +64,15 @@ class Settings:
     """Approximate time to measure each side of a case, without its preparation."""
 
     peers: tuple[str, ...] = ()
-    """Names of peers, or the first words of names; none: all peers."""
+    """Names of peers, or the first words of names; none: all peers but those that are left out."""
+
+    left_out: tuple[str, ...] = ()
 
     def chosen(self, peers: Iterable[Peer]) -> tuple[Peer, ...]:
         """The requested peers among these."""
-        return tuple(peer for peer in peers if not self.peers or any(fits(name, peer.name) for name in self.peers))
+        if self.peers:
+            return tuple(peer for peer in peers if any(fits(name, peer.name) for name in self.peers))
+        return tuple(peer for peer in peers if peer.name not in self.left_out)
 
 
 def fits(asked: str, name: str) -> bool:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from . import machine
-from .results import BUSY, MEASURED, Results
+from .results import BUSY, EARLY, MEASURED, Results
+from .selection import Extent
 
 OUTCOMES = "fastopt benchmarks"
 """The plugin's name."""
@@ -25,11 +26,11 @@ class Outcomes:
         described = {
             MEASURED: ", ".join(
                 [
-                    "quick" if option("--quick") else "in full",
-                    f"cases {option('keyword')!r}" if option("keyword") else "all cases",
+                    *([Extent.of(self.config).value] if option("--quick") or not option("keyword") else []),
+                    *([f"cases that fit {option('keyword')!r}"] if option("keyword") else []),
                     *([f"peers {option('--peers')}"] if option("--peers") else []),
                     *([] if seconds is None else [f"{seconds:g} s a side"]),
-                    *([] if ended else ["ended early"]),
+                    *([] if ended else [EARLY]),
                 ]
             ),
             **machine.describe(option("--threads")),
@@ -39,6 +40,8 @@ class Outcomes:
 
     def _keep(self, report: pytest.TestReport | pytest.CollectReport) -> None:
         name = report.nodeid.rpartition("/")[2]
+        if isinstance(report, pytest.TestReport):
+            self.results.took[name] = self.results.took.get(name, 0.0) + report.duration
         if report.skipped and isinstance(report.longrepr, tuple):
             self.results.left_out[name] = report.longrepr[2].removeprefix("Skipped: ")
         elif report.failed:
@@ -48,7 +51,7 @@ class Outcomes:
     pytest_collectreport = _keep
 
     def pytest_runtest_logfinish(self) -> None:
-        """A run that is killed leaves what it has found: a whole one takes more than an hour."""
+        """A run that is killed leaves what it has found."""
         self.save(self.results.machine or self.describe())
 
     @pytest.hookimpl(trylast=True)

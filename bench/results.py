@@ -33,6 +33,8 @@ class Results:
     """Tests that did not run, and why."""
     failures: dict[str, str] = field(default_factory=dict)
     """Tests that failed, and why; wrong results are in their records too."""
+    took: dict[str, float] = field(default_factory=dict)
+    """The seconds of each test in all."""
     datetime: str = field(default_factory=_now)
     format: int = FORMAT
 
@@ -75,13 +77,19 @@ class Results:
             self.machine | {MEASURED: "; then ".join(run.machine.get(MEASURED, "") for run in (self, later))},
             self.left_out | later.left_out,
             self.failures | later.failures,
+            self.took | later.took,
             f"{self.datetime.partition(' to ')[0]} to {later.datetime}",
         )
 
 
 MEASURED, BUSY, RUNTIMES = "measured", "processors busy with other work", "OpenMP runtimes"
-OF_A_RUN = (MEASURED, BUSY, RUNTIMES)
+TOOK = "time taken"
+COMMAND = "command"
+OF_A_RUN = (MEASURED, BUSY, RUNTIMES, TOOK, COMMAND)
 """Parts of the description of the machine that differ between runs: other work, and the libraries that peers load."""
+
+EARLY = "ended early"
+"""A part of what is said of MEASURED."""
 
 
 def identity(record: Record) -> tuple[str, str, str]:

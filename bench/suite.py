@@ -1,4 +1,4 @@
-"""Runs the suite with pytest: in this process, from any folder, with the user's pytest settings ignored."""
+"""Runs the suite, or some of its cases, with pytest, from any folder, with the user's pytest settings ignored."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import io
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,18 +76,20 @@ class Ended:
         return last.removeprefix("INTERNALERROR>").removeprefix("ERROR:").strip()
 
 
-def run(options: list[str], *plugins: object) -> Ended:
+def run(options: list[str], *plugins: object, cases: Sequence[str] = ()) -> Ended:
+    """In this process; `cases` are names as pytest has them, none for all."""
     said = io.StringIO()
     with tempfile.TemporaryDirectory() as storage, environment(ENVIRONMENT):
-        arguments = [str(FOLDER), *ISOLATED, f"--benchmark-storage=file://{storage}", *options]
+        named = [f"{FOLDER}/{name}" for name in cases] or [str(FOLDER)]
+        arguments = [*named, *ISOLATED, f"--benchmark-storage=file://{storage}", *options]
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             code = pytest.main(arguments, list(plugins))
     return Ended(int(code), said.getvalue())
 
 
 @dataclass
-class Reporting:
-    """A plugin that shows the progress of a run, and reports failures at once.
+class Progressing:
+    """Shows the progress of a run.
 
     It draws only between cases: a bar that redraws itself would take processor time from the measurements.
     """
@@ -100,32 +102,21 @@ class Reporting:
     interrupted: bool = False
     done: int = 0
     total: int = 0
-    names: dict[str, str] = field(default_factory=dict)
+    task: Any = None
 
-    def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self.total = len(session.items)
-        self.task = self.progress.add_task("", total=self.total)
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        name = nodeid.rpartition("/")[2]
+    def start(self, name: str) -> None:
+        if self.task is None:
+            self.task = self.progress.add_task("", total=self.total)
         self.progress.update(self.task, description=name)
         self.progress.refresh()
         if self.every_case:
             self.say(f"{self.done + 1:,} of {self.total:,}: {name}")
 
-    def pytest_runtest_logfinish(self) -> None:
+    def finish(self) -> None:
         self.done += 1
-        self.progress.update(self.task, completed=self.done)
-        self.progress.refresh()
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.failed:
-            from .outcomes import reason
-
-            self.say(f"{report.nodeid.rpartition('/')[2]}: {reason(report)}")
-
-    def pytest_keyboard_interrupt(self) -> None:
-        self.interrupted = True
+        if self.task is not None:
+            self.progress.update(self.task, completed=self.done)
+            self.progress.refresh()
 
 
 @dataclass

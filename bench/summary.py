@@ -1,8 +1,8 @@
-"""The short tables: six rows for README, and the summary at the top of the page of benchmarks."""
+"""The short tables: the rows that matter most, for the top of a page and for README, and the summary."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from . import findings
@@ -15,26 +15,48 @@ TORCH_DEFAULT, TORCH_FUSED = "torch default", "torch fused"
 
 
 @dataclass(frozen=True)
-class ReadmeRow:
-    """A case of a section, and its name in README."""
+class Row:
+    """A case of a section that matters to a reader, and what it is called; `in_readme`: README has it too."""
 
     label: str
     section: str
     case: str
+    in_readme: bool = False
 
 
-README_ROWS = (
-    ReadmeRow("Adam, 1,000 parameters", FLAT, "Adam, 1,000"),
-    ReadmeRow("Adam, 1,000,000 parameters", FLAT, "Adam, 1,000,000"),
-    ReadmeRow("Adam, 100,000,000 parameters", FLAT, "Adam, 100,000,000"),
-    ReadmeRow("Adam, 500 tensors of 256", LISTS, "Adam, 500 tensors of 256"),
-    ReadmeRow("AdamW, 1,000,000: clip, step, zero gradients", "Clip, step, zero", "AdamW betas, 1,000,000"),
-    ReadmeRow(
-        "PyTorch: a whole iteration of a small network",
-        "torch: whole training iterations",
-        "Adam, 64-64-64-10, batch 32",
-    ),
+CLIP, TRAINING, STEPS = "Clip, step, zero", "torch: whole training iterations", "torch: steps"
+GPT2_CASE, MANY_CASE = "Adam, GPT-2 124M, 148 tensors", "Adam, 500 tensors of 256"
+
+ROWS = (
+    Row("Adam, 1,000 parameters", FLAT, "Adam, 1,000", in_readme=True),
+    Row("Adam, 100,000 parameters", FLAT, "Adam, 100,000"),
+    Row("Adam, 1,000,000 parameters", FLAT, "Adam, 1,000,000", in_readme=True),
+    Row("Adam, 100,000,000 parameters", FLAT, "Adam, 100,000,000", in_readme=True),
+    Row("RMSprop, 1,000,000 parameters", FLAT, "RMSprop, 1,000,000"),
+    Row("SGD with momentum, 1,000,000 parameters", FLAT, "SGD momentum, 1,000,000"),
+    Row("Adam, 500 tensors of 256", LISTS, MANY_CASE, in_readme=True),
+    Row("Adam, GPT-2's 148 tensors, 124 million parameters", LISTS, GPT2_CASE),
+    Row("AdamW, 1,000,000: clip, step, zero gradients", CLIP, "AdamW betas, 1,000,000", in_readme=True),
+    Row("PyTorch: a step of Adam, 500 tensors of 256", STEPS, MANY_CASE),
+    Row("PyTorch: a step of Adam, GPT-2's 148 tensors", STEPS, GPT2_CASE),
+    Row("PyTorch: a whole iteration of a small network", TRAINING, "Adam, 64-64-64-10, batch 32", in_readme=True),
 )
+CUDA_ROWS = (
+    Row("Adam, 10,000 parameters", "CUDA: flat tensors", "Adam, 10,000"),
+    Row("Adam, 1,000,000 parameters", "CUDA: flat tensors", "Adam, 1,000,000"),
+    Row("Adam, 10,000,000 parameters", "CUDA: flat tensors", "Adam, 10,000,000"),
+    Row("Adam, 100,000,000 parameters", "CUDA: flat tensors", "Adam, 100,000,000"),
+    Row("RMSprop, 10,000,000 parameters", "CUDA: flat tensors", "RMSprop, 10,000,000"),
+    Row("Rprop, 10,000,000 parameters", "CUDA: flat tensors", "Rprop, 10,000,000"),
+    Row("Adam, 500 tensors of 256", "CUDA: lists of tensors", MANY_CASE),
+    Row("Adam, GPT-2's 148 tensors, 124 million parameters", "CUDA: lists of tensors", GPT2_CASE),
+    Row("A replayed graph of Adam, 10,000 parameters", "CUDA: replayed graphs", "Adam, 10,000"),
+    Row("A replayed graph of Adam, 500 tensors of 256", "CUDA: replayed graphs", MANY_CASE),
+    Row("PyTorch: a step of Adam, 10,000 parameters", "CUDA: torch: steps", "Adam, 10,000"),
+    Row("PyTorch: a step of Adam, 500 tensors of 256", "CUDA: torch: steps", MANY_CASE),
+    Row("PyTorch: a step of Adam, GPT-2's 148 tensors", "CUDA: torch: steps", GPT2_CASE),
+)
+README_ROWS = tuple(row for row in ROWS if row.in_readme)
 README_HEADERS = ("", "fastopt", "`torch.optim`", "`torch.optim`, fused", "best other library")
 
 SUMMARY_FLAT = ("Adam", "AdamW", "RMSprop", "Rprop", "Adagrad", "SGD momentum")
@@ -59,18 +81,27 @@ def best_cell(found: tuple[str, Record] | None) -> Cell:
     return NO_RATIO if found is None else ratio_cell(found[1], found[0])
 
 
+def best_of(record: Record) -> Cell:
+    """The best library beside fastopt."""
+    return best_cell(findings.best(record))
+
+
 # --- README -----------------------------------------------------------------------------------------------------------
+
+
+def found_rows(records: list[Record], rows: Sequence[Row]) -> list[tuple[Row, Record]]:
+    """The rows that were measured."""
+    by_case = {(record["section"], record["name"]): record for record in findings.comparisons(records)}
+    return [(row, record) for row in rows if (record := by_case.get((row.section, row.case)))]
 
 
 def readme_table(records: list[Record]) -> Table:
     """The table of the measured cases of README_ROWS."""
-    by_case = {(record["section"], record["name"]): record for record in findings.comparisons(records)}
     rows = []
-    for row in README_ROWS:
-        if record := by_case.get((row.section, row.case)):
-            peers = [ratio_cell(record["peers"].get(name)) for name in (TORCH_DEFAULT, TORCH_FUSED)]
-            own = Cell(seconds_text(record["seconds"]))
-            rows.append([Cell(row.label), own, *peers, best_cell(findings.best(record))])
+    for row, record in found_rows(records, README_ROWS):
+        peers = [ratio_cell(record["peers"].get(name)) for name in (TORCH_DEFAULT, TORCH_FUSED)]
+        own = Cell(seconds_text(record["seconds"]))
+        rows.append([Cell(row.label), own, *peers, best_cell(findings.best(record))])
     return Table(list(README_HEADERS), rows)
 
 
@@ -82,13 +113,58 @@ def readme_note(results: Results, page: str) -> str:
         "Ratios are the library's time divided by fastopt's: above 1x fastopt is faster. Measured in float32 on "
         f"{results.machine.get('threads asked for', '?')} threads of an "
         f"{results.machine.get('processor', 'unknown processor')}, after all results had been compared. "
-        f"[All benchmarks]({page}) include the [{len(losses.rows):,} of {losses.compared:,} "
+        f"[All results]({page}) include the [{len(losses.rows):,} of {losses.compared:,} "
         f"comparisons]({page}#{anchor}) that fastopt loses."
     )
     return wrapped(text)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
+
+
+MAIN = "The cases that matter most"
+MAIN_HEADERS = ("", "fastopt", "of roofline", "torch default", "torch fused", "best library", "best hand-written")
+
+
+def main_section(records: list[Record]) -> Section | None:
+    """A dozen rows, of a processor or of a GPU, and how many comparisons are won and lost in all."""
+    rows = []
+    for row, record in found_rows(records, (*ROWS, *CUDA_ROWS)):
+        own = [
+            Cell(seconds_text(record["seconds"])),
+            Cell(percent_text(record["fraction"]) if "fraction" in record else ""),
+        ]
+        peers = [ratio_cell(record["peers"].get(name)) for name in (TORCH_DEFAULT, TORCH_FUSED)]
+        rows.append(
+            [Cell(row.label), *own, *peers, best_cell(findings.best(record)), best_cell(findings.best_by_hand(record))]
+        )
+    counted = findings.counts(records)
+    won, lost = sum(each.won for each in counted.values()), sum(each.lost for each in counted.values())
+    note = (
+        "The time of a step, and each peer's time divided by it: above 1x fastopt is faster, **bold: the peer is**. Of "
+        f"all {won + lost:,} comparisons of this page, fastopt wins {won:,} and loses {lost:,}."
+    )
+    return Section(MAIN, note, [Table(list(MAIN_HEADERS), rows)]) if rows else None
+
+
+WINS_AND_LOSSES = "Wins and losses"
+
+
+def wins_and_losses(records: list[Record]) -> Section | None:
+    """By section: how often fastopt is faster, how often a peer is, and the ratios."""
+    rows = []
+    for section, found in findings.counts(records).items():
+        ratios = [
+            Cell(f"{number_text(ratio)}x", mark_of(ratio)) for ratio in (found.lowest, found.median, found.highest)
+        ]
+        lost = Cell(f"{found.lost:,}", "loss" if found.lost else "")
+        rows.append([Cell(section), Cell(f"{found.won:,}"), lost, *ratios])
+    headers = ["section", "fastopt is faster", "a peer is faster", "lowest ratio", "median", "highest"]
+    return (
+        Section(WINS_AND_LOSSES, "Comparisons with a peer, hand-written loops included.", [Table(headers, rows)])
+        if rows
+        else None
+    )
 
 
 def own_cell(record: Record) -> Cell:

@@ -236,12 +236,13 @@ def target_row(target: targets.Target, found: tuple[str, float] | None, records:
 
 
 def target_section(records: list[Record], brief: bool) -> Section | None:
-    """All targets; the terminal omits those without measurements."""
+    """All targets of the groups of which any was measured; the terminal omits the others of them."""
     tables, met = [], []
     for title, group in targets.GROUPS.items():
         worst = {target: targets.worst(target, records) for target in group}
         met += [target.is_met_by(found[1]) for target, found in worst.items() if found]
-        rows = [target_row(target, found, records) for target, found in worst.items() if found or not brief]
+        shown = [each for each in worst.items() if each[1] or (not brief and any(worst.values()))]
+        rows = [target_row(target, found, records) for target, found in shown]
         if rows:
             tables.append(
                 Table(["section", "case", "compared with", "target", "measured", "best hand-written"], rows, title)
@@ -341,16 +342,24 @@ def all_sections(results: Results, brief: bool = False) -> list[Section]:
         target_section(records, brief),
         losses_section(records, brief),
     ]
-    measured: list[Section | None] = []
-    titles = dict.fromkeys([*SECTIONS, *(record["section"] for record in records)])
-    for title in titles:
+    rest = [*measured_sections(records, brief), *closing_sections(results, brief)]
+    ordered = [*rest, *reversed(first)] if brief else [*first, *rest]
+    return [section for section in ordered if section is not None]
+
+
+def measured_sections(records: list[Record], brief: bool = False) -> list[Section]:
+    """All measurements, in the order of SECTIONS."""
+    measured = []
+    for title in dict.fromkeys([*SECTIONS, *(record["section"] for record in records)]):
         chosen = [record for record in records if record["section"] == title]
         if chosen:
             measured.append(Section(title, note(title, chosen), section_tables(chosen, brief)))
-    last = [
-        first_steps_section(records),
-        peers_section(records, brief),
+    return measured
+
+
+def closing_sections(results: Results, brief: bool = False) -> list[Section | None]:
+    return [
+        first_steps_section(results.records),
+        peers_section(results.records, brief),
         left_out_section(results.left_out),
     ]
-    ordered = [*measured, *last, *reversed(first)] if brief else [*first, *measured, *last]
-    return [section for section in ordered if section is not None]

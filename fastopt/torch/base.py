@@ -98,7 +98,7 @@ class NativeOptimizer(SavedOptimizer):
 
     Parameters on a CUDA device are stepped there, on torch's current stream, without waiting for it, a GradScaler's
     verdict included. `step` in their states is brought up to date when `state` or `state_dict()` is read, which waits.
-    See docs/cuda.md: it has not yet run on a GPU.
+    See docs/cuda.md.
 
     The options can be read as attributes (`optimizer.max_grad_norm`), and assigning to one is an AttributeError, since
     they are fixed at construction. All other attributes are yours, as in torch, which reads `lr` and the like from

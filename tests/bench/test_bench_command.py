@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from fastopt.bench import command, listing, suite
 from fastopt.bench.results import Results
 from fastopt.command import main as cli
 
-ONE_CASE = ("--quick", "--seconds", "0.01", "--select", "test_flat_tensor and 1_000-Adagrad")
+ONE_CASE = ("--seconds", "0.01", "--select", "test_flat_tensor and 1_000-Adagrad")
 
 
 @pytest.fixture
@@ -55,21 +56,22 @@ def test_one_case_from_another_folder(folder: Path) -> None:
     machine = json.loads((folder / "report" / "results.json").read_text())["machine"]
     assert machine["fastopt"] == fastopt.__version__
     assert "peers numpy, 0.01 s a side" in machine["measured"]
+    assert machine["command"] == shlex.join(
+        ["fastopt", "bench", *ONE_CASE[:-2], "--peers", "numpy", "-k", ONE_CASE[-1]]
+    )
     assert "| Adagrad, 1,000" in (folder / "report" / "report.md").read_text()
 
 
-def test_a_wrong_result_is_an_error(folder: Path) -> None:
+def test_a_wrong_result_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer whose result differs: the textbook's update, with another rate."""
-    program = f"""
-import sys
-from fastopt.command import main as cli
+    (folder / "sitecustomize.py").write_text("""
 from fastopt.examples import textbook
 
 numbers = textbook.Adagrad.numbers
 textbook.Adagrad.numbers = lambda self: tuple(1.5 * number for number in numbers(self))
-sys.exit(cli.main(["bench", *{ONE_CASE!r}, "--peers", "numpy", "--json", "found.json"]))
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
+""")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    result = bench(*ONE_CASE, "--peers", "numpy", "--json", "found.json")
     assert result.returncode == 1
     assert "WRONG" in result.stdout
     assert result.stderr.splitlines()[-1] == "fastopt: error: 1 of 1 cases failed"
@@ -79,7 +81,7 @@ sys.exit(cli.main(["bench", *{ONE_CASE!r}, "--peers", "numpy", "--json", "found.
 
 
 def test_interrupted(folder: Path) -> None:
-    program = [sys.executable, "-m", "fastopt", "bench", "--peers", "numpy", "--seconds", "100", *ONE_CASE[3:]]
+    program = [sys.executable, "-m", "fastopt", "bench", "--peers", "numpy", "--seconds", "100", *ONE_CASE[2:]]
     child = subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     assert child.stderr.readline().startswith("1 of 1")
@@ -119,6 +121,7 @@ def test_killed(folder: Path) -> None:
         (["--select", "(", "--list"], "Wrong expression passed to '-k'"),
         (["--select", "nothing_is_called_so", "--json", "found.json"], "no case fits 'nothing_is_called_so'"),
         (["--fast"], "unrecognized arguments: --fast"),
+        (["--quick", "--all"], "not allowed with argument"),
     ],
     ids=" ".join,
 )
@@ -195,3 +198,4 @@ def test_the_command_loads_no_peer() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "jax", "keras", "optax", "thinc", "deepspeed", "bitsandbytes", "numba"} & set(printed)
+    assert "pytest" not in printed

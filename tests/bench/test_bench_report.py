@@ -181,7 +181,7 @@ def test_columns_without_results_are_left_out() -> None:
 
 
 def test_nothing_measured_is_no_error() -> None:
-    assert "not measured" in report.report(Results())
+    assert "not measured" not in report.report(Results())
     assert tables.all_sections(Results(), brief=True) == []
 
 
@@ -242,27 +242,94 @@ def test_names_are_spread_out() -> None:
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_shows_its_plots(results: Results, tmp_path: Path) -> None:
-    page = tmp_path / "docs" / "benchmarks.md"
+def test_the_page_of_a_machine(results: Results, tmp_path: Path) -> None:
+    folder = tmp_path / "docs" / "benchmarks"
     results.save(tmp_path / "results.json")
-    assert report.main([str(tmp_path / "results.json"), "--page", str(page)]) == 0
+    assert report.main([str(tmp_path / "results.json"), "--pages", str(folder), "--by", "its makers"]) == 0
+    page = folder / "a-processor.md"
     written = page.read_text()
     links = re.findall(r"!\[.*?\]\((.*?)\)", written)
     assert len(links) == 1 + len(bench_results.VARIANTS)
     assert all((page.parent / link).exists() for link in links)
     order = [
-        "## Summary",
-        "- processor: A processor",
+        "# Benchmarks: A processor",
         "## Failed",
-        "## Targets",
+        f"## {summary.MAIN}",
+        "## How it was measured",
+        "Measured by its makers at",
+        "fastopt bench --report report\n",
+        "- processor: A processor",
+        "## Time by size",
+        f"## {summary.WINS_AND_LOSSES}",
         f"## {tables.LOSSES}",
+        "## Targets",
+        "## Summary",
         "## Flat tensors",
+        "## First steps",
     ]
     assert [written.index(each) for each in order] == sorted(written.index(each) for each in order)
     assert "| Adam, best library | 27.9x (numba.njit parallel) |" in written
     assert "**0.9x (numba.njit parallel)**" in written
+    row = "| Adam, 1,000,000 parameters | 201 us | 90 % | 9.27x | 1.24x | **0.927x (numba.njit parallel)** | - |"
+    assert row in written
     for line in written.splitlines():
         assert line.endswith("|") if line.startswith("|") else len(line) <= text.WIDTH
+
+
+def test_wins_and_losses_are_counted_alike(results: Results) -> None:
+    counts = findings.counts(results.records)
+    losses = findings.Losses.of(results.records)
+    assert sum(each.lost for each in counts.values()) == len(losses.rows)
+    assert sum(each.won + each.lost for each in counts.values()) == losses.compared
+    section = summary.main_section(results.records)
+    assert section is not None
+    won = losses.compared - len(losses.rows)
+    assert (
+        f"all {losses.compared} comparisons of this page, fastopt wins {won} and loses {len(losses.rows)}"
+        in section.note
+    )
+
+
+@pytest.fixture
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take seconds, and other tests look at them."""
+    monkeypatch.setattr(report.plots, "write", lambda records, folder: {})
+
+
+@pytest.mark.usefixtures("no_plots")
+def test_the_index_compares_machines(results: Results, tmp_path: Path) -> None:
+    folder = tmp_path / "docs" / "benchmarks"
+    other = bench_results.results()
+    other.machine["processor"] = "Another(R) Processor"
+    for each in (results, other):
+        report.write_pages(each, folder, "")
+    index = tmp_path / "docs" / "benchmarks.md"
+    written = index.read_text()
+    report.write_pages(results, folder, "")
+    assert index.read_text() == written
+    assert "|  | A processor | Another |" in written
+    (row,) = [line for line in written.splitlines() if line.startswith("| Adam, 100,000,000 parameters |")]
+    assert row.count("60 ms; 0.9x (numba.njit parallel)") == 2
+    assert row.count("**") == 4
+    for link in re.findall(r"\]\((.*?)\)", written):
+        assert (index.parent / link).exists()
+
+
+def test_the_page_of_a_gpu(tmp_path: Path) -> None:
+    records = bench_results.results(("Adam",), (10**4, 10**6)).records[:2]
+    for record in records:
+        record["section"] = "CUDA: flat tensors"
+    results = Results(records, {"processor": "A processor", "GPU": "NVIDIA X, compute capability 9.0"})
+    page = report.write_pages(results, tmp_path / "pages", "")
+    assert page.name == "nvidia-x.md"
+    assert "| Adam, 10,000 parameters |" in page.read_text()
+    assert "| Adam, 10,000 parameters |" in (tmp_path / "pages.md").read_text()
+
+
+def test_a_page_says_how_to_repeat_it() -> None:
+    results = bench_results.results(("Adam",), (1000,))
+    results.machine["command"] = "fastopt bench --all --threads 8"
+    assert "\nfastopt bench --all --threads 8 --report report\n" in report.report(results)
 
 
 def test_tables_escape_bars(results: Results) -> None:
@@ -270,11 +337,12 @@ def test_tables_escape_bars(results: Results) -> None:
     assert "AdamW \\| only Adagrad" in written
 
 
+@pytest.mark.usefixtures("no_plots")
 def test_the_readme_is_rewritten_between_its_marks(results: Results, tmp_path: Path) -> None:
-    readme, page = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
+    readme, folder = tmp_path / "README.md", tmp_path / "docs" / "benchmarks"
     readme.write_text(f"before\n{report.START}\nto be replaced\n{report.END}\nafter\n")
     results.save(tmp_path / "results.json")
-    arguments = [str(tmp_path / "results.json"), "--page", str(page), "--readme", str(readme)]
+    arguments = [str(tmp_path / "results.json"), "--pages", str(folder), "--readme", str(readme)]
     assert report.main(arguments) == 0
     once = readme.read_text()
     assert report.main(arguments) == 0
@@ -310,10 +378,11 @@ def test_runs_on_two_machines_are_not_mixed(results: Results) -> None:
 
 
 def test_what_readme_shows_stands_on_the_page() -> None:
-    """README has the chosen rows, and no number that docs/benchmarks.md has not."""
+    """README has the chosen rows, and no number that the page to which it links has not."""
     readme = (ROOT / "README.md").read_text()
-    page = (ROOT / "docs" / "benchmarks.md").read_text()
-    shown = readme.partition(report.START)[2].partition(report.END)[0].splitlines()
+    part = readme.partition(report.START)[2].partition(report.END)[0]
+    page = (ROOT / re.findall(r"\]\((.*?)[)#]", part)[0]).read_text()
+    shown = part.splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown if line.startswith("|")][2:]
     assert [row[0] for row in rows] == [row.label for row in summary.README_ROWS]
     numbers = [re.sub(r" \(.*\)", "", cell) for row in rows for cell in row[1:]]
@@ -322,8 +391,8 @@ def test_what_readme_shows_stands_on_the_page() -> None:
         assert re.search(rf"(?<![\d.,]){re.escape(number)}[ ,]", page), number
 
 
-def test_readme_rows_name_sections() -> None:
-    assert {row.section for row in summary.README_ROWS} <= set(sections.SECTIONS)
+def test_rows_name_sections() -> None:
+    assert {row.section for row in (*summary.ROWS, *summary.CUDA_ROWS)} <= set(sections.SECTIONS)
 
 
 def test_a_readme_without_marks_is_refused(results: Results, tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
     ROOT / "bench" / "README.md",
 )
 
-GENERATED_TABLES = ("docs/benchmarks.md", "docs/benchmarks-epyc.md")
+GENERATED_TABLES = (
+    "docs/benchmarks.md",
+    *(f"docs/benchmarks/{page.name}" for page in sorted((ROOT / "docs" / "benchmarks").glob("*.md"))),
+)
 """Pages whose tables are as wide as their numbers."""
 
 SHORT_LINES = ("README.md", "CHANGELOG.md", "bench/README.md", "docs/performance.md", *GENERATED_TABLES)
