@@ -61,6 +61,11 @@ QUICK: Mapping[str, tuple[str, ...]] = {
     "test_threads": NOTHING,
     "test_loops": ("Adam-1_000", "Adam-10_000"),
     "test_clip_step_zero": ("10_000", "1_000_000", "10-*"),
+    "test_training": ("step",),
+    "test_training_without_optimizer": NOTHING,
+    "test_step_in_backward": NOTHING,
+    "test_steps": ("*-step",),
+    "test_steps_over_new_gradients": NOTHING,
 }
 """Patterns with the wildcards of file names; a test without an entry runs all its cases."""
 
