@@ -294,10 +294,22 @@ class Build(build):
         super().run()
 
 
+def readme() -> str:
+    """README with links that also work elsewhere, as on PyPI: into the repository, as it was at this version."""
+    metadata = (HERE / "pyproject.toml").read_text(encoding="utf-8")
+    (repository,) = re.findall(r'^Repository = "(.*)"$', metadata, re.MULTILINE)
+    (version,) = re.findall(r'^__version__ = "(.*)"$', (PACKAGE / "_version.py").read_text("utf-8"), re.MULTILINE)
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    text = re.sub(r"!\[([^]]*)\]\((?!https?:|#)", rf"![\1]({repository}/raw/v{version}/", text)
+    return re.sub(r"(?<=\]\()(?!https?:|#)", f"{repository}/blob/v{version}/", text)
+
+
 for path, text in definitions("stubs").stubs().items():
     write(PACKAGE / path, text)
 enabled("FASTOPT_BUILD_OPENMP")  # An error now, rather than after rendering everything.
 setup(
+    long_description=readme(),
+    long_description_content_type="text/markdown",
     ext_modules=extensions(),
     cmdclass={"build": Build, "build_ext": BuildExtensions, "build_py": BuildPackages},
 )

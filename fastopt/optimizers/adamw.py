@@ -20,7 +20,9 @@ class AdamW(Adam):
     The parameter shrinks by lr * weight_decay before the update, and the averages do not see the decay::
 
         p = p * (1 - lr * weight_decay)
-        p = p - (the update of Adam, from the gradient alone)
+        m = beta1 * m + (1 - beta1) * g
+        v = beta2 * v + (1 - beta2) * g^2
+        p = p - lr / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
 
     Parameters
     ----------
