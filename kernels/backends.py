@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -60,6 +63,12 @@ def _in_main_memory_only(*arguments: Any) -> Any:
     raise NotImplementedError("arrays on a device are added up and changed by an engine only")
 
 
+def _can_flush_denormals() -> bool:
+    from . import floating_point  # not needed by the compiled module
+
+    return floating_point.can_flush_denormals()
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way to run the rules."""
@@ -78,8 +87,27 @@ class Backend:
     """The memory that holds its arrays."""
     on_device: bool = False
     """Whether its steps run on a device, on the engine's `stream`."""
+    can_flush_denormals: Callable[[], bool] = _can_flush_denormals
+    """Whether its steps on this machine can treat denormals as zero."""
     native: bool = False
     """Whether its engine is the compiled one, which other compiled modules step by the addresses of gradients."""
+
+
+def check_flush(backend: Backend, wanted: bool | None) -> None:
+    """Raise if a user has asked for what steps of a backend cannot do; `wanted` is None if that was left open.
+
+    Raises
+    ------
+    NotImplementedError
+        It is not known how denormals are treated as zero on this machine.
+    """
+    if wanted and not backend.can_flush_denormals():
+        import platform  # slow to load
+
+        raise NotImplementedError(
+            f"flush_denormals=True with backend={backend.name!r}: not known how on {sys.platform} "
+            f"{platform.machine()}; leave it out, or pass flush_denormals=False"
+        )
 
 
 @functools.cache
@@ -95,19 +123,22 @@ def compiled_module_error() -> str | None:
         from . import native  # noqa: F401
         from .native import loops as cython_loops  # noqa: F401
     except ImportError as error:
-        return str(error)
+        folder = Path(__file__).with_name("native")
+        built = any((folder / f"engine{suffix}").exists() for suffix in EXTENSION_SUFFIXES)
+        return str(error) if built else "it was not built"
     return None
 
 
 def _cython() -> Backend:
-    try:
-        from . import native
-        from .native import loops as cython_loops
-    except ImportError as error:
+    error = compiled_module_error()
+    if error is not None:
         raise ImportError(
             f"backend 'cython': the compiled module cannot be loaded ({error}). In a checkout, build it with "
             "`python -m pip install -e .`; after a plain `pip install .`, start Python outside of the checkout's root"
-        ) from error
+        )
+    from . import native
+    from .native import loops as cython_loops
+
     return Backend(
         "cython",
         native.Engine,
@@ -116,6 +147,7 @@ def _cython() -> Backend:
         native.coefficient_function,
         native.add_up_arrays,
         native.change_arrays,
+        can_flush_denormals=native.can_flush_denormals,
         native=True,
     )
 
@@ -145,20 +177,22 @@ def _numba() -> Backend:
             coefficient_function,
             native.add_up_arrays,
             native.change_arrays,
+            can_flush_denormals=native.can_flush_denormals,
             native=True,
         )
     from .python import reference
-    from .python.engine import ThreadedPythonEngine, callable_loop
-
-    def loop(name: str, dtype: Any) -> Any:
-        return callable_loop(numba_loops.loop(name, dtype))
+    from .python.compiled_engine import CompiledEngine, CompiledLoop, WithAddress
 
     return Backend(
         "numba",
-        ThreadedPythonEngine,
-        loop,
-        reference.sum_over,
-        reference.coefficient_function,
+        functools.partial(CompiledEngine, whole_step=numba_loops.whole_step, is_kept=numba_loops.is_whole_step_kept),
+        lambda name, dtype: CompiledLoop(numba_loops.loop(name, dtype)),
+        lambda name, dtype: WithAddress(
+            reference.sum_over(name, dtype), functools.partial(numba_loops.sum_over, name, dtype)
+        ),
+        lambda name: WithAddress(
+            reference.coefficient_function(name), functools.partial(numba_loops.coefficient_function, name)
+        ),
         reference.add_up_arrays,
         reference.change_arrays,
     )
@@ -194,6 +228,7 @@ def _cuda() -> Backend:
         registry.functions_of_coefficients,
         memory=memory,
         on_device=True,
+        can_flush_denormals=lambda: True,  # they are never slow, and are kept: docs/cuda.md
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -81,8 +82,14 @@ def set_requested_threads(n_threads: int) -> None:
 
 def default_threads() -> int:
     """How many threads to use, if there is no compiled module that decides it."""
+    return _requested_threads or _found_threads()
+
+
+@functools.cache
+def _found_threads() -> int:
+    """By OMP_NUM_THREADS, the affinity and the quota of this process when it is first asked for, as OpenMP does."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    return _requested_threads or (int(wanted) if wanted.isdigit() and int(wanted) else available_cpus())
+    return int(wanted) if wanted.isdigit() and int(wanted) else available_cpus()
 
 
 def is_forked_child(stat: str = "/proc/self/stat") -> bool:

@@ -1,6 +1,6 @@
 """The floating-point mode of a step, for code that NumPy runs; the compiled engine sets the mode for itself.
 
-It uses the floating-point environment of the C library, so it needs no compiled module.
+It uses the floating-point environment of the C library, or functions that LLVM compiles: no compiled module.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import functools
 import platform
 import sys
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 # (system, machine): the byte offset of the control register in fenv_t, its bits for denormals, and its value when all
 # traps are masked and rounding is to nearest.
@@ -24,42 +24,137 @@ Result = TypeVar("Result")
 
 _ENVIRONMENT_BYTES = 64  # More than any fenv_t.
 
+_ACCESS = {
+    "x86_64": (
+        0x8040,
+        0x1F80,
+        """
+declare void @llvm.x86.sse.stmxcsr(ptr)
+declare void @llvm.x86.sse.ldmxcsr(ptr)
+define i64 @get_mode() {
+    %place = alloca i32
+    call void @llvm.x86.sse.stmxcsr(ptr %place)
+    %word = load i32, ptr %place
+    %mode = zext i32 %word to i64
+    ret i64 %mode
+}
+define void @set_mode(i64 %mode) {
+    %place = alloca i32
+    %word = trunc i64 %mode to i32
+    store i32 %word, ptr %place
+    call void @llvm.x86.sse.ldmxcsr(ptr %place)
+    ret void
+}
+""",
+    ),
+    "arm64": (
+        1 << 24,
+        0,
+        """
+declare i64 @llvm.aarch64.get.fpcr()
+declare void @llvm.aarch64.set.fpcr(i64)
+define i64 @get_mode() {
+    %mode = call i64 @llvm.aarch64.get.fpcr()
+    ret i64 %mode
+}
+define void @set_mode(i64 %mode) {
+    call void @llvm.aarch64.set.fpcr(i64 %mode)
+    ret void
+}
+""",
+    ),
+}
+"""For a processor: the bits for denormals, the control register when all traps are masked and rounding is to nearest,
+and functions that read and write the register."""
 
-@functools.cache
-def _register() -> tuple[ctypes.CDLL, int, int, int] | None:
+_NAMES = {"amd64": "x86_64", "aarch64": "arm64"}
+"""Other names of the processors above."""
+
+Mode = Any
+"""The floating-point mode of a thread, as `Access.get` returns it."""
+
+
+class Access(NamedTuple):
+    """How the mode is read and written: in the C library's own form, or as a number."""
+
+    get: Callable[[], Mode]
+    set: Callable[[Mode], object]
+    changed: Callable[[Mode, bool], Mode]
+    """The mode of a step, made of the caller's: with denormals as zero, or not."""
+
+
+def _by_c_library() -> Access | None:
+    """For systems whose `fenv_t` is known."""
     known = _CONTROL_REGISTERS.get((sys.platform, platform.machine()))
     if known is None:
         return None
-    return ctypes.CDLL(None), *known
+    library, (offset, bits, standard) = ctypes.CDLL(None), known
+
+    def get() -> Mode:
+        mode = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)()
+        library.fegetenv(mode)
+        return mode
+
+    def changed(mode: Mode, flush: bool) -> Mode:
+        other = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)(*mode)
+        ctypes.c_uint32.from_buffer(other, offset).value = standard | bits if flush else standard
+        return other
+
+    return Access(get, library.fesetenv, changed)
 
 
+def _by_llvm() -> Access | None:
+    """For all systems on known processors, Windows for one: functions that LLVM compiles, where it is installed."""
+    machine = platform.machine().lower()
+    known = _ACCESS.get(_NAMES.get(machine, machine))
+    if known is None or ctypes.sizeof(ctypes.c_void_p) != 8:
+        return None
+    try:
+        import llvmlite.binding as llvm
+    except ImportError:
+        return None
+    bits, standard, text = known
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    target = llvm.Target.from_default_triple().create_target_machine()
+    compiler = llvm.create_mcjit_compiler(llvm.parse_assembly(text), target)
+    compiler.finalize_object()
+    _compilers.append(compiler)
+    get = ctypes.PYFUNCTYPE(ctypes.c_uint64)(compiler.get_function_address("get_mode"))
+    set = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(compiler.get_function_address("set_mode"))
+    return Access(get, set, lambda mode, flush: standard | bits if flush else standard)
+
+
+_compilers: list[Any] = []
+"""Never freed: they hold the code of the functions."""
+
+
+@functools.cache
+def _access() -> Access | None:
+    return _by_c_library() or _by_llvm()
+
+
+@functools.cache
 def can_flush_denormals() -> bool:
-    """Whether the layout of the floating-point environment of this system is known."""
-    return _register() is not None
+    """Whether it is known how to treat denormals as zero on this machine."""
+    return _access() is not None
 
 
 def with_denormals(flush: bool, function: Callable[[], Result]) -> Result:
     """The result of `function()`, run with denormals as zero, or not with `flush=False`; the mode is restored after.
 
-    Whatever the mode of the caller is, the function runs with rounding to nearest and without traps.
+    Whatever the mode of the caller is, the function runs with rounding to nearest and without traps. Where it is not
+    known how (see `can_flush_denormals`), it runs in the caller's mode.
 
     It is not a context manager, because a signal handler may raise between `__enter__` and the block.
     """
-    register = _register()
-    if register is None:
-        if flush:
-            raise NotImplementedError(
-                f"flush_denormals=True: not known how, without the compiled module, on {sys.platform} "
-                f"{platform.machine()}; pass flush_denormals=False"
-            )
+    access = _access()
+    if access is None:
         return function()
-    library, offset, bits, standard = register
-    before = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)()
-    library.fegetenv(before)
-    changed = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)(*before)
-    ctypes.c_uint32.from_buffer(changed, offset).value = standard | bits if flush else standard
+    before = access.get()
+    changed = access.changed(before, flush)
     try:
-        library.fesetenv(changed)
+        access.set(changed)
         return function()
     finally:
-        library.fesetenv(before)
+        access.set(before)

@@ -15,13 +15,20 @@ import numpy as np
 import pytest
 
 import fastopt
-from fastopt.kernels import cpu, native
+from fastopt.kernels import backends, cpu
+from fastopt.kernels.python import compiled_engine
 
 os.environ.setdefault("KERAS_BACKEND", "torch")  # Without it, Keras asks for TensorFlow.
 
 if "FASTOPT_CACHE_DIR" not in os.environ:  # Not the user's own; processes that are started from here share it.
     os.environ["FASTOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="fastopt-cache-")
     atexit.register(shutil.rmtree, os.environ["FASTOPT_CACHE_DIR"], ignore_errors=True)
+
+if backends.compiled_module_error() is not None:
+    # An installation without the compiled module, see `.ci/without-extension`. What tests say of both engines holds of
+    # the only one that there is.
+    backends.BACKENDS["cython"] = backends.BACKENDS["numba"]
+    compiled_engine.PATIENCE = 0
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,9 +77,17 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def threads_always() -> Iterator[None]:
+def threads_always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let every step use as many threads as it may, at least two, however small it is and however long it takes."""
     fastopt.set_num_threads(max(2, cpu.available_cpus()))
+    monkeypatch.setattr(compiled_engine, "PATIENCE", 0)
+    monkeypatch.setattr(compiled_engine, "NANOSECONDS_TO_RELEASE", 0.0)
+    monkeypatch.setattr(compiled_engine, "NANOSECONDS_PER_THREAD", 1e-6)
+    if backends.compiled_module_error() is not None:
+        yield
+        return
+    from fastopt.kernels import native
+
     before = native.set_thread_policy(1e-6, False)
     yield
     native.set_thread_policy(*before)

@@ -30,6 +30,11 @@ try:
 except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
+ON_WINDOWS = fcntl is None
+
+BINARY: int = getattr(os, "O_BINARY", 0)
+"""Windows' flag for files whose line ends are written as they are."""
+
 MADV_POPULATE_READ = 22
 """Linux' advice to read all pages now; Python's mmap does not name it."""
 
@@ -100,8 +105,11 @@ def write(target: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str, str])
             os.fsync(descriptor)
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from error  # not the temporary file's name
+        if ON_WINDOWS:  # it renames no open file
+            os.close(descriptor)
         os.replace(temporary, target)
-    _flush_folder(target.parent)
+    if not ON_WINDOWS:  # it opens no folder
+        _flush_folder(target.parent)
 
 
 def _write_all(descriptor: int, pieces: Iterable[Any]) -> None:
@@ -134,18 +142,22 @@ def _temporary_file(target: Path) -> Iterator[tuple[Path, int]]:
     """A new file beside the target, which is locked as long as it is written; it is removed if it was not renamed."""
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
     try:
         if fcntl is not None:
             with contextlib.suppress(OSError):  # on file systems without locks, leftovers stay
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if mode is not None:
+        if mode is not None and not ON_WINDOWS:
             os.fchmod(descriptor, mode)
         yield temporary, descriptor
     finally:
+        if ON_WINDOWS:  # it removes no open file; after a rename, the descriptor is closed
+            with contextlib.suppress(OSError):
+                os.close(descriptor)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        os.close(descriptor)
+        if not ON_WINDOWS:
+            os.close(descriptor)
 
 
 def _remove_leftovers(target: Path) -> None:
@@ -210,8 +222,9 @@ def read(path: Any) -> Stored:
             raise ValueError(f"{target} is not a safetensors file: it has {size} bytes")
         length = int.from_bytes(file.read(HEADER_LENGTH), "little")
         try:
-            # Not by its path, where another process may put another file meanwhile.
-            with package.safe_open(f"/dev/fd/{file.fileno()}", "np") as opened:
+            # Not by its path, where another process may put another file meanwhile: on Windows, not while it is open.
+            name = str(target) if ON_WINDOWS else f"/dev/fd/{file.fileno()}"
+            with package.safe_open(name, "np") as opened:
                 metadata = dict(opened.metadata() or {})
                 slices = {name: opened.get_slice(name) for name in opened.offset_keys()}
                 found = [(name, each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()]

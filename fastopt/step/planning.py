@@ -99,7 +99,7 @@ class Planner:
         options, gathered = self.options, self.gathered_calls
         clips = options["max_grad_norm"] is not None
         return StepPlan(
-            flush_denormals=options["flush_denormals"],
+            flush_denormals=options["flush_denormals"] and self.backend.can_flush_denormals(),
             n_threads=options["n_threads"] or 0,
             accumulate_steps=options["accumulate_steps"] if gathered is None else gathered + 1,
             max_grad_norm=options["max_grad_norm"] if clips else 0.0,

@@ -172,7 +172,7 @@ class NativeOptimizer(SavedOptimizer):
             **check_group_options(given, given.get("max_grad_norm")),
             "flatten": flag("flatten", given.get("flatten", False)),
         }
-        self._check_devices()
+        self._check_devices(given.get("flush_denormals"))
         report = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self._given = given
         self.states_seen = READ
@@ -184,7 +184,7 @@ class NativeOptimizer(SavedOptimizer):
         self._host.buffers = list(buffers or ())
         self._flatten()
 
-    def _check_devices(self) -> None:
+    def _check_devices(self, flush_denormals: bool | None) -> None:
         """Check that the options suit the parameters' devices, and load the backends that step them there."""
         params = [param for group in self.param_groups for param in group["params"]]
         for label, param in zip(tensors.labels(self.param_groups), params, strict=True):
@@ -194,7 +194,7 @@ class NativeOptimizer(SavedOptimizer):
                     f"{self.name}: flatten=True is for parameters in main memory, {label} is on {param.device}, where "
                     "one step of many parameters launches no more kernels than one step of a single parameter"
                 )
-        devices.load_backends(params, self.options["backend"], self.spec.custom)
+        devices.load_backends(params, self.options["backend"], self.spec.custom, flush_denormals)
         self.on_device = all(devices.kind(param) == "cuda" for param in params)
 
     def _flatten(self) -> None:
@@ -233,7 +233,7 @@ class NativeOptimizer(SavedOptimizer):
         known = set(map(id, state))
         try:
             self._check_groups(self.param_groups)
-            self._check_devices()
+            self._check_devices(self._given.get("flush_denormals"))
             self._flatten()
             if self.in_backward:
                 self._hook(self.param_groups[-1:])

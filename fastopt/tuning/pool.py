@@ -136,7 +136,9 @@ def _one_thread_each() -> Iterator[None]:
     """Start processes within this with an environment that sets one thread."""
     before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited: shields a starting child from Ctrl-C
+    masks = hasattr(signal, "pthread_sigmask")  # not on Windows
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else ()
+    # It is inherited, and shields a starting child from Ctrl-C.
     try:
         yield
     finally:
@@ -145,7 +147,8 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # last, as it may raise a KeyboardInterrupt
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)  # last, as it may raise a KeyboardInterrupt
 
 
 def _end_with_parent() -> None:
@@ -159,7 +162,8 @@ def _end_with_parent() -> None:
 def _work(function: Callable[[Any], Any], pipe: Connection) -> None:
     """The main function of a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     threading.Thread(target=_end_with_parent, daemon=True).start()
     pipe.send(READY)
     with contextlib.suppress(EOFError, OSError, BrokenPipeError):

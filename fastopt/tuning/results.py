@@ -44,11 +44,9 @@ def open_runs(
     if path is None:
         yield [], lambda run: None
         return
-    import fcntl
-
     with path.open("ab+") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
         except OSError:
             raise RuntimeError(f"another sweep is writing to {path}") from None
         file.seek(0)
@@ -67,6 +65,19 @@ def open_runs(
         if not whole:
             _append(file, header)
         yield runs, lambda run: _append(file, _line(run.to_dict()))
+
+
+def _lock(file: BinaryIO) -> None:
+    """Keep other programs from writing to a file until it is closed; an OSError if one does."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows, whose locks are of bytes: one that is never written
+        import msvcrt
+
+        file.seek(1 << 30)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _parse(path: Path, content: bytes, configuration: Mapping[str, Any]) -> list[SweepRun]:

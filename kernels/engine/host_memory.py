@@ -40,6 +40,11 @@ def as_array(value: object) -> np.ndarray | None:
     return np.ndarray.view(value, np.ndarray) if isinstance(value, np.ndarray) and not is_masked(value) else None
 
 
+def as_plain(array: np.ndarray) -> np.ndarray:
+    """The same memory without what a subclass overrules."""
+    return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
+
+
 def zeros(size: int, dtype: np.dtype[Any]) -> np.ndarray:
     """A one-dimensional array of zeros that starts on a cache line."""
     memory = np.zeros(size * dtype.itemsize + ALIGNMENT, np.uint8)

@@ -33,6 +33,11 @@ if cpu.is_forked_child():
     _engine.set_forked()
 
 
+def can_flush_denormals() -> bool:
+    """Whether the compiled engine can treat denormals as zero on this processor."""
+    return bool(CAPABILITIES["can_flush_denormals"])
+
+
 def coefficient_function(name: str) -> int:
     """The address of a compiled coefficient function."""
     return int(_coefficients.ADDRESSES[name])

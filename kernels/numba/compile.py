@@ -111,32 +111,50 @@ def function_from(source: str, name: str, real: str) -> Any:
 _SIGNATURES = {
     "loop": lambda real: (types.CPointer(types.CPointer(real)), types.intp, types.CPointer(real), types.intp),
     "coefficients": lambda real: (types.CPointer(real), types.CPointer(real)),
+    "sum": lambda real: (types.CPointer(real), types.intp, types.float64, types.CPointer(types.float64)),
 }
 """The argument types of the compiled functions, as the engine calls them."""
 
 _CALLED_BY_ENGINE = """
-define void @"{symbol}"({arguments}) {{
-    %result = alloca ptr
+define {returned} @"{symbol}"({arguments}) {{
+    %result = alloca {result}
     %exception = alloca ptr
     %status = call i32 @"{native}"(ptr %result, ptr %exception, {arguments})
-    ret void
+    {ending}
 }}
 """
 """Replaces the wrapper that Numba generates, which would need Numba at load time. No compiled function can raise."""
 
+_SPELLED = {types.int64: "i64", types.float64: "double"}
 
-def llvm_text(source: str, name: str, real: str, kind: str, symbol: str) -> str:
-    """The optimized LLVM text of a function, named `symbol`; `kind` selects its argument types."""
+_NOTHING = {"returned": "void", "result": "ptr", "ending": "ret void"}
+_A_NUMBER = {"returned": "i64", "result": "i64", "ending": "%number = load i64, ptr %result\n    ret i64 %number"}
+
+
+def llvm_text(source: str, name: str, real: str, kind: str, symbol: str, number: str = "") -> str:
+    """The optimized LLVM text of a function, named `symbol`; `kind` selects its argument types, `number` the precision
+    in which it computes, if that is not `real`."""
     arguments = _SIGNATURES[kind](types.float32 if real == "float32" else types.float64)
-    compiled: Any = numba.cfunc(types.void(*arguments))(function_from(source, name, real))
+    return _llvm_text(function_from(source, name, number or real), types.void(*arguments), symbol, _NOTHING)
+
+
+def whole_step_text(symbol: str) -> str:
+    """The optimized LLVM text of `whole_step.step`, named `symbol`."""
+    from . import whole_step
+
+    return _llvm_text(whole_step.step, types.int64(types.int64, types.int64), symbol, _A_NUMBER)
+
+
+def _llvm_text(function: Any, signature: Any, symbol: str, ending: dict[str, str]) -> str:
+    compiled: Any = numba.cfunc(signature)(function)
     wrapper = compiled.native_name
     spelled = ", ".join(
-        f"{'ptr' if isinstance(each, types.CPointer) else 'i64'} %argument{index}"
-        for index, each in enumerate(arguments)
+        f"{'ptr' if isinstance(each, types.CPointer) else _SPELLED[each]} %argument{index}"
+        for index, each in enumerate(signature.args)
     )
     without_wrapper = _without(compiled._library.get_llvm_str(), wrapper)
     native = wrapper.removeprefix("cfunc.")
-    return without_wrapper + _CALLED_BY_ENGINE.format(symbol=symbol, native=native, arguments=spelled)
+    return without_wrapper + _CALLED_BY_ENGINE.format(symbol=symbol, native=native, arguments=spelled, **ending)
 
 
 def _without(text: str, function: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,14 @@ def assembly(text: str) -> str:
     return found
 
 
+@functools.cache
+def _provide_powers() -> None:
+    """Bind what objects call to Python's own C library: on Windows, several can be loaded. They call nothing else."""
+    library = ctypes.CDLL("ucrtbase")
+    for name in ("pow", "log"):
+        llvm.add_symbol(name, ctypes.cast(getattr(library, name), ctypes.c_void_p).value)
+
+
 _engines: list[Any] = []
 """Never freed: they hold the code whose addresses `load` has returned."""
 
@@ -79,6 +89,8 @@ _engines: list[Any] = []
 def load(data: bytes, symbol: str) -> int:
     """Load an object into memory, and return the address of one of its functions."""
     machine = target_machine()
+    if sys.platform == "win32":
+        _provide_powers()
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
     engine.add_object_file(llvm.ObjectFileRef.from_data(data))
     engine.finalize_object()

@@ -38,6 +38,8 @@ def _find_folder() -> Path:
             return Path(wanted).expanduser().absolute()
         if sys.platform == "darwin":
             base = Path("~/Library/Caches")
+        elif sys.platform == "win32":
+            base = Path(os.environ.get("LOCALAPPDATA") or "~/AppData/Local")
         else:
             base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
         return base.expanduser().absolute() / "fastopt"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import collections
 import contextvars
-import ctypes
 import itertools
 import math
 import operator
@@ -22,7 +21,7 @@ from .. import cpu
 from ..constants import BLOCK, BOUNDARY, CLIPPED, ENGINE_ARGUMENTS, GRAD, PARAM, PREPARED
 from ..engine.base import EngineBase, check_apart
 from ..engine.contract import EngineInputs
-from ..engine.host_memory import address, owners, resized_message, with_owners
+from ..engine.host_memory import address, as_plain, owners, resized_message, with_owners
 from ..engine.plan import OperandForm, Operation, RowOperation, Segment
 from ..floating_point import with_denormals
 from .reference import add_up
@@ -54,11 +53,6 @@ Place = tuple[np.ndarray, int, int]
 
 def places(arrays: Sequence[np.ndarray]) -> list[Place]:
     return [(array, address(view := as_plain(array)), view.nbytes) for array in arrays]
-
-
-def as_plain(array: np.ndarray) -> np.ndarray:
-    """The same memory without what a subclass overrules."""
-    return array if type(array) is np.ndarray else np.ndarray.view(array, np.ndarray)
 
 
 def elements(form: OperandForm, operand: Any, start: int, stop: int) -> Any:
@@ -319,15 +313,3 @@ class ThreadedPythonEngine(PythonEngine):
             parts = [[array[start : start + size] for array in arrays] for start in starts]
             for future in [pool.submit(run_part, part) for part in parts]:
                 future.result()
-
-
-def callable_loop(loop: int) -> Callable[[Sequence[np.ndarray], Sequence[Any]], None]:
-    """A compiled loop as a function of arrays; ctypes releases the GIL while it runs."""
-    function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_ssize_t)(loop)
-
-    def run(operands: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
-        addresses = (ctypes.c_void_p * len(operands))(*map(address, operands))
-        coefficients = np.array(scalars)
-        function(ctypes.addressof(addresses), operands[0].size, coefficients.ctypes.data, 0)
-
-    return run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..constants import CACHE_LINE, PREFETCH_BLOCK
+from ..constants import CACHE_LINE, LANES, PREFETCH_BLOCK
 from ..formulas.dialect import Function
 from ..formulas.registry import Loop
 from .spelling import call_lines, indent, statements
@@ -37,6 +37,34 @@ def {name}_loop(operands, size, coefficients, prefetch_distance):
     for i in range(blocks * {block}, size):
 {body}
 """
+
+
+_NUMBA_SUM = """\
+def {name}_sum(elements, size, coefficient, lanes):
+    c = number(coefficient)
+    for lane in range({lanes}):
+        lanes[lane] = 0.0
+    rows = size // {lanes}
+    for row in range(rows):
+        for lane in range({lanes}):
+            lanes[lane] += {name}(number(elements[row * {lanes} + lane]), c)
+    for lane in range(size - rows * {lanes}):
+        lanes[lane] += {name}(number(elements[rows * {lanes} + lane]), c)
+    half = {lanes} // 2
+    while half > 0:
+        for lane in range(half):
+            lanes[lane] += lanes[half + lane]
+        half = half // 2
+"""
+
+
+def sum_source(functions: Sequence[Function]) -> str:
+    """A sum whose term is one number, over at most one block of elements, as a function over raw pointers.
+
+    Its result is the first of `lanes`, which are float64. It expects in its globals what `numba_source` expects;
+    `number` is the precision of the terms.
+    """
+    return "\n\n".join([*functions_source(functions), _NUMBA_SUM.format(name=functions[-1].name, lanes=LANES)])
 
 
 def numba_source(loop: Loop, real: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import importlib
 import platform
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from processes import in_a_fresh_process
 from rounding import ROUNDING, c_library, needs_rounding, rounding
 
 import fastopt
+from fastopt.kernels import backends, floating_point
 from fastopt.kernels.floating_point import with_denormals
 
 TINY = np.finfo(np.float32).tiny
@@ -40,6 +43,47 @@ def test_the_callers_mode_is_restored(backend: str, size: int) -> None:
 
     with_denormals(True, step_with_flushed_denormals)
     assert has_denormals()
+
+
+@pytest.mark.skipif(floating_point._by_c_library() is None, reason="the C library's environment is not known")
+def test_functions_of_llvm_set_the_mode_that_the_c_library_sets() -> None:
+    """Where the C library's is not known, on Windows for one, LLVM's are used."""
+    library, compiled = floating_point._by_c_library(), floating_point._by_llvm()
+    assert library is not None
+    assert compiled is not None
+    before = library.get()
+    for flush in (True, False):
+        found = []
+        for access in (library, compiled):
+            try:
+                access.set(access.changed(access.get(), flush))
+                found.append((compiled.get(), has_denormals()))
+            finally:
+                library.set(before)
+        assert found[0] == found[1]
+        assert found[0][1] != flush
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("module", ["numpy", "torch"])
+def test_where_denormals_cannot_be_flushed_only_asking_for_it_is_an_error(
+    backend: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = backends.load(backend)
+    known = dataclasses.replace(loaded, can_flush_denormals=lambda: False)
+    monkeypatch.setattr(backends, "load", lambda name, custom=False: known)
+    make: Any = fastopt.Adam
+    param: Any = np.ones(3, np.float32)
+    if module == "torch":
+        torch = pytest.importorskip("torch")
+        make, param = importlib.import_module("fastopt.torch").Adam, [torch.nn.Parameter(torch.ones(3))]
+    with pytest.raises(NotImplementedError, match=r"flush_denormals=True with backend='.*': not known how on"):
+        make(param, flush_denormals=True)
+    for options in ({}, {"flush_denormals": False}):
+        optimizer = make(param, **options)
+        if module == "numpy":
+            optimizer.step(param.copy())
+            assert not optimizer._room._planner.step_plan().flush_denormals
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -12,7 +12,6 @@ from cases import BACKENDS, equal_bits
 from processes import in_a_fresh_process
 
 import fastopt
-from fastopt.kernels import native
 
 
 def in_threads(work: list[Callable[[], None]]) -> None:
@@ -149,6 +148,8 @@ def step_beside_numba(layer: str) -> None:
             step_in_eight_threads(("cython", "numba"), 100_000, 5)
         finally:
             stop.set()
+
+    from fastopt.kernels import native
 
     native.set_thread_policy(1e-6, False)
     in_threads([keep_doubling, step_then_stop])

@@ -73,7 +73,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     ),
     "safetensors": ("fastopt/checkpoints/files.py",),
     "numba": ("kernels/numba", "kernels/cuda", "fastopt/jit", "fastopt/schedules/base.py", "bench", "examples"),
-    "llvmlite": ("kernels/numba", "kernels/cuda", "fastopt/jit"),
+    "llvmlite": ("kernels/floating_point.py", "kernels/numba", "kernels/cuda", "fastopt/jit"),
     "matplotlib": ("fastopt/command", "fastopt/tuning/plots.py", "bench", "examples"),
     "rich": ("fastopt/command", "fastopt/tuning", "bench", "examples"),
 }

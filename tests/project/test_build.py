@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,39 @@ def test_what_has_been_compiled_is_not_compiled_again(built_checkout: Path, tmp_
     assert {kept.count(name) for name in kept} == {3}  # not that of `built_checkout`, the oldest
 
 
+EVERYTHING_ELSE = """
+import numpy as np, torch, fastopt, fastopt.torch
+results = []
+for backend in ("auto", "numba", "reference"):
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(9, 5), torch.nn.Tanh(), torch.nn.Linear(5, 2))
+    optimizer = fastopt.torch.Adam(network.parameters(), lr=0.01, backend=backend)
+    for _ in range(4):
+        optimizer.zero_grad()
+        network(torch.ones(3, 9)).square().mean().backward()
+        fastopt.torch.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+    results.append([param.tolist() for param in network.parameters()])
+assert results[0] == results[1] == results[2]
+optimizer = fastopt.Adam(np.ones(5, np.float32))
+optimizer.step(np.ones(5, np.float32))
+fastopt.save("run.safetensors", optimizer)
+fastopt.load("run.safetensors", fastopt.Adam(np.ones(5, np.float32)))
+
+@fastopt.rule(state=(), hyper=dict(lr=0.1))
+def plain(param, grad, lr):
+    param = param - lr * grad
+    return param
+
+for backend in ("auto", "reference"):
+    w = np.ones(3)
+    plain(w, backend=backend).step(w.copy())
+    assert (w == 0.9).all()
+from fastopt.command.main import main
+main(["describe", "Adam"])
+"""
+
+
 def test_without_the_compiled_module_numba_and_the_reference_work(checkout: Path, tmp_path: Path) -> None:
     """Run beside a checkout named fastopt, which is not taken for the package."""
     removed = checkout / "build" / "lib" / "fastopt" / "removed.py"
@@ -215,12 +249,20 @@ def test_without_the_compiled_module_numba_and_the_reference_work(checkout: Path
     removed.write_text("# left by an earlier build")
     built = build_wheel(checkout, FASTOPT_BUILD_EXTENSION="0")
     assert built.returncode == 0, built.stderr
+    (wheel,) = (checkout / "dist").glob("*.whl")
+    assert wheel.name.endswith("-py3-none-any.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        assert not [name for name in archive.namelist() if name.endswith((".so", ".pyd", ".dylib", ".o"))]
     python = python_with(checkout / "dist", tmp_path / "venv")
     assert not list((tmp_path / "venv").rglob("removed.py"))
     result = run(python, TRAIN.format(backends=("reference", "numba", "auto")), tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith(str(tmp_path / "venv"))
     assert result.stdout.splitlines()[0].endswith("numba")
+    (tmp_path / "everything_else.py").write_text(EVERYTHING_ELSE)
+    more = run(python, "import everything_else", tmp_path)
+    assert more.returncode == 0, more.stderr
+    assert "exp_avg" in more.stdout
     asked = run(python, "import numpy, fastopt; fastopt.Adam(numpy.ones(3), backend='cython')", tmp_path)
     assert "backend 'cython': the compiled module cannot be loaded" in asked.stderr
 

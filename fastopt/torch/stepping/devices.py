@@ -61,16 +61,18 @@ def check_backend(owner: str, label: str, param: Tensor, backend: str) -> None:
         )
 
 
-def load_backends(params: Sequence[Tensor], backend: str, custom: bool) -> None:
+def load_backends(params: Sequence[Tensor], backend: str, custom: bool, flush_denormals: bool | None) -> None:
     """Load the backends that step these parameters, so that errors come now rather than at the first step.
 
     Raises
     ------
     ImportError, RuntimeError
         A backend needs a package that is not installed, or a device that cannot be used.
+    NotImplementedError
+        `flush_denormals` is True, and a backend cannot do that on this machine.
     """
     for each in {kind(param) for param in params}:
-        backend_for(each, backend, custom)
+        backends.check_flush(backend_for(each, backend, custom), flush_denormals)
 
 
 def backend_for(kind: str, backend: str, custom: bool) -> Any:
