@@ -20,6 +20,7 @@ from torch_pairs import MAIN, TOLERANCE, by_case, by_class, check_same, make, pa
 from torch_peers import TORCH, CarryIn, carrying_in, default_dtype
 
 import fastopt.torch
+from fastopt.torch.stepping.tensors import Memory, flat_array
 
 ADAM = next(case for case in MAIN if case.optimizer == "Adam")
 SGD = next(case for case in MAIN if case.options.get("nesterov"))
@@ -52,6 +53,15 @@ LAYOUTS: dict[str, Callable[[], list[Any]]] = {
     "one": lambda: [Parameter(torch.ones(1))],
     "none that requires gradients": lambda: [base(), base()],
 }
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0)])
+def test_memory_of_an_empty_tensor_has_an_address(shape: tuple[int, ...]) -> None:
+    """NumPy before 2.4 refuses 0, which is that of torch."""
+    tensor = torch.ones(shape)
+    assert tensor.data_ptr() == 0
+    assert Memory(tensor).__array_interface__["data"][0] > 0
+    assert flat_array(tensor).shape == (0,)
 
 
 @by_case

@@ -172,6 +172,10 @@ def lies_like(tensor: Tensor, other: Tensor) -> bool:
     return tensor.numel() == 0 or strides_that_count(tensor) == strides_that_count(other)
 
 
+SOME_ADDRESS = 64
+"""Of an empty tensor, which has none: NumPy before 2.4 does not take 0."""
+
+
 class Memory:
     """The memory of a dense tensor, in memory order, for `numpy.asarray`.
 
@@ -186,7 +190,7 @@ class Memory:
         self.__array_interface__ = {
             "shape": (self.tensor.numel(),),
             "typestr": COUNT_DTYPES[self.tensor.dtype].str,
-            "data": (self.tensor.data_ptr(), False),
+            "data": (self.tensor.data_ptr() or SOME_ADDRESS, False),
             "version": 3,
         }
 
