@@ -65,7 +65,7 @@ def how_section(results: Results, who: str) -> str:
     command = machine.get(COMMAND, "fastopt bench")
     again = f"```sh\npython -m pip install 'fastopt[bench]'\n{command} --report report\n```"
     described = "\n".join(
-        wrapped(f"- {label}: {text}", "  ") for label, text in machine.items() if label not in (TOOK, COMMAND)
+        wrapped(f"- {label}: {text}", "  ") for label, text in machine.items() if label not in (MEASURED, TOOK, COMMAND)
     )
     return "\n\n".join(["## How it was measured", wrapped(said), "To repeat it:", again, described, wrapped(READING)])
 
