@@ -71,7 +71,8 @@ def test_the_second_process_compiles_nothing_and_gives_the_same_bits(program: Pa
     cold, warm = run(program, cache), run(program, cache)
     assert cold == (warm[0], True)
     assert not warm[1]
-    assert len(list(cache.iterdir())) == 2  # a loop, and coefficients
+    # A loop, and coefficients, which are Python's in the first steps without the compiled module.
+    assert len(list(cache.iterdir())) == (2 if backends.compiled_module_error() is None else 1)
     assert not [each for each in cache.iterdir() if each.stat().st_mode & 0o077]
     assert not cache.stat().st_mode & 0o077
 
