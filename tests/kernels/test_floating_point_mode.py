@@ -108,6 +108,19 @@ def test_denormals_inside_a_step(backend: str, flush: bool, n_threads: int) -> N
     assert set(np.unique(buffer)) == ({0.0} if flush else {TINY / 4})
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("flush", [True, False])
+def test_a_product_that_rounds_up_to_the_smallest_normal_number(backend: str, dtype: Any, flush: bool) -> None:
+    """arm64 flushes it before it rounds, x86-64 after: the only difference between their bits."""
+    info = np.finfo(dtype)
+    little = 2.0 ** -(info.nmant // 2 + 2)  # (1 - little) * (1 + little) is nearer to 1 than to any number below it.
+    param, grad = np.zeros(20, dtype), np.full(20, (1 + little) * float(info.tiny), dtype)
+    fastopt.SGD(param, lr=1 - little, backend=backend, flush_denormals=flush).step(grad)
+    arm = platform.machine() in ("aarch64", "arm64")
+    assert set(param) == {0.0 if arm and flush else -info.tiny}
+
+
 @pytest.mark.parametrize("case", PLAIN, ids=str)
 @pytest.mark.parametrize("backend", ["cython", "numba"])
 def test_dead_parameters_leave_no_denormals(case: Case, backend: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import inspect
+import platform
 import re
 import shutil
 import subprocess
@@ -31,7 +32,31 @@ LEVELS = [
     for level in (*cpu.LEVELS, cpu.OTHER)
     if importlib.util.find_spec(f"fastopt.kernels.native.{cpu.module_name(level)}")
 ]
-REGISTERS = {"x86-64": "xmm", "x86-64-v3": "ymm", "x86-64-v4": "zmm"}
+
+X86_REGISTERS = {"x86-64": "xmm", "x86-64-v3": "ymm", "x86-64-v4": "zmm"}
+ARM = platform.machine() in ("aarch64", "arm64")
+FUSED = r"\bfn?m(add|sub|la|ls)\b" if ARM else r"\bvfn?m(add|sub)"
+OBJDUMP = shutil.which(f"{platform.machine()}-linux-gnu-objdump") or shutil.which("objdump")
+
+needs_objdump = pytest.mark.skipif(OBJDUMP is None, reason="needs objdump, of binutils")
+knows_instructions = pytest.mark.skipif(
+    not (ARM or native.CAPABILITIES["x86_64"]), reason="looks for instructions of x86-64 or arm64"
+)
+
+
+def packed(operation: str, real: str, level: str) -> str:
+    """A pattern: an operation on a whole vector of the longest that a level has ("": of any that Numba may choose)."""
+    if ARM:
+        return rf"\bf{operation}\s+v\d+\.{'4s' if real == 'float32' else '2d'}"
+    suffix = "ps" if real == "float32" else "pd"
+    return rf"\bv?{operation}{suffix}\b.*%{X86_REGISTERS.get(level, '[xyz]mm')}"
+
+
+def moved(level: str) -> str:
+    """A pattern: a vector that is loaded or stored, or memory that is set or copied."""
+    if ARM:
+        return r"\b(?:ld|st)[pru1]+\b.*\b(?:q\d|v\d+\.)|\bb[lr]*\b.*mem(?:set|cpy|move)"
+    return rf"\bv?movu?a?p[sd]\b.*%{X86_REGISTERS.get(level, '[xyz]mm')}|call.*mem(?:set|cpy|move)"
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -120,7 +145,7 @@ def test_compiled_coefficient_functions_are_the_python_ones(name: str) -> None:
 def instructions_of_loops(path: str) -> dict[str, str]:
     """Disassembly of each loop and each sum in a compiled module; "adam sharing": the loop that shares its roots."""
     text = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
+        [OBJDUMP, "-d", "--no-show-raw-insn", path], capture_output=True, text=True, check=True
     ).stdout
     blocks = re.split(r"\n[0-9a-f]+ <([^>]*)>:\n", text)
     found: dict[str, str] = {}
@@ -153,28 +178,25 @@ def arithmetic_of(loop: registry.Loop) -> set[str]:
     return found & ({"mul", "div", "sqrt"} if loop.name in registry.rules() else {"div", "sqrt"})
 
 
-MOVED = r"\bv?movu?a?p[sd]\b.*%{register}|call.*mem(?:set|cpy|move)"
-
-
-@pytest.mark.skipif(not shutil.which("objdump"), reason="needs objdump, of binutils")
-@pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
+@needs_objdump
+@knows_instructions
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_compiled_loop_is_vectorised(level: str) -> None:
     module = importlib.import_module(f"fastopt.kernels.native.{cpu.module_name(level)}")
     bodies = instructions_of_loops(module.__file__)
     for loop in registry.loops().values():
-        for real, suffix in (("float32", "ps"), ("float64", "pd")):
+        for real in registry.REALS:
             body = bodies[f"{loop.name} {real}"]
             for operation in arithmetic_of(loop):
-                packed = re.findall(rf"\bv?{operation}{suffix}\b.*%{REGISTERS[level]}", body)
-                assert len(packed) >= 2, f"{loop.name} {real} at {level}: no packed {operation} in both loops"
-            moved = re.findall(MOVED.format(register=REGISTERS[level]), body)
-            assert len(moved) >= 2 or "mem" in moved[0], f"{loop.name} {real} at {level}: nothing packed in both loops"
-            assert "fmadd" not in body, f"{loop.name} {real} at {level}: contracted, so other bits"
+                found = re.findall(packed(operation, real, level), body)
+                assert len(found) >= 2, f"{loop.name} {real} at {level}: no packed {operation} in both loops"
+            found = re.findall(moved(level), body)
+            assert len(found) >= 2 or "mem" in found[0], f"{loop.name} {real} at {level}: nothing packed in both loops"
+            assert not re.search(FUSED, body), f"{loop.name} {real} at {level}: contracted, so other bits"
 
 
-@pytest.mark.skipif(not shutil.which("objdump"), reason="needs objdump, of binutils")
-@pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
+@needs_objdump
+@knows_instructions
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("real", registry.REALS)
 def test_every_sum_is_vectorised(level: str, real: str) -> None:
@@ -183,22 +205,21 @@ def test_every_sum_is_vectorised(level: str, real: str) -> None:
     bodies = instructions_of_loops(module.__file__)
     for name in registry.sum_functions():
         body = bodies[f"{name} {real}"]
-        suffix = "ps" if real == "float32" and name in registry.counts() else "pd"
-        assert len(re.findall(rf"\bv?add{suffix}\b.*%{REGISTERS[level]}", body)) >= 2, f"{name} {real} at {level}"
-        assert "fmadd" not in body
+        added = real if name in registry.counts() else "float64"
+        assert len(re.findall(packed("add", added, level), body)) >= 2, f"{name} {real} at {level}"
+        assert not re.search(FUSED, body)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not native.CAPABILITIES["x86_64"], reason="looks for x86-64 instructions")
+@knows_instructions
 @pytest.mark.parametrize("loop", registry.loops().values(), ids=lambda loop: loop.name)
 @pytest.mark.parametrize("real", registry.REALS)
 def test_every_numba_loop_is_vectorised(loop: registry.Loop, real: str) -> None:
     assembly = machine_code.assembly(numba_loops.loop_text(loop.name, real))
-    suffix = "ps" if real == "float32" else "pd"
     for operation in arithmetic_of(loop):
-        assert re.search(rf"\bv?{operation}{suffix}\b", assembly), f"no packed {operation}"
-    assert re.search(r"\bv?mov[ua]p[sd]\b.*%[xyz]mm|mem(set|cpy|move)", assembly), "nothing packed"
-    assert "fmadd" not in assembly
+        assert re.search(packed(operation, real, ""), assembly), f"no packed {operation}"
+    assert re.search(moved("") + "|mem(set|cpy|move)", assembly), "nothing packed"
+    assert not re.search(FUSED, assembly)
 
 
 def test_operations_have_the_form_that_the_renderer_reads() -> None:
