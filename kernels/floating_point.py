@@ -7,28 +7,26 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import platform
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-# (system, machine): the byte offset of the control register in fenv_t, its bits for denormals, and its value when all
-# traps are masked and rounding is to nearest.
-_CONTROL_REGISTERS = {
-    ("linux", "x86_64"): (28, 0x8040, 0x1F80),
-    ("linux", "aarch64"): (0, 1 << 24, 0),
-    ("darwin", "x86_64"): (4, 0x8040, 0x1F80),
-    ("darwin", "arm64"): (8, 1 << 24, 0),
+from .registers import PROCESSOR, REGISTER
+
+REGISTER_OFFSETS = {
+    ("linux", "x86_64"): 28,
+    ("linux", "arm64"): 0,
+    ("darwin", "x86_64"): 4,
+    ("darwin", "arm64"): 8,
 }
+"""Where the control register is in `fenv_t`, in bytes, by system and processor."""
+
 Result = TypeVar("Result")
 
 _ENVIRONMENT_BYTES = 64  # More than any fenv_t.
 
-_ACCESS = {
-    "x86_64": (
-        0x8040,
-        0x1F80,
-        """
+_FUNCTIONS = {
+    "x86_64": """
 declare void @llvm.x86.sse.stmxcsr(ptr)
 declare void @llvm.x86.sse.ldmxcsr(ptr)
 define i64 @get_mode() {
@@ -46,11 +44,7 @@ define void @set_mode(i64 %mode) {
     ret void
 }
 """,
-    ),
-    "arm64": (
-        1 << 24,
-        0,
-        """
+    "arm64": """
 declare i64 @llvm.aarch64.get.fpcr()
 declare void @llvm.aarch64.set.fpcr(i64)
 define i64 @get_mode() {
@@ -62,13 +56,8 @@ define void @set_mode(i64 %mode) {
     ret void
 }
 """,
-    ),
 }
-"""For a processor: the bits for denormals, the control register when all traps are masked and rounding is to nearest,
-and functions that read and write the register."""
-
-_NAMES = {"amd64": "x86_64", "aarch64": "arm64"}
-"""Other names of the processors above."""
+"""Functions that read and write the control register of a processor."""
 
 Mode = Any
 """The floating-point mode of a thread, as `Access.get` returns it."""
@@ -83,12 +72,17 @@ class Access(NamedTuple):
     """The mode of a step, made of the caller's: with denormals as zero, or not."""
 
 
+def _standard(flush: bool) -> int:
+    """The control register in a step."""
+    return REGISTER.standard | REGISTER.flush if flush else REGISTER.standard
+
+
 def _by_c_library() -> Access | None:
     """For systems whose `fenv_t` is known."""
-    known = _CONTROL_REGISTERS.get((sys.platform, platform.machine()))
-    if known is None:
+    offset = REGISTER_OFFSETS.get((sys.platform, PROCESSOR))
+    if offset is None:
         return None
-    library, (offset, bits, standard) = ctypes.CDLL(None), known
+    library = ctypes.CDLL(None)
 
     def get() -> Mode:
         mode = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)()
@@ -97,7 +91,7 @@ def _by_c_library() -> Access | None:
 
     def changed(mode: Mode, flush: bool) -> Mode:
         other = (ctypes.c_ubyte * _ENVIRONMENT_BYTES)(*mode)
-        ctypes.c_uint32.from_buffer(other, offset).value = standard | bits if flush else standard
+        ctypes.c_uint32.from_buffer(other, offset).value = _standard(flush)
         return other
 
     return Access(get, library.fesetenv, changed)
@@ -105,24 +99,22 @@ def _by_c_library() -> Access | None:
 
 def _by_llvm() -> Access | None:
     """For all systems on known processors, Windows for one: functions that LLVM compiles, where it is installed."""
-    machine = platform.machine().lower()
-    known = _ACCESS.get(_NAMES.get(machine, machine))
-    if known is None or ctypes.sizeof(ctypes.c_void_p) != 8:
+    functions = _FUNCTIONS.get(PROCESSOR)
+    if functions is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         return None
     try:
         import llvmlite.binding as llvm
     except ImportError:
         return None
-    bits, standard, text = known
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     target = llvm.Target.from_default_triple().create_target_machine()
-    compiler = llvm.create_mcjit_compiler(llvm.parse_assembly(text), target)
+    compiler = llvm.create_mcjit_compiler(llvm.parse_assembly(functions), target)
     compiler.finalize_object()
     _compilers.append(compiler)
     get = ctypes.PYFUNCTYPE(ctypes.c_uint64)(compiler.get_function_address("get_mode"))
     set = ctypes.PYFUNCTYPE(None, ctypes.c_uint64)(compiler.get_function_address("set_mode"))
-    return Access(get, set, lambda mode, flush: standard | bits if flush else standard)
+    return Access(get, set, lambda mode, flush: _standard(flush))
 
 
 _compilers: list[Any] = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import glob
+import io
 import json
 import mmap
 import os
@@ -31,9 +32,6 @@ except ImportError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 ON_WINDOWS = fcntl is None
-
-BINARY: int = getattr(os, "O_BINARY", 0)
-"""Windows' flag for files whose line ends are written as they are."""
 
 MADV_POPULATE_READ = 22
 """Linux' advice to read all pages now; Python's mmap does not name it."""
@@ -99,14 +97,14 @@ def write(target: Path, leaves: Mapping[str, Leaf], metadata: Mapping[str, str])
     order = sorted(leaves, key=lambda name: (-ITEMSIZES[DTYPES[leaves[name].dtype]], name))  # so that all are aligned
     header = _header({name: leaves[name] for name in order}, metadata)
     _remove_leftovers(target)
-    with _temporary_file(target) as (temporary, descriptor):
+    with _temporary_file(target) as (temporary, file):
         try:
-            _write_all(descriptor, [header, *(leaves[name].data.reshape(-1).view(np.uint8) for name in order)])
-            os.fsync(descriptor)
+            _write_all(file.fileno(), [header, *(leaves[name].data.reshape(-1).view(np.uint8) for name in order)])
+            os.fsync(file.fileno())
         except OSError as error:
             raise OSError(error.errno, error.strerror, str(target)) from error  # not the temporary file's name
         if ON_WINDOWS:  # it renames no open file
-            os.close(descriptor)
+            file.close()
         os.replace(temporary, target)
     if not ON_WINDOWS:  # it opens no folder
         _flush_folder(target.parent)
@@ -138,26 +136,24 @@ def _header(leaves: Mapping[str, Leaf], metadata: Mapping[str, str]) -> bytes:
 
 
 @contextlib.contextmanager
-def _temporary_file(target: Path) -> Iterator[tuple[Path, int]]:
+def _temporary_file(target: Path) -> Iterator[tuple[Path, io.FileIO]]:
     """A new file beside the target, which is locked as long as it is written; it is removed if it was not renamed."""
     mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | BINARY, 0o666)
+    file = io.FileIO(temporary, "x")
     try:
         if fcntl is not None:
             with contextlib.suppress(OSError):  # on file systems without locks, leftovers stay
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if mode is not None and not ON_WINDOWS:
-            os.fchmod(descriptor, mode)
-        yield temporary, descriptor
+            os.fchmod(file.fileno(), mode)
+        yield temporary, file
     finally:
-        if ON_WINDOWS:  # it removes no open file; after a rename, the descriptor is closed
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        if ON_WINDOWS:  # it removes no open file
+            file.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        if not ON_WINDOWS:
-            os.close(descriptor)
+        file.close()
 
 
 def _remove_leftovers(target: Path) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from ..kernels.numba.modes import (
     BITS,
-    FLUSH_BITS,
     STANDARD,
     get_mode,
     inline,
     leave_mode,
     pinned,
+    replace_bits,
     set_mode,
     uint64,
-    write_mode,
 )
 
 __all__ = [
-    "FLUSH_BITS",
     "as_around",
     "flush_denormals",
     "flushing",
@@ -40,15 +38,6 @@ def as_around() -> int:
     around: int = get_mode()  # type: ignore[call-arg]
     mode: int = STANDARD | (around & BITS)
     return mode
-
-
-@inline
-def _set_denormals(mode: int) -> int:
-    """Set the bits for denormals as in `mode`, and return the mode before."""
-    before: int = get_mode()  # type: ignore[call-arg]
-    if (before ^ mode) & BITS:
-        write_mode((before & ~BITS) | (mode & BITS))
-    return before
 
 
 @inline
@@ -79,10 +68,10 @@ def flush_denormals() -> int:
     >>> numbers
     array([0.5, 0. ])
     """
-    return _set_denormals(BITS)
+    return replace_bits(BITS, BITS)
 
 
 @inline
 def restore_denormals(mode: int) -> None:
     """Treat denormals as before `flush_denormals`, which returned `mode`. Other bits of the mode are kept."""
-    _set_denormals(uint64(mode))
+    replace_bits(uint64(mode), BITS)

@@ -16,7 +16,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from .._version import __version__
-from ..kernels import constants
+from ..kernels import constants, registers
 from ..kernels.formulas import registry
 
 
@@ -26,7 +26,8 @@ def digest() -> str:
     text = hashlib.sha256(f"{__version__} {registry.digest()}".encode())
     package, kernels = Path(__file__).parent.parent, Path(constants.__file__).parent
     folders = (package / "jit", package / "definitions", kernels / "numba", kernels / "render")
-    for path in (Path(constants.__file__), *(path for folder in folders for path in sorted(folder.glob("*.py")))):
+    modules = (Path(constants.__file__), Path(registers.__file__))
+    for path in (*modules, *(path for folder in folders for path in sorted(folder.glob("*.py")))):
         text.update(path.read_bytes())
     return text.hexdigest()
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import constants
+from .. import constants, registers
 from ..engine import step_table
 from ..formulas import registry
 from ..render.numba_source import coefficients_source, numba_source, sum_source
@@ -28,7 +28,7 @@ _compiling = threading.Lock()
 def _compiler_digest() -> str:
     """The digest of the modules that decide how a source is compiled: this folder, and what a whole step works on."""
     own = sorted(Path(__file__).parent.glob("*.py"))
-    paths = [*own, Path(constants.__file__), Path(step_table.__file__)]
+    paths = [*own, *(Path(str(module.__file__)) for module in (constants, registers, step_table))]
     return object_cache.key(*(text for path in paths for text in (path.name, path.read_text(encoding="utf-8"))))
 
 

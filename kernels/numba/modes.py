@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -11,26 +10,17 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from ..registers import PROCESSOR, REGISTER
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-X86 = platform.machine().lower() in ("x86_64", "amd64")
-ARM = platform.machine().lower() in ("aarch64", "arm64")
+X86, ARM = PROCESSOR == "x86_64", PROCESSOR == "arm64"
 
 
 def inline(function: Function) -> Function:
     """The function compiled with these flags, whatever those of its caller are."""
     return cast(Function, njit(error_model="numpy", fastmath=False, boundscheck=False, forceinline=True)(function))
 
-
-FLUSH_BITS = 0x8040 if X86 else (1 << 24 if ARM else 0)
-"""Bits of the control register that make denormals zero, on input and output, as in kernels/native/machine.h; 0 on
-processors for which they are not known."""
-
-STANDARD_BITS = 0x1F80 if X86 else 0
-"""The control register when it rounds to nearest and masks all traps, and denormals are numbers."""
-
-CONTROL_BITS = 0xFFC0 if X86 else ((1 << 24) | (3 << 22) | 0x9F00 if ARM else 0)
-"""The bits for denormals, rounding and traps; the others are flags, or nothing."""
 
 _BYTES = ir.IntType(8).as_pointer()
 
@@ -96,18 +86,24 @@ def pinned(typing_context: Any, number: Any) -> Any:
 
 
 uint64: Any = types.uint64
-BITS: Any = uint64(FLUSH_BITS)
-_CONTROL: Any = uint64(CONTROL_BITS)
-STANDARD: Any = uint64(STANDARD_BITS)
+BITS: Any = uint64(REGISTER.flush)
+_CONTROL: Any = uint64(REGISTER.control)
+STANDARD: Any = uint64(REGISTER.standard)
+
+
+@inline
+def replace_bits(mode: int, mask: int) -> int:
+    """Set the bits of `mask` as in `mode`, and return the mode before. It writes only what differs."""
+    before: int = get_mode()  # type: ignore[call-arg]
+    if (before ^ mode) & mask:
+        write_mode((before & ~mask) | (mode & mask))
+    return before
 
 
 @inline
 def set_mode(mode: int) -> int:
-    """Set denormals, rounding and traps as in `mode`, and return the mode before. It writes only what differs."""
-    before: int = get_mode()  # type: ignore[call-arg]
-    if (before ^ mode) & _CONTROL:
-        write_mode((before & ~_CONTROL) | (mode & _CONTROL))
-    return before
+    """Set denormals, rounding and traps as in `mode`, and return the mode before."""
+    return replace_bits(mode, _CONTROL)
 
 
 @inline

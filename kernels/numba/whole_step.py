@@ -86,6 +86,12 @@ def add_atomically(typing_context: Any, address: Any, number: Any) -> Any:
     return types.int64(types.int64, types.int64), generate
 
 
+@inline
+def mode_of(table):
+    """The floating-point mode of a step."""
+    return STANDARD | BITS if table[at.FLUSH] else STANDARD
+
+
 # --- checks -----------------------------------------------------------------------------------------------------------
 
 
@@ -345,7 +351,7 @@ def run_elements(table, start, stop, scratch):
 def take_pieces(table, address, participant):
     """Work on pieces that no other thread has taken, until there are none left."""
     scratch = table[at.SCRATCH] + participant * (8 * at.SCRATCH_WORDS)
-    mode = STANDARD | BITS if table[at.FLUSH] else STANDARD
+    mode = mode_of(table)
     before = set_mode(mode)
     start = add_atomically(address + 8 * at.NEXT_PIECE, PIECE)
     while start < table[at.TOTAL]:
@@ -396,7 +402,7 @@ def step(address, what):
         if found:
             return at.MOVED - 1 + found
     if what & at.PREPARE:
-        mode = STANDARD | BITS if table[at.FLUSH] else STANDARD
+        mode = mode_of(table)
         before = set_mode(mode)
         list_active(table)
         usable = add_up(table) if table[at.ADDS] else True
@@ -407,7 +413,7 @@ def step(address, what):
             return at.DECLINED
     if what & at.RUN:
         if what & at.BEGIN:  # by itself
-            mode = STANDARD | BITS if table[at.FLUSH] else STANDARD
+            mode = mode_of(table)
             before = set_mode(mode)
             run_elements(table, 0, table[at.TOTAL], table[at.SCRATCH])
             leave_mode(before, mode)

@@ -160,11 +160,22 @@ def test_list(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "test_every_pair_agrees" not in printed
 
 
-@pytest.mark.parametrize("name", ["pytest", "pytest_benchmark", "rich", "matplotlib"])
-def test_missing_package(folder: Path, name: str) -> None:
+NEEDED = ("pytest", "pytest_benchmark", "rich")
+"""What every run needs; a report also needs matplotlib."""
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        *[(name, (*ONE_CASE, "--report", "report")) for name in (*NEEDED, "matplotlib")],
+        *[(name, arguments) for name in NEEDED for arguments in (("--quick",), ("--list",), ("--peers", "numpy"))],
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_missing_package(folder: Path, name: str, arguments: tuple[str, ...]) -> None:
     program = (
         f"import sys; sys.modules[{name!r}] = None; import fastopt.command.main; "
-        f"sys.exit(fastopt.command.main.main(['bench', *{ONE_CASE!r}, '--report', 'report']))"
+        f"sys.exit(fastopt.command.main.main({['bench', *arguments]!r}))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert result.returncode == 1

@@ -267,21 +267,6 @@ for words in (["--help"], *([name, "--help"] for name in main.COMMANDS)):
     assert result.stdout.count("usage: ") == 1 + len(cli.COMMANDS)
 
 
-@pytest.mark.parametrize("package", ["pytest", "pytest_benchmark", "rich"])
-@pytest.mark.parametrize("arguments", [["--quick"], ["--list"], ["--peers", "numpy"]], ids=" ".join)
-def test_bench_names_the_extra_that_it_needs(folder: Path, package: str, arguments: list[str]) -> None:
-    program = (
-        f"import sys; sys.modules[{package!r}] = None; from fastopt.command import main; "
-        f"sys.exit(main.main({['bench', *arguments]!r}))"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    distribution, extra = cli.EXTRA[package]
-    assert result.stderr == (
-        f"fastopt: error: {distribution} is not installed: `pip install 'fastopt[{extra}]'` installs it\n"
-    )
-
-
 def test_interruption(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*arguments: object, **keywords: object) -> None:
         raise KeyboardInterrupt

@@ -357,7 +357,7 @@ def halved(x):
     return x * 0.5
 
 
-@pytest.mark.skipif(not modes.FLUSH_BITS, reason="not known how on this processor")
+@pytest.mark.skipif(not modes.BITS, reason="not known how on this processor")
 def test_denormals_are_flushed_and_restored() -> None:
     tiny = np.float64(3e-308)
     assert halved(tiny) > 0

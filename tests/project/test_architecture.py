@@ -19,7 +19,7 @@ FOLDERS = {"fastopt": "fastopt", "fastopt.kernels": "kernels", "fastopt.examples
 """The packages and the folders that they are in."""
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("kernels/__init__.py", "kernels/constants.py"),
+    ("kernels/__init__.py", "kernels/constants.py", "kernels/registers.py"),
     ("kernels/formulas",),
     ("kernels/render",),
     ("kernels/cpu.py", "kernels/floating_point.py"),
