@@ -32,7 +32,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 import kernels  # noqa: E402
 from kernels import constants, cpu  # noqa: E402  (these import the standard library alone)
-from kernels.render import constants_source, cython_source, updates_source  # noqa: E402
+from kernels.render import codecs_source, constants_source, cython_source, updates_source  # noqa: E402
 
 NATIVE = HERE / "kernels" / "native"
 TORCH = HERE / "fastopt" / "torch" / "stepping"
@@ -150,6 +150,7 @@ def extensions() -> list[Extension]:
     found = module_at(TORCH / "found.py")
     codes = {each.name: each.value for kind in (found.Found, found.NoSegment) for each in kind}
     write(INCLUDE / "constants.pxi", constants_source.constants_source(vars(constants)))
+    write(INCLUDE / "codec_keys.pxi", codecs_source.keys_source())
     write(INCLUDE / "found.pxi", constants_source.constants_source(codes))
     for source in NATIVE.glob("*.pxd"):
         write(INCLUDE / "fastopt" / "kernels" / "native" / source.name, source.read_text(encoding="utf-8"))

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastopt.kernels import backends
+from fastopt.kernels.constants import PARAM
 from fastopt.kernels.engine.contract import EngineInputs, Progress, SegmentRecords, SegmentSettings
 from fastopt.kernels.engine.plan import GroupPlan, OperandForm, Operation, Segment, StepPlan
 from fastopt.step.nonfinite import NonfiniteGradients
@@ -38,7 +39,8 @@ def start(problem: Problem) -> Runner:
         param, *states = copies([array] * (1 + n_states))
         segments.append(Segment(0, param, states))
     operands = tuple(range(2 + n_states))
-    operation = Operation(loop=cython_loops.loop(f"roofline_{n_states}", FLOAT32), operands=operands, pick=())
+    loop = cython_loops.loop(f"roofline_{n_states}", FLOAT32)
+    operation = Operation(loop=loop, operands=operands, pick=(), writes=(PARAM, *operands[2:]))
     group = GroupPlan(
         stages=(),
         programs={"update": (operation,)},

@@ -59,6 +59,10 @@ class Memory(Protocol):
         """The place of an array; all arrays of one optimizer must be in the same place."""
 
 
+def _no_codec(name: str, stochastic: bool) -> tuple[Any, Any]:
+    raise NotImplementedError(f"this backend reads and writes float32 and float64 alone, not {name}")
+
+
 def _in_main_memory_only(*arguments: Any) -> Any:
     raise NotImplementedError("arrays on a device are added up and changed by an engine only")
 
@@ -79,6 +83,8 @@ class Backend:
     loop: Callable[[str, Any], Any]
     sum_over: Callable[[str, Any], Any]
     coefficient_function: Callable[[str], Any]
+    codec: Callable[[str, bool], tuple[Any, Any]] = _no_codec
+    """What decodes and encodes a format, given its name and whether it rounds stochastically."""
     add_up_arrays: Callable[[list[Any], Any, int], float] = _in_main_memory_only
     """Adds up all elements of arrays, given a sum from `sum_over` and the most threads to use (0: the default)."""
     change_arrays: Callable[[list[Any], Any, tuple[float, ...], int], None] = _in_main_memory_only
@@ -145,6 +151,7 @@ def _cython() -> Backend:
         cython_loops.loop,
         cython_loops.sum_over,
         native.coefficient_function,
+        cython_loops.codec,
         native.add_up_arrays,
         native.change_arrays,
         can_flush_denormals=native.can_flush_denormals,
@@ -175,12 +182,13 @@ def _numba() -> Backend:
             numba_loops.loop,
             cython_loops.sum_over,
             coefficient_function,
+            cython_loops.codec,
             native.add_up_arrays,
             native.change_arrays,
             can_flush_denormals=native.can_flush_denormals,
             native=True,
         )
-    from .python import reference
+    from .python import codecs, reference
     from .python.compiled_engine import CompiledEngine, CompiledLoop, WithAddress
 
     return Backend(
@@ -193,13 +201,14 @@ def _numba() -> Backend:
         lambda name: WithAddress(
             reference.coefficient_function(name), functools.partial(numba_loops.coefficient_function, name)
         ),
+        codecs.codec,
         reference.add_up_arrays,
         reference.change_arrays,
     )
 
 
 def _reference() -> Backend:
-    from .python import reference
+    from .python import codecs, reference
     from .python.engine import PythonEngine
 
     return Backend(
@@ -208,6 +217,7 @@ def _reference() -> Backend:
         reference.loop,
         reference.sum_over,
         reference.coefficient_function,
+        codecs.codec,
         reference.add_up_arrays,
         reference.change_arrays,
     )

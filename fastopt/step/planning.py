@@ -232,6 +232,7 @@ class Planner:
             loop=self.backend.loop(name, self.dtype),
             operands=tuple(indices[stands_for.get(each, each)] for each in loop.operands),
             pick=tuple(self.position(name, coefficient, positions) for coefficient in loop.coefficients),
+            writes=tuple(indices[stands_for.get(each, each)] for each in loop.writes),
         )
 
     def row_operations(self, group: Mapping[str, Any]) -> list[RowOperation]:

@@ -60,10 +60,8 @@ class Structure:
         return NO_SUM if not self.sum else SQUARES if self.sum_of_squares else COUNTS
 
     def offset(self, operand: int, element: str) -> str:
-        """The offset, in bytes, of the item that holds an element of an operand."""
-        form = self.operands[operand]
-        item = element if form.elements_per_item == 1 else f"({element}) // {form.elements_per_item}"
-        return f"{item} * {form.dtype.itemsize}"
+        """The offset, in bytes, of an element of an operand."""
+        return f"{element} * {self.operands[operand].dtype.itemsize}"
 
     def program(self, name: str) -> tuple[Any, ...]:
         return dict(self.programs).get(name, ())

@@ -16,7 +16,7 @@ class EngineBase:
     """Implements `contract.Engine`; a subclass defines `accept_gradients`, `run_step` and `run_swap`."""
 
     def __init__(self, inputs: EngineInputs) -> None:
-        check_operands(inputs.plans, inputs.dtype)
+        check_operands(inputs.plans, inputs.segments, inputs.dtype)
         self.dtype = inputs.dtype
         self.plans = list(inputs.plans)
         self.segments = inputs.segments

@@ -20,19 +20,33 @@ class Stage:
     carried: tuple[int, ...] = ()  # positions of carried numbers among the arguments; -1: not an argument
 
 
-class OperandForm(NamedTuple):
-    """The memory format of a segment's operand: an array of items, each of which stands for some elements.
+class Codec(NamedTuple):
+    """How an operand is stored in another format than the one that loops compute in."""
 
-    Loops compute with elements of the engine's dtype and read every operand without conversion, so today each form has
-    that dtype and one element per item. A storage format would be added here: an operand of another form would get a
-    codec, which decodes a block of the operand into the thread's own memory (as `PREPARED` and `CLIPPED` are blocks in
-    it) before the loops run on that block, and encodes the block after them.
+    name: str
+    """A row of `formulas.storage.FORMATS`."""
+    stochastic: bool
+    """Whether a step rounds up or down at random, rather than to the nearest code."""
+    decode: Any
+    """An address for the native engine, a callable for the Python one; so is `encode`."""
+    encode: Any
+
+
+class OperandForm(NamedTuple):
+    """The memory format of a segment's operand.
+
+    Loops compute with elements of the engine's dtype. An operand that has a codec is decoded into a block of the
+    thread's own memory before the loops run on that block (as `PREPARED` and `CLIPPED` are blocks in it), and encoded
+    after them if they wrote to it.
     """
 
     name: str
     dtype: np.dtype[Any]
-    elements_per_item: int = 1
-    """A power of 2, at most `constants.BOUNDARY`, so that no two threads share an item."""
+    """Of the array that holds it; for codes, any of the codes' size."""
+    codec: Codec | None = None
+    """None: elements of the engine's dtype, which loops read directly."""
+    rest: int = -1
+    """The operand that holds the rest of each element, for a codec that needs one; else -1."""
 
 
 @dataclass(eq=False, repr=False)
@@ -42,6 +56,7 @@ class Operation:
     loop: Any  # an address for the native engine, a callable for the Python one
     operands: tuple[int, ...]  # positions among a segment's operands, or PREPARED or CLIPPED
     pick: tuple[tuple[int, int], ...]  # the loop's coefficients, in order: (stage, result)
+    writes: tuple[int, ...]  # those of the operands that it writes
 
 
 @dataclass(eq=False, repr=False)
@@ -88,6 +103,8 @@ class Segment:
     param: np.ndarray
     states: Sequence[np.ndarray]
     row: int = 0  # the number of elements that its row operations take together; 0 without row operations
+    forms: tuple[OperandForm, ...] | None = None  # those of its operands, if one has a codec; else the group's
+    number: int = 0  # which parameter it is, for random bits: its position among all parameters of the optimizer
 
 
 @dataclass(eq=False, repr=False)
@@ -104,20 +121,26 @@ class StepPlan:
     unusable: Any = None  # the sum that counts unusable elements
     clears: bool = False  # whether a step zeroes the gradients
     waits: bool = True  # whether a stopped step is reported at once, even if that means waiting for a device
+    seed: int = 0  # of stochastic rounding, 64 bits
 
 
-def check_operands(plans: Sequence[GroupPlan], dtype: np.dtype[Any]) -> None:
-    """Raise if loops that compute in this dtype cannot read an operand without conversion.
+def check_operands(plans: Sequence[GroupPlan], segments: Sequence[Segment], dtype: np.dtype[Any]) -> None:
+    """Raise if an operand can neither be read directly by loops that compute in this dtype nor decoded.
 
     Raises
     ------
     ValueError
-        An operand has another form.
+        It cannot.
     """
-    for plan in plans:
-        for form in plan.operands:
-            if (form.dtype, form.elements_per_item) != (dtype, 1):
+    for forms in (*(plan.operands for plan in plans), *(each.forms for each in segments if each.forms)):
+        for form in forms:
+            readable = form.dtype == dtype if form.codec is None else dtype == np.float32
+            if not readable and not (form.codec is None and _is_a_rest(form, forms)):
                 raise ValueError(
-                    f"the engine reads operands of {dtype}, one element an item; {form.name!r} is of {form.dtype}, "
-                    f"{form.elements_per_item} elements an item"
+                    f"the engine computes in {dtype} and reads {form.name!r} directly, which is of {form.dtype}; "
+                    "only float32 can be stored in other formats"
                 )
+
+
+def _is_a_rest(form: OperandForm, forms: Sequence[OperandForm]) -> bool:
+    return any(each.rest >= 0 and forms[each.rest] is form for each in forms)

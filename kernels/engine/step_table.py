@@ -135,12 +135,13 @@ def fields_of(array: np.ndarray) -> int | None:
 
 
 def covers(inputs: EngineInputs, plans: Sequence[GroupPlan], plan: StepPlan) -> bool:
-    """Whether the compiled step does all that these plans say: no rows, no accumulation."""
+    """Whether the compiled step does all that these plans say: no rows, no accumulation, no codecs."""
     return (
         ctypes.sizeof(ctypes.c_void_p) == 8
         and plan.accumulate_steps == 1
         and all(_covers_group(each) for each in plans)
         and all(2 + len(segment.states) <= MAX_OPERANDS for segment in inputs.segments)
+        and all(segment.forms is None for segment in inputs.segments)
         and inputs.records.carried.shape[1] <= MAX_CARRIED
     )
 

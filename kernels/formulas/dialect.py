@@ -18,7 +18,11 @@ from typing import Any
 VOCABULARY = {"sqrt": 1, "floor": 1, "log": 1, "select": 3, "maximum": 2, "clip": 3, "sign": 1}
 """The functions that formulas may call, and how many arguments each takes."""
 
+WORD_VOCABULARY = {"select": 3, "whole": 1}
+"""The same for codecs, whose numbers are words of 32 bits."""
+
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
+_WORD_OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.BitAnd, ast.BitOr, ast.BitXor, ast.LShift, ast.RShift)
 _COMPARISONS = (ast.Lt, ast.LtE, ast.Gt, ast.GtE, ast.Eq, ast.NotEq)
 
 
@@ -128,7 +132,7 @@ def is_rule(function: Function) -> bool:
 
 
 def read_module(
-    path: Path | str, imported: Mapping[str, Function] | None = None, powers: bool = False
+    path: Path | str, imported: Mapping[str, Function] | None = None, powers: bool = False, words: bool = False
 ) -> dict[str, Function]:
     """All functions of a source file, in order, each checked; they may call the `imported` functions."""
     path = Path(path)
@@ -136,19 +140,23 @@ def read_module(
     functions: dict[str, Function] = {}
     for node in tree.body:
         if isinstance(node, ast.FunctionDef):
-            functions[node.name] = read_function(node, str(path), {**(imported or {}), **functions}, powers)
+            functions[node.name] = read_function(node, str(path), {**(imported or {}), **functions}, powers, words)
     return functions
 
 
-def read_function(node: ast.FunctionDef, path: str, known: Mapping[str, Function], powers: bool = False) -> Function:
+def read_function(
+    node: ast.FunctionDef, path: str, known: Mapping[str, Function], powers: bool = False, words: bool = False
+) -> Function:
     """A function of the dialect, checked; it may call `known` functions and, with `powers`, use `**` and `log`.
+
+    With `words`, it is a function of codecs.
 
     Raises
     ------
     DialectError
         It uses something outside of the dialect.
     """
-    return _Reader(path, known, powers).read(node)
+    return _Reader(path, known, powers, words).read(node)
 
 
 def called_functions(function: Function, functions: Mapping[str, Function]) -> list[Function]:
@@ -190,10 +198,13 @@ HINTS: tuple[tuple[type[ast.AST], str], ...] = (
 
 
 class _Reader:
-    def __init__(self, path: str, known: Mapping[str, Function], powers: bool) -> None:
+    def __init__(self, path: str, known: Mapping[str, Function], powers: bool, words: bool) -> None:
         self.path = path
         self.known = known
         self.powers = powers
+        self.words = words
+        self.vocabulary = WORD_VOCABULARY if words else VOCABULARY
+        self.operators = _WORD_OPERATORS if words else _OPERATORS
         self.defined: set[str] = set()
 
     def fail(self, node: ast.AST, message: str) -> DialectError:
@@ -222,7 +233,7 @@ class _Reader:
         return Function(node.name, arguments, tuple(body), returns, keywords)
 
     def check_name(self, node: ast.AST, name: str) -> None:
-        if name in VOCABULARY or name in self.known:
+        if name in self.vocabulary or name in self.known:
             raise self.fail(node, f"{name!r} is a function here; choose another name")
 
     def assignment(self, node: ast.stmt) -> ast.Assign:
@@ -240,14 +251,14 @@ class _Reader:
             case ast.Name(id=name):
                 if name not in self.defined:
                     raise self.fail(node, f"{name!r} is not defined here; a rule sees its arguments and nothing else")
-            case ast.Constant(value=bool() | int() | float()):
+            case ast.Constant(value=bool() | int() | float() as value) if not self.words or isinstance(value, int):
                 pass
-            case ast.BinOp(left=left, op=op, right=right) if isinstance(op, _OPERATORS):
+            case ast.BinOp(left=left, op=op, right=right) if isinstance(op, self.operators):
                 if isinstance(op, ast.Pow) and not self.powers:
                     raise self.fail(node, f"{ast.unparse(node)!r} is outside of the dialect{hint(op)}")
                 self.expression(left)
                 self.expression(right)
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
+            case ast.UnaryOp(op=ast.USub(), operand=operand) if not self.words:
                 self.expression(operand)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
                 self.call(node, name, args)
@@ -257,9 +268,9 @@ class _Reader:
 
     def call(self, node: ast.expr, name: str, args: list[ast.expr]) -> None:
         function = self.known.get(name)
-        arity = VOCABULARY.get(name) or (len(function.arguments) if function else None)
+        arity = self.vocabulary.get(name) or (len(function.arguments) if function else None)
         if arity is None:
-            raise self.fail(node, f"{name}() is not in the vocabulary: {', '.join(VOCABULARY)}")
+            raise self.fail(node, f"{name}() is not in the vocabulary: {', '.join(self.vocabulary)}")
         if name == "log" and not self.powers:
             raise self.fail(node, "logarithms are for coefficient functions only")
         if len(args) != arity:

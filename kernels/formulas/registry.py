@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
 """Working precisions and their C types."""
 
-SOURCES = ("rules.py", "operations.py", "sums.py", "coefficients.py")
+SOURCES = ("rules.py", "operations.py", "sums.py", "coefficients.py", "codecs.py", "storage.py")
 """The files that hold the formulas."""
 
 
@@ -56,6 +56,11 @@ def coefficient_functions() -> dict[str, Function]:
     return read_module(HERE / "coefficients.py", powers=True)
 
 
+@functools.cache
+def codec_functions() -> dict[str, Function]:
+    return read_module(HERE / "codecs.py", words=True)
+
+
 @dataclass(frozen=True)
 class Loop:
     """A loop over elements: its arrays, its coefficients, and the calls for one element, in order.
@@ -71,6 +76,11 @@ class Loop:
     local_names: tuple[str, ...]
     functions: tuple[Function, ...]
     """The functions that it calls for an element, callees first."""
+
+    @property
+    def writes(self) -> tuple[str, ...]:
+        """The operands that it writes."""
+        return tuple(target for _, _, targets in self.calls for target in targets if target in self.operands)
 
 
 def loops() -> dict[str, Loop]:

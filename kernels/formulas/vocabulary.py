@@ -13,6 +13,9 @@ import numpy as np
 
 __all__ = ["clip", "floor", "log", "maximum", "select", "sign", "sqrt"]
 
+WORDS = ("select", "whole")
+"""The functions that codecs may call."""
+
 
 def sqrt(x: Any) -> Any:
     """The correctly rounded square root."""
@@ -49,3 +52,8 @@ def sign(x: Any) -> Any:
     """-1, 0 or 1; 0 for NaN and for both zeros."""
     dtype = np.asarray(x).dtype.type
     return select(x > 0, dtype(1), dtype(0)) - select(x < 0, dtype(1), dtype(0))
+
+
+def whole(word: Any) -> Any:
+    """The bits of the float32 number with the value of this word, which is less than 2^24."""
+    return np.asarray(word, np.uint32).astype(np.float32).view(np.uint32)

@@ -3,14 +3,17 @@
 # The calling module claims the engine, writes the address of each segment's gradient (NULL: none) to `arrays.accepted`,
 # and calls `take_gradients` and `advance`; then it releases the engine.
 
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint32_t
 
 cimport numpy as cnp
 
 ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
 ctypedef void (*coefficient_function)(const double *, double *) noexcept nogil
 ctypedef void (*sum_function)(const void *, Py_ssize_t, double, double *) noexcept nogil
+ctypedef void (*decode_function)(const void *, const void *, Py_ssize_t, void *) noexcept nogil
+ctypedef void (*encode_function)(const void *, Py_ssize_t, void *, void *, uint32_t, uint32_t) noexcept nogil
 
+cdef struct Layout
 cdef struct Table
 cdef struct Group
 cdef struct Guard
@@ -44,6 +47,7 @@ cdef class WatchedArrays:
     cdef Span *intervals        # all memory that a step writes, sorted
     cdef Py_ssize_t n_intervals
     cdef char **accepted        # addresses of the gradients of the step under way
+    cdef char *direct           # whether each is of the dtype that loops compute in; read for parameters that are coded
     cdef Span *spans            # the memory of the same gradients, to be sorted
     cdef GradientForm *forms
     cdef readonly bint zeroed
@@ -70,6 +74,9 @@ cdef class Engine:
     cdef readonly Py_ssize_t n_segments
     cdef Py_ssize_t itemsize    # of the elements that loops compute with
     cdef Py_ssize_t n_groups
+    cdef Layout *layouts        # of segments with codecs
+    cdef int n_layouts
+    cdef unsigned long long seed
     cdef WatchedArrays arrays
     cdef list alive             # the arrays whose addresses the engine holds
     cdef readonly bint bound
@@ -116,6 +123,8 @@ cdef class Engine:
 
     cdef char *address(self, cnp.ndarray array)
     cdef int set_partials(self) except -1
+    cdef int set_layouts(self, list plans, list segments) except -1
+    cdef void set_keys(self) noexcept
     cdef int set_step_plan(self, plan) except -1
     cdef int claim(self) except -1
     cdef void release(self) noexcept
@@ -143,6 +152,7 @@ cdef class Engine:
 
 cdef class Pieces:
     cdef Table *table
+    cdef Layout *layout         # of pieces in a format; NULL: loops read them directly
     cdef Py_ssize_t capacity
     cdef Py_ssize_t n_partials
 

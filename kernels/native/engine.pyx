@@ -8,7 +8,7 @@ first element, and nothing can fail after that.
 """
 
 from libc.math cimport isfinite, isnan, sqrt
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memset
 
@@ -45,12 +45,17 @@ from cython.parallel cimport parallel
 
 from ..constants import PROGRAMS as PROGRAM_NAMES
 from ..engine.contract import BUSY, REPLACED, SHARED, SWAPPED, Replaced
+from numpy import dtype as np_dtype
+
+from ..engine.plan import OperandForm as PlannedForm
 from ..engine.plan import check_operands
 from ..engine.host_memory import is_masked, owners, resized_message, with_owners
+from ..formulas.storage import FORMATS
 
 watch_forks()
 
 include "constants.pxi"
+include "codec_keys.pxi"
 include "table.pxi"
 include "threads.pxi"
 include "pieces.pxi"
@@ -75,6 +80,14 @@ def describe():
         "x86_64_v4": bool(supports_v4()),
         "intel": bool(is_intel()),
     }
+
+
+cdef Py_ssize_t lcm(Py_ssize_t a, Py_ssize_t b) noexcept:
+    """The least common multiple."""
+    cdef Py_ssize_t x = a, y = b
+    while y:
+        x, y = y, x % y
+    return a // x * b
 
 
 cdef Py_ssize_t prefetch_distance = 0
@@ -105,7 +118,7 @@ cdef class Engine:
     def __cinit__(self, inputs):
         cdef Py_ssize_t index, k
         cdef list plans = inputs.plans, segments = inputs.segments
-        check_operands(plans, inputs.dtype)
+        check_operands(plans, segments, inputs.dtype)
         settings, records, progress, plan = inputs.settings, inputs.records, inputs.progress, inputs.plan
         self.lock = Lock() if inputs.lock is None else inputs.lock
         self.n_segments = len(segments)
@@ -134,7 +147,11 @@ cdef class Engine:
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
         self.adaptive = adaptive
         self.arrays = WatchedArrays(
-            segments, [plans[segment.group].operands[GRAD].dtype for segment in segments], plan.clears, inputs.reject
+            segments,
+            [(segment.forms or plans[segment.group].operands)[GRAD].dtype for segment in segments],
+            inputs.dtype,
+            plan.clears,
+            inputs.reject,
         )
         self.table = <Table *>calloc(1, sizeof(Table))
         if not self.table:
@@ -166,8 +183,9 @@ cdef class Engine:
             for k, state in enumerate(segments[index].states):
                 self.table.segments[index].operands[2 + k] = self.address(state)
         self.set_partials()
+        self.set_layouts(plans, segments)
         for index in range(self.n_groups):
-            if not works_in_place(&self.table.groups[index]) and not reserve_scratch(self.table, 1):
+            if (self.n_layouts or not works_in_place(&self.table.groups[index])) and not reserve_scratch(self.table, 1):
                 raise MemoryError("no memory for the blocks that a step works on")
 
     def __dealloc__(self):
@@ -178,8 +196,10 @@ cdef class Engine:
             free(self.table.coefficients)
             free(self.table.partials)
             free(self.table.scratch_memory)
+            free(self.table.keys)
         free(self.table)
         free(self.next_carried)
+        free(self.layouts)
 
     cdef char *address(self, cnp.ndarray array):
         """The address of an array, which is kept alive as long as this engine."""
@@ -198,6 +218,58 @@ cdef class Engine:
                 raise MemoryError("no memory for partial sums")
         return 0
 
+    cdef int set_layouts(self, list plans, list segments) except -1:
+        """Note which segments have codecs, and where threads may split each segment."""
+        cdef Py_ssize_t index, k
+        cdef Segment *segment
+        cdef Layout *layout
+        distinct = list(dict.fromkeys([each.forms for each in segments if each.forms is not None]))
+        self.n_layouts = len(distinct)
+        self.layouts = <Layout *>calloc(max(self.n_layouts, 1), sizeof(Layout))
+        if not self.layouts:
+            raise MemoryError("no memory for the table of segments")
+        for index, forms in enumerate(distinct):
+            read_layout(&self.layouts[index], forms)
+        if any([each.codec is not None and each.codec.stochastic for forms in distinct for each in forms]):
+            self.table.keys = <uint32_t *>calloc(self.n_segments * MAX_OPERANDS, sizeof(uint32_t))
+            if not self.table.keys:
+                raise MemoryError("no memory for the table of segments")
+        positions = {forms: index for index, forms in enumerate(distinct)}
+        for index in range(self.n_segments):
+            segment = &self.table.segments[index]
+            segment.boundary = segment.row if segment.row else BOUNDARY
+            segment.number = segments[index].number
+            if segments[index].forms is None:
+                continue
+            if len(segments[index].forms) != 2 + len(segments[index].states):
+                raise ValueError(f"expected the forms of {2 + len(segments[index].states)} operands")
+            layout = &self.layouts[<Py_ssize_t>positions[segments[index].forms]]
+            segment.layout = layout
+            if layout.block > 1:
+                segment.boundary = lcm(layout.block, segment.boundary)
+            if self.table.keys:
+                segment.keys = self.table.keys + index * MAX_OPERANDS
+        return 0
+
+    cdef void set_keys(self) noexcept:
+        """Make the keys of the random bits of this step."""
+        cdef Py_ssize_t k, index
+        cdef int operand
+        cdef Segment *segment
+        cdef uint32_t key
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            segment = &self.table.segments[index]
+            if segment.layout == NULL:
+                continue
+            key = combined_key_word(0, <uint32_t>self.seed)
+            key = combined_key_word(key, <uint32_t>(self.seed >> 32))
+            key = combined_key_word(key, <uint32_t>(self.steps[index] + 1))
+            key = combined_key_word(key, <uint32_t>segment.number)
+            for operand in range(segment.layout.n_operands):
+                if segment.layout.forms[operand].stochastic:
+                    segment.keys[operand] = combined_key_word(key, <uint32_t>operand)
+
     cdef int set_step_plan(self, plan) except -1:
         self.table.flush = plan.flush_denormals
         self.n_threads = plan.n_threads
@@ -209,6 +281,7 @@ cdef class Engine:
         self.unusable = <sum_function><uintptr_t>(plan.unusable or 0)
         self.clears = plan.clears
         self.clips = plan.max_grad_norm > 0
+        self.seed = plan.seed
         return 0
 
     def set_hyperparameters(self, Py_ssize_t index, plan):
@@ -237,7 +310,8 @@ cdef class Engine:
 
     cdef Py_ssize_t gradient_itemsize(self, Py_ssize_t segment) noexcept:
         """The size in bytes of an element of a segment's gradient."""
-        return self.table.groups[self.table.segments[segment].group].forms[GRAD].itemsize
+        cdef const Layout *layout = self.table.segments[segment].layout
+        return self.itemsize if layout == NULL else layout.forms[GRAD].itemsize
 
     cdef bint has_gradient(self, Py_ssize_t segment) noexcept:
         """Whether the step under way has a gradient for this segment."""
@@ -255,6 +329,9 @@ cdef class Engine:
         cdef Py_ssize_t index
         for index in range(self.n_segments):
             self.table.segments[index].operands[GRAD] = self.arrays.accepted[index]
+        if self.n_layouts:
+            for index in range(self.n_segments):
+                self.table.segments[index].direct_gradient = self.arrays.direct[index]
 
     def bind(self, list gradients):
         """Check gradients once and use them in every step that receives no other gradients."""
@@ -428,7 +505,11 @@ cdef class Engine:
             work += segment.size * group.cost
             if group.sum != NULL:
                 reading += segment.size * NANOSECONDS_TO_ADD
-            nbytes += segment.size * group.element_bytes
+            if segment.layout == NULL:
+                nbytes += segment.size * group.element_bytes
+            else:
+                work += segment.size * segment.layout.cost
+                nbytes += segment.size * segment.layout.element_bytes
             n_active += 1
         self.table.n_active = n_active
         self.table.total = total
@@ -586,6 +667,8 @@ cdef class Engine:
 
     cdef void run(self, int n_threads) noexcept:
         self.table.n_threads = n_threads
+        if self.table.keys != NULL and not self.table.adding:
+            self.set_keys()
         self.shared = not self.keeps_gil and (n_threads > 1 or self.work > NANOSECONDS_TO_RELEASE)
         if self.shared:
             with nogil:

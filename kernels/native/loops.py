@@ -24,3 +24,8 @@ def loop(name: str, dtype: np.dtype) -> int:
 def sum_over(name: str, dtype: np.dtype) -> int:
     """The address of a sum over elements of float32 or float64."""
     return int(_module.SUMS[name, dtype.name])
+
+
+def codec(name: str, stochastic: bool) -> tuple[int, int]:
+    """The addresses of the loops that decode and encode a format."""
+    return _module.DECODERS[name], _module.ENCODERS[name, stochastic]

@@ -5,14 +5,15 @@ cdef ThreadChoice pieces_choice = ThreadChoice()
 
 @cython.final
 cdef class Pieces:
-    """Contiguous pieces of memory, all of one dtype.
+    """Contiguous pieces of memory, all of one dtype, or of one format: `codec` is a `plan.Codec`.
 
     Sums are computed in the order in which engines add: piece by piece. `n_threads` is the largest number of threads,
     0 for the default; the bits of a result do not depend on it. The caller keeps the memory of its pieces alive.
     """
 
-    def __cinit__(self, Py_ssize_t capacity, Py_ssize_t itemsize):
+    def __cinit__(self, Py_ssize_t capacity, Py_ssize_t itemsize, codec=None):
         self.capacity = capacity
+        self.layout = NULL
         self.table = <Table *>calloc(1, sizeof(Table))
         if not self.table:
             raise MemoryError("no memory for the table of pieces")
@@ -24,7 +25,13 @@ cdef class Pieces:
         if not (self.table.groups and self.table.segments and self.table.active and self.table.coefficients):
             raise MemoryError("no memory for the table of pieces")
         self.table.groups[0].accumulator = -1
-        self.table.groups[0].forms[PARAM].itemsize = self.table.groups[0].forms[GRAD].itemsize = itemsize
+        if codec is not None:
+            self.table.itemsize = sizeof(float)
+            self.layout = <Layout *>calloc(1, sizeof(Layout))
+            if not self.layout or not reserve_scratch(self.table, 1):
+                raise MemoryError("no memory for the table of pieces")
+            form = PlannedForm("piece", np_dtype(f"u{itemsize}"), codec)
+            read_layout(self.layout, (form, form))
 
     def __dealloc__(self):
         if self.table:
@@ -35,6 +42,7 @@ cdef class Pieces:
             free(self.table.partials)
             free(self.table.scratch_memory)
         free(self.table)
+        free(self.layout)
 
     cdef int append(self, char *address, Py_ssize_t size) except -1:
         cdef Py_ssize_t k = self.table.n_active
@@ -42,6 +50,8 @@ cdef class Pieces:
             raise IndexError(f"there is only room for {self.capacity} pieces")
         self.table.segments[k].operands[PARAM] = self.table.segments[k].operands[GRAD] = address
         self.table.segments[k].size = size
+        self.table.segments[k].layout = self.layout
+        self.table.segments[k].boundary = BOUNDARY
         self.table.segments[k].first_partial = self.n_partials
         self.table.active[k].segment = k
         self.table.active[k].offset = self.table.total
@@ -84,6 +94,7 @@ cdef class Pieces:
         program.operations[0].loop = <loop_function>address
         program.operations[0].n_operands = 1
         program.operations[0].operands[0] = PARAM
+        program.operations[0].written = 1 << PARAM
         cdef Py_ssize_t n_coefficients = len(coefficients)
         cdef double given[MAX_COEFFICIENTS]
         if n_coefficients > MAX_COEFFICIENTS:

@@ -8,11 +8,7 @@ cdef int read_group(Group *group, plan) except -1:
         raise ValueError(f"the update is too large for the engine: {plan}")
     group.cost = plan.cost
     group.n_operands = len(plan.operands)
-    group.element_bytes = 0
-    for k, form in enumerate(plan.operands):
-        group.forms[k].itemsize = form.dtype.itemsize
-        group.forms[k].shift = form.elements_per_item.bit_length() - 1
-        group.element_bytes += <double>group.forms[k].itemsize / (1 << group.forms[k].shift)
+    group.element_bytes = sum([form.dtype.itemsize for form in plan.operands])
     group.n_stages = len(plan.stages)
     group.sum = <sum_function><uintptr_t>(plan.sum or 0)
     group.sum_of_squares = plan.sum_of_squares
@@ -58,6 +54,10 @@ cdef int read_program(Program *program, tuple operations) except -1:
         program.operations[k].first_coefficient = program.n_coefficients
         for each, operand in enumerate(operation.operands):
             program.operations[k].operands[each] = operand
+        program.operations[k].written = 0
+        for operand in operation.writes:
+            if operand >= 0:
+                program.operations[k].written |= 1 << <int>operand
         for stage, position in operation.pick:
             if not (0 <= stage < MAX_STAGES and 0 <= position < MAX_RESULTS):
                 raise ValueError(f"the operation is too large for the engine: {operation}")
@@ -90,3 +90,31 @@ cdef bint works_in_place(const Group *group) noexcept:
         if group.programs[k].n_operations and not group.programs[k].plain:
             return False
     return group.accumulator < 0 and group.n_row_operations == 0
+
+
+cdef int read_layout(Layout *layout, tuple forms) except -1:
+    """Read the forms of a segment's operands."""
+    cdef Py_ssize_t k
+    cdef OperandForm *form
+    if len(forms) > MAX_OPERANDS:
+        raise ValueError(f"too many operands for the engine: {len(forms)}")
+    layout.n_operands = len(forms)
+    layout.element_bytes = layout.cost = 0
+    layout.block = 1
+    for k, each in enumerate(forms):
+        form = &layout.forms[k]
+        form.itemsize = each.dtype.itemsize
+        form.rest = each.rest
+        layout.element_bytes += form.itemsize
+        if each.codec is None:
+            form.decode = NULL
+            form.encode = NULL
+            continue
+        form.decode = <decode_function><uintptr_t>each.codec.decode
+        form.encode = <encode_function><uintptr_t>each.codec.encode
+        form.stochastic = each.codec.stochastic
+        form.has_base = FORMATS[each.codec.name].has_base
+        layout.cost += NANOSECONDS_TO_CODE
+        if form.has_base:
+            layout.block = CODEC_BLOCK
+    return 0

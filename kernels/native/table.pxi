@@ -11,6 +11,7 @@ cdef struct Operation:
     int n_operands
     int operands[MAX_LOOP_OPERANDS]
     int first_coefficient
+    int written                 # the operands that it writes, a bit for each
 
 cdef struct Program:
     int n_operations
@@ -28,15 +29,25 @@ cdef struct RowOperation:
     bint iterates
 
 cdef struct OperandForm:        # the memory format of an operand: plan.OperandForm
+    decode_function decode      # NULL: loops read it directly
+    encode_function encode
     Py_ssize_t itemsize
-    int shift                   # an item stands for 1 << shift elements
+    bint stochastic
+    bint has_base
+    int rest                    # the operand with the rest of each element, or -1
+
+cdef struct Layout:             # the forms of all operands of a segment
+    int n_operands
+    OperandForm forms[MAX_OPERANDS]
+    double element_bytes        # of all operands together
+    double cost                 # nanoseconds to decode and encode an element
+    Py_ssize_t block            # elements that no two threads share
 
 cdef struct Group:
     double cost                 # nanoseconds per element on one thread, in cache; decides the number of threads
     double lr
     int n_operands
-    OperandForm forms[MAX_OPERANDS]
-    double element_bytes        # of all operands together
+    double element_bytes        # of all operands together, where loops read them directly
     int n_stages
     Stage stages[MAX_STAGES]
     Program programs[N_PROGRAMS]
@@ -59,6 +70,11 @@ cdef struct Segment:
     double lr                   # of this step
     int group
     bint pending                # holds gradients accumulated in earlier calls
+    const Layout *layout        # NULL: loops read all operands directly
+    bint direct_gradient        # whether loops read this step's gradient directly, whatever the layout says
+    uint32_t *keys              # for the random bits of each operand, or NULL
+    Py_ssize_t number           # which parameter of the optimizer it is
+    Py_ssize_t boundary         # threads split it at multiples of this many elements
 
 cdef struct Active:
     Py_ssize_t segment
@@ -80,6 +96,7 @@ cdef struct Table:
     Py_ssize_t total
     Py_ssize_t itemsize         # of the elements that loops compute with, of coefficients, and of a thread's own blocks
     Py_ssize_t prefetch
+    uint32_t *keys              # MAX_OPERANDS for each segment, if any is rounded stochastically; or NULL
     char *scratch               # SCRATCH_BYTES for each of n_scratch threads, for the thread's own blocks
     char *scratch_memory        # the allocation that it is in
     int n_scratch
@@ -92,7 +109,8 @@ cdef struct Table:
 
 
 cdef enum:
-    SCRATCH_BYTES = SUM_BLOCK * 8  # not on the stack, which can be as small as 16 kB for a thread of OpenMP's
+    SCRATCH_BYTES = (MAX_OPERANDS + 2) * BLOCK * 4 + SUM_BLOCK * 8  # decoded operands, and sums
+    # Not on the stack, which can be as small as 16 kB for a thread of OpenMP's.
 
 
 cdef bint reserve_scratch(Table *table, int n_threads) noexcept nogil:
@@ -109,19 +127,17 @@ cdef bint reserve_scratch(Table *table, int n_threads) noexcept nogil:
     return True
 
 
-cdef inline char *operand_at(const Group *group, const Segment *segment, int operand, Py_ssize_t element) noexcept nogil:
-    """The address of the item that stands for an element of an operand.
-
-    An operand that loops cannot read directly (see plan.OperandForm) would be decoded here, into a block of the
-    thread's own, and encoded after the last operation on that block.
-    """
+cdef inline char *operand_at(const Table *table, const Segment *segment, int operand, Py_ssize_t element) noexcept nogil:
+    """The address of an element of an operand, or of its code."""
     if element == 0:  # true for most segments: they are done in one piece
         return segment.operands[operand]
-    return segment.operands[operand] + (element >> group.forms[operand].shift) * group.forms[operand].itemsize
+    if segment.layout != NULL and not (operand == GRAD and segment.direct_gradient):
+        return segment.operands[operand] + element * segment.layout.forms[operand].itemsize
+    return segment.operands[operand] + element * table.itemsize
 
 
 cdef inline void run_operations(
-    Table *table, const Group *group, Segment *segment, const Coefficients *coefficients, const Program *program, int begin, int end,
+    Table *table, Segment *segment, const Coefficients *coefficients, const Program *program, int begin, int end,
     Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped
 ) noexcept nogil:
     """Run operations [begin, end) of a program on elements [first, first + size).
@@ -143,17 +159,17 @@ cdef inline void run_operations(
                 operands[each] = clipped
             else:
                 missing = missing or segment.operands[operand] == NULL
-                operands[each] = operand_at(group, segment, operand, first)
+                operands[each] = operand_at(table, segment, operand, first)
         if not missing:
             operation.loop(
                 operands, size, <const char *>coefficients + operation.first_coefficient * table.itemsize, table.prefetch
             )
 
 
-cdef inline char *gathered(const Group *group, Segment *segment, Py_ssize_t first, char *prepared) noexcept nogil:
+cdef inline char *gathered(const Table *table, const Group *group, Segment *segment, Py_ssize_t first, char *prepared) noexcept nogil:
     """The address of the gathered gradient: the accumulator itself if this call has no gradient, else `prepared`."""
     if segment.operands[GRAD] == NULL and segment.pending:
-        return operand_at(group, segment, group.accumulator, first)
+        return operand_at(table, segment, group.accumulator, first)
     return prepared
 
 
@@ -210,19 +226,22 @@ cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coeffic
         start = begin
         while start < end:
             size = min(<Py_ssize_t>BLOCK, end - start)
-            run_operations(table, group, segment, coefficients, program, 0, before_rows, start, size,
-                           gathered(group, segment, start, prepared), clipped)
+            run_operations(table, segment, coefficients, program, 0, before_rows, start, size,
+                           gathered(table, group, segment, start, prepared), clipped)
             start += BLOCK
         if with_rows:
             start = begin
             while start < end:
                 for k in range(group.n_row_operations):
-                    run_row_operation(table, &group.row_operations[k], operand_at(group, segment, PARAM, start),
+                    run_row_operation(table, &group.row_operations[k], operand_at(table, segment, PARAM, start),
                                       segment.row, segment.lr)
                 start += segment.row
-            run_operations(table, group, segment, coefficients, program, before_rows, program.n_operations, begin, end - begin,
+            run_operations(table, segment, coefficients, program, before_rows, program.n_operations, begin, end - begin,
                            NULL, NULL)
         begin = end
+
+
+include "coded.pxi"
 
 
 cdef void add_up_gradient(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first,
@@ -237,11 +256,13 @@ cdef void add_up_gradient(Table *table, Segment *segment, const Coefficients *co
         return
     while start < last:
         size = min(<Py_ssize_t>SUM_BLOCK, last - start)
-        if group.accumulator < 0:
-            elements = operand_at(group, segment, GRAD, start)
+        if segment.layout != NULL:
+            elements = coded_gradient(table, segment, coefficients, start, size, prepared)
+        elif group.accumulator < 0:
+            elements = operand_at(table, segment, GRAD, start)
         else:  # The first operation gathers.
-            elements = gathered(group, segment, start, prepared)
-            run_operations(table, group, segment, coefficients, &group.programs[table.program], 0, 1, start, size, prepared, NULL)
+            elements = gathered(table, group, segment, start, prepared)
+            run_operations(table, segment, coefficients, &group.programs[table.program], 0, 1, start, size, prepared, NULL)
         sum(elements, size, group.limit, results)
         table.partials[segment.first_partial + start // SUM_BLOCK] = results[0]
         start += SUM_BLOCK
@@ -254,8 +275,10 @@ cdef void run_segment(Table *table, Active *active, Py_ssize_t first, Py_ssize_t
     cdef const Coefficients *coefficients = &table.coefficients[active.coefficients]
     if table.adding:
         add_up_gradient(table, segment, coefficients, first, last, scratch)
+    elif segment.layout != NULL:
+        run_coded(table, segment, coefficients, first, last, scratch)
     elif program.plain and segment.row == 0:
-        run_operations(table, group, segment, coefficients, program, 0, 1, first, last - first, NULL, NULL)
+        run_operations(table, segment, coefficients, program, 0, 1, first, last - first, NULL, NULL)
     else:
         run_blocks(table, segment, coefficients, first, last, scratch)
 
@@ -276,7 +299,7 @@ cdef void run_elements(Table *table, Py_ssize_t start, Py_ssize_t stop, char *sc
         if active.offset >= stop:
             break
         segment = &table.segments[active.segment]
-        boundary = SUM_BLOCK if table.adding else (segment.row if segment.row else BOUNDARY)
+        boundary = SUM_BLOCK if table.adding else segment.boundary
         first = 0
         if start > active.offset:
             first = (start - active.offset) // boundary * boundary

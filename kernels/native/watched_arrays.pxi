@@ -8,6 +8,8 @@ cdef struct Guard:
 cdef struct GradientForm:
     int type_number
     Py_ssize_t itemsize
+    int direct_type_number      # the same for a gradient that loops read directly
+    Py_ssize_t direct_itemsize
 
 cdef struct Span:
     char *begin
@@ -24,11 +26,12 @@ cdef int by_begin(const void *a, const void *b) noexcept nogil:
 cdef class WatchedArrays:
     """Checks that arrays stay at their addresses, and checks gradients before they are read.
 
-    `zeroed` says that gradients are also written; `reject(index, gradient)` raises the error that says what is wrong,
+    Each gradient is of its own dtype in `gradient_dtypes`, or of `direct_dtype`, in which loops compute. `zeroed` says
+    that gradients are also written; `reject(index, gradient)` raises the error that says what is wrong,
     or returns the array that stands for a scalar.
     """
 
-    def __cinit__(self, list segments, list gradient_dtypes, bint zeroed, reject):
+    def __cinit__(self, list segments, list gradient_dtypes, direct_dtype, bint zeroed, reject):
         cdef Py_ssize_t index
         self.n_params = len(segments)
         self.params = [segment.param for segment in segments]
@@ -36,13 +39,16 @@ cdef class WatchedArrays:
         self.zeroed = zeroed
         self.reject = reject
         self.accepted = <char **>calloc(max(self.n_params, 1), sizeof(char *))
+        self.direct = <char *>calloc(max(self.n_params, 1), sizeof(char))
         self.spans = <Span *>calloc(max(self.n_params, 1), sizeof(Span))
         self.forms = <GradientForm *>calloc(max(self.n_params, 1), sizeof(GradientForm))
-        if not (self.accepted and self.spans and self.forms):
+        if not (self.accepted and self.direct and self.spans and self.forms):
             raise MemoryError("no memory for the table of segments")
         for index, dtype in enumerate(gradient_dtypes):
             self.forms[index].type_number = dtype.num
             self.forms[index].itemsize = dtype.itemsize
+            self.forms[index].direct_type_number = direct_dtype.num
+            self.forms[index].direct_itemsize = direct_dtype.itemsize
         self.watch(())
         self.set_intervals(segments)
 
@@ -50,6 +56,7 @@ cdef class WatchedArrays:
         free(self.guards)
         free(self.intervals)
         free(self.accepted)
+        free(self.direct)
         free(self.spans)
         free(self.forms)
 
@@ -157,8 +164,9 @@ cdef class WatchedArrays:
             return 0
         gradient = item
         param = self.params[index]
+        self.direct[index] = cnp.PyArray_TYPE(gradient) == self.forms[index].direct_type_number
         if not (
-            cnp.PyArray_TYPE(gradient) == self.forms[index].type_number
+            (self.direct[index] or cnp.PyArray_TYPE(gradient) == self.forms[index].type_number)
             and (cnp.PyArray_ISCARRAY(gradient) if self.zeroed else cnp.PyArray_ISCARRAY_RO(gradient))
             and cnp.PyArray_NDIM(gradient) == cnp.PyArray_NDIM(param)
         ):
@@ -181,7 +189,9 @@ cdef class WatchedArrays:
                 continue
             self.spans[n_spans].begin = self.accepted[index]
             self.spans[n_spans].end = (
-                self.accepted[index] + cnp.PyArray_SIZE(param) * self.forms[index].itemsize
+                self.accepted[index]
+                + cnp.PyArray_SIZE(param)
+                * (self.forms[index].direct_itemsize if self.direct[index] else self.forms[index].itemsize)
             )
             if n_spans and self.spans[n_spans].begin < self.spans[n_spans - 1].begin:
                 sorted_already = False

@@ -18,33 +18,88 @@ from typing import Any
 import numpy as np
 
 from .. import cpu
-from ..constants import BLOCK, BOUNDARY, CLIPPED, ENGINE_ARGUMENTS, GRAD, PARAM, PREPARED
+from ..constants import BLOCK, BOUNDARY, CLIPPED, ENGINE_ARGUMENTS, GRAD, MAX_ROW_OPERATIONS, PARAM, PREPARED
 from ..engine.base import EngineBase, check_apart
 from ..engine.contract import EngineInputs
 from ..engine.host_memory import address, as_plain, owners, resized_message, with_owners
 from ..engine.plan import OperandForm, Operation, RowOperation, Segment
 from ..floating_point import with_denormals
+from ..formulas.storage import BLOCK as CODEC_BLOCK
+from ..formulas.storage import FORMATS
+from . import codecs
 from .reference import add_up
 
 
 class Work:
     """A segment in a step: its arrays, including the gradient, before the step (`old`) and after it (`new`).
 
-    `written` are the pairs of them that the step writes. It works on copies alone: other code that runs meanwhile may
-    resize an array.
+    It works on copies alone: other code that runs meanwhile may resize an array.
+
+    Attributes
+    ----------
+    operands: the new elements, in the dtype that loops compute in; what loops write to is in `touched`.
+    keys: for each operand, the key of its random bits in this step.
     """
 
-    def __init__(self, index: int, segment: Segment, gradient: Any, clears: bool) -> None:
+    def __init__(
+        self, index: int, segment: Segment, forms: Sequence[OperandForm], gradient: Any, keys: Sequence[int]
+    ) -> None:
         self.index = index
         self.segment = segment
-        old = [segment.param, gradient, *segment.states]
-        new = [None if array is None else np.array(array) for array in old]
-        self.written = [
-            pair
-            for position, pair in enumerate(zip(old, new, strict=True))
-            if pair[0] is not None and (position != GRAD or clears)
+        self.forms = list(forms)
+        self.keys = keys
+        self.touched: set[int] = set()
+        self.old = [segment.param, gradient, *segment.states]
+        if gradient is not None and gradient.dtype == np.float32:  # read directly, whatever the form says
+            self.forms[GRAD] = OperandForm(forms[GRAD].name, gradient.dtype)
+        self.new: list[Any] = [
+            None if array is None else np.array(array).reshape(-1) for array in map(_plain_codes, self.old)
         ]
-        self.operands: list[Any] = [None if array is None else array.reshape(-1) for array in new]
+        pairs = zip(self.forms, self.new, strict=True)
+        self.operands: list[Any] = [
+            array if form.codec is None or array is None else form.codec.decode(*self.codes(form, array))
+            for form, array in pairs
+        ]
+
+    def codes(self, form: OperandForm, array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """The codes in the new array of an operand, and what else holds its elements."""
+        if form.rest >= 0:
+            return array, self.new[form.rest]
+        size = self.segment.param.size
+        if form.codec is not None and FORMATS[form.codec.name].has_base:
+            return array[:size], array[-(-size // CODEC_BLOCK) * CODEC_BLOCK :]
+        return array, None
+
+    def encode(self, operand: int, start: int = 0, stop: int | None = None, again: int = 0) -> None:
+        """Store what was computed; `again` is 0 for the first time in a step, and then 1, 2...: other random bits."""
+        form, elements = self.forms[operand], self.operands[operand]
+        if form.codec is not None:
+            codes, more = self.codes(form, self.new[operand])
+            key = codecs.derived_key(self.keys[operand], again) if again else self.keys[operand]
+            part = slice(start, stop)
+            more = more if more is None or FORMATS[form.codec.name].has_base else more[part]
+            form.codec.encode(elements[part], codes[part], more, key, start)
+            elements[part] = form.codec.decode(codes[part], more)
+
+    def encode_all(self, again: int = 0) -> None:
+        """Store all that loops have written since the last time."""
+        for operand in sorted(self.touched):
+            self.encode(operand, again=again)
+        self.touched.clear()
+
+    def written(self, clears: bool) -> list[tuple[Any, Any]]:
+        """Pairs of arrays: what is to be written to, and what."""
+        return [
+            (_plain_codes(old), new.reshape(old.shape))
+            for position, (old, new) in enumerate(zip(self.old, self.new, strict=True))
+            if old is not None and (position != GRAD or clears)
+        ]
+
+
+def _plain_codes(array: Any) -> Any:
+    """An array of codes as one of whole numbers; other arrays as they are."""
+    is_plain = array is None or array.dtype.char in "fdBH"
+    return array if is_plain else as_plain(array).view(f"u{array.dtype.itemsize}")
 
 
 Place = tuple[np.ndarray, int, int]
@@ -55,9 +110,9 @@ def places(arrays: Sequence[np.ndarray]) -> list[Place]:
     return [(array, address(view := as_plain(array)), view.nbytes) for array in arrays]
 
 
-def elements(form: OperandForm, operand: Any, start: int, stop: int) -> Any:
-    """The items of an operand that belong to these elements; None if the operand is missing."""
-    return None if operand is None else operand[start // form.elements_per_item : -(-stop // form.elements_per_item)]
+def elements(operand: Any, start: int, stop: int) -> Any:
+    """These elements of an operand; None if the operand is missing."""
+    return None if operand is None else operand[start:stop]
 
 
 class PythonEngine(EngineBase):
@@ -109,7 +164,7 @@ class PythonEngine(EngineBase):
 
     def run_swap(self) -> None:
         self.check_watched()
-        work = [Work(index, segment, None, False) for index, segment in enumerate(self.segments)]
+        work = [self.work_on(index, None) for index in range(len(self.segments))]
         for each in work:
             self.run("swap", each, 1.0)
         self.commit(work, [(self.progress.swapped, ~self.progress.swapped)])
@@ -119,12 +174,23 @@ class PythonEngine(EngineBase):
 
         One call of C code makes all assignments. They run no Python, so no signal handler can run between two of them.
         """
-        pairs = [*(pair for each in work for pair in each.written), *more]
+        pairs = [*(pair for each in work for pair in each.written(self.plan.clears)), *more]
         targets, values = zip(*pairs, strict=True) if pairs else ((), ())
         writes = map(operator.setitem, targets, itertools.repeat(...), values)
         write_all = collections.deque[None](maxlen=0).extend
         self.check_watched()
         write_all(writes)
+
+    def work_on(self, index: int, gradient: Any) -> Work:
+        segment = self.segments[index]
+        forms = segment.forms or self.plans[segment.group].operands
+        update = int(self.records.steps[index]) + 1
+        rounds = [form.codec is not None and form.codec.stochastic for form in forms]
+        keys = [
+            codecs.rounding_key(self.plan.seed, update, segment.number, operand) if each else 0
+            for operand, each in enumerate(rounds)
+        ]
+        return Work(index, segment, forms, gradient, keys)
 
     # --- a step -----------------------------------------------------------------------------------------------------
 
@@ -133,7 +199,7 @@ class PythonEngine(EngineBase):
         final = accumulated >= self.plan.accumulate_steps
         program = "update" if final else "gather"
         work = [
-            Work(index, self.segments[index], gradient, self.plan.clears)
+            self.work_on(index, gradient)
             for index, gradient in enumerate(gradients)
             if not self.settings.frozen[index]
             and (gradient is not None or (final and bool(self.records.pending[index])))
@@ -252,18 +318,20 @@ class PythonEngine(EngineBase):
         size = segment.param.size
         block = max(size, 1) if len(operations) == 1 else BLOCK
         for start in range(0, size, block):
-            part = [
-                elements(form, each, start, start + block) for form, each in zip(plan.operands, operands, strict=True)
-            ]
+            part = [elements(each, start, start + block) for each in operands]
             own = np.empty((2, 0 if len(operations) == 1 else min(block, size - start)), self.dtype)
             gathered = part[plan.accumulator] if was_gathered else own[0]
-            self.run_operations(operations[:before_rows], part, scalars, gathered, own[1])
+            work.touched |= self.run_operations(operations[:before_rows], part, scalars, gathered, own[1])
+        work.encode_all()
         if with_rows:
             for start in range(0, size, segment.row):
-                for row_operation in plan.rows:
-                    row = elements(plan.operands[PARAM], operands[PARAM], start, start + segment.row)
+                row = elements(operands[PARAM], start, start + segment.row)
+                for again, row_operation in enumerate(plan.rows, 1):
                     self.run_row(row_operation, row, self.rate(work.index))
-            self.run_operations(operations[before_rows:], operands, scalars[before_rows:], operands[0], operands[0])
+                    work.encode(PARAM, start, start + segment.row, again)
+            last = scalars[before_rows:]
+            work.touched |= self.run_operations(operations[before_rows:], operands, last, operands[0], operands[0])
+            work.encode_all(MAX_ROW_OPERATIONS + 1)
 
     def run_operations(
         self,
@@ -272,13 +340,17 @@ class PythonEngine(EngineBase):
         scalars: list[list[Any]],
         prepared: np.ndarray,
         clipped: np.ndarray,
-    ) -> None:
+    ) -> set[int]:
+        """Run operations on arrays; returns the operands that they wrote to."""
         own = {PREPARED: prepared, CLIPPED: clipped}
+        written: set[int] = set()
         for operation, values in zip(operations, scalars, strict=False):
             arrays = [own[index] if index < 0 else operands[index] for index in operation.operands]
             missing = [array for array in arrays if array is None]  # a generator would be left to an interrupt
             if not missing:
                 self.run_loop(operation, arrays, values)
+                written.update(index for index in operation.writes if index >= 0)
+        return written
 
     def run_loop(self, operation: Operation, arrays: list[np.ndarray], scalars: list[Any]) -> None:
         operation.loop(arrays, scalars)

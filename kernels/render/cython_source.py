@@ -22,6 +22,7 @@ from ..formulas.registry import (
     rule_functions,
     sum_functions,
 )
+from .codecs_source import codecs_source
 from .spelling import call_lines, indent, statements
 
 BY_FMA = "float32_by_fma"
@@ -291,6 +292,7 @@ def loops_source(level: str) -> str:
             _table("SHARING", [loop.name for loop in sharing], "sharing_loop", reals=("float32",)),
             "CAN_SHARE_ROOTS = bool(FASTOPT_CAN_SHARE_ROOTS)\nROOTS_BY_FMA = <size_t>&roots_by_fma",
             _table("SUMS", sum_functions(), "sum"),
+            codecs_source(),
             f"LEVEL = {level!r}\nDIGEST = {digest()!r}\n",
         ]
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import copy
+from collections.abc import Callable
+from typing import Any
 
 from ..formulas.dialect import VOCABULARY, Function
 from ..formulas.registry import Loop
@@ -12,9 +14,10 @@ from ..formulas.registry import Loop
 class _Spelling(ast.NodeTransformer):
     """Renames calls, wraps numbers, and turns `**` into a call."""
 
-    def __init__(self, call: str, number: str) -> None:
+    def __init__(self, call: str, number: str, convert: Callable[[Any], Any]) -> None:
         self.call = call
         self.number = number
+        self.convert = convert
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
@@ -23,7 +26,7 @@ class _Spelling(ast.NodeTransformer):
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        value = ast.Constant(float(node.value))  # type: ignore[arg-type]
+        value = ast.Constant(self.convert(node.value))
         return ast.Call(ast.Name(self.number, ast.Load()), [value], [])
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
@@ -33,9 +36,11 @@ class _Spelling(ast.NodeTransformer):
         return node
 
 
-def statements(function: Function, call: str, number: str) -> tuple[list[str], list[str]]:
-    """The body and the returned expressions, spelled for the target language."""
-    spelling = _Spelling(call, number)
+def statements(
+    function: Function, call: str, number: str, convert: Callable[[Any], Any] = float
+) -> tuple[list[str], list[str]]:
+    """The body and the returned expressions, spelled for the target language; `convert` makes its numbers."""
+    spelling = _Spelling(call, number, convert)
     body = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.body]
     returns = [ast.unparse(spelling.visit(copy.deepcopy(node))) for node in function.returns]
     return body, returns

@@ -1,0 +1,71 @@
+"""In which formats a parameter, its gradient and its states are stored."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..kernels.backends import Backend
+from ..kernels.constants import GRAD, PARAM
+from ..kernels.engine.plan import Codec, OperandForm
+from ..kernels.formulas.storage import FORMATS
+
+HALVES = ("bfloat16", "float16")
+"""The names of the dtypes that arrays of parameters can have beside those that kernels work in: all are formats."""
+
+REST = "param_rest"
+"""The state that holds, with `master_weights=True`, what the parameter itself does not hold of its float32."""
+
+CODE_DTYPES: dict[int, np.dtype[Any]] = {8: np.dtype(np.uint8), 16: np.dtype(np.uint16)}
+"""The dtype of codes, by their bits."""
+
+
+def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype that kernels compute in for a parameter of this one."""
+    return np.dtype(np.float32) if dtype.name in HALVES else dtype
+
+
+@functools.cache
+def _codec(backend: Backend, name: str, stochastic: bool) -> Codec:
+    return Codec(name, stochastic, *backend.codec(name, stochastic))
+
+
+def operand_forms(
+    backend: Backend,
+    names: Sequence[str],
+    dtype: np.dtype[Any],
+    formats: Mapping[str, str] | None = None,
+    *,
+    stochastic: bool = False,
+) -> tuple[OperandForm, ...] | None:
+    """The forms of a parameter's operands, or None if kernels read all of them directly.
+
+    Parameters
+    ----------
+    names: those of the operands: of the parameter, the gradient and each state, `REST` among them if weights are split.
+    dtype: of the parameter.
+    formats: the formats of states by name; states that are not in it are of the dtype that kernels compute in.
+    stochastic: whether the parameter and all states with a format are rounded stochastically.
+    """
+    found = dict(formats or {})
+    if dtype.name in HALVES:
+        found[names[GRAD]] = dtype.name
+        found[names[PARAM]] = "split_bfloat16" if REST in names else dtype.name
+    if not found:
+        return None
+    forms = []
+    for name in names:
+        stored = found.get(name)
+        if stored is None:
+            own: np.dtype[Any] = CODE_DTYPES[16] if name == REST else working_dtype(dtype)
+            forms.append(OperandForm(name, own))
+            continue
+        storage = FORMATS[stored]
+        rounds = stochastic and storage.stochastic and name != names[GRAD]
+        form_dtype = dtype if name in names[: GRAD + 1] else CODE_DTYPES[storage.bits]
+        rest = names.index(REST) if storage.has_rest else -1
+        forms.append(OperandForm(name, form_dtype, _codec(backend, stored, rounds), rest))
+    return tuple(forms)

@@ -1,0 +1,209 @@
+"""Storage formats: how the 32 bits of a float32 number become a code of fewer bits, and back.
+
+The functions take and return words of 32 bits without sign, in a dialect of its own: assignments and one `return`,
+`+ - * & | ^ << >>` (which wrap around), whole numbers, comparisons inside `select`, and calls of functions above. The
+words of numbers are exact, so codes have the same bits everywhere.
+
+Each format has three functions. `NAME_decoded` gives the bits of a number from its code; `NAME_nearest` rounds bits to
+the nearest code, ties to even; `NAME_stochastic` rounds up or down at random, so that the expected value is the number
+itself. `random` is a word of 32 random bits, of which the upper ones are used.
+"""
+
+from .vocabulary import select, whole
+
+
+def scrambled(word):
+    """A word whose every bit depends on all bits of the argument, and no two of them on each other.
+
+    The constants are Chris Wellons' "lowbias32": the bits of the result change with probability 0.5 when a bit of the
+    argument does, to within 0.2 per cent.
+    """
+    first = (word ^ (word >> 16)) * 0x7FEB352D
+    second = (first ^ (first >> 15)) * 0x846CA68B
+    return second ^ (second >> 16)
+
+
+def random_word(element, key):
+    """Random bits for an element of an array in one step: the upper ones; `key` is different for each array and step.
+
+    One multiplication is enough here, because `combined_key` has made keys that do not depend on each other.
+    """
+    word = element * 0x9E3779B9 + key
+    return (word ^ (word >> 15)) * 0x846CA68B
+
+
+def combined_key(key, word):
+    """A key that depends on a key and one more word."""
+    return scrambled(key ^ (word * 0x85EBCA6B + 0xC2B2AE35))
+
+
+# --- bfloat16: the upper half of a float32 ----------------------------------------------------------------------------
+
+
+def bfloat16_with(bits, addend):
+    """The upper half after an addition; the sign of a NaN and that it is one are kept, its other bits are not."""
+    return select((bits & 0x7FFFFFFF) > 0x7F800000, (bits >> 16) | 0x40, (bits + addend) >> 16)
+
+
+def bfloat16_decoded(code):
+    return code << 16
+
+
+def bfloat16_nearest(bits):
+    return bfloat16_with(bits, 0x7FFF + ((bits >> 16) & 1))
+
+
+def bfloat16_stochastic(bits, random):
+    return bfloat16_with(bits, random >> 16)  # which leaves infinities as they are
+
+
+# --- bfloat16 and the rest of the float32 -----------------------------------------------------------------------------
+
+
+def split_bfloat16_decoded(code, rest):
+    """The float32 number of which `code` is the nearest bfloat16; `rest` is their difference, in two's complement."""
+    return (code << 16) + ((rest ^ 0x8000) - 0x8000)
+
+
+def split_bfloat16_nearest(bits):
+    """The nearest bfloat16, ties away from zero, and the rest; a NaN has no rest."""
+    is_nan = select((bits & 0x7FFFFFFF) > 0x7F800000, 1, 0)
+    code = select(is_nan == 1, (bits >> 16) | 0x40, (bits + 0x8000) >> 16)
+    rest = select(is_nan == 1, 0, (bits - (code << 16)) & 0xFFFF)
+    return code, rest
+
+
+# --- small floating-point numbers -------------------------------------------------------------------------------------
+#
+# A small number has a sign, four or five bits of exponent and some bits of fraction. Like those of IEEE 754 it is
+# 2^(exponent + base - 127) * 1.fraction, or without the leading 1 where the exponent is 0. `shift` is 23 less the bits
+# of fraction.
+
+
+def small_word(magnitude, base):
+    """What is to be shifted, so that exponent and fraction of the small number remain."""
+    exponent = magnitude >> 23
+    significand = select(exponent == 0, 0, (magnitude & 0x7FFFFF) | 0x800000)
+    return select(exponent > base, magnitude - (base << 23), significand)
+
+
+def small_shift(magnitude, base, shift):
+    """By how much: more where the small number has no leading 1."""
+    exponent = magnitude >> 23
+    longer = shift + select(exponent > base, 0, base + 1 - exponent)
+    return select(longer > 31, 31, longer)
+
+
+def small_nearest(magnitude, base, shift):
+    word = small_word(magnitude, base)
+    by = small_shift(magnitude, base, shift)
+    return (word + (((1 << by) >> 1) - 1) + ((word >> by) & 1)) >> by
+
+
+def small_stochastic(magnitude, base, shift, random):
+    word = small_word(magnitude, base)
+    by = small_shift(magnitude, base, shift)
+    return (word + (random >> (32 - by))) >> by
+
+
+def small_decoded(code, base, shift):
+    """The bits of a small number without a sign; those without a leading 1 are whole multiples of the smallest."""
+    normal = (code << shift) + (base << 23)
+    multiple = whole(code) + (base << 23) - ((149 - shift) << 23)
+    return select((normal >> 23) > base, normal, select(code == 0, 0, multiple))
+
+
+# --- float16 ----------------------------------------------------------------------------------------------------------
+
+
+def float16_decoded(code):
+    magnitude = code & 0x7FFF
+    finite = small_decoded(magnitude, 112, 13)
+    bits = select(magnitude >= 0x7C00, (magnitude << 13) + 0x70000000, finite)
+    return ((code & 0x8000) << 16) | bits
+
+
+def float16_of(bits, rounded):
+    """The code with this rounded magnitude; infinity beyond the largest number, and NaN for NaN."""
+    magnitude = bits & 0x7FFFFFFF
+    code = select(magnitude > 0x7F800000, 0x7E00, select(rounded > 0x7C00, 0x7C00, rounded))
+    return ((bits >> 16) & 0x8000) | code
+
+
+def float16_nearest(bits):
+    magnitude = bits & 0x7FFFFFFF
+    return float16_of(bits, small_nearest(magnitude, 112, 13))
+
+
+def float16_stochastic(bits, random):
+    magnitude = bits & 0x7FFFFFFF
+    return float16_of(bits, small_stochastic(magnitude, 112, 13, random))
+
+
+# --- 8 bits, relative to the largest of a block -----------------------------------------------------------------------
+#
+# A block of numbers shares `base`: a number is 2^(base + exponent - 127) * 1.fraction with 4 bits of exponent, so that
+# the largest of the block has exponent 15, and 3 bits of fraction (`float8`, which has a sign) or 4 (the other one).
+# The code 0 is the number 0, and what is far smaller than the largest: below 2^-15 of it. In a block with an infinity
+# or a NaN, that is all below 2^113.
+
+
+def above_base(magnitude, base):
+    """The bits of a number less those of the smallest in its block; 0 for numbers that are smaller."""
+    smallest = base << 23
+    return select(magnitude > smallest, magnitude, smallest) - smallest
+
+
+def base_of(exponent):
+    """The base of a block whose largest number has this exponent, which is 255 for infinities and NaN."""
+    return select(exponent > 255, 240, select(exponent > 15, exponent - 15, 0))
+
+
+def float8_base(largest):
+    """The base of a block; `largest` are the largest bits without sign. Rounding up does not exceed exponent 15."""
+    return base_of((largest + 0xFFFFF) >> 23)
+
+
+def float8_decoded(code, base):
+    magnitude = code & 0x7F
+    return ((code & 0x80) << 24) | select(magnitude == 0, 0, (magnitude << 20) + (base << 23))
+
+
+def float8_of(bits, rounded):
+    """The code. NaN of arithmetic are quiet and stay NaN; signalling ones may become infinite."""
+    return ((bits >> 24) & 0x80) | select(rounded > 0x7F, 0x7F, rounded)
+
+
+def float8_nearest(bits, base):
+    above = above_base(bits & 0x7FFFFFFF, base)
+    return float8_of(bits, (above + 0x7FFFF + ((above >> 20) & 1)) >> 20)
+
+
+def float8_stochastic(bits, base, random):
+    above = above_base(bits & 0x7FFFFFFF, base)
+    return float8_of(bits, (above + (random >> 12)) >> 20)
+
+
+def unsigned_float8_base(largest):
+    return base_of((largest + 0x7FFFF) >> 23)
+
+
+def unsigned_float8_decoded(code, base):
+    return select(code == 0, 0, (code << 19) + (base << 23))
+
+
+def unsigned_float8_of(bits, rounded):
+    """The code; 0 stands for 0 alone, since a second moment of 0 would divide by `eps`."""
+    least = select((bits & 0x7FFFFFFF) > 1, 1, bits & 0x7FFFFFFF)
+    code = select(rounded > 0xFF, 0xFF, rounded)
+    return select(code > least, code, least)
+
+
+def unsigned_float8_nearest(bits, base):
+    above = above_base(bits & 0x7FFFFFFF, base)
+    return unsigned_float8_of(bits, (above + 0x3FFFF + ((above >> 19) & 1)) >> 19)
+
+
+def unsigned_float8_stochastic(bits, base, random):
+    above = above_base(bits & 0x7FFFFFFF, base)
+    return unsigned_float8_of(bits, (above + (random >> 13)) >> 19)
