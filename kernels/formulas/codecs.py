@@ -142,10 +142,11 @@ def float16_stochastic(bits, random):
 
 # --- 8 bits, relative to the largest of a block -----------------------------------------------------------------------
 #
-# A block of numbers shares `base`: a number is 2^(base + exponent - 127) * 1.fraction with 4 bits of exponent, so that
-# the largest of the block has exponent 15, and 3 bits of fraction (`float8`, which has a sign) or 4 (the other one).
-# The code 0 is the number 0, and what is far smaller than the largest: below 2^-15 of it. In a block with an infinity
-# or a NaN, that is all below 2^113.
+# A block of numbers shares `base`: a number is 2^(base + exponent - 127) * 1.fraction, and the largest of the block has
+# the largest exponent. `float8` has a sign, 4 bits of exponent and 3 of fraction. `unsigned_float8` has no sign; its
+# exponents are 0 to 23, and the fraction has 3 bits up to exponent 15 and 4 bits above. The code 0 is the number 0, and
+# in `float8` also what is below 2^-15 of the largest. In a block with an infinity or a NaN, the base is 255 less the
+# largest exponent, and small numbers are lost.
 
 
 def above_base(magnitude, base):
@@ -154,14 +155,15 @@ def above_base(magnitude, base):
     return select(magnitude > smallest, magnitude, smallest) - smallest
 
 
-def base_of(exponent):
-    """The base of a block whose largest number has this exponent, which is 255 for infinities and NaN."""
-    return select(exponent > 255, 240, select(exponent > 15, exponent - 15, 0))
+def base_of(exponent, largest):
+    """The base of a block whose largest number has this exponent, 255 for infinities and NaN."""
+    found = select(exponent > largest, exponent - largest, 0)
+    return select(found > 255 - largest, 255 - largest, found)
 
 
 def float8_base(largest):
     """The base of a block; `largest` are the largest bits without sign. Rounding up does not exceed exponent 15."""
-    return base_of((largest + 0xFFFFF) >> 23)
+    return base_of((largest + 0xFFFFF) >> 23, 15)
 
 
 def float8_decoded(code, base):
@@ -185,15 +187,17 @@ def float8_stochastic(bits, base, random):
 
 
 def unsigned_float8_base(largest):
-    return base_of((largest + 0x7FFFF) >> 23)
+    return base_of((largest + 0x7FFFF) >> 23, 23)
 
 
 def unsigned_float8_decoded(code, base):
-    return select(code == 0, 0, (code << 19) + (base << 23))
+    above = select(code < 128, code << 20, (code + 128) << 19)
+    return select(code == 0, 0, above + (base << 23))
 
 
-def unsigned_float8_of(bits, rounded):
+def unsigned_float8_of(bits, above, coarse, fine):
     """The code; 0 stands for 0 alone, since a second moment of 0 would divide by `eps`."""
+    rounded = select(above < 0x8000000, coarse, fine - 128)
     least = select((bits & 0x7FFFFFFF) > 1, 1, bits & 0x7FFFFFFF)
     code = select(rounded > 0xFF, 0xFF, rounded)
     return select(code > least, code, least)
@@ -201,9 +205,11 @@ def unsigned_float8_of(bits, rounded):
 
 def unsigned_float8_nearest(bits, base):
     above = above_base(bits & 0x7FFFFFFF, base)
-    return unsigned_float8_of(bits, (above + 0x3FFFF + ((above >> 19) & 1)) >> 19)
+    coarse = (above + 0x7FFFF + ((above >> 20) & 1)) >> 20
+    fine = (above + 0x3FFFF + ((above >> 19) & 1)) >> 19
+    return unsigned_float8_of(bits, above, coarse, fine)
 
 
 def unsigned_float8_stochastic(bits, base, random):
     above = above_base(bits & 0x7FFFFFFF, base)
-    return unsigned_float8_of(bits, (above + (random >> 13)) >> 19)
+    return unsigned_float8_of(bits, above, (above + (random >> 12)) >> 20, (above + (random >> 13)) >> 19)

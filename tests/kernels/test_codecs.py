@@ -144,12 +144,38 @@ def test_eight_bits_are_near(name, stochastic, rng):
     """The error is at most half the distance between codes, or all of it; far below the largest, a share of that."""
     elements = np.exp(rng.normal(size=50 * BLOCK) * 3).astype(np.float32)
     error = np.abs(rounded(name, elements, stochastic).astype(np.float64) - elements)
-    fraction = 3 if name == "float8" else 4
     largest = np.repeat(elements.reshape(-1, BLOCK).max(axis=1), BLOCK)
-    smallest = largest * 2.0**-14
-    spacing = np.maximum(elements * 2.0**-fraction, smallest)
+    is_fine = (name != "float8") & (elements > largest * 2.0**-7)
+    smallest = largest * 2.0 ** (-14 if name == "float8" else -22)
+    spacing = np.maximum(elements * np.where(is_fine, 2.0**-4, 2.0**-3), smallest)
     nearest = (elements > smallest) & (not stochastic)  # below it, a second moment is rounded up
     assert (error <= spacing * np.where(nearest, 0.51, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "spread", "highest"),
+    [("unsigned_float8", 0.75, 1.5), ("unsigned_float8", 1.5, 1.8), ("bfloat16", 0.75, 1.2), ("bfloat16", 1.5, 1.2)],
+)
+def test_a_second_moment_follows_its_gradients(name, spread, highest):
+    """The roots of a moving average of squares, beside exact ones, when steady gradients fall to a tenth.
+
+    Measured over 6 seeds: the median is 0.97 to 1.00; the 99th per cent of 8 bits is 1.37 to 1.40 where the scales of a
+    block spread by e^0.75, 1.49 to 1.70 where they spread by e^1.5, and of 16 bits 1.10 to 1.11. Rounded to nearest,
+    bfloat16 stays 4.7 times too high.
+    """
+    rng = np.random.default_rng(3)
+    scale = np.exp(spread * rng.standard_normal(4096)).astype(np.float32)
+    decode, encode = codecs.codec(name, True)
+    codes, more = empty(name, 4096)
+    exact = np.zeros(4096)
+    for step in range(3000):
+        gradient = (rng.standard_normal(4096) * scale * (1 if step < 1500 else 0.1)).astype(np.float32)
+        average = decode(codes, more) * np.float32(0.999) + np.float32(0.001) * gradient * gradient
+        encode(average, codes, more, codecs.rounding_key(0, step + 1, 0, 3), 0)
+        exact = exact * 0.999 + 0.001 * gradient.astype(np.float64) ** 2
+    ratios = np.sqrt(decode(codes, more) / exact)
+    assert 0.9 < np.median(ratios) < 1.1
+    assert np.percentile(ratios, 99) < highest
 
 
 @pytest.mark.parametrize("stochastic", [False, True])
