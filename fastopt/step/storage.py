@@ -29,7 +29,8 @@ def working_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 
 @functools.cache
-def _codec(backend: Backend, name: str, stochastic: bool) -> Codec:
+def codec(backend: Backend, name: str, stochastic: bool) -> Codec:
+    """What decodes and encodes a format."""
     return Codec(name, stochastic, *backend.codec(name, stochastic))
 
 
@@ -67,5 +68,5 @@ def operand_forms(
         rounds = stochastic and storage.stochastic and name != names[GRAD]
         form_dtype = dtype if name in names[: GRAD + 1] else CODE_DTYPES[storage.bits]
         rest = names.index(REST) if storage.has_rest else -1
-        forms.append(OperandForm(name, form_dtype, _codec(backend, stored, rounds), rest))
+        forms.append(OperandForm(name, form_dtype, codec(backend, stored, rounds), rest))
     return tuple(forms)

@@ -104,15 +104,17 @@ class NativeOptimizer(SavedOptimizer):
     they are fixed at construction. All other attributes are yours, as in torch, which reads `lr` and the like from
     `param_groups` alone.
 
-    Dense float32 and float64 parameters of any strides are updated, each in its own precision. Parameters with gaps
-    between their elements, and gradients whose layout differs from their parameters', are copied at each step, as torch
-    copies them where it needs to.
+    Dense float32, float64, bfloat16 and float16 parameters of any strides are updated. Steps of the last two compute in
+    float32, then round parameters and states to nearest, once; new states have the parameter's dtype, as in torch.
+    Parameters with gaps between their elements, and gradients whose layout differs from their parameters', are copied
+    at each step, as torch copies them where it needs to. Frozen parameters may be anything: they are checked at the
+    step at which they have a gradient.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
         What torch's class raises; and, at construction or at the step where it first appears, anything that the
-        kernels cannot do: parameters or gradients on devices other than CUDA's, of another dtype, complex or sparse,
+        kernels cannot do: parameters or gradients on devices other than CUDA's, of other dtypes, complex or sparse,
         `differentiable=True`, `capturable=True` for parameters in main memory. The message names the parameter, and
         nothing has been changed.
     """
@@ -186,8 +188,11 @@ class NativeOptimizer(SavedOptimizer):
 
     def _check_devices(self, flush_denormals: bool | None) -> None:
         """Check that the options suit the parameters' devices, and load the backends that step them there."""
-        params = [param for group in self.param_groups for param in group["params"]]
-        for label, param in zip(tensors.labels(self.param_groups), params, strict=True):
+        given = [param for group in self.param_groups for param in group["params"]]
+        params = [param for param in given if tensors.is_settled(param)]
+        for label, param in zip(tensors.labels(self.param_groups), given, strict=True):
+            if not tensors.is_settled(param):
+                continue
             devices.check_backend(self.name, label, param, self.options["backend"])
             if self.options["flatten"] and devices.kind(param) != "cpu":
                 raise ValueError(
@@ -195,7 +200,7 @@ class NativeOptimizer(SavedOptimizer):
                     "one step of many parameters launches no more kernels than one step of a single parameter"
                 )
         devices.load_backends(params, self.options["backend"], self.spec.custom, flush_denormals)
-        self.on_device = all(devices.kind(param) == "cuda" for param in params)
+        self.on_device = all(devices.kind(param) == "cuda" for param in params or given)
 
     def _flatten(self) -> None:
         if self.options["flatten"]:
@@ -212,7 +217,9 @@ class NativeOptimizer(SavedOptimizer):
         for group in groups:
             hyperparameters.check_flags(self.name, group)
             for param in group["params"]:
-                tensors.check_param(self.name, next(labels), param)
+                label = next(labels)
+                if tensors.is_settled(param):
+                    tensors.check_param(self.name, label, param)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As torch's; the parameters are checked first.

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from ..checks import real_number
 from ..kernels import backends
+from ..kernels.engine.plan import Codec
+from ..step.storage import codec
 from ..threads import get_num_threads
 from .stepping import devices, tensors
 
@@ -49,13 +51,14 @@ def clip_grad_norm_(
     Returns
     -------
     norm: tensor of no dimensions
-        The norm of all gradients before clipping; 0 without gradients. float64 if one of them is, else float32.
+        The norm of all gradients before clipping; 0 without gradients. float64 if one of them is, else float32, for
+        bfloat16 and float16, too.
 
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        `max_norm` is negative or not a number, a gradient is not dense float32 or float64 in main memory, or the norm
-        is not finite and `error_if_nonfinite` is set. Nothing has been changed.
+        `max_norm` is negative or not a number, a gradient is not dense in main memory or not of float32, float64,
+        bfloat16 or float16, or the norm is not finite and `error_if_nonfinite` is set. Nothing has been changed.
 
     Examples
     --------
@@ -107,8 +110,8 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float, f
     Raises
     ------
     TypeError, ValueError, RuntimeError
-        `clip_value` is negative or not a number, or a gradient is not dense float32 or float64 in main memory. Nothing
-        has been changed.
+        `clip_value` is negative or not a number, or a gradient is not dense in main memory or not of float32, float64,
+        bfloat16 or float16. Nothing has been changed.
 
     Examples
     --------
@@ -172,16 +175,19 @@ class Gradients:
 class Part:
     """The gradients of one dtype.
 
-    `others` are not contiguous in memory, and are read and written through contiguous copies. If some gradients are
-    `on_device`, nothing here is used.
+    `others` are not contiguous in memory, and are read and written through contiguous copies, of float32 for halves. If
+    some gradients are `on_device`, nothing here is used.
     """
 
     def __init__(self, owner: str, parameters: list[Tensor], dtype: torch.dtype, gradients: list[Tensor]) -> None:
         self.gradients = gradients
         self.repeated = len({id(gradient) for gradient in gradients}) < len(gradients)  # changed as often, as by torch
-        self.dtype = tensors.DTYPES[dtype]
+        self.dtype = tensors.working_dtype(dtype)
         self.backend = backends.load("auto")
-        self.pieces, self.others = _pieces(gradients, self.dtype.itemsize)
+        stored = tensors.HALVES.get(dtype)
+        self.pieces, self.others = _pieces(
+            gradients, dtype.itemsize, codec(self.backend, stored, False) if stored else None
+        )
         self.others = [gradient for gradient in self.others if not gradient._is_zerotensor()]  # they stay as they are
         self.on_device = any(devices.kind(gradient) == "cuda" for gradient in self.others)
         for gradient in () if self.on_device else self.others:
@@ -193,7 +199,10 @@ class Part:
                     "memory, so it cannot be written to; clone() it first"
                 )
         copied = () if self.on_device else self.others
-        self.copies = [gradient.detach().clone(memory_format=torch.contiguous_format) for gradient in copied]
+        self.copies = [
+            torch.empty(gradient.shape, dtype=torch.float32 if stored else dtype).copy_(gradient.detach())
+            for gradient in copied
+        ]
         self.arrays = [tensors.flat_array(copy) for copy in self.copies]
 
     def add_up(self, name: str) -> float:
@@ -212,13 +221,13 @@ class Part:
                 gradient.copy_(copy)
 
 
-def _pieces(gradients: list[Tensor], itemsize: int) -> tuple[Any, list[Tensor]]:
+def _pieces(gradients: list[Tensor], itemsize: int, stored: Codec | None) -> tuple[Any, list[Tensor]]:
     """Native pieces for contiguous gradients, and the other gradients: all of them without the compiled module."""
     if backends.compiled_module_error() is not None:
         return None, gradients
     from .stepping import native_walk  # type: ignore[attr-defined]
 
-    pieces: tuple[Any, list[Tensor]] = native_walk.pieces_of_tensors(Tensor, gradients, itemsize)
+    pieces: tuple[Any, list[Tensor]] = native_walk.pieces_of_tensors(Tensor, gradients, itemsize, stored)
     return pieces
 
 

@@ -89,7 +89,7 @@ class SavedOptimizer(torch.optim.Optimizer):
         # After users' hooks, which may rewrite everything, and before those that look at what was loaded.
         handles = [
             self.register_load_state_dict_pre_hook(lambda _, each: fitting.read(each)),
-            self.register_load_state_dict_post_hook(lambda _: fitting.restore_numbers(self.state), prepend=True),
+            self.register_load_state_dict_post_hook(lambda _: fitting.restore_dtypes(self.state), prepend=True),
         ]
         try:
             super().load_state_dict(state_dict)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..definitions.specs import Spec
 from ..state.torch_form import as_tensor, torch_form
 from ..step.operations import ACCUMULATOR
+from .stepping import tensors
 from .stepping.states import state_names
 
 
@@ -91,8 +92,8 @@ class Fitting:
         self.spec = spec
         self.groups = groups
         self.adapted_by_hooks = adapted_by_hooks
-        self.numbers: list[dict[str, Tensor]] = []
-        """For each parameter of all groups, the numbers of its state that are carried from step to step."""
+        self.saved: list[dict[str, Tensor]] = []
+        """For each parameter of all groups, the tensors of its state that steps use, as they were saved."""
 
     def match_names(self, state_dict: Any) -> Any:
         """The state dict with groups and parameters in the optimizer's order, by name, where both have names.
@@ -157,9 +158,9 @@ class Fitting:
                 f"{self.owner}: state_dict has states for {_listed(unknown)}, but its groups have the parameters "
                 f"{_listed(params)}"
             )
-        carried = self.spec.carried
-        self.numbers = [
-            {name: read[key][name] for name in carried if name in read.get(key, ())}
+        known = (*self.spec.carried, *self.spec.all_states)
+        self.saved = [
+            {name: value for name in known if isinstance(value := read.get(key, {}).get(name), Tensor)}
             for group in state_dict["param_groups"]
             for key in group["params"]
         ]
@@ -181,16 +182,29 @@ class Fitting:
             read[name] = as_tensor(name, value, torch) if is_array or is_number else value
         return read
 
-    def restore_numbers(self, states: Mapping[Tensor, dict[str, Any]]) -> None:
-        """Give numbers that are carried from step to step the dtype that they were saved with.
+    def restore_dtypes(self, states: Mapping[Tensor, dict[str, Any]]) -> None:
+        """Give what was saved with more digits than torch keeps its dtype back.
 
-        Torch loads all but `step` in the parameter's dtype, in which further steps would round them otherwise.
+        Torch loads all but `step` in the parameter's dtype. It would round numbers that are carried from step to step,
+        and states of float32 where parameters are halves.
         """
         params = [param for group in self.groups for param in group["params"]]
-        for param, numbers in zip(params, self.numbers, strict=True):
-            for name, number in numbers.items():
-                if isinstance(states[param].get(name), Tensor):
-                    states[param][name] = number.to(states[param][name].device)
+        for param, saved in zip(params, self.saved, strict=True):
+            for name, value in saved.items():
+                loaded = states[param].get(name)
+                if isinstance(loaded, Tensor):
+                    dtype = _dtype_to_load(value.dtype, param.dtype, name in self.spec.carried)
+                    if loaded.dtype is not dtype:
+                        states[param][name] = value.to(loaded.device, dtype)
+
+
+def _dtype_to_load(saved: torch.dtype, param_dtype: torch.dtype, is_number: bool) -> torch.dtype:
+    """The dtype in which a state is loaded: one that holds what was saved, if steps can use it."""
+    if is_number:
+        return torch.float32 if saved in tensors.HALVES else saved
+    if param_dtype in tensors.HALVES and saved in tensors.DTYPES:
+        return param_dtype if saved is param_dtype else torch.float32
+    return param_dtype
 
 
 def _is_state_dict(value: Any) -> bool:

@@ -185,7 +185,11 @@ def test_a_finite_norm_is_no_error() -> None:
 
 
 BAD: dict[str, tuple[Callable[[Parameter], Any], Any, str]] = {
-    "bfloat16": (lambda p: p.data.bfloat16(), TypeError, r"the gradient of parameters\[1\] is torch.bfloat16"),
+    "float8": (
+        lambda p: p.data.to(torch.float8_e5m2),
+        TypeError,
+        r"the gradient of parameters\[1\] is torch.float8_e5m2",
+    ),
     "sparse": (lambda p: p.data.to_sparse(), RuntimeError, r"sparse.*the gradient of parameters\[1\]"),
     "complex": (lambda p: p.data.to(torch.complex64), TypeError, r"the gradient of parameters\[1\] is torch.complex64"),
     "meta": (lambda p: p.data.to("meta"), ValueError, r"the gradient of parameters\[1\] is on meta"),

@@ -76,7 +76,7 @@ REFUSED = {
         options={"differentiable": True},
     ),
     "complex": Refusal(
-        "kernels are for float32 and float64",
+        "kernels are for real numbers",
         lambda info: info.supports_complex,
         TypeError,
         r"params\[0\] is torch.complex64",

@@ -16,6 +16,9 @@ cdef enum:
     DLPACK_MAJOR = 1
     DLPACK_CPU = 1
     DLPACK_FLOAT = 2
+    DLPACK_BFLOAT = 4
+    SINGLE_BITS = 32
+    HALF_BITS = 16
 
 cdef struct DLTensor:
     char *data
@@ -58,12 +61,12 @@ cdef inline bint describe_tensor(ExchangeInterface *interface, PyObject *tensor,
     return True
 
 
-cdef bint holds_floats(const DLTensor *description, Py_ssize_t itemsize) noexcept:
-    """Whether a tensor holds floats of this size, in main memory."""
+cdef bint holds_numbers(const DLTensor *description, uint8_t code, uint8_t bits) noexcept:
+    """Whether a tensor holds numbers of this type, in main memory."""
     return (
         description.device_type == DLPACK_CPU
-        and description.code == DLPACK_FLOAT
-        and description.bits == 8 * itemsize
+        and description.code == code
+        and description.bits == bits
         and description.lanes == 1
     )
 

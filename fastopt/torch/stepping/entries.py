@@ -46,7 +46,7 @@ class Entry:
 
 
 def assign_rounds(entries: Sequence[Entry]) -> int:
-    """Assign entries to rounds: those of one round have one dtype and one device and share no memory.
+    """Assign entries to rounds: those of one round are computed in one dtype, on one device, and share no memory.
 
     Entries that share memory keep their order. Returns the number of rounds, at least one. O(n log n) where nothing is
     shared.
@@ -71,7 +71,10 @@ def assign_rounds(entries: Sequence[Entry]) -> int:
         depths[id(entries[index])] = 1 + max(overlapped, default=-1)
         seen.append((entries[index], own))
     rounds: dict[Any, int] = {}
-    keys = [(depths.get(id(entry), 0), str(entry.param.dtype), str(entry.param.device)) for entry in entries]
+    keys = [
+        (depths.get(id(entry), 0), tensors.working_dtype(entry.param.dtype).name, str(entry.param.device))
+        for entry in entries
+    ]
     for key in sorted(set(keys)):
         rounds[key] = len(rounds)
     for entry, key in zip(entries, keys, strict=True):

@@ -69,7 +69,9 @@ class Buffer:
                 for state, view in zip(states, self.views(flat), strict=True)
             ):
                 continue
-            flat = torch.zeros_like(self.param)
+            dtypes = {state[name].dtype for state in states}
+            dtype = torch.float32 if len(dtypes) > 1 else dtypes.pop()  # one was loaded, and has more digits
+            flat = torch.zeros_like(self.param, dtype=dtype)
             for state, view in zip(states, self.views(flat), strict=True):
                 state[name] = view.copy_(state[name])
             self.states[name] = flat
@@ -104,13 +106,18 @@ def flatten(owner: str, groups: Sequence[dict[str, Any]], buffers: Sequence[Buff
         by_dtype: dict[torch.dtype, list[Tensor]] = {}
         for param in group["params"]:
             label = next(labels)
-            if not tensors.is_dense(param):
+            if torch.nn.parameter.is_lazy(param):
+                raise ValueError(f"{owner}: flatten=True needs to know shapes; {label} has none before a forward pass")
+            if not param.requires_grad and not tensors.can_update(param):
+                continue
+            if param.requires_grad and not tensors.is_dense(param):
                 raise ValueError(
                     f"{owner}: flatten=True needs parameters without gaps between their elements; "
                     f"{label} has shape {tuple(param.shape)} and strides {param.stride()}"
                 )
             if param.numel():
-                spans.append((param.data_ptr(), param.data_ptr() + param.numel() * param.element_size(), label))
+                reach = sum((size - 1) * stride for size, stride in zip(param.shape, param.stride(), strict=True))
+                spans.append((param.data_ptr(), param.data_ptr() + (reach + 1) * param.element_size(), label))
             if param.requires_grad and id(param) not in placed:
                 by_dtype.setdefault(param.dtype, []).append(param)
         wanted += by_dtype.values()

@@ -6,6 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
@@ -57,9 +58,11 @@ def check_params(owner: str, groups: Sequence[dict[str, Any]]) -> None:
     Raises
     ------
     ValueError
-        One has no gradients.
+        One has no gradients, or no shape yet.
     """
     params = [param for group in groups for param in group["params"]]
     for label, param in zip(tensors.labels(groups), params, strict=True):
         if not param.requires_grad:
             raise ValueError(f"{owner}: {label} does not require gradients, so no backward pass can step it")
+        if torch.nn.parameter.is_lazy(param):
+            raise ValueError(f"{owner}: {label} has no shape yet; do a forward pass first")

@@ -7,7 +7,7 @@ addresses of gradients to an engine.
 """
 
 from cpython.dict cimport PyDict_GetItem
-from libc.stdint cimport int64_t, uintptr_t
+from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -40,13 +40,15 @@ cdef struct Placement:              # the memory layout that a parameter has and
     char *data
     int32_t ndim
     Py_ssize_t size
-    Py_ssize_t itemsize          # of its gradient
+    uint8_t code                 # its dtype, as DLPack has it
+    uint8_t bits
     Py_ssize_t first             # where its shape starts in `NativeWalk.extents`; its strides follow
     char *flat                   # the address of its gradient when gradients lie one after the other
     Py_ssize_t first_kept        # where its states start in `NativeWalk.kept`
     Py_ssize_t end_kept
     bint negated                 # its gradient, of one element, negates what is in memory
     char *apart                  # the address of its last gradient, known not to overlap any memory that a step writes
+    uint8_t apart_bits           # of the elements of that gradient
 
 cdef struct Kept:                # a state or a number, and the address at which the engine expects it
     PyObject *tensor
@@ -190,7 +192,8 @@ cdef class NativeWalk:
             self.placements[index].data = description.data
             self.placements[index].ndim = description.ndim
             self.placements[index].size = n_elements(&description)
-            self.placements[index].itemsize = engine.gradient_itemsize(index)
+            self.placements[index].code = description.code
+            self.placements[index].bits = description.bits
             self.placements[index].first = n_extents
             for axis in range(description.ndim):
                 self.extents[n_extents + axis] = description.shape[axis]
@@ -306,6 +309,8 @@ cdef class NativeWalk:
                 accepted = self.engine.arrays.accepted[index]
                 if accepted == NULL or (accepted != self.placements[index].flat and self.placements[index].size):
                     return False
+                if self.engine.arrays.direct[index]:
+                    return False
                 if self.engine.steps[index] != self.engine.steps[first]:
                     return False
                 if not self.engine.carry_alike(index, first):
@@ -334,14 +339,17 @@ cdef class NativeWalk:
         return 0
 
     cdef bint lies_alike(self, const Placement *placement, const DLTensor *description) noexcept:
-        """Whether a tensor has a segment's dtype, shape and strides, in main memory.
+        """Whether a tensor has a segment's shape and strides, in main memory, and a dtype that gradients can have there.
 
-        A dimension of length 1 may have any stride, and so may all dimensions of a tensor without elements.
+        That is the parameter's or, where it is a half, float32. A dimension of length 1 may have any stride, and so may all dimensions of a tensor without elements.
         """
         cdef const int64_t *shape = self.extents + placement.first
         cdef const int64_t *strides = shape + placement.ndim
         cdef int axis
-        if not holds_floats(description, placement.itemsize) or description.ndim != placement.ndim:
+        if description.ndim != placement.ndim or not (
+            holds_numbers(description, placement.code, placement.bits)
+            or (placement.bits == HALF_BITS and holds_numbers(description, DLPACK_FLOAT, SINGLE_BITS))
+        ):
             return False
         for axis in range(placement.ndim):
             if description.shape[axis] != shape[axis]:
@@ -477,11 +485,15 @@ cdef class NativeWalk:
             and self.lies_alike(placement, description)
             and (
                 not placement.size
-                or (description.data == placement.apart and description.data != NULL)
+                or (
+                    description.data == placement.apart
+                    and description.bits == placement.apart_bits
+                    and description.data != NULL
+                )
                 or (
                     has_memory(gradient, description)
                     and not self.engine.arrays.is_written(
-                        description.data, description.data + placement.size * placement.itemsize
+                        description.data, description.data + placement.size * (description.bits // 8)
                     )
                 )
             )
@@ -515,6 +527,7 @@ cdef class NativeWalk:
             if param == PyList_GET_ITEM(self.memory, segment) and not (
                 describe_tensor(self.interface, param, &description)
                 and description.data == placement.data
+                and description.bits == placement.bits
                 and self.lies_alike(placement, &description)
             ):
                 return REBUILD
@@ -529,7 +542,9 @@ cdef class NativeWalk:
                 self.odd.append((segment, <object>found))
                 continue
             arrays.accepted[segment] = description.data if placement.size else <char *>&empty_gradient
+            arrays.direct[segment] = description.bits != placement.bits
             placement.apart = description.data
+            placement.apart_bits = description.bits
             n_found += 1
             if arrays.zeroed:
                 self.written.append(<object>found)

@@ -8,17 +8,17 @@ import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ...kernels.engine.contract import EngineInputs, SegmentRecords, SegmentSettings
-from ...kernels.engine.plan import Segment
+from ...kernels.engine.plan import OperandForm, Segment
 from ...step.options import check_group_options
 from ...step.planning import Planner
 from . import devices, tensors
 from .entries import Entry
 from .flattening import Buffer
+from .formats import operand_forms
 from .found import NoSegment
 from .host import Group, Host, States
 from .hyperparameters import Hyperparameters, known_values
@@ -44,7 +44,8 @@ class Contents(NamedTuple):
 
 
 class Round:
-    """An engine for some of the parameters: all of one dtype and device, none of which shares memory with another."""
+    """An engine for some of the parameters: all are computed in one dtype, on one device, and none shares memory with
+    another."""
 
     on_device = False
     """Whether the device counts steps, so that the numbers in torch's state have to be fetched."""
@@ -52,14 +53,23 @@ class Round:
     def __init__(self, host: Host, contents: Contents, number: int) -> None:
         self.host = host
         self.entries = [entry for entry in contents.entries if entry is not None and entry.round == number]
+        if self.is_flat():  # Segments of a buffer follow each other, although each dtype has one.
+            places = {entry.buffer: entry.position for entry in reversed(self.entries)}
+            self.entries.sort(key=lambda entry: places[entry.buffer])
         self.gapped = [entry for entry in self.entries if not entry.in_place]
         """They are stepped in memory without gaps."""
         self.backend = self.load_backend()
-        self.dtype = tensors.DTYPES[self.entries[0].param.dtype] if self.entries else np.dtype(np.float32)
+        self.dtype = tensors.working_dtype(self.entries[0].param.dtype if self.entries else torch.float32)
         self.planner = Planner(host.spec, self.backend, self.dtype, host.options)
         self.group_options = check_group_options(host.options, host.options["max_grad_norm"])
         table = [
-            Segment(entry.group, self.array(entry.memory), [self.array(each) for each in entry.states])
+            Segment(
+                entry.group,
+                self.array(entry.memory),
+                [self.array(each) for each in entry.states],
+                forms=self.forms(contents, entry.group, [entry.memory, *entry.states]),
+                number=entry.position,
+            )
             for entry in self.entries
         ]
         self.state_arrays = [state for segment in table for state in segment.states]
@@ -69,7 +79,7 @@ class Round:
         self.read_numbers()
         self.engine = self.make_engine(contents, table, self.records)
         self.engines = [self.engine]
-        self.walk = self.make_walk(contents, self.segments(contents.entries, number))
+        self.walk = self.make_walk(contents, self.segments(contents.entries))
 
     # --- what differs between devices ---------------------------------------------------------------------------------
 
@@ -79,6 +89,11 @@ class Round:
     def array(self, tensor: Tensor) -> Any:
         """The memory of a dense tensor, as engines take it."""
         return tensors.flat_array(tensor)
+
+    def forms(self, contents: Contents, group: int, memory: Sequence[Tensor]) -> tuple[OperandForm, ...] | None:
+        """The forms of a segment's operands, given the tensors of its parameter and its states."""
+        names = ("param", "grad", *self.host.spec.states(contents.hyperparameters[group]))
+        return operand_forms(self.backend, names, [memory[0], *memory])
 
     def read_numbers(self) -> None:
         """Find the numbers in torch's state; the walk reads them at each step."""
@@ -171,22 +186,21 @@ class Round:
         """An engine with one segment for each buffer."""
         table = []
         for buffer, entries in buffers.items():
-            names = self.host.spec.states(contents.hyperparameters[entries[0].group])
-            states = [tensors.flat_array(buffer.states[name]) for name in names]
-            table.append(Segment(entries[0].group, tensors.flat_array(buffer.param), states))
+            group = entries[0].group
+            memory = [
+                buffer.param,
+                *(buffer.states[name] for name in self.host.spec.states(contents.hyperparameters[group])),
+            ]
+            param, *states = map(tensors.flat_array, memory)
+            table.append(Segment(group, param, states, forms=self.forms(contents, group, memory)))
             self.state_arrays += states
         return self.make_engine(contents, table, SegmentRecords.of(len(table), self.host.spec.carried.values()))
 
-    @staticmethod
-    def segments(entries: Sequence[Entry | None], number: int) -> list[int]:
+    def segments(self, entries: Sequence[Entry | None]) -> list[int]:
         """For each parameter of all groups its segment in this round, or why it has none."""
-        positions = itertools.count()
+        own = {id(entry): segment for segment, entry in enumerate(self.entries)}
         return [
-            NoSegment.WITHOUT_GRADIENT
-            if entry is None
-            else next(positions)
-            if entry.round == number
-            else NoSegment.ELSEWHERE
+            NoSegment.WITHOUT_GRADIENT if entry is None else own.get(id(entry), NoSegment.ELSEWHERE)
             for entry in entries
         ]
 

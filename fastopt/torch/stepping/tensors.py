@@ -11,9 +11,25 @@ from torch import Tensor
 
 from . import devices
 
-DTYPES: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
-COUNT_DTYPES = {**DTYPES, torch.int32: np.dtype(np.int32), torch.int64: np.dtype(np.int64)}
+REALS: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+"""The dtypes that kernels compute in, which are those of numbers in states, and NumPy's names for them."""
+
+HALVES: dict[torch.dtype, str] = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
+"""The dtypes for which kernels compute in float32, and the formats (`kernels.formulas.storage`) that they are."""
+
+DTYPES: dict[torch.dtype, np.dtype[Any]] = {**REALS, **dict.fromkeys(HALVES, np.dtype(np.uint16))}
+"""The dtypes of parameters, and those of arrays over their memory: of codes for halves, as NumPy has no bfloat16."""
+
+COUNT_DTYPES = {**REALS, torch.int32: np.dtype(np.int32), torch.int64: np.dtype(np.int64)}
 """The dtypes that a count of steps can have."""
+
+ARRAY_DTYPES = {**COUNT_DTYPES, **DTYPES}
+"""The dtypes of arrays over the memory of everything that a step reads or writes."""
+
+
+def working_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    """The dtype that kernels compute in for a parameter of this one."""
+    return REALS[torch.float32 if dtype in HALVES else dtype]
 
 
 def labels(groups: Sequence[dict[str, Any]]) -> Iterator[str]:
@@ -53,12 +69,38 @@ def check_gradient(owner: str, label: str, param: Tensor, gradient: Tensor) -> N
     _check(owner, label, gradient)
     if not gradient._is_zerotensor():
         check_memory(owner, label, gradient)
-    if gradient.dtype != param.dtype:
-        raise TypeError(f"{owner}: {label} must be of its parameter's dtype {param.dtype}, got {gradient.dtype}")
+    if not fits(gradient.dtype, param.dtype):
+        more = " or torch.float32" if param.dtype in HALVES else ""
+        raise TypeError(f"{owner}: {label} must be of its parameter's dtype {param.dtype}{more}, got {gradient.dtype}")
     if gradient.shape != param.shape:
         raise ValueError(
             f"{owner}: {label} must be of its parameter's shape {tuple(param.shape)}, got {tuple(gradient.shape)}"
         )
+
+
+def fits(dtype: torch.dtype, param_dtype: torch.dtype) -> bool:
+    """Whether a gradient or a state can have this dtype: its parameter's, or that in which kernels compute for it."""
+    return dtype is param_dtype or (dtype is torch.float32 and param_dtype in HALVES)
+
+
+def is_settled(param: Tensor) -> bool:
+    """Whether it is already certain that a parameter will be stepped as it is now, so that it can be checked.
+
+    A frozen one may be anything as long as it has no gradient, and one that gets its shape in its first forward pass
+    has no memory yet.
+    """
+    return param.grad is not None or (param.requires_grad and not torch.nn.parameter.is_lazy(param))
+
+
+def can_update(param: Tensor) -> bool:
+    """Whether `check_param` accepts a parameter."""
+    try:
+        if not torch.nn.parameter.is_lazy(param):
+            check_param("", "", param)
+            return True
+    except (RuntimeError, TypeError, ValueError):
+        pass
+    return False
 
 
 def check_memory(owner: str, label: str, tensor: Tensor) -> None:
@@ -101,8 +143,11 @@ def _check(owner: str, label: str, tensor: Tensor, dtypes: Collection[torch.dtyp
             f"{owner} does not support sparse gradients or parameters: {label} is {tensor.layout}; "
             "use torch.optim's SGD, Adagrad or SparseAdam for them"
         )
+    kinds = "float32, float64, bfloat16 and float16"
+    if devices.kind(tensor) == "cuda":
+        dtypes, kinds = [each for each in dtypes if each not in HALVES], "float32 and float64 on CUDA devices"
     if tensor.dtype not in dtypes:
-        raise TypeError(f"{owner} updates float32 and float64: {label} is {tensor.dtype}; use torch.optim for it")
+        raise TypeError(f"{owner} updates {kinds}: {label} is {tensor.dtype}; use torch.optim for it")
     if devices.kind(tensor) == "meta":
         raise ValueError(
             f"{owner}: {label} is on meta, where tensors have no memory; give it some first (a model with "
@@ -189,7 +234,7 @@ class Memory:
             raise ValueError(f"expected a tensor without gaps, got shape {self.tensor.shape}, {self.tensor.stride()}")
         self.__array_interface__ = {
             "shape": (self.tensor.numel(),),
-            "typestr": COUNT_DTYPES[self.tensor.dtype].str,
+            "typestr": ARRAY_DTYPES[self.tensor.dtype].str,
             "data": (self.tensor.data_ptr() or SOME_ADDRESS, False),
             "version": 3,
         }

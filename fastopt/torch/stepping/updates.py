@@ -88,13 +88,15 @@ class Update:
         if not isinstance(state, dict):
             raise TypeError(f"{host.name}: the state of {label} must be a dict, got {state!r}")
         if param.grad is None and (
-            (not has_state(self.names, states, param) and host.spec.states(self.hyperparameters[group]))
+            not tensors.can_update(param)
+            or (not has_state(self.names, states, param) and host.spec.states(self.hyperparameters[group]))
             or not tensors.has_memory(param)
             or not all(tensors.has_memory(value) for value in state.values() if isinstance(value, Tensor))
         ):
             return None
         tensors.check_param(host.name, label, param)
         tensors.check_memory(host.name, label, param)
+        devices.check_backend(host.name, label, param, host.options["backend"])
         if param.grad is not None:
             tensors.check_gradient(host.name, label, param, param.grad)
         return Entry(label, position, group, param)
@@ -161,7 +163,7 @@ class Update:
             label = f"{name!r} in the state of {entry.label}"
             tensors.check_param(host.name, label, value)
             tensors.check_memory(host.name, label, value)
-            if value.dtype != entry.param.dtype or value.shape != entry.param.shape:
+            if not tensors.fits(value.dtype, entry.param.dtype) or value.shape != entry.param.shape:
                 cure = "; optimizer.load_state_dict(optimizer.state_dict()) converts the states"
                 raise ValueError(
                     f"{host.name}: {label} must be of its parameter's dtype and shape, {entry.param.dtype} "
@@ -216,9 +218,9 @@ class Update:
         if n_rounds > 1 and wanted:
             other = next(entry for entry in entries if entry.round)
             raise ValueError(
-                f"{self.host.name}: {wanted[0]} needs all parameters to be of one dtype, on one device, and none to "
-                f"share memory; {other.label} is {other.param.dtype} on {other.param.device}, or shares memory with "
-                "another"
+                f"{self.host.name}: {wanted[0]} needs all parameters to be of one dtype (float32, bfloat16 and float16 "
+                f"count as one), on one device, and none to share memory; {other.label} is {other.param.dtype} on "
+                f"{other.param.device}, or shares memory with another"
             )
 
     def steps(self) -> Iterator[tuple[int, int]]:

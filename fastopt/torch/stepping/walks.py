@@ -129,8 +129,8 @@ class PythonWalk(ABC):
             for each in (*self.memory, *(tensor for tensor, _ in self.kept))
             if each.numel()
         )
-        self.apart: list[int] = [-1] * len(self.memory)
-        """Where the last gradient of each segment was, apart from everything that is written."""
+        self.apart: list[tuple[int, int]] = [(-1, -1)] * len(self.memory)
+        """Where the last gradient of each segment began and ended, apart from everything that is written."""
         self.odd: list[tuple[int, Tensor]] = []
         self.gradients: list[Tensor | None] = []
         self.addresses: list[int | None] = []
@@ -245,7 +245,7 @@ class PythonWalk(ABC):
                 or gradient.layout is not torch.strided
                 or gradient.shape != form.shape
                 or (gradient.stride() != form.strides and not tensors.lies_like(gradient, self.memory[segment]))
-                or gradient.dtype is not form.dtype
+                or not tensors.fits(gradient.dtype, form.dtype)
                 or gradient.device != form.device
                 or gradient.is_neg()
             ):
@@ -255,14 +255,13 @@ class PythonWalk(ABC):
             if address < LOW_ADDRESS and not tensors.has_memory(gradient):
                 self.odd.append((segment, gradient))
                 continue
-            if address != self.apart[segment] and self.overlaps_written(
-                address, address + gradient.numel() * gradient.element_size()
-            ):
+            span = (address, address + gradient.numel() * gradient.element_size())
+            if span != self.apart[segment] and self.overlaps_written(*span):
                 self.odd.append((segment, gradient))
                 continue
             addresses[segment] = address
             gradients[segment] = gradient
-            self.apart[segment] = address
+            self.apart[segment] = span
             self.stepped.append(param)
         return REPLACE if self.odd else READY
 

@@ -421,7 +421,7 @@ def test_capturable_is_taken(on_device: Callable[[bool], None]) -> None:
 def test_torch_clips_gradients_on_a_device(on_device: Callable[[bool], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """There its functions wait for nothing."""
     if SIMULATED:  # what the compiled module leaves over, as it does tensors that are not in main memory
-        monkeypatch.setattr("fastopt.torch.clipping._pieces", lambda gradients, itemsize: (None, gradients))
+        monkeypatch.setattr("fastopt.torch.clipping._pieces", lambda gradients, *_: (None, gradients))
     params = parameters()
     for index, each in enumerate(params):
         each.data = each.data.to(DEVICE)
@@ -432,3 +432,10 @@ def test_torch_clips_gradients_on_a_device(on_device: Callable[[bool], None], mo
     fastopt.torch.clip_grad_value_(params, 0.125)
     for each, before in zip(params, expected, strict=True):
         torch.testing.assert_close(each.grad, (before / total).clamp(-0.125, 0.125))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_halves_are_refused(on_device: Callable[[bool], None], dtype: Any) -> None:
+    one = torch.nn.Parameter(torch.ones(3, dtype=dtype, device=DEVICE))
+    with pytest.raises(TypeError, match=rf"updates float32 and float64 on CUDA devices: params\[0\] is {dtype}"):
+        fastopt.torch.Adam([one])
