@@ -13,6 +13,7 @@ from .kernels import backends
 from .kernels.engine import host_memory
 from .state.arrays import check_array, describe_type
 from .state.param_tree import read_params
+from .step.storage import working_dtype
 from .threads import check_n_threads
 
 
@@ -25,7 +26,7 @@ def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
     Parameters
     ----------
     arrays: numpy.ndarray, or dict or sequence of them, which can be nested
-        C-contiguous, all float32 or all float64. None in a list or dict is ignored.
+        C-contiguous, all float64, or all of float32, bfloat16 and float16. None in a list or dict is ignored.
     n_threads: int, optional
         The maximum number of threads; default `fastopt.get_num_threads()`.
 
@@ -56,17 +57,30 @@ def global_norm(arrays: Any, *, n_threads: int | None = None) -> float:
         return 0.0
     first, dtype = checked[0][0], checked[0][1].dtype
     for label, array in checked:
-        if array.dtype != dtype:
-            raise TypeError(f"arrays must all be of one dtype: {first} is {dtype}, {label} is {array.dtype}")
+        if working_dtype(array.dtype) != working_dtype(dtype):
+            raise TypeError(
+                "arrays must all be of one dtype, or of float32, bfloat16 and float16: "
+                f"{first} is {dtype}, {label} is {array.dtype}"
+            )
     return norm_of([array for _, array in checked], n_threads)
 
 
 def norm_of(checked: list[np.ndarray], n_threads: int | None = None) -> float:
-    """`global_norm` of arrays that are already known to have one dtype and to be C-contiguous."""
+    """`global_norm` of arrays that are already known to go together and to be C-contiguous.
+
+    Those of 16 bits are copied to float32, one after the other.
+    """
     if not checked:
         return 0.0
-    add_up_arrays, square = _sum_of_squares(checked[0].dtype)
-    return math.sqrt(add_up_arrays(checked, square, check_n_threads(n_threads)))
+    working, threads = working_dtype(checked[0].dtype), check_n_threads(n_threads)
+    add_up_arrays, square = _sum_of_squares(working)
+    halves = [array for array in checked if array.dtype != working]
+    if not halves:
+        return math.sqrt(add_up_arrays(checked, square, threads))
+    total = 0.0
+    for array in checked:
+        total += add_up_arrays([array if array.dtype == working else array.astype(working)], square, threads)
+    return math.sqrt(total)
 
 
 @functools.cache

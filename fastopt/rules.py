@@ -77,6 +77,7 @@ def rule(
     coefficients: Callable[..., Any] | None = None,
     domain: Mapping[str, str] | None = None,
     source: str | None = None,
+    unsigned: Iterable[str] = (),
 ) -> Callable[[Callable[..., Any]], type[RuleOptimizer]]:
     """Make an optimizer class from a function that updates one element.
 
@@ -105,6 +106,9 @@ def rule(
         Python code that has the function, and `coefficients` and other functions that it calls, where Python does not
         keep the code: for functions that `exec` made or that were typed into an interpreter. What is found there is
         compared with the functions as they run.
+    unsigned: tuple of names, optional
+        States that are never negative, such as averages of squares. With `state_dtype="float8"` they are stored without
+        a sign, and only 0 is stored as 0, so that nothing is divided by a 0 that rounding made.
 
     Returns
     -------
@@ -161,6 +165,7 @@ def rule(
     defaults = _read_hyper(hyper)
     hyperparameters = _read_domains(defaults, domain or {})
     initial = _read_state(state, defaults)
+    without_sign = _read_unsigned(unsigned, initial)
     if source is not None and not isinstance(source, str):
         raise TypeError(f"source must be a string, the code that has the function, got {source!r}")
 
@@ -177,6 +182,7 @@ def rule(
             coefficients=custom.rule.name,
             costs={custom.rule.name: cost(custom.loop)},
             initial=starts,
+            unsigned=without_sign,
             squares=squares(custom.rule, custom.loop),
             carried={name: start for name, start in CARRIED.items() if name in returned},
             constants={
@@ -261,6 +267,20 @@ def _read_state(state: Any, defaults: Mapping[str, Any]) -> dict[str, float | st
             if not math.isfinite(starts[name]):
                 raise ValueError(f"state[{name!r}] must start with a finite number, got {start!r}")
     return starts
+
+
+def _read_unsigned(unsigned: Any, states: Mapping[str, float | str]) -> tuple[str, ...]:
+    """The states that are never negative."""
+    if isinstance(unsigned, str) or not isinstance(unsigned, Iterable):
+        raise TypeError(f"unsigned must be a tuple of names, got {unsigned!r}")
+    names = tuple(unsigned)
+    for name in names:
+        if name not in states:
+            raise ValueError(f"unsigned has {name!r}, which is no name in state")
+        start = states[name]
+        if not isinstance(start, str) and start < 0:
+            raise ValueError(f"unsigned has {name!r}, which starts with {start!r}")
+    return names
 
 
 def _signature(defaults: Mapping[str, Any]) -> inspect.Signature:

@@ -13,8 +13,11 @@ from ..state.contents import Contents
 from ..state.matching import Matched, SavedGroup
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS
 
-OPTIONS = tuple(name for name in STEP_OPTIONS if name not in ("backend", "n_threads", "convention", "grad_scale"))
-"""The options that change what a step does. `grad_scale` is set by whoever scales the loss, in each step."""
+OPTIONS = tuple(
+    name for name in STEP_OPTIONS if name not in ("backend", "n_threads", "convention", "grad_scale", "seed")
+)
+"""The options that change what a step does. `grad_scale` is set by whoever scales the loss, in each step; state dicts
+have the seed."""
 
 KINDS = {"class": "the optimizer", "convention": "its convention", "rules": "its rule"}
 """What makes it another optimizer, and what messages call it."""
@@ -31,7 +34,7 @@ def of_contents(contents: Contents) -> Fingerprint:
     groups = []
     for group, span in zip(contents.groups, params.spans, strict=True):
         described = [
-            param_row(name, params.arrays[position].shape, params.dtype)
+            param_row(name, params.arrays[position].shape, params.arrays[position].dtype)
             for position, (name, _) in zip(span, params.names[span.start : span.stop], strict=True)
         ]
         groups.append(

@@ -56,13 +56,26 @@ class Leaf:
         Raises
         ------
         ValueError
-            NumPy does not have the dtype.
+            NumPy does not have the dtype, and ml_dtypes, which has it, is not installed.
         """
-        if not hasattr(np, self.dtype):
-            raise ValueError(f"NumPy has no dtype {self.dtype}; this array is a tensor's")
-        dtype = np.dtype(self.dtype)
+        return self.array_of(numpy_dtype(self.dtype))
+
+    def array_of(self, dtype: np.dtype[Any]) -> np.ndarray:
+        """The data as an array of a dtype that has the name of the leaf's, without a copy."""
         found: np.ndarray = self.data if self.data.dtype == dtype else self.data.reshape(-1).view(dtype)
         return found.reshape(self.shape)
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The dtype of this name; those that NumPy does not have are ml_dtypes'."""
+    if hasattr(np, name):
+        return np.dtype(name)
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise ValueError(f"NumPy has no dtype {name}; ml_dtypes has it: pip install ml_dtypes") from error
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return found
 
 
 def is_array(value: Any) -> bool:

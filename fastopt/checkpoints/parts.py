@@ -143,7 +143,7 @@ class OptimizerPart(Part):
         on_host = memory is host_memory
         for array, leaf in zip(contents.params.arrays, self._params, strict=False):
             if on_host:
-                changes.copies.append((array, leaf.array))
+                changes.copies.append((array, leaf.array_of(array.dtype)))
             else:
                 changes.on_device.append(functools.partial(memory.copy, array, leaf.array))
         recording = _Recording(memory)
@@ -193,7 +193,7 @@ class _Recording:
 def _into_present(
     present: list[dict[str, Any]], new: list[dict[str, Any]], recording: _Recording
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Put the present states in the place of new ones of the same name; what is then to be copied.
+    """Put the present states in the place of new ones of the same name and form; what is then to be copied.
 
     New states that nothing is copied to have their first values; these are copied to the present ones.
     """
@@ -202,13 +202,13 @@ def _into_present(
     first_values = []
     for mine, theirs in zip(present, new, strict=True):
         for name, array in theirs.items():
+            fits = name in mine and (mine[name].dtype, mine[name].shape) == (array.dtype, array.shape)
             if id(array) not in written:
                 recording.fill_now(array)
-                if name in mine:
+                if fits:
                     first_values.append((mine[name], array))
-            if name in mine:
-                targets[id(array)] = mine[name]
-                theirs[name] = mine[name]
+            if fits:
+                targets[id(array)] = theirs[name] = mine[name]
     return [(targets.get(id(target), target), source) for target, source in recording.copies] + first_values
 
 
@@ -337,7 +337,7 @@ def write_in_place(present: Any, saved: Any, label: str, changes: Changes) -> No
         raise ValueError(f"{label} is a read-only array, which cannot be loaded into")
     if not present.dtype.isnative or host_memory.is_masked(present):
         raise ValueError(f"{label} is masked, or not in this machine's byte order")
-    changes.copies.append((present.view(np.ndarray), leaf.array))
+    changes.copies.append((present.view(np.ndarray), leaf.array_of(present.dtype)))
 
 
 # --- random generators, and whatever has a state dict ---------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.engine import host_memory
-from .leaves import DTYPES, Leaf, array_leaf, is_array, is_tensor
+from .leaves import DTYPES, Leaf, array_leaf, is_array, is_tensor, numpy_dtype
 
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
@@ -119,7 +119,7 @@ def decoded(value: Any, leaves: Mapping[str, Leaf], leaf: Callable[[str, Leaf], 
     if kind == "float" and isinstance(content, str) and content in NOT_FINITE:
         return NOT_FINITE[content]
     if kind == "scalar" and isinstance(content, list) and len(content) == 2 and content[0] in DTYPES:
-        return np.dtype(content[0]).type(decoded(content[1], leaves, leaf))
+        return numpy_dtype(content[0]).type(decoded(content[1], leaves, leaf))
     if kind in ("array", "tensor") and isinstance(content, str):
         if content not in leaves:
             raise ValueError(f"the array {content!r} is not in the file")

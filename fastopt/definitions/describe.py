@@ -25,8 +25,14 @@ Words = tuple[Sequence[str], Sequence[str]]
 """Lines for the operations before the update, and lines for the operations after it."""
 
 
-def description(spec: Spec, groups: Sequence[Mapping[str, Any]], around: Sequence[Words]) -> str:
-    """The text of `Optimizer.describe`; `around` has, for each group, the lines for options around the update."""
+def description(
+    spec: Spec, groups: Sequence[Mapping[str, Any]], around: Sequence[Words], stored: Sequence[Sequence[str]] = ()
+) -> str:
+    """The text of `Optimizer.describe`.
+
+    `around` has, for each group, the lines for options around the update; `stored` those that say how the group's
+    parameters and states are stored.
+    """
     lines = [_title(spec)]
     for index, (group, words) in enumerate(zip(groups, around, strict=True)):
         if len(groups) > 1:
@@ -34,6 +40,7 @@ def description(spec: Spec, groups: Sequence[Mapping[str, Any]], around: Sequenc
         values = {name: group[name] for name in spec.defaults}
         lines.append("  " + ", ".join(f"{name}={value!r}" for name, value in values.items()))
         lines += _group_lines(spec, values, words)
+        lines += stored[index] if stored else ()
     torchs = spec.defaults if spec.custom else SPECS[spec.name].defaults
     differing = {name: value for name, value in spec.defaults.items() if name in torchs and value != torchs[name]}
     if differing:

@@ -30,6 +30,9 @@ class Spec:
     constants: arguments of these two functions that are not hyperparameters.
     fixed: hyperparameters that define the optimizer, so no argument sets them.
     initial: per state, the hyperparameter or the number that it starts with; a state without an entry starts at 0.
+    unsigned: the states that are never negative: the formats that store them have no sign, and keep 0 for 0 alone.
+    exact: per rule, states that are always stored in float32, whatever `state_dtype` says: rounded, they would make
+        updates wrong by far more than they are rounded.
     clipping: the function in `kernels/formulas/coefficients.py` that clips by a norm.
     costs: per rule, nanoseconds per element for float32 and for float64, on one thread with everything in cache
         (AVX-512; `python -m fastopt.bench.costs` measures them). They decide when another thread makes a step faster.
@@ -56,6 +59,8 @@ class Spec:
     fixed: tuple[str, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     initial: Mapping[str, str | float] = field(default_factory=dict)
+    unsigned: tuple[str, ...] = ()
+    exact: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     clipping: str = "clipping_torch"
     check: Callable[[Hyperparameters], str | None] = lambda values: None
     counts_steps: bool = True
@@ -106,6 +111,10 @@ class Spec:
         states: tuple[str, ...] = registry.rule(self.rule(values)).states
         return states
 
+    def exact_states(self, values: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the states that are always stored in float32; see `exact`."""
+        return self.exact.get(self.rule(values), ())
+
     @property
     def all_states(self) -> tuple[str, ...]:
         """The names of all states that any of the optimizer's rules keeps."""
@@ -145,6 +154,9 @@ def adaptive(state: str) -> tuple[str, Mapping[str, str]]:
 
 _PLAIN: tuple[str, Mapping[str, str]] = ("proximal_plain", {})
 _CENTERED: tuple[str, Mapping[str, str]] = ("proximal_centered", {})
+_CENTERED_RULES = ("rmsprop_centered", "rmsprop_centered_momentum", "rmsprop_centered_nesterov")
+_CENTERED_STATES = ("square_avg", "grad_avg")
+"""The root is taken of the small difference between them: see `Spec.exact`."""
 _EVERYWHERE = {"maximize": False}
 _DECAY = {"decoupled_weight_decay": False, **_EVERYWHERE}
 _ALWAYS_DECOUPLED = {**_EVERYWHERE, "decoupled_weight_decay": True}
@@ -160,6 +172,7 @@ def _adam(name: str, defaults: Hyperparameters, fixed: tuple[str, ...] = ()) -> 
         coefficients="adam_torch",
         costs={"adam": (0.30, 0.89), "adam_amsgrad": (0.31, 0.90)},
         proximal={"adam": adaptive("exp_avg_sq"), "adam_amsgrad": adaptive("max_exp_avg_sq")},
+        unsigned=("exp_avg_sq", "max_exp_avg_sq"),
     )
 
 
@@ -223,6 +236,8 @@ SPECS: dict[str, Spec] = {
                 "rmsprop_centered": _CENTERED,
                 "rmsprop_centered_momentum": _CENTERED,
             },
+            unsigned=("square_avg",),
+            exact=dict.fromkeys(_CENTERED_RULES, _CENTERED_STATES),
         ),
         Spec(
             "Adagrad",
@@ -238,6 +253,7 @@ SPECS: dict[str, Spec] = {
             coefficients="adagrad_torch",
             costs={"adagrad": (0.29, 0.88)},
             initial={"sum": "initial_accumulator_value"},
+            unsigned=("sum",),
             proximal={"adagrad": adaptive("sum")},
             lr_decay="lr_decay",
         ),
@@ -248,6 +264,7 @@ SPECS: dict[str, Spec] = {
             coefficients="rprop_torch",
             costs={"rprop": (0.29, 0.57)},
             initial={"step_size": "lr"},
+            exact={"rprop": ("prev", "step_size")},  # which sign `prev` had decides; step sizes are multiplied
             squares=False,
             proximal={"rprop": ("proximal_rprop", {})},
         ),
@@ -257,6 +274,7 @@ SPECS: dict[str, Spec] = {
             rules={(): "adadelta"},
             coefficients="adadelta",
             costs={"adadelta": (0.46, 1.43)},
+            unsigned=("square_avg", "acc_delta"),
         ),
         Spec(
             "Adamax",
@@ -264,6 +282,7 @@ SPECS: dict[str, Spec] = {
             rules={(): "adamax"},
             coefficients="adamax_torch",
             costs={"adamax": (0.23, 0.40)},
+            unsigned=("exp_inf",),
             squares=False,
             proximal={"adamax": ("proximal_infinity", {})},
         ),
@@ -281,6 +300,7 @@ SPECS: dict[str, Spec] = {
             coefficients="nadam",
             constants={"base": 0.96, "product_base": 0.96},
             costs={"nadam": (0.30, 0.89)},
+            unsigned=("exp_avg_sq",),
             proximal={"nadam": adaptive("exp_avg_sq")},
             carried={"mu_product": 1.0},
             torch_note="Torch keeps `mu_product` in its default dtype, and rounds it in each step. Here the step uses "
@@ -293,6 +313,7 @@ SPECS: dict[str, Spec] = {
             rules={(): "radam"},
             coefficients="radam_torch",
             costs={"radam": (0.31, 0.90)},
+            unsigned=("exp_avg_sq",),
             proximal={"radam": ("proximal_rectified", {"square_avg": "exp_avg_sq"})},
         ),
         Spec(
@@ -317,6 +338,7 @@ SPECS: dict[str, Spec] = {
             rules={(): "adabelief"},
             coefficients="adabelief_torch",
             costs={"adabelief": (0.31, 0.91)},
+            unsigned=("exp_avg_var",),
             proximal={"adabelief": adaptive("exp_avg_var")},
             in_torch=False,
         ),
@@ -337,6 +359,7 @@ SPECS: dict[str, Spec] = {
             rules={(): "ademamix"},
             coefficients="ademamix",
             costs={"ademamix": (0.36, 0.95)},
+            unsigned=("exp_avg_sq",),
             proximal={"ademamix": adaptive("exp_avg_sq")},
             in_torch=False,
         ),
@@ -354,6 +377,7 @@ SPECS: dict[str, Spec] = {
             coefficients="adopt",
             regularize="regularize_after_first",
             costs={"adopt": (0.32, 0.92)},
+            unsigned=("exp_avg_sq",),
             in_torch=False,
             # No proximal step: the update overwrites the average that it divides by before a proximal step would run.
         ),
@@ -372,6 +396,7 @@ SPECS: dict[str, Spec] = {
             coefficients="adan_torch",
             regularize="regularize_adan",
             costs={"adan": (0.45, 1.00)},
+            unsigned=("exp_avg_sq",),
             proximal={"adan": adaptive("exp_avg_sq")},
             in_torch=False,
         ),

@@ -68,7 +68,8 @@ class ArrayTarget(Target):
         return [(index, count / leaves[index].size) for index, count in counts if count]
 
     def nonfinite_values(self) -> int | None:
-        for index, (param, states) in enumerate(zip(self.view.params, self.view.states, strict=True)):
+        for index, param in enumerate(self.view.params):
+            states = self.view.decoded_states(index)
             if not all(np.isfinite(array).all() for array in (param, *states.values())):
                 return index
         return None

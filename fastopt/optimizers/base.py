@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
-from ..checks import above_zero, whole_number
+from ..checks import above_zero, flag, whole_number
 from ..definitions import conventions
 from ..definitions.specs import SPECS, Spec
 from ..kernels import backends
@@ -20,8 +20,11 @@ from ..state.gradients import fill_with_zeros
 from ..state.groups import Changes, ParamGroup, check_key
 from ..state.param_tree import read_group
 from ..state.states import StateView
+from ..step.operations import extra_states
 from ..step.options import GROUP_OPTIONS, Options, positive_or_none, words
+from ..step.param_storage import ParamStorage, check_backend, describe_storage
 from ..step.rates import current_rate, warn_without_effect
+from ..step.storage import REST
 from .engine_room import EngineRoom
 
 if TYPE_CHECKING:
@@ -34,10 +37,11 @@ class Optimizer:
     Parameters
     ----------
     params: numpy.ndarray, list or dict of them, or list of groups
-        The parameters, which `step` updates in place: C-contiguous arrays, all float32 or all float64, none
-        overlapping another. They are not copied. Lists, tuples and dicts can be nested. A group is a dict with "params"
-        (as above) and its own hyperparameters. With `backend="cuda"` or "auto", parameters can be on a CUDA device: any
-        object with `__cuda_array_interface__`.
+        The parameters, which `step` updates in place: C-contiguous arrays, all float64, or of float32, bfloat16
+        (ml_dtypes.bfloat16) and float16 in any mixture; none overlapping another. They are not copied. Lists, tuples
+        and dicts can be nested. A group is a dict with "params" (as above) and its own hyperparameters. With
+        `backend="cuda"` or "auto", parameters can be on a CUDA device: any object with `__cuda_array_interface__`, of
+        float32 or float64.
     maximize: bool
         Step up the gradient instead of down.
     grads: as `params`, optional
@@ -73,6 +77,24 @@ class Optimizer:
         Number of steps after which the parameters are set to their average, again and again.
     zero_grads: bool, default False
         Fill gradients with zeros once they have been read, also when the step is skipped, but not when it raises.
+    state_dtype: "float32", "bfloat16" or "float8", or dict, optional
+        How the states of parameters that are not float64 are stored: in float32 by default, in 2 bytes an element, or
+        in 1 (8 bits and a common exponent for 256 elements). A dict says it by the name of the state,
+        `{"exp_avg": "float8", "exp_avg_sq": "bfloat16"}`; others stay float32. Without names, parameters of fewer than
+        4,096 elements keep float32 states. States of `accumulate_steps` and `ema_decay`, those of Rprop, and RMSprop's
+        averages with `centered=True` are always float32. Fixed at construction. Also an option of a group. See
+        docs/memory.md.
+    stochastic_rounding: bool, default False
+        Round bfloat16 and float16 parameters, and all states that `state_dtype` stores in fewer bits, up or down at
+        random once a step, so that the expected value is the number itself. Otherwise they are rounded to the nearest.
+        What is random depends on `seed`, the count of updates, and the positions of parameter and element only: the
+        bits are the same from every backend and number of threads.
+    seed: int, default 0
+        At least 0 and less than 2**64. State dicts hold it, and loading one takes it over.
+    master_weights: bool, default False
+        Keep what bfloat16 parameters cannot hold of float32 in a state of 16 bits, `param_rest`: together they are the
+        float32 parameter, and updates are those of float32 parameters on the same gradients, to the bit. See
+        `master_params`. float32 and float64 parameters need nothing; float16 ones are a TypeError.
     prox, projection: see `fastopt.constraints`, optional
         A penalty on the parameters, and a set that they are projected onto, after each update. Also options of a group.
     backend: "auto" (default), "cython", "numba", "reference" or "cuda"
@@ -129,7 +151,9 @@ class Optimizer:
         for group in self.param_groups:
             warn_without_effect(self.spec, group["lr"])
 
-    def _construct(self, given: Construction, unpickled: bool = False) -> None:
+    def _construct(
+        self, given: Construction, unpickled: bool = False, storages: list[ParamStorage] | None = None
+    ) -> None:
         options, defaults = given.options, given.defaults
         self.spec = spec = conventions.under(type(self).spec, options["convention"])
         backend = backends.load(backend_of(options["backend"], given.groups), spec.custom)
@@ -137,7 +161,8 @@ class Optimizer:
         self.defaults = {**spec.convert({**spec.defaults, **defaults}), **of_groups}
         changes = Changes(options["max_grad_norm"])
         groups = [ParamGroup(spec, params, values, changes) for params, values in given.groups]
-        contents = Contents.new(spec, options, given.tree, groups, backend.memory, given.gradients, unpickled)
+        check_backend(backend, groups, options)
+        contents = Contents.new(spec, options, given.tree, groups, backend.memory, given.gradients, unpickled, storages)
         self._changes = changes
         self._room = EngineRoom(backend, contents, changes)
 
@@ -175,9 +200,10 @@ class Optimizer:
         Parameters
         ----------
         grads: as the parameters were given
-            Arrays of the parameters' shapes and dtype, C-contiguous and without masks, nested as the parameters are; or
-            a list with one such entry for each group. For a parameter without dimensions also a NumPy scalar. Not given
-            when gradients were bound with `grads=` at construction.
+            Arrays of the parameters' shapes and dtype (those of bfloat16 and float16 parameters can be float32 as
+            well), C-contiguous and without masks, nested as the parameters are; or a list with one such entry for each
+            group. For a parameter without dimensions also a NumPy scalar. Not given when gradients were bound with
+            `grads=` at construction.
 
         Raises
         ------
@@ -216,7 +242,8 @@ class Optimizer:
         Call this at the end of an epoch whose number of calls is no multiple of `accumulate_steps`; otherwise the
         leftover gradients are part of the next epoch's first update. After j of k calls, the update is by the mean of
         the gradients of these j calls. It is an update like all others: it clips, averages, counts in `iterations`, and
-        the next accumulation starts from zero. The mean is k / j times what was accumulated, in the parameters' dtype.
+        the next accumulation starts from zero. The mean is k / j times what was accumulated, in float32, or in
+        float64 for float64 parameters.
 
         Returns
         -------
@@ -534,9 +561,57 @@ class Optimizer:
         """For each parameter, by its position, its states by torch's names, as arrays of the parameter's shape.
 
         The arrays are the memory that the kernels use. "step" is the number of steps that the parameter has had.
+        States that `state_dtype` has stored in fewer bits are shown as copies in float32, which are read-only.
         """
         contents = self._contents
-        return StateView(self.spec, contents.states, contents.records, self._room.engine.fetch)
+        return StateView(
+            self.spec,
+            contents.states,
+            contents.params.arrays,
+            contents.storages,
+            contents.records,
+            self._room.engine.fetch,
+        )
+
+    def master_params(self) -> Any:
+        """Copies of the parameters in float32, to the last bit that `master_weights=True` keeps of them.
+
+        Returns
+        -------
+        copies: as the parameters were given
+            numpy.ndarray of float32 and of the parameters' shapes; with groups, a list with one entry for each.
+
+        Raises
+        ------
+        RuntimeError
+            The optimizer has no master weights, another thread is in the middle of a step, or the averages are swapped
+            in.
+
+        Examples
+        --------
+        >>> import ml_dtypes, numpy as np, fastopt
+        >>> w = np.ones(3, ml_dtypes.bfloat16)
+        >>> opt = fastopt.SGD(w, lr=0.001, master_weights=True)
+        >>> opt.step(np.ones(3, np.float32))
+        >>> w.astype(np.float32), opt.master_params()
+        (array([1., 1., 1.], dtype=float32), array([0.999, 0.999, 0.999], dtype=float32))
+        """
+        if not self._contents.options["master_weights"]:
+            raise RuntimeError("there are no master weights; construct the optimizer with master_weights=True")
+        from ..state import coded  # rarely needed
+
+        def copied() -> Any:
+            self._room.check_not_swapped()
+            contents = self._contents
+            copies = [
+                coded.joined(param, states[REST]) if storage.split else contents.params.memory.to_host(param)
+                for param, states, storage in zip(
+                    contents.params.arrays, contents.states, contents.storages, strict=True
+                )
+            ]
+            return contents.params.tree.unflatten(copies)
+
+        return self._room.engine.alone(copied)
 
     # --- averages -----------------------------------------------------------------------------------------------------
 
@@ -583,11 +658,18 @@ class Optimizer:
 
     # --- saving -------------------------------------------------------------------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, encoded: bool = False) -> dict[str, Any]:
         """A copy of all states and hyperparameters, in torch's form, with NumPy arrays where torch has tensors.
 
         Classes of torch.optim load it as it is, with copies of the arrays as tensors. docs/options.md says what it
         holds.
+
+        Parameters
+        ----------
+        encoded: bool, default False
+            What to save of states that `state_dtype` has stored in fewer bits: False for float32, as all others are;
+            True for a dict of the name of the "codec", the "shape", and the "codes". Both load into an optimizer with
+            any `state_dtype`.
 
         See Also
         --------
@@ -598,7 +680,7 @@ class Optimizer:
         def saved() -> dict[str, Any]:
             self._room.check_not_swapped()
             self._room.engine.fetch()
-            return state_dicts.save(self._contents)
+            return state_dicts.save(self._contents, encoded=flag("encoded", encoded))
 
         found: dict[str, Any] = self._room.engine.alone(saved)
         return found
@@ -660,7 +742,8 @@ class Optimizer:
                 "settings": copy.deepcopy(contents.settings),
                 "report": copy.deepcopy(contents.report),
                 "progress": copy.deepcopy(contents.progress),
-                "state_dict": state_dicts.save(contents),
+                "state_dict": state_dicts.save(contents, encoded=True),
+                "storages": list(contents.storages),
                 "steps": contents.records.steps.copy(),  # SGD's are not in its state dict
                 "constructed_lr": [group.constructed_lr for group in contents.groups],
                 # Other threads may step while the arrays themselves are written, or they were written before.
@@ -673,7 +756,7 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         from ..state import state_dicts  # slow to load, and often not needed
 
-        self._construct(state["construction"], unpickled=True)
+        self._construct(state["construction"], unpickled=True, storages=state.get("storages"))
         # Copies: `copy.copy` makes none, and what was unpickled may be read-only.
         settings, report, progress = (copy.deepcopy(state[name]) for name in ("settings", "report", "progress"))
         contents = replace(self._contents, settings=settings, progress=progress)
@@ -721,9 +804,20 @@ class Optimizer:
         """
         from ..definitions.describe import description  # rarely needed
 
-        groups = self._contents.groups
-        around = [words({**self._contents.options, **group}) for group in groups]
-        print(description(self.spec, groups, around), file=file)
+        contents = self._contents
+        groups = contents.groups
+        around = [words({**contents.options, **group}) for group in groups]
+        stored = [self._stored(index) for index in range(len(groups))]
+        print(description(self.spec, groups, around, stored), file=file)
+
+    def _stored(self, index: int) -> list[str]:
+        """Lines that say how the parameters of a group and their states are stored."""
+        contents = self._contents
+        group, span = contents.groups[index], contents.params.spans[index]
+        params = [(param.dtype, param.size) for param in contents.params.of_group(index)]
+        states = (*contents.spec.states(group), *extra_states(contents.options))
+        storages = contents.storages[span.start : span.stop]
+        return describe_storage(params, storages, states, contents.options, contents.seed)
 
     def __repr__(self) -> str:
         lines = [f"{type(self).__name__} ("]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import fields
 from typing import Any
@@ -11,13 +12,16 @@ from typing import Any
 from ..kernels.backends import Backend
 from ..kernels.engine.contract import SWAPPED, EngineInputs, Replaced
 from ..kernels.engine.plan import GroupPlan, Segment, StepPlan
+from ..state import averages
 from ..state.contents import Contents
 from ..state.gradients import GradientChecker
 from ..state.groups import Changes
-from ..state.states import initial_value
+from ..state.states import initial_value, start_state
 from ..step.operations import ACCUMULATOR, accumulates, begun_states, extra_states
+from ..step.param_storage import operand_names
 from ..step.planning import Planner, row_length
 from ..step.rates import is_scheduled, rate_at
+from ..step.storage import operand_forms
 
 
 class NothingGathered(Exception):
@@ -62,7 +66,7 @@ class EngineRoom:
     def made(self, contents: Contents) -> tuple[Any, list[Hashable]]:
         """An engine for these contents, and the structure that it was built for; nothing is changed."""
         before = getattr(self, "engine", None)  # not by `__dict__`: once asked for, it makes all look-ups slower
-        params, structure, segments = contents.params, self._structure_of(contents), _segments(contents)
+        params, structure, segments = contents.params, self._structure_of(contents), self._segments(contents)
         engine = self.backend.engine(
             EngineInputs(
                 dtype=params.dtype,
@@ -71,7 +75,7 @@ class EngineRoom:
                 settings=contents.settings,
                 records=contents.records,
                 progress=contents.progress,
-                plan=self._planner.step_plan(),
+                plan=self._step_plan(contents),
                 reject=GradientChecker(
                     params, segments, bound=contents.gradients is not None, zeroed=contents.options["zero_grads"]
                 ),
@@ -133,12 +137,22 @@ class EngineRoom:
     def swap(self) -> None:
         """Exchange the parameters with their averages; a parameter that has none yet stays as it is."""
         try:
-            self.engine.alone(self._start_averages)
-            self.engine.swap()
+            engine = self.engine
+            engine.alone(self._start_averages)
+            if averages.loses_bits(self.contents):
+                engine.alone(functools.partial(self._exchange, engine))
+            else:
+                engine.swap()
             return
         except Replaced:  # by another thread, since it was found
             pass
         self.swap()
+
+    def _exchange(self, engine: Any) -> None:
+        """Exchange the parameters with their averages without the engine."""
+        if engine.replaced:
+            raise Replaced
+        averages.exchange(self.contents)
 
     def _start_averages(self) -> None:
         contents = self.contents
@@ -175,11 +189,11 @@ class EngineRoom:
             self.changes.pending = True  # first: should `restore` be interrupted, the next step sets all plans
             self.changes.ready_step = None
             plans.extend(full)
-            self._set_plans(planner.step_plan(), last)
+            self._set_plans(self._step_plan(self.contents, planner), last)
 
         def restore() -> None:
             if plans:
-                self._set_plans(self._planner.step_plan(), plans)
+                self._set_plans(self._step_plan(self.contents), plans)
                 engine.fetch()
                 iterations.append(self.iterations)
 
@@ -233,7 +247,7 @@ class EngineRoom:
                 self.engine.fetch()
                 self.build(contents)
             else:
-                self._set_plans(self._planner.step_plan(), self._plans(contents, structure))
+                self._set_plans(self._step_plan(contents), self._plans(contents, structure))
             self._start_states()
             self._note_taken_over()
         except BaseException:
@@ -303,6 +317,11 @@ class EngineRoom:
     def _structure_of(self, contents: Contents) -> list[Hashable]:
         return [self._planner.structure_key(group) for group in contents.groups]
 
+    def _step_plan(self, contents: Contents, planner: Planner | None = None) -> StepPlan:
+        plan = (planner or self._planner).step_plan()
+        plan.seed = contents.seed
+        return plan
+
     def _plans(self, contents: Contents, structure: list[Hashable]) -> list[GroupPlan]:
         iteration, planner = int(contents.progress.iterations[0]), self._planner
         pairs = zip(contents.groups, structure, strict=True)
@@ -319,16 +338,24 @@ class EngineRoom:
                 for position in span:
                     if contents.records.steps[position] == 0:
                         value = initial_value(contents.spec, group, name)
-                        contents.params.memory.fill(contents.states[position][name], value)
+                        state, param = contents.states[position][name], contents.params.arrays[position]
+                        stored = contents.storages[position].formats.get(name)
+                        start_state(contents.params.memory, state, param, stored, value)
 
-
-def _segments(contents: Contents) -> list[Segment]:
-    """The table of an engine: for each parameter its group and memory."""
-    extra = extra_states(contents.options)
-    table = []
-    for index, (group, span) in enumerate(zip(contents.groups, contents.params.spans, strict=True)):
-        names = (*contents.spec.states(group), *extra)
-        for position in span:
-            param, states = contents.params.arrays[position], contents.states[position]
-            table.append(Segment(index, param, [states[name] for name in names], row_length(group, param)))
-    return table
+    def _segments(self, contents: Contents) -> list[Segment]:
+        """The table of an engine: for each parameter its group, its memory, and how that is stored."""
+        extra, stochastic = extra_states(contents.options), contents.options["stochastic_rounding"]
+        table = []
+        for index, (group, span) in enumerate(zip(contents.groups, contents.params.spans, strict=True)):
+            needed = (*contents.spec.states(group), *extra)
+            for position in span:
+                param, states = contents.params.arrays[position], contents.states[position]
+                storage = contents.storages[position]
+                names = operand_names(needed, storage)
+                formats = {name: storage.formats[name] for name in names if name in storage.formats}
+                forms = operand_forms(
+                    self.backend, ("param", "grad", *names), param.dtype, formats, stochastic=stochastic
+                )
+                memory = [states[name] for name in names]
+                table.append(Segment(index, param, memory, row_length(group, param), forms, position))
+        return table

@@ -13,6 +13,7 @@ import numpy as np
 from ..kernels.engine import host_memory
 from ..state import arrays, rate_changes
 from ..state.contents import Contents
+from ..state.states import decoded_states
 from .base import Optimizer
 
 
@@ -77,6 +78,11 @@ class OptimizerView:
     def states(self) -> Sequence[Mapping[str, np.ndarray]]:
         """For each parameter its states by torch's names."""
         return self._contents.states
+
+    def decoded_states(self, index: int) -> Mapping[str, np.ndarray]:
+        """The states of a parameter, those that are stored in another format as copies in float32."""
+        contents = self._contents
+        return decoded_states(contents.states[index], contents.params.arrays[index], contents.storages[index])
 
     @property
     def frozen(self) -> np.ndarray:
@@ -145,7 +151,7 @@ class OptimizerView:
 
         It has no changes of schedules: those are for optimizers that were constructed anew.
         """
-        saved = self.optimizer.state_dict()
+        saved = self.optimizer.state_dict(encoded=True)
         for group in saved["param_groups"]:
             for key in rate_changes.KEYS:
                 group.pop(key, None)

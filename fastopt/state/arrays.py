@@ -11,11 +11,17 @@ import numpy as np
 from ..kernels.backends import Memory
 from ..kernels.engine import host_memory
 from ..kernels.formulas import registry
+from ..step.storage import HALVES, working_dtype
 
 ALIGNMENT, empty_aligned = host_memory.ALIGNMENT, host_memory.zeros
 
 DTYPES = tuple(map(np.dtype, registry.REALS))
 """The dtypes that kernels work in."""
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Whether it is a dtype of 16 bits that parameters can have: NumPy's float16, or bfloat16 of whichever package."""
+    return dtype.name in HALVES and dtype.itemsize == 2
 
 
 def is_device_array(value: object) -> bool:
@@ -40,7 +46,7 @@ def check_array(
     Raises
     ------
     TypeError
-        It is not an array in this memory, or not of float32 or float64 in this machine's byte order.
+        It is not an array in this memory, or not of one of the dtypes that steps update, in this machine's byte order.
     ValueError
         It is not C-contiguous, not aligned, or read-only where it must be written.
     """
@@ -49,8 +55,10 @@ def check_array(
         raise TypeError(f"{label} must be {memory.ARRAYS}, got {describe_type(array)}")
     if not found.dtype.isnative:
         raise TypeError(f"{label} must be in this machine's byte order, got dtype {found.dtype.str!r}")
-    if found.dtype not in DTYPES:
-        raise TypeError(f"{label} must be of dtype float32 or float64, got {found.dtype}")
+    if found.dtype not in DTYPES and not (memory is host_memory and is_half(found.dtype)):
+        known = listed((*registry.REALS, *HALVES) if memory is host_memory else tuple(registry.REALS))
+        only = f"; {listed(HALVES)} is for backends that run on the processor" if is_half(found.dtype) else ""
+        raise TypeError(f"{label} must be of dtype {known}, got {found.dtype}{only}")
     if not memory.is_contiguous(found):
         raise ValueError(
             f"{label} must be C-contiguous, got shape {tuple(found.shape)} with strides {found.strides}; {instead}"
@@ -60,6 +68,11 @@ def check_array(
     if writable and not memory.is_writable(found):
         raise ValueError(f"{label} must be writable, got a read-only array")
     return found
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a message: "a, b or c"."""
+    return ", ".join(names[:-1]) + f" or {names[-1]}"
 
 
 def check_gradient(
@@ -72,6 +85,8 @@ def check_gradient(
     memory: Memory = host_memory,
 ) -> Any:
     """Check a gradient and return it as an array: of its parameter's dtype and shape, in the same place.
+
+    Gradients of bfloat16 and float16 parameters can be float32 as well.
 
     NumPy's arithmetic turns arrays without dimensions into scalars. Such a scalar is taken as the gradient of a
     parameter without dimensions, except where a later change of the gradient would be lost: `bound` gradients are read
@@ -89,8 +104,10 @@ def check_gradient(
         else f"pass {memory.CONTIGUOUS_COPY} of this gradient" + " and zero the original yourself" * zeroed
     )
     checked = check_array(label, gradient, writable=zeroed, memory=memory, instead=instead)
-    if checked.dtype != param.dtype:
-        raise TypeError(f"{label} must be of its parameter's dtype {param.dtype}, got {checked.dtype}")
+    working = working_dtype(param.dtype)
+    if checked.dtype != param.dtype and checked.dtype != working:
+        wider = f" or {working}" if working != param.dtype else ""
+        raise TypeError(f"{label} must be of its parameter's dtype {param.dtype}{wider}, got {checked.dtype}")
     if tuple(checked.shape) != tuple(param.shape):
         raise ValueError(f"{label} must be of its parameter's shape {tuple(param.shape)}, got {tuple(checked.shape)}")
     if memory.place(checked) != memory.place(param):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..definitions.specs import Spec
@@ -11,6 +11,7 @@ from ..kernels.backends import Memory
 from ..kernels.engine.contract import Progress, SegmentRecords, SegmentSettings
 from ..step.nonfinite import NonfiniteGradients
 from ..step.operations import carried_numbers, extra_states
+from ..step.param_storage import ParamStorage, param_storage
 from .groups import ParamGroup
 from .param_tree import ParamTree
 from .parameters import Parameters
@@ -31,11 +32,14 @@ class Contents:
     params: the parameters.
     groups: their groups, with hyperparameters.
     states: the states of each parameter.
+    storages: how each parameter and its states are stored.
     settings: what the user sets of each parameter.
     records: what engines keep of each parameter.
     progress: counts and norms of all parameters together.
     report: the count of steps whose gradients could not be used.
     gradients: the gradients that are bound to the optimizer, or None.
+    seed: of stochastic rounding.
+    kept_averages: while parameters are exchanged with their averages, those averages, if parameters cannot hold them.
     unpickled: whether arrays that steps write to may be read-only, as maps of files are.
     """
 
@@ -44,11 +48,14 @@ class Contents:
     params: Parameters
     groups: list[ParamGroup]
     states: list[States]
+    storages: list[ParamStorage]
     settings: SegmentSettings
     records: SegmentRecords
     progress: Progress
     report: NonfiniteGradients
     gradients: list[Any] | None
+    seed: int = 0
+    kept_averages: list[Any] = field(default_factory=list)
     unpickled: bool = False
 
     @staticmethod
@@ -60,8 +67,9 @@ class Contents:
         memory: Memory,
         gradients: list[Any] | None,
         unpickled: bool = False,
+        storages: list[ParamStorage] | None = None,
     ) -> Contents:
-        """The contents of an optimizer before its first step.
+        """The contents of an optimizer before its first step; `storages` are those of the options by default.
 
         Raises
         ------
@@ -76,13 +84,18 @@ class Contents:
             params,
             groups,
             [],
+            storages or [],
             SegmentSettings.of(len(params)),
             SegmentRecords.of(len(params), carried_numbers(spec, options).values()),
             Progress.new(),
             report.labelled(params.tree.labels("grads"), params.sizes),
             gradients,
-            unpickled,
+            options["seed"],
+            unpickled=unpickled,
         )
+        if storages is None:
+            for index in range(len(groups)):
+                contents.storages += contents.storages_of(index)
         for index in range(len(groups)):
             contents.states += contents.new_states(index)
         return contents
@@ -100,6 +113,7 @@ class Contents:
             gradients=gradients,
             unpickled=False,  # all parameters were checked
         )
+        contents.storages = [*self.storages, *contents.storages_of(len(self.groups))]
         contents.states = [*self.states, *contents.new_states(len(self.groups))]
         return contents
 
@@ -129,7 +143,23 @@ class Contents:
 
         From then on, the group refuses hyperparameters that would need others.
         """
-        group, params = self.groups[index], self.params
+        group, params, span = self.groups[index], self.params, self.params.spans[index]
         wanted = (*self.spec.states(group), *extra_states(self.options)) if names is None else names
         group.fix_states(wanted)
-        return initial_states(self.spec, group, params.of_group(index), wanted, params.memory)
+        storages = self.storages[span.start : span.stop]
+        return initial_states(self.spec, group, params.of_group(index), wanted, params.memory, storages)
+
+    def storages_of(self, index: int) -> list[ParamStorage]:
+        """How the options have the parameters of a group stored.
+
+        Raises
+        ------
+        TypeError
+            They are not possible with the dtype of a parameter.
+        """
+        group, params = self.groups[index], self.params
+        labels = params.tree.labels("params")
+        return [
+            param_storage(labels[position], self.spec, group, self.options, param.dtype, param.size)
+            for position, param in zip(params.spans[index], params.of_group(index), strict=True)
+        ]

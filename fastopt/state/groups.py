@@ -12,6 +12,7 @@ from ..definitions.hyperparameters import HYPERPARAMETERS
 from ..definitions.specs import Spec
 from ..step.attributes import NAMES_ELSEWHERE
 from ..step.options import GROUP_OPTIONS, check_group_options
+from ..step.param_storage import check_state_dtype
 from ..step.rates import warn_without_effect
 
 NOTES = ("name", "initial_lr")
@@ -69,6 +70,7 @@ class ParamGroup(dict[str, Any]):
         options = check_group_options(values, changes.max_grad_norm)
         converted = spec.convert(values)
         check_prox(spec, converted, options)
+        check_state_dtype(spec, converted, options["state_dtype"])
         self.constructed_lr = converted["lr"]
         super().__init__(params=tuple(params), **converted, **options, **notes)
 
@@ -116,6 +118,10 @@ class ParamGroup(dict[str, Any]):
                 raise ValueError("a group's 'params' are fixed; create a new optimizer for other parameters")
             check_key(self._spec, key)
         options = check_group_options({**self.options, **changes}, self._changes.max_grad_norm)
+        if options["state_dtype"] != self["state_dtype"]:
+            raise ValueError(
+                f"state_dtype is fixed at construction (it is {self['state_dtype']!r}), got {options['state_dtype']!r}"
+            )
         values = self._spec.convert({**self.hyperparameters, **changes})
         needed = set(self._spec.states(values))
         if self.allowed_states is not None and not needed <= self.allowed_states:

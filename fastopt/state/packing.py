@@ -9,7 +9,8 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from ..kernels.engine import host_memory
-from .arrays import DTYPES, describe_type, empty_aligned
+from ..step.storage import HALVES
+from .arrays import DTYPES, describe_type, empty_aligned, is_half, listed
 from .param_tree import read_params
 
 Name = TypeVar("Name")
@@ -30,7 +31,8 @@ def pack(arrays: Any) -> Any:
     Parameters
     ----------
     arrays: dict or sequence of numpy.ndarray
-        All float32 or all float64. They are copied and not kept. Dicts, lists and tuples can be nested.
+        All of one dtype: float32, float64, bfloat16 or float16. They are copied and not kept. Dicts, lists and tuples
+        can be nested.
 
     Returns
     -------
@@ -42,7 +44,7 @@ def pack(arrays: Any) -> Any:
     Raises
     ------
     TypeError
-        Something is not an array of float32 or float64, or the dtypes differ.
+        Something is not an array of one of these dtypes, or the dtypes differ.
     ValueError
         There are no arrays.
 
@@ -69,12 +71,13 @@ def pack(arrays: Any) -> Any:
     for label, array in zip(tree.labels("arrays"), leaves, strict=True):
         if host_memory.as_array(array) is None:
             raise TypeError(f"{label} must be a numpy.ndarray, got {describe_type(array)}")
-        if array.dtype not in DTYPES or not array.dtype.isnative:
-            raise TypeError(f"{label} must be of native float32 or float64, got dtype {array.dtype.str!r}")
+        if not (array.dtype in DTYPES or is_half(array.dtype)) or not array.dtype.isnative:
+            known = listed((*map(str, DTYPES), *HALVES))
+            raise TypeError(f"{label} must be of native {known}, got dtype {array.dtype.str!r}")
         dtypes[array.dtype] = label
     if len(dtypes) > 1:
-        listed = ", ".join(f"{label} is {dtype}" for dtype, label in dtypes.items())
-        raise TypeError(f"arrays must all be of one dtype: {listed}")
+        found = ", ".join(f"{label} is {dtype}" for dtype, label in dtypes.items())
+        raise TypeError(f"arrays must all be of one dtype: {found}")
     flat = empty_aligned(sum(array.size for array in leaves), next(iter(dtypes)))
     views, start = [], 0
     for array in leaves:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.backends import Memory
+from ..step.storage import working_dtype
 from . import arrays
 from .param_tree import ParamTree
 
@@ -47,8 +48,8 @@ class Parameters:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        dtype: np.dtype[Any] = self.arrays[0].dtype
-        return dtype
+        """The dtype that steps compute in."""
+        return working_dtype(self.arrays[0].dtype)
 
     @property
     def sizes(self) -> list[int]:
@@ -78,10 +79,10 @@ def _checked(labels: Sequence[str], given: Sequence[Any], memory: Memory, writab
     params: list[Any] = []
     for label, each in zip(labels, given, strict=True):
         params.append(param := arrays.check_array(label, each, writable=writable, memory=memory))
-        if param.dtype != params[0].dtype:
+        if working_dtype(param.dtype) != working_dtype(params[0].dtype):
             raise TypeError(
-                f"all parameters of an optimizer must be of one dtype: {labels[0]} is {params[0].dtype}, "
-                f"{label} is {param.dtype}"
+                "all parameters of an optimizer must be of one dtype, or of float32, bfloat16 and float16: "
+                f"{labels[0]} is {params[0].dtype}, {label} is {param.dtype}"
             )
         if memory.place(param) != memory.place(params[0]):
             raise ValueError(

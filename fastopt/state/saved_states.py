@@ -10,6 +10,9 @@ import numpy as np
 from ..checks import real_number
 from ..definitions.specs import CARRIED_BOUNDS, Spec
 from ..step.operations import ACCUMULATOR, STATES
+from ..step.param_storage import ParamStorage
+from ..step.storage import CODE_DTYPES, REST, working_dtype
+from . import coded
 from .arrays import is_device_array
 from .states import States, is_unused
 
@@ -33,7 +36,7 @@ class Expected(NamedTuple):
 
 
 class SavedState(NamedTuple):
-    """The states of a parameter as they were saved; those that it has not, start anew."""
+    """The states of a parameter as its memory is to have them; those that were not saved start anew."""
 
     states: States
     step: int
@@ -56,7 +59,13 @@ def expected_states(
 
 
 def read_state(
-    spec: Spec, expected: Expected, param: Any, saved: Mapping[str, Any] | None, label: str, pending: bool
+    spec: Spec,
+    expected: Expected,
+    param: Any,
+    storage: ParamStorage,
+    saved: Mapping[str, Any] | None,
+    label: str,
+    pending: bool,
 ) -> SavedState:
     """Read the states of a parameter; `pending` is whether it holds gradients that were accumulated.
 
@@ -81,16 +90,20 @@ def read_state(
     for key in found:
         if key in STATES and key not in expected.kept:
             raise ValueError(f"{label} has {key!r}; this optimizer was created without {STATES[key].option}")
-        if key not in ("step", *spec.carried, *expected.kept):
+        if key == REST and not storage.split:
+            raise ValueError(f"{label} has {key!r}; its parameter has no master weights here")
+        if key not in ("step", REST, *spec.carried, *expected.kept):
             raise ValueError(f"{label} has {key!r}, which {spec.name} with these hyperparameters does not keep")
     if not found or (expected.names and found.keys() <= {"step", *spec.carried} and not _count(found, 0, label)):
         return FRESH
     states: States = {}
     for name in (*expected.names, *(each for each in expected.kept if each not in expected.names)):
         if name in found:
-            states[name] = _array(f"{label}[{name!r}]", found[name], param)
+            states[name] = _array(f"{label}[{name!r}]", found[name], param, storage.formats.get(name))
         elif name in expected.names and name not in expected.optional:
             raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, found))})")
+    if REST in found:
+        states[REST] = _checked(f"{label}[{REST!r}]", found[REST], param, CODE_DTYPES[16])
     if spec.counts_steps and "step" not in found:
         raise ValueError(f"{label} has no 'step' (it has {', '.join(map(repr, found))})")
     # torch's SGD knows only whether there was a first step, or will be.
@@ -99,10 +112,21 @@ def read_state(
     return SavedState(states, step, _read_carried(spec, found, label) if step else None)
 
 
-def _array(label: str, value: Any, param: Any) -> np.ndarray:
+def _array(label: str, value: Any, param: Any, stored: str | None) -> np.ndarray:
+    """A state as the memory of one in this format has it."""
+    if coded.is_saved(value):
+        codec, codes = coded.read_saved(label, value, param.shape)
+        if codec == stored:
+            return codes
+        value = coded.decoded(codec, codes, param.shape)
+    return coded.as_stored(stored, _checked(label, value, param, working_dtype(param.dtype)))
+
+
+def _checked(label: str, value: Any, param: Any, dtype: np.dtype[Any]) -> np.ndarray:
     array = _on_host(value)
-    if array.dtype != param.dtype:
-        raise TypeError(f"{label} must be of its parameter's dtype {param.dtype}, got {array.dtype}")
+    if array.dtype != dtype:
+        whose = "its parameter's dtype" if dtype == param.dtype else "dtype"
+        raise TypeError(f"{label} must be of {whose} {dtype}, got {array.dtype}")
     if array.shape != tuple(param.shape):
         raise ValueError(f"{label} must be of its parameter's shape {tuple(param.shape)}, got {array.shape}")
     return array  # loading copies it

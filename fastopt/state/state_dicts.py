@@ -13,8 +13,9 @@ from ..definitions.specs import Spec
 from ..kernels.engine.contract import SegmentRecords
 from ..step.operations import ACCUMULATOR, accumulates, begun_states, carried_numbers, extra_states, needs_count
 from ..step.options import GROUP_OPTIONS
+from ..step.param_storage import ParamStorage
 from ..step.rates import scheduled_rate
-from . import matching, rate_changes, saved_states
+from . import coded, matching, rate_changes, saved_states
 from .contents import Contents
 from .groups import NOTES
 from .saved_states import plain, read_count
@@ -29,7 +30,7 @@ def without_params(group: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in group.items() if key != "params"}
 
 
-def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None) -> StateDict:
+def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None, *, encoded: bool = False) -> StateDict:
     """See `Optimizer.state_dict`. As in torch, a parameter that was never stepped has no entry.
 
     `to_host` makes the array that is saved of a state, by default a copy of it.
@@ -46,7 +47,7 @@ def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None)
             values["param_names"] = list(names)
         saved_groups.append({**values, "params": list(span)})
     saved: dict[int, dict[str, Any]] = {}
-    counts = spec.counts_steps or any(map(needs_count, contents.states[0]))
+    counts = spec.counts_steps or any(map(needs_count, contents.states[0])) or contents.options["stochastic_rounding"]
     begun = list(begun_states(contents.options).values())
     rows = zip(records.steps.tolist(), records.pending.tolist(), records.carried.tolist(), contents.states, strict=True)
     for index, (step, pending, carried, state) in enumerate(rows):
@@ -57,9 +58,16 @@ def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None)
             empty = [name for name, number in zip(begun, carried[len(spec.carried) :], strict=True) if not number]
             if not pending:
                 empty.append(ACCUMULATOR)
-            kept = {name: to_host(array) for name, array in state.items() if name not in empty}
+            formats, shape = contents.storages[index].formats, params.arrays[index].shape
+            kept = {
+                name: to_host(array) if name not in formats else _saved(formats[name], array, shape, to_host, encoded)
+                for name, array in state.items()
+                if name not in empty
+            }
             saved[index] = {**counted, **kept}
     state_dict = StateDict(state=saved, param_groups=saved_groups, iterations=iterations)
+    if contents.options["stochastic_rounding"]:
+        state_dict["seed"] = contents.seed
     if accumulates(contents.options):
         state_dict["accumulated"] = {
             "calls": int(contents.progress.accumulated[0]),
@@ -70,6 +78,13 @@ def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None)
         consecutive = contents.report.consecutive_after(int(contents.progress.calls[0]))
         state_dict["skipped"] = {"steps": contents.report.skipped, "consecutive": consecutive}
     return state_dict
+
+
+def _saved(
+    codec: str, codes: Any, shape: Sequence[int], to_host: Callable[[Any], np.ndarray], encoded: bool
+) -> np.ndarray | dict[str, Any]:
+    """What is saved of a coded state: float32 numbers or, with `encoded`, the codes."""
+    return coded.as_saved(codec, to_host(codes), shape) if encoded else coded.decoded(codec, codes, shape)
 
 
 class Loaded(NamedTuple):
@@ -84,6 +99,8 @@ class Loaded(NamedTuple):
     records: what engines keep of each parameter.
     accumulated, iterations: see `Progress`.
     skipped: how many steps `nonfinite="skip"` skipped, in all and in a row up to now.
+    seed: of stochastic rounding.
+    storages: how each parameter and its states are stored.
     """
 
     groups: list[dict[str, Any]]
@@ -93,6 +110,8 @@ class Loaded(NamedTuple):
     accumulated: int
     iterations: int
     skipped: tuple[int, int]
+    seed: int
+    storages: list[ParamStorage]
 
 
 def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
@@ -116,15 +135,17 @@ def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
     records.pending[[matched.positions[position] for position in pending]] = True
     extra = extra_states(contents.options)
     begun = begun_states(contents.options).values()
-    loaded = Loaded([], [], [], records, accumulated, 0, _read_skipped(state_dict))
+    seed = whole_number("state_dict['seed']", plain(state_dict.get("seed", contents.seed)), least=0, bits=64)
+    loaded = Loaded([], [], [], records, accumulated, 0, _read_skipped(state_dict), seed, [])
     for group, saved, span in zip(contents.groups, matched.groups, params.spans, strict=True):
         values = _read_group(spec, group, saved)
         loaded.groups.append(values)
         expected = saved_states.expected_states(spec, values, extra, [of_params.get(key) for key in saved.ids])
         for position, key in zip(span, saved.ids, strict=True):
             label, is_pending = f"state[{key!r}]", bool(records.pending[position])
-            param = params.arrays[position]
-            state = saved_states.read_state(spec, expected, param, of_params.get(key), label, is_pending)
+            param, storage = params.arrays[position], contents.storages[position].without(spec.exact_states(values))
+            state = saved_states.read_state(spec, expected, param, storage, of_params.get(key), label, is_pending)
+            loaded.storages.append(storage)
             loaded.states.append(state.states)
             records.steps[position] = state.step
             if state.carried is not None:
@@ -143,6 +164,8 @@ def load(contents: Contents, loaded: Loaded) -> Contents:
     found = replace(
         contents,
         states=[],
+        storages=loaded.storages,
+        seed=loaded.seed,
         records=loaded.records,
         progress=replace(
             contents.progress, accumulated=np.array([loaded.accumulated]), iterations=np.array([loaded.iterations])

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..step.operations import ACCUMULATOR
-from . import rate_changes
+from ..step.storage import REST
+from . import coded, rate_changes
 
 
 class StateDict(dict[str, Any]):
@@ -29,6 +30,8 @@ class StateDict(dict[str, Any]):
 def torch_form(state_dict: Mapping[str, Any], torch: Any) -> dict[str, Any]:
     """A state dict with copies of its arrays as tensors, and with step counts in torch's form.
 
+    Coded states are decoded, and what split parameters need is left out: torch has nothing like it.
+
     Raises
     ------
     ValueError
@@ -44,7 +47,11 @@ def torch_form(state_dict: Mapping[str, Any], torch: Any) -> dict[str, Any]:
     for key, state in state_dict["state"].items():
         if ACCUMULATOR in state and np.any(state[ACCUMULATOR]):
             raise ValueError(f"state[{key!r}] has gradients in {ACCUMULATOR!r}, which 'accumulated' does not count")
-        states[key] = {name: as_tensor(name, value, torch) for name, value in state.items() if name != ACCUMULATOR}
+        states[key] = {
+            name: as_tensor(name, coded.from_saved(name, value) if coded.is_saved(value) else value, torch)
+            for name, value in state.items()
+            if name not in (ACCUMULATOR, REST)
+        }
     return {"state": states, "param_groups": [_group(group) for group in state_dict["param_groups"]]}
 
 

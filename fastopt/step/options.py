@@ -35,6 +35,10 @@ class Options(TypedDict, total=False):
     ema_decay: float | None
     ema_overwrite_frequency: int | None
     zero_grads: bool
+    state_dtype: str | Mapping[str, str] | None
+    stochastic_rounding: bool
+    seed: int
+    master_weights: bool
     projection: Projection | None
     prox: Prox | None
     decay: float  # with convention="tf_keras_legacy"
@@ -96,6 +100,27 @@ def _threads(name: str, value: Any) -> int | None:
     return None if value is None else int(value)
 
 
+def _seed(name: str, value: Any) -> int:
+    return whole_number(name, value, least=0, bits=64)
+
+
+def _state_dtype(name: str, value: Any) -> str | dict[str, str] | None:
+    if value is None:
+        return None
+    formats = value if isinstance(value, Mapping) else {"": value}
+    if not all(isinstance(each, str) for each in formats) or not (formats is value or isinstance(value, str)):
+        raise TypeError(f"{name} must be {_EXPECTED}, got {value!r}")
+    if not all(each in STATE_DTYPES for each in formats.values()):
+        raise ValueError(f"{name} must be {_EXPECTED}, got {value!r}")
+    return {key: str(formats[key]) for key in sorted(formats)} if formats is value else str(value)
+
+
+STATE_DTYPES = ("float32", "bfloat16", "float8")
+"""What `state_dtype` can be, also for single states."""
+
+_EXPECTED = f"one of {', '.join(map(repr, STATE_DTYPES))}, or a dict of them by the names of states"
+
+
 def _constraint(table: str, plural: str) -> Callable[[str, Any], Any]:
     def check(name: str, value: Any) -> Any:
         if value is None:
@@ -128,6 +153,12 @@ def is_given(value: Any) -> bool:
 def is_a_number(value: Any) -> None:
     """The structure of an option that is only a number."""
     return
+
+
+def items(value: Any) -> Hashable:
+    """The structure of an option that can be a dict."""
+    known: Hashable = tuple(value.items()) if isinstance(value, Mapping) else value
+    return known
 
 
 def kind(constraint: Any) -> Hashable:
@@ -180,6 +211,9 @@ STEP_OPTIONS: dict[str, Option] = {
         None, _whole_or_none, is_given, after="param = param_average in every step that {value} divides"
     ),
     "zero_grads": Option(False, flag, the_value),
+    "stochastic_rounding": Option(False, flag, the_value),
+    "seed": Option(0, _seed, is_a_number),
+    "master_weights": Option(False, flag, the_value),
 }
 """Options of an optimizer as a whole."""
 
@@ -190,6 +224,7 @@ GROUP_OPTIONS: dict[str, Option] = {
     "clip_value": Option(None, positive_or_none, is_given, before="grad is limited to [-{value:g}, {value:g}]"),
     "prox": Option(None, _constraint("PROXES", "proximal steps"), kind, after="proximal step: {value!r}"),
     "projection": Option(None, _constraint("PROJECTIONS", "projections"), kind, after="projection: {value!r}"),
+    "state_dtype": Option(None, _state_dtype, items),
 }
 """Options that each group can have for itself."""
 
@@ -230,6 +265,8 @@ def read_step_options(given: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("ema_overwrite_frequency needs ema_decay: there is no average to overwrite parameters with")
     if options["max_consecutive_skips"] is not None and options["nonfinite"] != "skip":
         raise ValueError(f"max_consecutive_skips needs nonfinite='skip', got nonfinite={options['nonfinite']!r}")
+    if options["seed"] and not options["stochastic_rounding"]:
+        raise ValueError(f"seed needs stochastic_rounding=True: nothing else is random, got seed={options['seed']}")
     return options
 
 

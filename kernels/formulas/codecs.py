@@ -61,8 +61,12 @@ def bfloat16_stochastic(bits, random):
 
 
 def split_bfloat16_decoded(code, rest):
-    """The float32 number of which `code` is the nearest bfloat16; `rest` is their difference, in two's complement."""
-    return (code << 16) + ((rest ^ 0x8000) - 0x8000)
+    """The float32 number of which `code` is the nearest bfloat16; `rest` is their difference, in two's complement.
+
+    Somebody else may have set the code to 0: a rest below 0 would then make a NaN of it.
+    """
+    difference = select((code & 0x7FFF) == 0, rest & 0x7FFF, (rest ^ 0x8000) - 0x8000)
+    return (code << 16) + difference
 
 
 def split_bfloat16_nearest(bits):

@@ -89,8 +89,8 @@ class CompiledEngine(ThreadedPythonEngine):
         super().__init__(inputs)
         self.inputs = inputs
         self.whole_step = whole_step
-        self.work = sum(segment.param.size * self.plans[segment.group].cost for segment in self.segments)
-        self.is_small = self.work < NANOSECONDS_TO_RELEASE
+        self.nanoseconds = sum(segment.param.size * self.plans[segment.group].cost for segment in self.segments)
+        self.is_small = self.nanoseconds < NANOSECONDS_TO_RELEASE
         self.table: StepTable | None = None
         self.is_waiting = covers(inputs, self.plans, self.plan)
         if self.is_waiting and (_steps_in_python >= PATIENCE or is_kept()):
@@ -156,7 +156,7 @@ class CompiledEngine(ThreadedPythonEngine):
             found = self.releasing(self.at, PREPARE)
         if found == DONE:
             limit = self.n_threads or cpu.default_threads()
-            n_threads = min(limit, int(self.work / NANOSECONDS_PER_THREAD), MOST_THREADS)
+            n_threads = min(limit, int(self.nanoseconds / NANOSECONDS_PER_THREAD), MOST_THREADS)
             if self.process != os.getpid():  # forked: no thread that was working then is here
                 table.header[WORKING], self.process = 0, os.getpid()
             if n_threads > 1:

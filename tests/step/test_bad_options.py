@@ -23,6 +23,7 @@ NUMBERLESS = ("1", None, True, np.True_, [1.0], ones(2), 1j)
 NEEDS: dict[str, dict[str, Any]] = {
     "ema_overwrite_frequency": {"ema_decay": 0.5},
     "max_consecutive_skips": {"nonfinite": "skip"},
+    "seed": {"stochastic_rounding": True},
 }
 # option: (what it must be, wrong types, wrong values)
 AROUND: dict[str, tuple[str, tuple[Any, ...], tuple[Any, ...]]] = {
@@ -36,6 +37,14 @@ AROUND: dict[str, tuple[str, tuple[Any, ...], tuple[Any, ...]]] = {
     "ema_decay": ("at least 0|real number", ("1", True, [0.5], 1j), (-0.1, 1, 1.5, NAN, INF, np.float64(1))),
     "ema_overwrite_frequency": ("integer|at least 1", ("1", True, 1.5, NAN, INF, ones(2)), (0, -1, 2**31)),
     "zero_grads": ("True or False", (1, 0, "yes", None, ones(2)), ()),
+    "state_dtype": (
+        "one of 'float32', 'bfloat16', 'float8', or a dict of them by the names of states",
+        (1, True, np.float32, ["float8"], {1: "float8"}),
+        ("int8", "float16", {"exp_avg": None}, {"exp_avg": "float64"}),
+    ),
+    "stochastic_rounding": ("True or False", (1, 0, "yes", None), ()),
+    "seed": ("integer|at least 0", ("1", None, True, 1.0, NAN), (-1, 2**64)),
+    "master_weights": ("True or False", (1, 0, "yes", None), ()),
     "backend": ("string", (None, 1, ["cython"], ones(2)), ()),
     "convention": ("string", (None, 1, {"torch": 1}, ones(2)), ()),
     "projection": (
@@ -111,6 +120,7 @@ TOGETHER = [
     ({"ema_overwrite_frequency": 2}, "ema_overwrite_frequency needs ema_decay"),
     ({"max_consecutive_skips": 2}, "max_consecutive_skips needs nonfinite='skip', got nonfinite='propagate'"),
     ({"max_consecutive_skips": 2, "nonfinite": "raise"}, "got nonfinite='raise'"),
+    ({"seed": 3}, "seed needs stochastic_rounding=True: nothing else is random, got seed=3"),
 ]
 
 

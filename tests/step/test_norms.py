@@ -44,8 +44,16 @@ WRONG: list[tuple[Any, type[Exception], str]] = [
     (1.0, TypeError, "arrays must be a numpy.ndarray, or a dict or sequence of them, got float"),
     ("abc", TypeError, "got str"),
     ([np.ones(2), 1.0], TypeError, r"arrays\[1\] must be a numpy.ndarray, got float"),
-    ({"w": np.ones(2, int)}, TypeError, r"arrays\['w'\] must be of dtype float32 or float64, got int64"),
-    ([np.ones(2), np.ones(2, np.float32)], TypeError, r"one dtype: arrays\[0\] is float64, arrays\[1\] is float32"),
+    (
+        {"w": np.ones(2, int)},
+        TypeError,
+        r"arrays\['w'\] must be of dtype float32, float64, bfloat16 or float16, got int64",
+    ),
+    (
+        [np.ones(2), np.ones(2, np.float32)],
+        TypeError,
+        r"one dtype, or of .*: arrays\[0\] is float64, arrays\[1\] is float32",
+    ),
     (np.ones((3, 4)).T, ValueError, "C-contiguous"),
 ]
 

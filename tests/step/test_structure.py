@@ -61,11 +61,21 @@ STRUCTURES: dict[str, list[tuple[Any, Any]]] = {
 }
 """For each of them, values that are computed differently."""
 
+FIXED: dict[str, list[tuple[Any, Any]]] = {
+    "state_dtype": [
+        (None, "float8"),
+        ("bfloat16", {"exp_avg": "bfloat16"}),
+        ({"exp_avg": "float8"}, {"exp_avg_sq": "float8"}),
+    ],
+}
+"""Options of a group that are fixed at construction, and values that are computed differently."""
+
 NUMBERS_OF_STEP: dict[str, tuple[Any, Any]] = {
     "grad_scale": (1.0, 4.0),
     "max_grad_norm": (0.5, 0.25),
     "ema_decay": (0.5, 0.75),
     "ema_overwrite_frequency": (2, 3),
+    "seed": (0, 2**64 - 1),
 }
 STRUCTURES_OF_STEP: dict[str, list[tuple[Any, Any]]] = {
     "backend": [("cython", "reference")],
@@ -79,12 +89,15 @@ STRUCTURES_OF_STEP: dict[str, list[tuple[Any, Any]]] = {
     "ema_decay": [(None, 0.5)],
     "ema_overwrite_frequency": [(None, 2)],
     "zero_grads": [(False, True)],
+    "stochastic_rounding": [(False, True)],
+    "master_weights": [(False, True)],
 }
 """The same for the options of a step, most of which are fixed at construction."""
 
 NEEDS: dict[str, dict[str, Any]] = {
     "ema_overwrite_frequency": {"ema_decay": 0.5},
     "max_consecutive_skips": {"nonfinite": "skip"},
+    "seed": {"stochastic_rounding": True},
 }
 
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
@@ -97,7 +110,8 @@ by_structures = pytest.mark.parametrize(
 
 
 def test_every_option_and_every_constraint_has_a_row() -> None:
-    assert NUMBERS.keys() == STRUCTURES.keys() == GROUP_OPTIONS.keys()
+    assert NUMBERS.keys() == STRUCTURES.keys() == GROUP_OPTIONS.keys() - FIXED.keys()
+    assert FIXED.keys() <= GROUP_OPTIONS.keys()
     assert NUMBERS_OF_STEP.keys() | STRUCTURES_OF_STEP.keys() == STEP_OPTIONS.keys()
     for table in (NUMBERS, STRUCTURES):
         used = {type(value).__name__ for pairs in table.values() for pair in pairs for value in pair}
@@ -245,6 +259,17 @@ def test_apply_changes_refuses_another_structure(name: str, before: Any, after: 
         optimizer.apply_changes()
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "after"), [(name, *pair) for name, pairs in FIXED.items() for pair in pairs], ids=str
+)
+def test_what_is_fixed_can_be_assigned_its_own_value_only(name: str, before: Any, after: Any) -> None:
+    optimizer = make(**{name: before})
+    optimizer.param_groups[0][name] = before
+    with pytest.raises(ValueError, match=f"{name} is fixed at construction"):
+        optimizer.param_groups[0][name] = after
+    assert optimizer.param_groups[0][name] == before
+
+
 def without_numbers(plan: GroupPlan) -> list[Any]:
     """A plan without the values that an engine takes over."""
     stages = [(each.function, len(each.arguments), each.positions, each.carried) for each in plan.stages]
@@ -289,7 +314,12 @@ def test_plans_of_one_structure_differ_in_numbers_only(name: str, before: Any, a
 
 @pytest.mark.parametrize(
     ("name", "before", "after"),
-    [(name, *pair) for table in (STRUCTURES, STRUCTURES_OF_STEP) for name, pairs in table.items() for pair in pairs],
+    [
+        (name, *pair)
+        for table in (STRUCTURES, FIXED, STRUCTURES_OF_STEP)
+        for name, pairs in table.items()
+        for pair in pairs
+    ],
     ids=str,
 )
 def test_values_that_are_computed_differently_have_other_keys(name: str, before: Any, after: Any) -> None:
