@@ -273,7 +273,7 @@ SPECS: dict[str, Spec] = {
             defaults={"lr": 1.0, "rho": 0.9, "eps": 1e-6, "weight_decay": 0.0, **_DECAY},
             rules={(): "adadelta"},
             coefficients="adadelta",
-            costs={"adadelta": (0.46, 1.43)},
+            costs={"adadelta": (0.30, 0.88)},
             unsigned=("square_avg", "acc_delta"),
         ),
         Spec(

@@ -26,7 +26,7 @@ _WORDS = {"sqrt": (1, 0), "select": (0, 1), "maximum": (0, 1), "clip": (0, 2), "
 def cost(loop: Loop) -> tuple[float, float]:
     """Estimated nanoseconds per element, as in `Spec.costs`: enough to tell when another thread makes a step faster."""
     n_states = len(loop.operands) - 2
-    nodes = [node for function in loop.functions for node in _walk(function)]
+    nodes = [node for function in loop.functions[1:] for node in _walk(function)]  # the first is in ELEMENT: regularize
     divisions = sum(isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) for node in nodes)
     words = [node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     roots, selections = (sum(_WORDS.get(word, (0, 0))[which] for word in words) for which in (0, 1))

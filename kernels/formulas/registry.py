@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .dialect import Function, Operation, Rule, called_functions, is_operation, is_rule, read_module
+from .passing import stores_as_given
 
 HERE = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
@@ -76,6 +77,9 @@ class Loop:
     local_names: tuple[str, ...]
     functions: tuple[Function, ...]
     """The functions that it calls for an element, callees first."""
+    alone: Loop | None = None
+    """The loop of a rule without `regularize`, if that gives the same bits wherever `regularize` has the coefficients
+    `IDLE`. It takes the coefficients that follow those of `regularize`."""
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -86,6 +90,10 @@ class Loop:
 def loops() -> dict[str, Loop]:
     """The loop of every rule (`regularize`, then the rule) and of every operation, by its name."""
     return {name: _built_in_loop(name) for name in (*rules(), *operations())}
+
+
+IDLE = (1.0, 0.0, 1.0)
+"""The coefficients with which `regularize` changes no parameter and no gradient: a factor of 1, no weight decay."""
 
 
 @functools.cache
@@ -111,8 +119,13 @@ def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
         (regularize, ("param", "grad", *shared), between),
         (rule.function, (*between, *rule.states, *rule.coefficients), ("param", *rule.states)),
     )
-    functions = (regularize, *called_functions(rule.function, known), rule.function)
-    return Loop(rule.name, rule.operands, (*shared, *rule.coefficients), calls, between, functions)
+    functions = (*called_functions(rule.function, known), rule.function)
+    alone = None
+    if not stores_as_given(rule.function, frozenset(("param", "grad")), known):
+        call = (rule.function, rule.function.arguments, ("param", *rule.states))
+        alone = Loop(rule.name, rule.operands, rule.coefficients, (call,), (), functions)
+    coefficients = (*shared, *rule.coefficients)
+    return Loop(rule.name, rule.operands, coefficients, calls, between, (regularize, *functions), alone)
 
 
 # --- by name, custom ones included ------------------------------------------------------------------------------------

@@ -10,15 +10,20 @@ where a number enters: `eps_in` under the root or `eps_out` outside of it, the r
 outside. Each place has its own coefficient, so each framework's convention is a set of coefficients and needs no other
 rule: adding 0 and multiplying by 1 are exact.
 
-`regularize` runs before every rule; all updates share it.
+`regularize` runs before every rule; all updates share it. With the coefficients `registry.IDLE` it changes nothing, so
+a loop may leave it out: which of its two renderings runs is a matter of speed alone, see `registry.Loop.alone`.
 """
 
 from .vocabulary import clip, maximum, select, sign, sqrt
 
 
 def regularize(param, grad, grad_factor, weight_decay, param_decay):
-    """Scale the gradient; apply coupled weight decay to the gradient, and decoupled weight decay to the parameter."""
-    grad = grad_factor * grad + weight_decay * param
+    """Scale the gradient; apply coupled weight decay to the gradient, and decoupled weight decay to the parameter.
+
+    Without weight decay nothing is added, as in torch: 0 times an infinite parameter is NaN, and -0.0 + 0.0 is 0.0.
+    """
+    grad = grad_factor * grad
+    grad = select(weight_decay == 0, grad, grad + weight_decay * param)
     param = param_decay * param
     return param, grad
 
@@ -331,7 +336,10 @@ def adagrad(param, grad, sum, step_size, eps_in, eps_out):
 
 def adadelta(param, grad, square_avg, acc_delta, rho, one_minus_rho, eps_in, step_size):
     square_avg = average_square(square_avg, grad, rho, one_minus_rho)
-    delta = sqrt(acc_delta + eps_in) / sqrt(square_avg + eps_in) * grad
+    # One root of a quotient is faster than a quotient of two roots. Without the factor 2**64, which is exact, the
+    # quotient of float32 would be 0 where squares of gradients are large and `eps_in` is small.
+    ratio = sqrt(18446744073709551616.0 * (acc_delta + eps_in) / (square_avg + eps_in)) / 4294967296.0
+    delta = ratio * grad
     acc_delta = average_square(acc_delta, delta, rho, one_minus_rho)
     param = param - step_size * delta
     return param, square_avg, acc_delta

@@ -74,7 +74,7 @@ def vocabulary(real: str) -> dict[str, Any]:
 
     @_inline
     def sign(x):  # type: ignore[no-untyped-def]
-        return (one if x > zero else zero) - (one if x < zero else zero)
+        return math.copysign(one, x) if x < zero or x > zero else zero
 
     @_inline
     def log(x):  # type: ignore[no-untyped-def]

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from ..constants import CACHE_LINE, LANES, PREFETCH_BLOCK
 from ..formulas.dialect import Function
 from ..formulas.registry import (
+    IDLE,
     REALS,
     Loop,
     coefficient_functions,
@@ -23,7 +24,7 @@ from ..formulas.registry import (
     sum_functions,
 )
 from .codecs_source import codecs_source
-from .spelling import call_lines, indent, statements
+from .spelling import ALONE, call_lines, indent, statements
 
 BY_FMA = "float32_by_fma"
 """float32, with square roots computed by multiplications (square_root.h)."""
@@ -70,7 +71,7 @@ _C_VOCABULARY = """\
     static inline {c} select_{real}(int condition, {c} a, {c} b) {{ return condition ? a : b; }}
     static inline {c} maximum_{real}({c} a, {c} b) {{ return a < b ? b : a; }}
     static inline {c} clip_{real}({c} x, {c} low, {c} high) {{ {c} y = x < low ? low : x; return y > high ? high : y; }}
-    static inline {c} sign_{real}({c} x) {{ return (x > 0 ? ({c})1 : ({c})0) - (x < 0 ? ({c})1 : ({c})0); }}"""
+    static inline {c} sign_{real}({c} x) {{ return x < 0 || x > 0 ? copysign{suffix}(1, x) : 0; }}"""
 
 _CYTHON_DECLARATIONS = """\
     ctypedef {c} *{real}_operand
@@ -140,26 +141,54 @@ cdef inline void {name}_over_{real}({operand_arguments}, Py_ssize_t size, const 
     for i in range(blocks * BLOCK, size):
 {body}
 
-
+{alone}
 cdef void {name}_loop_{real}(void **operands, Py_ssize_t size, const void *coefficients,
                              Py_ssize_t prefetch) noexcept nogil:
-    {name}_over_{real}({operands}, size, <const {c} *>coefficients, prefetch)
+    cdef const {c} *numbers = <const {c} *>coefficients
+{choice}
+    {name}_over_{real}({operands}, size, numbers, prefetch)
 """
+
+_CYTHON_ALONE = """
+cdef inline void {name}_alone_{real}({operand_arguments}, Py_ssize_t size, const {c} *coefficients) noexcept nogil:
+{locals}
+    cdef Py_ssize_t i
+    for i in range(size):
+{body}
+
+"""
+
+
+def _declared(loop: Loop, c: str) -> str:
+    """The variables of a loop, and its coefficients."""
+    lines = [f"cdef {c} {name}" for name in loop.local_names]
+    lines += [f"cdef {c} c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
+    return indent(lines, 1)
 
 
 def _cython_loop(loop: Loop, real: str) -> str:
     c = REALS[real]
     body = call_lines(loop, call="{}_" + real)
-    declared = [f"cdef {c} {name}" for name in loop.local_names]
-    declared += [f"cdef {c} c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
     itemsize = 4 if real == "float32" else 8
+    spelled = {
+        "name": loop.name,
+        "real": real,
+        "c": c,
+        "operand_arguments": ", ".join(f"{real}_operand s_{name}" for name in loop.operands),
+        "operands": ", ".join(f"<{real}_operand>operands[{index}]" for index in range(len(loop.operands))),
+    }
+    alone, choice = "", []
+    if loop.alone and real in ALONE:
+        own = call_lines(loop.alone, call="{}_" + real)
+        alone = _CYTHON_ALONE.format(**spelled, locals=_declared(loop.alone, c), body=indent(own, 2))
+        idle = " and ".join(f"numbers[{index}] == {value:g}" for index, value in enumerate(IDLE))
+        call = f"{loop.name}_alone_{real}({spelled['operands']}, size, numbers + {len(IDLE)})"
+        choice = [f"if prefetch == 0 and {idle}:", f"    {call}", "    return"]
     return _CYTHON_LOOP.format(
-        name=loop.name,
-        real=real,
-        c=c,
-        operand_arguments=", ".join(f"{real}_operand s_{name}" for name in loop.operands),
-        operands=", ".join(f"<{real}_operand>operands[{index}]" for index in range(len(loop.operands))),
-        locals=indent(declared, 1),
+        **spelled,
+        alone=alone,
+        choice=indent(choice, 1),
+        locals=_declared(loop, c),
         per_line=CACHE_LINE // itemsize,
         prefetches=indent([f"prefetch_for_update(s_{name} + i)" for name in loop.operands], 4),
         body_in_block=indent(body, 4),
@@ -194,15 +223,13 @@ cdef void {name}_sharing_loop_float32(void **operands, Py_ssize_t size, const vo
 
 
 def _cython_sharing_loop(loop: Loop) -> str:
-    declared = [f"cdef float {name}" for name in loop.local_names]
-    declared += [f"cdef float c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
     rest = [f"rest[{k}] = <float32_operand>operands[{k}] + blocks * SHARED_BLOCK" for k in range(len(loop.operands))]
     return _CYTHON_SHARING_LOOP.format(
         name=loop.name,
         n_operands=len(loop.operands),
         operand_arguments=", ".join(f"float32_operand s_{name}" for name in loop.operands),
         operands=", ".join(f"<float32_operand>operands[{index}]" for index in range(len(loop.operands))),
-        locals=indent(declared, 1),
+        locals=_declared(loop, "float"),
         body_by_fma=indent(call_lines(loop, call="{}_" + BY_FMA), 3),
         body=indent(call_lines(loop, call="{}_float32"), 3),
         rest=indent(rest, 1),

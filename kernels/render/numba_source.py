@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from ..constants import CACHE_LINE, LANES, PREFETCH_BLOCK
 from ..formulas.dialect import Function
-from ..formulas.registry import Loop
-from .spelling import call_lines, indent, statements
+from ..formulas.registry import IDLE, Loop
+from .spelling import ALONE, call_lines, indent, statements
 
 _NUMBA_FUNCTION = """\
 @inline
@@ -25,6 +25,7 @@ def {name}_coefficients(arguments, results):
 _NUMBA_LOOP = """\
 def {name}_loop(operands, size, coefficients, prefetch_distance):
 {locals}
+{alone}
     blocks = 0
     if prefetch_distance > 0:
         blocks = size // {block}
@@ -74,6 +75,11 @@ def numba_source(loop: Loop, real: str) -> str:
     """
     parts = functions_source(loop.functions)
     body = call_lines(loop, call="{}")
+    alone = []
+    if loop.alone and real in ALONE:
+        idle = " and ".join(f"coefficients[{index}] == {value}" for index, value in enumerate(IDLE))
+        own = [f"        {line}" for line in call_lines(loop.alone, call="{}")]
+        alone = [f"if prefetch_distance == 0 and {idle}:", "    for i in range(size):", *own, "    return"]
     local = [f"s_{name} = operands[{index}]" for index, name in enumerate(loop.operands)]
     local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
     parts.append(
@@ -82,6 +88,7 @@ def numba_source(loop: Loop, real: str) -> str:
             block=PREFETCH_BLOCK,
             per_line=CACHE_LINE // (4 if real == "float32" else 8),
             locals=indent(local, 1),
+            alone=indent(alone, 1),
             prefetches=indent([f"prefetch(s_{name}, i)" for name in loop.operands], 4),
             body_in_block=indent(body, 4),
             body=indent(body, 2),

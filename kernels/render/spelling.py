@@ -10,6 +10,10 @@ from typing import Any
 from ..formulas.dialect import VOCABULARY, Function
 from ..formulas.registry import Loop
 
+ALONE = ("float32",)
+"""The precisions in which a loop is also rendered without `regularize`, for steps that do not prefetch: others wait for
+memory, whatever they compute."""
+
 
 class _Spelling(ast.NodeTransformer):
     """Renames calls, wraps numbers, and turns `**` into a call."""

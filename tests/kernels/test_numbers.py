@@ -134,8 +134,9 @@ def test_what_a_rate_of_zero_does_change(case: Case, dtype: Any, backend: str) -
     """As docs/guarantees.md says."""
     _, zeros = still(case, [-0.0, float(np.finfo(dtype).tiny) / 8], dtype, backend)
     assert not zeros.any()
-    _, nonfinite = still(case, [math.inf, -math.inf, math.nan], dtype, backend)
-    assert np.isnan(nonfinite).all()
+    before, nonfinite = still(case, [math.inf, -math.inf, math.nan], dtype, backend)
+    coupled = not {**case.spec.defaults, **case.options}.get("decoupled_weight_decay", True)
+    assert equal_bits(nonfinite, np.full_like(before, np.nan) if coupled else before)
 
 
 @by_dtype
@@ -145,6 +146,29 @@ def test_rprop_moves_by_its_least_step_size_whatever_its_rate(dtype: Any, backen
     assert equal_bits(before, after)
     before, after = still(Case("Rprop", {"step_sizes": (0.25, 0.25)}), [1.0], dtype, backend)
     assert after.tolist() == [0.25, 1.0, 1.75]
+
+
+# --- a small eps, and large gradients -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-12, 1e-18])
+@pytest.mark.parametrize("scale", [1e-18, 1e-6, 1.0, 1e6, 1e12, 1e18])
+@by_dtype
+@by_backend
+def test_adadelta_neither_underflows_nor_overflows(eps: float, scale: float, dtype: Any, backend: str) -> None:
+    """Where torch's two roots are numbers of float32, so is the root of their squares' quotient."""
+    import torch
+
+    gradients = [0.5 * scale, -0.25 * scale, scale]
+    param, theirs = np.zeros(1, dtype), torch.zeros(1, dtype=torch.float64)
+    optimizer = fastopt.Adadelta(param, eps=eps, backend=backend)
+    other = torch.optim.Adadelta([theirs], eps=eps, foreach=False)
+    for gradient in gradients:
+        optimizer.step(np.full(1, gradient, dtype))
+        theirs.grad = torch.full_like(theirs, gradient)
+        other.step()
+    assert param[0] != 0
+    np.testing.assert_allclose(param, theirs.numpy(), rtol=5e-7 if dtype == np.float32 else 2e-15)
 
 
 # --- an eps of 0, and variances -------------------------------------------------------------------------------------

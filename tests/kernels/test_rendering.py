@@ -22,6 +22,7 @@ from fastopt.kernels.formulas import coefficients, dialect, operations, registry
 from fastopt.kernels.native import _coefficients
 from fastopt.kernels.numba import loops as numba_loops
 from fastopt.kernels.numba import machine_code
+from fastopt.kernels.render.spelling import ALONE
 
 FLAGS = {name for name, each in HYPERPARAMETERS.items() if each.flag} | {"eps_outside"}
 SHARED = ("clip_coefficient", "factor", "threshold")
@@ -187,11 +188,13 @@ def test_every_compiled_loop_is_vectorised(level: str) -> None:
     for loop in registry.loops().values():
         for real in registry.REALS:
             body = bodies[f"{loop.name} {real}"]
+            bodies_in_it = 3 if loop.alone and real in ALONE else 2
             for operation in arithmetic_of(loop):
                 found = re.findall(packed(operation, real, level), body)
-                assert len(found) >= 2, f"{loop.name} {real} at {level}: no packed {operation} in both loops"
+                assert len(found) >= bodies_in_it, f"{loop.name} {real} at {level}: no packed {operation} in some loop"
             found = re.findall(moved(level), body)
-            assert len(found) >= 2 or "mem" in found[0], f"{loop.name} {real} at {level}: nothing packed in both loops"
+            enough = len(found) >= bodies_in_it or "mem" in found[0]
+            assert enough, f"{loop.name} {real} at {level}: nothing packed in some loop"
             assert not re.search(FUSED, body), f"{loop.name} {real} at {level}: contracted, so other bits"
 
 
