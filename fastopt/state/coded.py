@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from ..kernels.formulas.storage import BLOCK, FORMATS, Format
-from ..kernels.python import codecs
 from ..step.storage import CODE_DTYPES
 
 PIECE = 256 * BLOCK
@@ -16,6 +15,13 @@ PIECE = 256 * BLOCK
 
 KEYS = ("codec", "shape", "codes")
 """What a state dict with `encoded=True` has of a coded state."""
+
+
+def _codec(name: str) -> Any:
+    """What decodes a format and encodes it to the nearest."""
+    from ..kernels.python import codecs  # rarely needed
+
+    return codecs.codec(name, False)
 
 
 def form_of(name: str, shape: Sequence[int]) -> tuple[np.dtype[Any], tuple[int, ...]]:
@@ -27,7 +33,7 @@ def form_of(name: str, shape: Sequence[int]) -> tuple[np.dtype[Any], tuple[int, 
 
 def decoded(name: str, codes: np.ndarray, shape: Sequence[int], rest: np.ndarray | None = None) -> np.ndarray:
     """A new float32 array with the numbers that codes stand for; `rest` has their other bits if a format has a rest."""
-    decode, _ = codecs.codec(name, False)
+    decode, _ = _codec(name)
     found = np.empty(tuple(shape), np.float32)
     elements = found.reshape(-1)
     for part, own, more in _pieces(FORMATS[name], codes, elements.size, rest):
@@ -42,7 +48,7 @@ def joined(param: np.ndarray, rest: np.ndarray) -> np.ndarray:
 
 def split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The codes of a bfloat16 parameter and the rest of each, for numbers of float32."""
-    _, encode = codecs.codec("split_bfloat16", False)
+    _, encode = _codec("split_bfloat16")
     codes, rest = (np.zeros(values.shape, CODE_DTYPES[16]) for _ in range(2))
     elements = np.ascontiguousarray(values, np.float32).reshape(-1)
     encode(elements, codes.reshape(-1), rest.reshape(-1), 0, 0)
@@ -51,7 +57,7 @@ def split(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def encoded(name: str, values: np.ndarray) -> np.ndarray:
     """A new array with the codes nearest to numbers of float32."""
-    _, encode = codecs.codec(name, False)
+    _, encode = _codec(name)
     dtype, shape = form_of(name, values.shape)
     codes = np.zeros(shape, dtype)
     elements = np.ascontiguousarray(values, np.float32).reshape(-1)

@@ -498,6 +498,16 @@ def test_bad_parameters(bad: tuple[Callable[[], Any], str, Any, str]) -> None:
         fastopt.Adam(params(), backend=backend)
 
 
+@pytest.mark.parametrize(
+    "options", [{"state_dtype": "float8"}, {"stochastic_rounding": True}, {"master_weights": True}], ids=str
+)
+def test_storage_in_fewer_bits_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        NotImplementedError, match=f"{next(iter(options))} with backend='cuda': its steps read and write"
+    ):
+        fastopt.Adam(to_device(A), **options)
+
+
 BAD_GRADIENTS: dict[str, tuple[Callable[[Any], Any], Any, str]] = {
     "NumPy's": (lambda param: A, TypeError, r"grads\[1\] must be in the memory of a CUDA device .*, got numpy.ndarray"),
     "shape": (
