@@ -39,6 +39,8 @@ OPTIONS: dict[str, Any] = {
         "nonfinite",
         "max_consecutive_skips",
         "zero_grads",
+        "stochastic_rounding",
+        "seed",
         "backend",
         "n_threads",
         "flush_denormals",
@@ -71,6 +73,13 @@ class NativeOptimizer(SavedOptimizer):
         With `nonfinite="skip"`: raise a FloatingPointError when more steps in a row are skipped.
     zero_grads: bool, default False
         Zero gradients in the pass that reads them, as zero_grad(set_to_none=False) would after the step.
+    stochastic_rounding: bool, default False
+        Round bfloat16 and float16 parameters and states up or down at random once a step, so that the expected value is
+        the number itself. Otherwise they are rounded to the nearest, and changes of less than half the distance between
+        neighbouring numbers are lost. What is random depends on `seed`, the parameter's count of steps, its position
+        among all parameters and the element's only: bits are the same from every backend and number of threads.
+    seed: int, default 0
+        At least 0 and less than 2**64. State dicts hold it, and loading one takes it over.
     backend: "auto", "cython", "numba", "reference" or "cuda"
         What runs the update. All backends on the CPU give the same bits. "auto" is "cuda" for parameters on a CUDA
         device, which no other backend can step.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..definitions.specs import Spec
 from ..state.torch_form import StateDict
+from ..step.options import STEP_OPTIONS
 from .state_dicts import Fitting, convert_state_dict
 from .stepping import flattening, states
 from .stepping.host import Host
@@ -50,14 +51,15 @@ class SavedOptimizer(torch.optim.Optimizer):
             states.make_states_early(self._host, state, self._init_group, self.param_groups, placed)
 
     def state_dict(self) -> dict[str, Any]:
-        """As torch's.
+        """As torch's; with `stochastic_rounding`, also the "seed".
 
         Raises
         ------
         RuntimeError
             Another thread is in the middle of a step.
         """
-        return self._stepper.alone(super().state_dict)
+        saved: dict[str, Any] = self._stepper.alone(super().state_dict)
+        return {**saved, "seed": self.options["seed"]} if self.options["stochastic_rounding"] else saved
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -85,6 +87,7 @@ class SavedOptimizer(torch.optim.Optimizer):
         fitting = Fitting(self.name, self.spec, self.param_groups, bool(self._optimizer_load_state_dict_pre_hooks))
         if isinstance(state_dict, StateDict):  # a NumPy optimizer's
             state_dict = convert_state_dict(state_dict)
+        seed = _seed(state_dict, self.options["seed"])
         state_dict = fitting.match_names(state_dict)
         # After users' hooks, which may rewrite everything, and before those that look at what was loaded.
         handles = [
@@ -96,6 +99,9 @@ class SavedOptimizer(torch.optim.Optimizer):
         finally:
             for handle in handles:
                 handle.remove()
+        if self.options["stochastic_rounding"]:
+            self.options["seed"] = seed
+            self._given = {**self._given, "seed": seed}
 
     def __getstate__(self) -> dict[str, Any]:
         return self._stepper.alone(self._contents)
@@ -136,3 +142,10 @@ class SavedOptimizer(torch.optim.Optimizer):
         made: SavedOptimizer = type(self).__new__(type(self))
         made.__setstate__({**self.__getstate__(), "in_backward": False, "_buffers": self._host.buffers})
         return made
+
+
+def _seed(state_dict: Any, default: int) -> int:
+    """The seed in a state dict, checked."""
+    given = state_dict.get("seed", default) if isinstance(state_dict, Mapping) else default
+    seed: int = STEP_OPTIONS["seed"].check("state_dict['seed']", given)
+    return seed

@@ -143,7 +143,7 @@ class Fitting:
         check_nothing_is_accumulated(self.owner, state_dict)
         params = dict.fromkeys(key for group in state_dict["param_groups"] for key in group["params"])
         saved, read, unknown = state_dict["state"], {}, []
-        names = state_names(self.spec)
+        names = state_names(self.spec, True)
         for key, state in saved.items():
             may_be_number = isinstance(key, str) and key.isdecimal() and isinstance(state, Mapping)
             if may_be_number and key not in params and int(key) in params and int(key) not in saved:

@@ -32,6 +32,8 @@ ADDED = {
     "nonfinite": "propagate",
     "max_consecutive_skips": None,
     "zero_grads": False,
+    "stochastic_rounding": False,
+    "seed": 0,
     "backend": "auto",
     "n_threads": None,
     "flush_denormals": True,

@@ -43,6 +43,11 @@ class Host:
     scaler: tuple[Any, Any] = (None, None)
     """During a step on a device: a GradScaler's `found_inf` and `grad_scale`."""
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether torch's states have a count of steps: random bits depend on it, too."""
+        return bool(self.spec.counts_steps or self.options["stochastic_rounding"])
+
     def n_threads(self) -> int:
         """The number of threads that a step uses at most."""
         given: int | None = self.options["n_threads"]

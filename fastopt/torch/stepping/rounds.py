@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.engine.contract import EngineInputs, SegmentRecords, SegmentSettings
-from ...kernels.engine.plan import OperandForm, Segment
+from ...kernels.engine.plan import OperandForm, Segment, StepPlan
 from ...step.options import check_group_options
 from ...step.planning import Planner
 from . import devices, tensors
@@ -73,7 +73,7 @@ class Round:
             for entry in self.entries
         ]
         self.state_arrays = [state for segment in table for state in segment.states]
-        self.numbers = StateNumbers(host.spec)
+        self.numbers = StateNumbers(host.spec, host.counts_steps)
         self.records = SegmentRecords.of(len(table), host.spec.carried.values())
         self.records.steps[:] = [contents.steps.get(id(entry.param), 1) for entry in self.entries]
         self.read_numbers()
@@ -93,7 +93,12 @@ class Round:
     def forms(self, contents: Contents, group: int, memory: Sequence[Tensor]) -> tuple[OperandForm, ...] | None:
         """The forms of a segment's operands, given the tensors of its parameter and its states."""
         names = ("param", "grad", *self.host.spec.states(contents.hyperparameters[group]))
-        return operand_forms(self.backend, names, [memory[0], *memory])
+        return operand_forms(self.backend, names, [memory[0], *memory], self.host.options["stochastic_rounding"])
+
+    def step_plan(self) -> StepPlan:
+        plan = self.planner.step_plan()
+        plan.seed = self.host.options["seed"]
+        return plan
 
     def read_numbers(self) -> None:
         """Find the numbers in torch's state; the walk reads them at each step."""
@@ -132,7 +137,7 @@ class Round:
                 settings=SegmentSettings.of(len(table)),
                 records=records,
                 progress=self.host.progress,
-                plan=self.planner.step_plan(),
+                plan=self.step_plan(),
                 reject=_accept,
                 report=self.host.report,
             )
@@ -154,7 +159,7 @@ class Round:
             contents.known_groups,
             segments,
             memory,
-            self.host.spec.counts_steps,
+            self.host.counts_steps,
             self.number_arrays,
             kept,
             contents.states,
@@ -180,6 +185,7 @@ class Round:
             and all(entry.buffer is not None for entry in self.entries)
             and self.host.options["clip_norm"] is None
             and self.host.options["nonfinite"] == "propagate"
+            and not self.host.options["stochastic_rounding"]  # whose random bits are each parameter's own
         )
 
     def make_flat_engine(self, contents: Contents, buffers: dict[Buffer, list[Entry]]) -> Any:
@@ -238,7 +244,7 @@ class Round:
     def set_scale(self) -> None:
         """Take over a changed gradient scale, as far as groups do not have it in their plans."""
         for engine in self.engines:
-            engine.set_scale(self.planner.step_plan())
+            engine.set_scale(self.step_plan())
 
     # --- a step -------------------------------------------------------------------------------------------------------
 

@@ -21,11 +21,12 @@ class StateNumbers:
     """The numbers in torch's states: a segment's count of steps, where torch keeps one, then the carried ones.
 
     A step reads them from torch's tensors before, and writes them there after; engines keep them in their records.
+    `counts_steps` says whether there is a count.
     """
 
-    def __init__(self, spec: Spec) -> None:
-        self.counts_steps = spec.counts_steps
-        self.names = ("step",) * spec.counts_steps + tuple(spec.carried)
+    def __init__(self, spec: Spec, counts_steps: bool) -> None:
+        self.counts_steps = counts_steps
+        self.names = ("step",) * counts_steps + tuple(spec.carried)
 
     def get(self, records: SegmentRecords, index: int) -> list[float]:
         """The numbers of a segment, in the order of `names`."""
@@ -39,9 +40,9 @@ class StateNumbers:
         records.carried[index] = values[self.counts_steps :]
 
 
-def state_names(spec: Spec) -> tuple[str, ...]:
+def state_names(spec: Spec, counts_steps: bool) -> tuple[str, ...]:
     """The names of everything that an optimizer may keep in a parameter's state."""
-    return (*StateNumbers(spec).names, *spec.all_states)
+    return (*StateNumbers(spec, counts_steps).names, *spec.all_states)
 
 
 def optional_states(spec: Spec) -> set[str]:
@@ -114,7 +115,7 @@ def make_states_early(
     host: Host, states: States, init_group: InitGroup, groups: Sequence[Group], only: Collection[int] | None = None
 ) -> None:
     """Make the states of all parameters, or of those with these ids, before there are gradients."""
-    names = state_names(host.spec)
+    names = state_names(host.spec, host.counts_steps)
     for group in groups:
         new = [
             param

@@ -21,6 +21,7 @@ from .states import (
     has_state,
     is_unused,
     make_states,
+    new_number,
     optional_states,
     state_names,
 )
@@ -39,7 +40,7 @@ class Update:
     ) -> None:
         self.host = host
         self.hyperparameters = [read_hyperparameters(host.name, host.spec, group) for group in groups]
-        self.names = state_names(host.spec)
+        self.names = state_names(host.spec, host.counts_steps)
         self.optional = optional_states(host.spec)
         labels = tensors.labels(groups)
         entries: list[Entry | None] = []
@@ -115,7 +116,8 @@ class Update:
 
     def remember(self, states: States, param: Tensor) -> None:
         """Note what is in a parameter's state before something is added."""
-        self.before[param] = dict(states[param]) if param in states else None
+        if param not in self.before:
+            self.before[param] = dict(states[param]) if param in states else None
 
     def drop_made_states(self, states: States) -> None:
         """Leave the states as they were: a step that is not done makes none."""
@@ -129,7 +131,7 @@ class Update:
 
     def counts(self, entries: Sequence[Entry], known: dict[int, int]) -> dict[int, int]:
         """The number of steps of each parameter by id, where torch keeps no count; 1 stands for any above 0."""
-        if self.host.spec.counts_steps:
+        if self.host.counts_steps:
             return {}
         return {
             id(entry.param): 0
@@ -178,7 +180,11 @@ class Update:
             if not tensors.is_dense(value) or not tensors.lies_like(value, entry.memory):
                 value = state[name] = tensors.laid_out_like(value, entry.memory)
             entry.states.append(value)
-        for name in StateNumbers(host.spec).names:
+        if host.counts_steps and not host.spec.counts_steps and state.get("step") is None:
+            self.remember(states, entry.param)
+            state = states[entry.param]
+            state["step"] = new_number(float(bool(entry.states) and not all(map(is_unused, entry.states))))
+        for name in StateNumbers(host.spec, host.counts_steps).names:
             value, label = state.get(name), f"{name!r} in the state of {entry.label}"
             dtypes = tensors.COUNT_DTYPES if name == "step" else tensors.DTYPES
             if not isinstance(value, Tensor) or value.numel() != 1 or value.dtype not in dtypes:
