@@ -20,8 +20,9 @@ from ..definitions.specs import SPECS, Spec
 from ..kernels.engine.contract import Progress
 from ..step.nonfinite import NonfiniteGradients
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
+from ..step.storage import REST
 from .saving import SavedOptimizer
-from .stepping import devices, flattening, gradient_hooks, hyperparameters, modes, tensors
+from .stepping import devices, flattening, formats, gradient_hooks, hyperparameters, modes, tensors
 from .stepping.host import Host
 from .stepping.stepper import Stepper
 
@@ -41,6 +42,7 @@ OPTIONS: dict[str, Any] = {
         "zero_grads",
         "stochastic_rounding",
         "seed",
+        "master_weights",
         "backend",
         "n_threads",
         "flush_denormals",
@@ -80,6 +82,11 @@ class NativeOptimizer(SavedOptimizer):
         among all parameters and the element's only: bits are the same from every backend and number of threads.
     seed: int, default 0
         At least 0 and less than 2**64. State dicts hold it, and loading one takes it over.
+    master_weights: bool, default False
+        Keep what bfloat16 parameters cannot hold of float32 in a state of 16 bits, `param_rest`: together they are the
+        float32 parameter, and updates are those of float32 parameters and states on the same gradients; the other
+        states are of float32, too. See `master_params`. float32 and float64 parameters need nothing; float16 ones are a
+        TypeError.
     backend: "auto", "cython", "numba", "reference" or "cuda"
         What runs the update. All backends on the CPU give the same bits. "auto" is "cuda" for parameters on a CUDA
         device, which no other backend can step.
@@ -203,6 +210,8 @@ class NativeOptimizer(SavedOptimizer):
             if not tensors.is_settled(param):
                 continue
             devices.check_backend(self.name, label, param, self.options["backend"])
+            if self.options["master_weights"]:
+                formats.check_master_weights(self.name, label, param)
             if self.options["flatten"] and devices.kind(param) != "cpu":
                 raise ValueError(
                     f"{self.name}: flatten=True is for parameters in main memory, {label} is on {param.device}, where "
@@ -379,6 +388,36 @@ class NativeOptimizer(SavedOptimizer):
             vars(host.report).update(report)
 
         return put_back
+
+    def master_params(self) -> list[Tensor]:
+        """Copies of all parameters in float32, to the last bit that `master_weights=True` keeps of them.
+
+        Returns
+        -------
+        copies: list of tensors
+            One for each parameter of all groups. float64 parameters stay float64.
+
+        Raises
+        ------
+        RuntimeError
+            The optimizer has no master weights, or another thread is in the middle of a step.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from fastopt.torch import SGD
+        >>> w = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+        >>> optimizer = SGD([w], lr=0.001, master_weights=True)
+        >>> w.sum().backward()
+        >>> optimizer.step()
+        >>> w.data, optimizer.master_params()
+        (tensor([1., 1.], dtype=torch.bfloat16), [tensor([0.9990, 0.9990])])
+        """
+        if not self.options["master_weights"]:
+            raise RuntimeError(f"{self.name} has no master weights; make it with master_weights=True")
+        state = self.__dict__["state"]
+        params = [param for group in self.param_groups for param in group["params"]]
+        return self._stepper.alone(lambda: [formats.joined(param, state.get(param, {}).get(REST)) for param in params])
 
     # --- what a user reads ------------------------------------------------------------------------------------------
 

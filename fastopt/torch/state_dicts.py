@@ -13,6 +13,7 @@ from torch import Tensor
 from ..definitions.specs import Spec
 from ..state.torch_form import as_tensor, torch_form
 from ..step.operations import ACCUMULATOR
+from ..step.storage import REST
 from .stepping import tensors
 from .stepping.states import state_names
 
@@ -158,7 +159,7 @@ class Fitting:
                 f"{self.owner}: state_dict has states for {_listed(unknown)}, but its groups have the parameters "
                 f"{_listed(params)}"
             )
-        known = (*self.spec.carried, *self.spec.all_states)
+        known = (*self.spec.carried, *self.spec.all_states, REST)
         self.saved = [
             {name: value for name in known if isinstance(value := read.get(key, {}).get(name), Tensor)}
             for group in state_dict["param_groups"]
@@ -171,7 +172,9 @@ class Fitting:
             raise TypeError(f"{self.owner}: state_dict['state'][{key!r}] must be a dict, got {state!r}")
         read = {}
         for name, value in state.items():
-            if name == ACCUMULATOR:
+            # Torch's class has no use for the rest of parameters: what comes from there is out of date, and rounded.
+            out_of_date = name == REST and isinstance(value, Tensor) and value.dtype is not tensors.REST_DTYPE
+            if name == ACCUMULATOR or out_of_date:
                 continue
             if name in names and not (value is None or isinstance(value, (Tensor, np.ndarray, Number))):
                 raise TypeError(
@@ -200,6 +203,8 @@ class Fitting:
 
 def _dtype_to_load(saved: torch.dtype, param_dtype: torch.dtype, is_number: bool) -> torch.dtype:
     """The dtype in which a state is loaded: one that holds what was saved, if steps can use it."""
+    if saved is tensors.REST_DTYPE:
+        return saved
     if is_number:
         return torch.float32 if saved in tensors.HALVES else saved
     if param_dtype in tensors.HALVES and saved in tensors.DTYPES:

@@ -34,6 +34,7 @@ ADDED = {
     "zero_grads": False,
     "stochastic_rounding": False,
     "seed": 0,
+    "master_weights": False,
     "backend": "auto",
     "n_threads": None,
     "flush_denormals": True,

@@ -1,15 +1,19 @@
-"""The formats in which tensors store what kernels compute in float32."""
+"""The formats in which tensors store what kernels compute in float32.
+
+With `master_weights=True`, a bfloat16 parameter and its state `REST` hold a float32 number together.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ...kernels.backends import Backend
-from ...kernels.constants import GRAD
+from ...kernels.constants import GRAD, PARAM
 from ...kernels.engine.plan import OperandForm
-from ...step.storage import codec
+from ...step.storage import REST, codec
 from . import tensors
 
 
@@ -18,13 +22,46 @@ def operand_forms(
 ) -> tuple[OperandForm, ...] | None:
     """The forms of these operands of a segment, or None if kernels read all of them directly.
 
-    If `stochastic`, a step rounds them stochastically; the gradient is not rounded.
+    If `stochastic`, a step rounds them stochastically; the gradient is not rounded, nor are parameters with a `REST`.
     """
     formats = [tensors.HALVES.get(each.dtype) for each in operands]
+    rest = names.index(REST) if REST in names else -1
+    if rest >= 0:
+        formats[PARAM] = "split_bfloat16"
     if not any(formats):
         return None
     return tuple(
-        OperandForm(name, tensors.DTYPES[operand.dtype], codec(backend, stored, rounds) if stored else None)
+        OperandForm(
+            name,
+            tensors.ARRAY_DTYPES[operand.dtype],
+            codec(backend, stored, rounds) if stored else None,
+            rest if position == PARAM else -1,
+        )
         for position, (name, operand, stored) in enumerate(zip(names, operands, formats, strict=True))
-        for rounds in [stochastic and position != GRAD]
+        for rounds in [stochastic and position != GRAD and not (position == PARAM and rest >= 0)]
     )
+
+
+def check_master_weights(owner: str, label: str, param: Tensor) -> None:
+    """Check that a parameter can have master weights.
+
+    Raises
+    ------
+    TypeError
+        It is of float16.
+    """
+    if param.dtype is torch.float16:
+        raise TypeError(
+            f"{owner}: master_weights=True is for bfloat16 parameters: {label} is {param.dtype}, which has 3 bits of "
+            "exponent less than float32, so that 16 further bits do not make a float32 of it; keep it in float32 or "
+            "bfloat16"
+        )
+
+
+def joined(param: Tensor, rest: Tensor | None) -> Tensor:
+    """A copy of a parameter, with its rest, in the dtype that kernels compute in."""
+    param = tensors.as_plain(param).detach()
+    if rest is None or param.dtype is not torch.bfloat16:
+        return param.to(torch.float32, copy=True) if param.dtype in tensors.HALVES else param.clone()
+    upper = param.view(torch.int16).to(torch.int32) << 16
+    return (upper + rest.to(torch.int32)).view(torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ...definitions.specs import Spec
 from ...kernels.engine.contract import Progress
 from ...step.nonfinite import NonfiniteGradients
+from ...step.storage import REST
 from ...threads import get_num_threads
 from .flattening import Buffer
 
@@ -47,6 +48,18 @@ class Host:
     def counts_steps(self) -> bool:
         """Whether torch's states have a count of steps: random bits depend on it, too."""
         return bool(self.spec.counts_steps or self.options["stochastic_rounding"])
+
+    def state_names(self, values: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
+        """The names of the states that a step of a parameter with these hyperparameters reads and writes."""
+        return (*self.spec.states(values), *((REST,) if self.is_split(param) else ()))
+
+    def is_split(self, param: Tensor) -> bool:
+        """Whether a parameter has master weights; then its states are of float32, too."""
+        return bool(self.options["master_weights"]) and param.dtype is torch.bfloat16
+
+    def state_dtype(self, param: Tensor) -> torch.dtype:
+        """The dtype of a parameter's new states."""
+        return torch.float32 if self.is_split(param) else param.dtype
 
     def n_threads(self) -> int:
         """The number of threads that a step uses at most."""

@@ -92,7 +92,7 @@ class Round:
 
     def forms(self, contents: Contents, group: int, memory: Sequence[Tensor]) -> tuple[OperandForm, ...] | None:
         """The forms of a segment's operands, given the tensors of its parameter and its states."""
-        names = ("param", "grad", *self.host.spec.states(contents.hyperparameters[group]))
+        names = ("param", "grad", *self.host.state_names(contents.hyperparameters[group], memory[0]))
         return operand_forms(self.backend, names, [memory[0], *memory], self.host.options["stochastic_rounding"])
 
     def step_plan(self) -> StepPlan:
@@ -195,7 +195,7 @@ class Round:
             group = entries[0].group
             memory = [
                 buffer.param,
-                *(buffer.states[name] for name in self.host.spec.states(contents.hyperparameters[group])),
+                *(buffer.states[name] for name in self.host.state_names(contents.hyperparameters[group], buffer.param)),
             ]
             param, *states = map(tensors.flat_array, memory)
             table.append(Segment(group, param, states, forms=self.forms(contents, group, memory)))

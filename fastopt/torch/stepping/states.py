@@ -65,11 +65,19 @@ def is_unused(state: Tensor) -> bool:
     return bool(first == 0 and first.signbit()) and bool(((state == 0) & state.signbit()).all())
 
 
-def new_state(spec: Spec, values: Mapping[str, Any], name: str, param: Tensor) -> Tensor:
-    """A state as a new optimizer with these hyperparameters has it before its first step."""
+def has_begun(states: Sequence[Tensor]) -> bool:
+    """Whether a step has used one of these states; the rest of a parameter does not tell."""
+    return not all(is_unused(each) for each in states if each.is_floating_point())
+
+
+def new_state(
+    spec: Spec, values: Mapping[str, Any], name: str, param: Tensor, dtype: torch.dtype | None = None
+) -> Tensor:
+    """A state as a new optimizer with these hyperparameters has it before its first step, by default of the
+    parameter's dtype."""
     start = spec.initial.get(name, 0.0 if spec.counts_steps else UNUSED)
     value = float(values[start]) if isinstance(start, str) else start
-    return torch.full_like(param, value, requires_grad=False, memory_format=torch.preserve_format)
+    return torch.full_like(param, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
 
 
 def new_number(value: float) -> Tensor:
@@ -78,7 +86,9 @@ def new_number(value: float) -> Tensor:
     return torch.tensor(value, dtype=dtype)
 
 
-def add_missing(spec: Spec, values: Mapping[str, Any], state: dict[str, Any], param: Tensor) -> None:
+def add_missing(
+    spec: Spec, values: Mapping[str, Any], state: dict[str, Any], param: Tensor, dtype: torch.dtype | None = None
+) -> None:
     """Give a parameter's state what it has not, as it is before a first step."""
     numbers = {"step": 0.0} if spec.counts_steps else {}
     for name, start in {**numbers, **spec.carried}.items():
@@ -86,7 +96,7 @@ def add_missing(spec: Spec, values: Mapping[str, Any], state: dict[str, Any], pa
             state[name] = new_number(start)
     for name in spec.states(values):
         if state.get(name) is None:
-            state[name] = new_state(spec, values, name, param)
+            state[name] = new_state(spec, values, name, param, dtype)
 
 
 def make_states(host: Host, states: States, init_group: InitGroup, group: Group, params: list[Tensor]) -> None:
@@ -101,9 +111,9 @@ def make_states(host: Host, states: States, init_group: InitGroup, group: Group,
         states[param].clear()  # torch makes states only where there is nothing
     try:
         with torch.no_grad():
-            init_group({**group, "params": params}, *lists)
+            init_group({**group, "params": [param for param in params if not host.is_split(param)]}, *lists)
             for param in params if host.spec.states(values) else ():
-                add_missing(host.spec, values, states[param], param)
+                add_missing(host.spec, values, states[param], param, host.state_dtype(param))
     finally:
         for param, kept in others.items():
             made = dict(states[param])

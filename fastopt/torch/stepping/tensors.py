@@ -23,7 +23,10 @@ DTYPES: dict[torch.dtype, np.dtype[Any]] = {**REALS, **dict.fromkeys(HALVES, np.
 COUNT_DTYPES = {**REALS, torch.int32: np.dtype(np.int32), torch.int64: np.dtype(np.int64)}
 """The dtypes that a count of steps can have."""
 
-ARRAY_DTYPES = {**COUNT_DTYPES, **DTYPES}
+REST_DTYPE = torch.int16
+"""Of the state that holds the rest of bfloat16 parameters; torch 2.13 cannot pickle uint16."""
+
+ARRAY_DTYPES = {**COUNT_DTYPES, **DTYPES, REST_DTYPE: np.dtype(np.uint16)}
 """The dtypes of arrays over the memory of everything that a step reads or writes."""
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import devices, tensors
+from ...step.storage import REST
+from . import devices, formats, tensors
 from .device_rounds import DeviceRound
 from .entries import Entry, assign_rounds
 from .host import Group, Host, InitGroup, States
@@ -18,10 +19,11 @@ from .states import (
     StateNumbers,
     add_missing,
     follow_hyperparameters,
+    has_begun,
     has_state,
-    is_unused,
     make_states,
     new_number,
+    new_state,
     optional_states,
     state_names,
 )
@@ -98,6 +100,8 @@ class Update:
         tensors.check_param(host.name, label, param)
         tensors.check_memory(host.name, label, param)
         devices.check_backend(host.name, label, param, host.options["backend"])
+        if host.options["master_weights"]:
+            formats.check_master_weights(host.name, label, param)
         if param.grad is not None:
             tensors.check_gradient(host.name, label, param, param.grad)
         return Entry(label, position, group, param)
@@ -136,7 +140,7 @@ class Update:
         return {
             id(entry.param): 0
             if entry.param in self.before
-            else known.get(id(entry.param), 0) or int(not all(map(is_unused, entry.states)))
+            else known.get(id(entry.param), 0) or int(has_begun(entry.states))
             for entry in entries
         }
 
@@ -153,7 +157,7 @@ class Update:
         missing = {name for name in host.spec.states(hyperparameters) if state.get(name) is None}
         if missing and missing <= self.optional:  # Something was turned on, and begins as in a new optimizer.
             self.remember(states, entry.param)
-            add_missing(host.spec, hyperparameters, state, entry.param)
+            add_missing(host.spec, hyperparameters, state, entry.param, host.state_dtype(entry.param))
         for name in host.spec.states(hyperparameters):
             value = state.get(name)
             if not isinstance(value, Tensor):
@@ -165,6 +169,11 @@ class Update:
             label = f"{name!r} in the state of {entry.label}"
             tensors.check_param(host.name, label, value)
             tensors.check_memory(host.name, label, value)
+            if host.is_split(entry.param) and value.dtype is entry.param.dtype:
+                is_new = name in host.spec.initial and state.get("step") == 0  # Adagrad's constructor makes it
+                value = state[name] = (
+                    new_state(host.spec, hyperparameters, name, entry.param, torch.float32) if is_new else value.float()
+                )
             if not tensors.fits(value.dtype, entry.param.dtype) or value.shape != entry.param.shape:
                 cure = "; optimizer.load_state_dict(optimizer.state_dict()) converts the states"
                 raise ValueError(
@@ -180,10 +189,13 @@ class Update:
             if not tensors.is_dense(value) or not tensors.lies_like(value, entry.memory):
                 value = state[name] = tensors.laid_out_like(value, entry.memory)
             entry.states.append(value)
+        if REST in host.state_names(hyperparameters, entry.param):
+            entry.states.append(self.rest(states, entry))
+            state = states[entry.param]
         if host.counts_steps and not host.spec.counts_steps and state.get("step") is None:
             self.remember(states, entry.param)
             state = states[entry.param]
-            state["step"] = new_number(float(bool(entry.states) and not all(map(is_unused, entry.states))))
+            state["step"] = new_number(float(has_begun(entry.states)))
         for name in StateNumbers(host.spec, host.counts_steps).names:
             value, label = state.get(name), f"{name!r} in the state of {entry.label}"
             dtypes = tensors.COUNT_DTYPES if name == "step" else tensors.DTYPES
@@ -198,13 +210,41 @@ class Update:
                 )
             entry.numbers.append(value)
 
+    def rest(self, states: States, entry: Entry) -> Tensor:
+        """What a bfloat16 parameter does not hold of its float32: nothing at first.
+
+        Raises
+        ------
+        ValueError
+            There is something else in its place.
+        """
+        value, label = states.get(entry.param, {}).get(REST), f"{REST!r} in the state of {entry.label}"
+        if value is None:
+            self.remember(states, entry.param)
+            value = torch.zeros(entry.memory.numel(), dtype=tensors.REST_DTYPE).as_strided(
+                entry.memory.shape, entry.memory.stride()
+            )
+        elif not isinstance(value, Tensor) or value.dtype is not tensors.REST_DTYPE or value.shape != entry.param.shape:
+            raise ValueError(
+                f"{self.host.name}: {label} must be a {tensors.REST_DTYPE} tensor of its parameter's shape "
+                f"{tuple(entry.param.shape)}, got {value!r}"
+            )
+        else:
+            tensors.check_param(self.host.name, label, value, [tensors.REST_DTYPE])
+            tensors.check_memory(self.host.name, label, value)
+            if not tensors.is_dense(value) or not tensors.lies_like(value, entry.memory):
+                there = torch.empty_strided(entry.memory.shape, entry.memory.stride(), dtype=value.dtype)
+                value = there.copy_(value)
+        states[entry.param][REST] = value
+        return value
+
     def flatten_states(self, states: States, entries: Sequence[Entry]) -> None:
         """Where parameters are in a buffer, move their states into others, once each has some."""
         by_param = {id(entry.param): entry for entry in entries}
         for buffer in self.host.buffers:
             own = [by_param[id(param)] for param in buffer.params if id(param) in by_param]
             if len(own) == len(buffer.params) and len({entry.group for entry in own}) == 1 and buffer.holds_params():
-                names = self.host.spec.states(self.hyperparameters[own[0].group])
+                names = self.host.state_names(self.hyperparameters[own[0].group], buffer.param)
                 buffer.take_states(states, names)
                 for entry in own:
                     entry.states = [states[entry.param][name] for name in names]
