@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastopt.command.arguments import CommandError, UsageError
+from fastopt.command.progress import shown_while
 
 from .arguments import THREADS
 from .results import COMMAND, Results
@@ -81,7 +82,7 @@ def run_suite(arguments: argparse.Namespace) -> int:
     if arguments.json:  # what there is of them, case by case: a run that is killed leaves it
         path = partial(arguments.json)
         path.unlink(missing_ok=True)
-    with progress_bar(screen) as progress:
+    with shown_while(progress_bar(screen)) as progress:
         progressing = suite.Progressing(
             progress,
             lambda line: screen.print(line, markup=False, highlight=False, soft_wrap=True),

@@ -119,7 +119,7 @@ class Progressing:
             self.progress.refresh()
 
 
-@dataclass
+@dataclass(eq=False)  # pytest 8.0 keeps plugins in sets
 class Collecting:
     """A plugin that collects the tests that would run."""
 

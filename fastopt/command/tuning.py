@@ -31,6 +31,7 @@ from ..tuning.sweeps import JSON_FILE, RUNS_FILE, Sweep, run_plan
 from ..tuning.tracebacks import users_traceback
 from .arguments import CommandError, UsageError, cannot, refuse_options
 from .folders import Check, check_data, check_writable, choose_folder
+from .progress import shown_while
 
 QUICK_EPOCHS = 5
 
@@ -170,7 +171,8 @@ def _progress(description: str, total: int | None) -> Iterator[Callable[[int, in
     text = TextColumn("{task.description}", markup=False)
     console = Console(stderr=True)
     columns = text, *bar_columns, TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    made = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    with shown_while(made) as bar:
         task = bar.add_task(description, total=total, state="")
         yield lambda done, total, state: bar.update(task, completed=done, total=total, state=state)
 

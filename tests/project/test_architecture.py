@@ -37,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fastopt/checkpoints",),
     ("fastopt/__init__.py",),
     ("examples",),
-    ("fastopt/tuning", "fastopt/command/arguments.py"),
+    ("fastopt/tuning", "fastopt/command/arguments.py", "fastopt/command/progress.py"),
     ("bench",),
     ("fastopt/command",),
     ("fastopt/__main__.py",),

@@ -16,6 +16,9 @@ from ...state.states import UNUSED
 from .host import Group, Host, InitGroup, States
 from .hyperparameters import read_hyperparameters
 
+ADAGRAD_NEEDS_STATES = torch.__version__ < "2.12"
+"""Whether torch's Adagrad makes states in its constructor only; its steps then fail where there are none."""
+
 
 class StateNumbers:
     """The numbers in torch's states: a segment's count of steps, where torch keeps one, then the carried ones.
@@ -111,7 +114,11 @@ def make_states(host: Host, states: States, init_group: InitGroup, group: Group,
         states[param].clear()  # torch makes states only where there is nothing
     try:
         with torch.no_grad():
-            init_group({**group, "params": [param for param in params if not host.is_split(param)]}, *lists)
+            whole = [param for param in params if not host.is_split(param)]
+            if ADAGRAD_NEEDS_STATES and host.spec.name == "Adagrad":
+                for param in whole:
+                    add_missing(host.spec, values, states[param], param)
+            init_group({**group, "params": whole}, *lists)
             for param in params if host.spec.states(values) else ():
                 add_missing(host.spec, values, states[param], param, host.state_dtype(param))
     finally:
