@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -73,7 +74,9 @@ def under_export(step: Callable[[], Any]) -> None:
 
 
 def under_jit_trace(step: Callable[[], Any]) -> None:
-    torch.jit.trace(lambda x: (step(), x + 1)[1], torch.ones(2))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.trace` is deprecated", FutureWarning)  # from torch 2.15 on
+        torch.jit.trace(lambda x: (step(), x + 1)[1], torch.ones(2))
 
 
 TRACERS = (under_make_fx, under_functionalize, under_grad, under_vmap, under_fake_tensors, under_export)
