@@ -75,7 +75,7 @@ def under_export(step: Callable[[], Any]) -> None:
 
 def under_jit_trace(step: Callable[[], Any]) -> None:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.trace` is deprecated", FutureWarning)  # from torch 2.15 on
+        warnings.filterwarnings("ignore", "`torch.jit.trace` is deprecated", FutureWarning)  # from torch 2.14 on
         torch.jit.trace(lambda x: (step(), x + 1)[1], torch.ones(2))
 
 
