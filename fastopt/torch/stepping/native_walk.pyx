@@ -341,7 +341,8 @@ cdef class NativeWalk:
     cdef bint lies_alike(self, const Placement *placement, const DLTensor *description) noexcept:
         """Whether a tensor has a segment's shape and strides, in main memory, and a dtype that gradients can have there.
 
-        That is the parameter's or, where it is a half, float32. A dimension of length 1 may have any stride, and so may all dimensions of a tensor without elements.
+        That is the parameter's or, where it is a half, float32. A dimension of length 1 may have any stride, and so may
+        all dimensions of a tensor without elements.
         """
         cdef const int64_t *shape = self.extents + placement.first
         cdef const int64_t *strides = shape + placement.ndim

@@ -139,8 +139,14 @@ class Pair:
                     assert_agrees(value.numpy(), own[name].cpu().numpy(), exact or name == "step", f"{name} of {label}")
 
 
-@pytest.mark.parametrize("name", [*SPECS, "Custom"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float32) for name in (*SPECS, "Custom")),
+        *((name, torch.float64) for name in ("SGD", "Adam", "NAdam", "Custom")),  # all: `test_cuda_engine.py`
+    ],
+    ids=str,
+)
 def test_every_class(on_device: Callable[[bool], None], name: str, dtype: Any) -> None:
     pair = Pair(on_device, name, dtype, **OPTIONS.get(name, {}))
     pair.step(*range(STEPS))
