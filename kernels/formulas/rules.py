@@ -338,7 +338,7 @@ def adadelta(param, grad, square_avg, acc_delta, rho, one_minus_rho, eps_in, ste
     square_avg = average_square(square_avg, grad, rho, one_minus_rho)
     # One root of a quotient is faster than a quotient of two roots. Without the factor 2**64, which is exact, the
     # quotient of float32 would be 0 where squares of gradients are large and `eps_in` is small.
-    ratio = sqrt(18446744073709551616.0 * (acc_delta + eps_in) / (square_avg + eps_in)) / 4294967296.0
+    ratio = 2.3283064365386963e-10 * sqrt(18446744073709551616.0 * (acc_delta + eps_in) / (square_avg + eps_in))
     delta = ratio * grad
     acc_delta = average_square(acc_delta, delta, rho, one_minus_rho)
     param = param - step_size * delta
