@@ -34,3 +34,12 @@ def snapshot(optimizer: fastopt.Optimizer) -> list[bytes]:
     for state in saved["state"].values():
         values += [np.asarray(value).tobytes() for value in state.values()]
     return [*values, repr(saved["param_groups"]).encode()]
+
+
+def stepped(case: Case, params: list[np.ndarray], gradients: list[list[Any]], **options: Any) -> tuple[Any, Any]:
+    """Copies of the parameters after these steps, and the optimizer's states."""
+    params = [param.copy() for param in params]
+    optimizer = case.make(params, **options)
+    for step in gradients:
+        optimizer.step([None if gradient is None else gradient.copy() for gradient in step])
+    return params, optimizer.state

@@ -55,17 +55,23 @@ def param_storage(
             f"state_dtype={wanted!r} is for parameters of float32, bfloat16 or float16: {label} is {dtype}, and its "
             "states are too"
         )
-    if masters and dtype.name == "float16":
-        raise TypeError(
-            f"master_weights=True is for bfloat16 parameters: {label} is float16, which has 3 bits of exponent less "
-            "than float32, so that 16 further bits do not make a float32 of it; keep it in float32, or in bfloat16"
-        )
+    if masters:
+        check_master_weights("", label, dtype.name)
     formats = {
         name: STATE_FORMATS[chosen][name in spec.unsigned]
         for name in spec.all_states
         if (chosen := _chosen(wanted, name, size)) != "float32"
     }
     return ParamStorage(formats, bool(masters) and dtype.name == "bfloat16").without(spec.exact_states(group))
+
+
+def check_master_weights(owner: str, label: str, dtype: str) -> None:
+    """Raise a TypeError if a parameter of this dtype, as its library spells it, cannot have master weights."""
+    if dtype.rpartition(".")[2] == "float16":
+        raise TypeError(
+            f"{owner}master_weights=True is for bfloat16 parameters: {label} is {dtype}, which has 3 bits of exponent "
+            "less than float32, so that 16 further bits do not make a float32 of it; keep it in float32, or in bfloat16"
+        )
 
 
 def check_backend(backend: Backend, groups: Iterable[Mapping[str, Any]], options: Mapping[str, Any]) -> None:

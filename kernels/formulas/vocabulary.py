@@ -13,9 +13,6 @@ import numpy as np
 
 __all__ = ["clip", "floor", "log", "maximum", "select", "sign", "sqrt"]
 
-WORDS = ("select", "whole")
-"""The functions that codecs may call."""
-
 
 def sqrt(x: Any) -> Any:
     """The correctly rounded square root."""

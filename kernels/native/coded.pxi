@@ -94,42 +94,6 @@ cdef void run_coded_blocks(
         first += BLOCK
 
 
-cdef void run_coded_row(Table *table, const RowOperation *operation, Segment *segment, Py_ssize_t first,
-                        char *scratch, uint32_t again) noexcept nogil:
-    """An operation on a row of the parameter as it is stored; it is rounded once more."""
-    cdef double arguments[4]
-    cdef double block[2]
-    cdef double coefficient = operation.start, count = segment.row + 1
-    cdef float single
-    cdef void *operands[1]
-    cdef Py_ssize_t start, size, last = first + segment.row
-    arguments[2] = operation.argument
-    arguments[3] = segment.lr
-    operands[0] = scratch
-    while True:
-        arguments[0] = arguments[1] = block[1] = 0
-        start = first
-        while start < last:
-            size = min(<Py_ssize_t>SUM_BLOCK, last - start)
-            decode(table, segment, PARAM, start, size, scratch)
-            operation.sum(scratch, size, coefficient, block)
-            arguments[0] += block[0]
-            arguments[1] += block[1]
-            start += SUM_BLOCK
-        operation.function(arguments, &coefficient)
-        if not operation.iterates or arguments[1] >= count or arguments[1] == 0:
-            break
-        count = arguments[1]
-    single = <float>coefficient
-    start = first
-    while start < last:
-        size = min(<Py_ssize_t>SUM_BLOCK, last - start)
-        decode(table, segment, PARAM, start, size, scratch)
-        operation.loop(operands, size, &single, 0)
-        encode(table, segment, PARAM, start, size, scratch, again)
-        start += SUM_BLOCK
-
-
 cdef void run_coded(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first, Py_ssize_t last,
                     char *scratch) noexcept nogil:
     """Run a program; row operations follow when all rows have been updated."""
@@ -143,11 +107,7 @@ cdef void run_coded(Table *table, Segment *segment, const Coefficients *coeffici
         return
     while start < last:
         for k in range(group.n_row_operations):
-            if is_coded(segment, PARAM):
-                run_coded_row(table, &group.row_operations[k], segment, start, scratch, <uint32_t>(k + 1))
-            else:
-                run_row_operation(table, &group.row_operations[k], operand_at(table, segment, PARAM, start), segment.row,
-                                  segment.lr)
+            run_row_operation(table, &group.row_operations[k], segment, start, scratch, <uint32_t>(k + 1))
         start += segment.row
     run_coded_blocks(table, segment, coefficients, program, before_rows, program.n_operations, first, last, scratch)
 

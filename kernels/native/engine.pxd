@@ -132,7 +132,6 @@ cdef class Engine:
     cdef unsigned long long enter(self) noexcept
     cdef void leave(self, unsigned long long caller) noexcept
     cdef double cost(self, Py_ssize_t segment) noexcept
-    cdef Py_ssize_t gradient_itemsize(self, Py_ssize_t segment) noexcept
     cdef bint has_gradient(self, Py_ssize_t segment) noexcept
     cdef bint carry_alike(self, Py_ssize_t first, Py_ssize_t second) noexcept
     cdef int take_gradients(self) except -1

@@ -256,15 +256,14 @@ cdef class Engine:
         cdef Py_ssize_t k, index
         cdef int operand
         cdef Segment *segment
-        cdef uint32_t key
+        cdef uint32_t key, shared = combined_key_word(0, <uint32_t>self.seed)
+        shared = combined_key_word(shared, <uint32_t>(self.seed >> 32))
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
             segment = &self.table.segments[index]
             if segment.layout == NULL:
                 continue
-            key = combined_key_word(0, <uint32_t>self.seed)
-            key = combined_key_word(key, <uint32_t>(self.seed >> 32))
-            key = combined_key_word(key, <uint32_t>(self.steps[index] + 1))
+            key = combined_key_word(shared, <uint32_t>(self.steps[index] + 1))
             key = combined_key_word(key, <uint32_t>segment.number)
             for operand in range(segment.layout.n_operands):
                 if segment.layout.forms[operand].stochastic:
@@ -307,11 +306,6 @@ cdef class Engine:
     cdef double cost(self, Py_ssize_t segment) noexcept:
         """The nanoseconds that an update of a segment takes on one thread, in cache."""
         return self.table.segments[segment].size * self.table.groups[self.table.segments[segment].group].cost
-
-    cdef Py_ssize_t gradient_itemsize(self, Py_ssize_t segment) noexcept:
-        """The size in bytes of an element of a segment's gradient."""
-        cdef const Layout *layout = self.table.segments[segment].layout
-        return self.itemsize if layout == NULL else layout.forms[GRAD].itemsize
 
     cdef bint has_gradient(self, Py_ssize_t segment) noexcept:
         """Whether the step under way has a gradient for this segment."""

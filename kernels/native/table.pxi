@@ -173,39 +173,50 @@ cdef inline char *gathered(const Table *table, const Group *group, Segment *segm
     return prepared
 
 
-cdef void add_up(sum_function sum, const char *elements, Py_ssize_t size, Py_ssize_t itemsize, double coefficient,
-                 double *results) noexcept nogil:
-    """Compute both results of a sum over many elements, in blocks of SUM_BLOCK, one after the other."""
-    cdef double block[2]
-    cdef Py_ssize_t start = 0
-    results[0] = results[1] = block[1] = 0
-    while start < size:
-        sum(elements + start * itemsize, min(<Py_ssize_t>SUM_BLOCK, size - start), coefficient, block)
-        results[0] += block[0]
-        results[1] += block[1]
-        start += SUM_BLOCK
+cdef void run_row_operation(Table *table, const RowOperation *operation, Segment *segment, Py_ssize_t first,
+                            char *scratch, uint32_t again) noexcept nogil:
+    """An operation on the row that begins at an element, SUM_BLOCK elements at a time.
 
-
-cdef void run_row_operation(Table *table, const RowOperation *operation, char *elements, Py_ssize_t size,
-                            double lr) noexcept nogil:
+    If the parameter is coded, the row is read as it is stored, and rounded once more; see `encode` for `again`.
+    """
     cdef double arguments[4]
-    cdef double coefficient = operation.start, count = size + 1
+    cdef double block[2]
+    cdef double coefficient = operation.start, count = segment.row + 1
     cdef float single
     cdef void *operands[1]
     cdef const void *passed = &coefficient
+    cdef Py_ssize_t start, size, last = first + segment.row
+    cdef bint coded = segment.layout != NULL and is_coded(segment, PARAM)
     arguments[2] = operation.argument
-    arguments[3] = lr
+    arguments[3] = segment.lr
     while True:
-        add_up(operation.sum, elements, size, table.itemsize, coefficient, arguments)
+        arguments[0] = arguments[1] = block[1] = 0
+        start = first
+        while start < last:
+            size = min(<Py_ssize_t>SUM_BLOCK, last - start)
+            if coded:
+                decode(table, segment, PARAM, start, size, scratch)
+            operation.sum(scratch if coded else operand_at(table, segment, PARAM, start), size, coefficient, block)
+            arguments[0] += block[0]
+            arguments[1] += block[1]
+            start += SUM_BLOCK
         operation.function(arguments, &coefficient)
         if not operation.iterates or arguments[1] >= count or arguments[1] == 0:
             break
         count = arguments[1]
-    operands[0] = elements
     if table.itemsize == 4:
         single = <float>coefficient
         passed = &single
-    operation.loop(operands, size, passed, 0)
+    start = first
+    while start < last:
+        size = min(<Py_ssize_t>SUM_BLOCK, last - start)
+        operands[0] = scratch if coded else operand_at(table, segment, PARAM, start)
+        if coded:
+            decode(table, segment, PARAM, start, size, scratch)
+        operation.loop(operands, size, passed, 0)
+        if coded:
+            encode(table, segment, PARAM, start, size, scratch, again)
+        start += SUM_BLOCK
 
 
 cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first, Py_ssize_t last,
@@ -233,8 +244,7 @@ cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coeffic
             start = begin
             while start < end:
                 for k in range(group.n_row_operations):
-                    run_row_operation(table, &group.row_operations[k], operand_at(table, segment, PARAM, start),
-                                      segment.row, segment.lr)
+                    run_row_operation(table, &group.row_operations[k], segment, start, NULL, 0)
                 start += segment.row
             run_operations(table, segment, coefficients, program, before_rows, program.n_operations, begin, end - begin,
                            NULL, NULL)

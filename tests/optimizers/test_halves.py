@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BACKENDS, PLAIN, VARIANTS, Case, dealt, equal_bits, extra_options
-from comparing import assert_same
+from comparing import assert_same, stepped
 from processes import in_a_fresh_process
 from storages import FLOAT32, HALVES, STORAGES, bits, problem
 
@@ -99,14 +99,6 @@ def test_rounding_of_special_values(half: Any) -> None:
     assert equal_bits(param, expected)
 
 
-def run(case: Case, params: list[np.ndarray], gradients: list[list[Any]], **options: Any) -> tuple[Any, Any]:
-    params = [param.copy() for param in params]
-    optimizer = case.make(params, **options)
-    for step in gradients:
-        optimizer.step([None if gradient is None else gradient.copy() for gradient in step])
-    return params, optimizer.state
-
-
 @by_storage
 @pytest.mark.usefixtures("threads_always")
 def test_the_same_bits_from_every_backend_and_number_of_threads(
@@ -118,9 +110,9 @@ def test_the_same_bits_from_every_backend_and_number_of_threads(
     rows = [(case, {}) for case in dealt(VARIANTS, number, len(STORAGES))]
     rows += [(PLAIN[1], around) for around in list(OPTIONS.values())[number % 4 :: 4]]
     for case, around in rows:
-        expected = run(case, params, gradients, backend="reference", **options, **around)
+        expected = stepped(case, params, gradients, backend="reference", **options, **around)
         for backend, n_threads in (("cython", 1), ("cython", 3), ("numba", 2)):
-            actual = run(case, params, gradients, backend=backend, n_threads=n_threads, **options, **around)
+            actual = stepped(case, params, gradients, backend=backend, n_threads=n_threads, **options, **around)
             assert_same(case, expected, actual, f"{backend}, {n_threads} threads, {around}")
 
 
@@ -129,12 +121,12 @@ def test_the_same_bits_without_the_compiled_module(
     dtypes: Any, options: dict[str, Any], rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params, gradients = problem(rng, dtypes)
-    expected = run(PLAIN[1], params, gradients, backend="reference", **options)
+    expected = stepped(PLAIN[1], params, gradients, backend="reference", **options)
     with monkeypatch.context() as patch:
         patch.setattr(backends, "compiled_module_error", lambda: "not built")
         backend = backends.BACKENDS["numba"]()
         patch.setattr(backends, "load", lambda name, custom=False: backend)
-        actual = run(PLAIN[1], params, gradients, n_threads=3, **options)
+        actual = stepped(PLAIN[1], params, gradients, n_threads=3, **options)
     assert_same(PLAIN[1], expected, actual, "numba without the compiled module")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BACKENDS, DTYPES, PLAIN, VARIANTS, Case, dealt, equal_bits, extra_options
-from comparing import assert_same
+from comparing import assert_same, stepped
 
 import fastopt
 from fastopt.constraints import Box, ElasticNet, GroupLasso, L1Ball, L2Ball, Simplex
@@ -41,14 +41,6 @@ def problem(rng: np.random.Generator, dtype: Any) -> tuple[list[np.ndarray], lis
     return params, gradients
 
 
-def run(case: Case, params: list[np.ndarray], gradients: list[list[Any]], **options: Any) -> tuple[Any, Any]:
-    params = [param.copy() for param in params]
-    optimizer = case.make(params, **options)
-    for step in gradients:
-        optimizer.step([None if gradient is None else gradient.copy() for gradient in step])
-    return params, optimizer.state
-
-
 @by_options
 @pytest.mark.parametrize("dtype", [np.float32, pytest.param(np.float64, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("threads_always")
@@ -60,9 +52,9 @@ def test_the_same_bits_from_every_backend_and_number_of_threads(
     for case in dealt(VARIANTS, NUMBERS[id(options)] + DTYPES.index(dtype), len(DTYPES)):
         if not case.can(options):
             continue
-        expected = run(case, params, gradients, backend="reference", **options)
+        expected = stepped(case, params, gradients, backend="reference", **options)
         for backend, n_threads in (("cython", 1), ("cython", 3), ("numba", 2)):
-            actual = run(case, params, gradients, backend=backend, n_threads=n_threads, **options)
+            actual = stepped(case, params, gradients, backend=backend, n_threads=n_threads, **options)
             assert_same(case, expected, actual, f"{backend}, {n_threads} threads")
 
 
@@ -72,9 +64,9 @@ def test_the_same_bits_of_large_arrays(options: dict[str, Any], rng: np.random.G
     params = [rng.standard_normal((1000, 301)).astype(np.float32)]
     gradients = [[rng.standard_normal((1000, 301)).astype(np.float32)] for _ in range(4)]
     case = PLAIN[1]
-    expected = run(case, params, gradients, backend="reference", **options)
+    expected = stepped(case, params, gradients, backend="reference", **options)
     for n_threads in (1, 2, 7):
-        actual = run(case, params, gradients, n_threads=n_threads, **options)
+        actual = stepped(case, params, gradients, n_threads=n_threads, **options)
         assert_same(case, expected, actual, f"{n_threads} threads")
 
 
@@ -85,12 +77,12 @@ def test_numba_without_the_compiled_module(
     params = [rng.standard_normal(shape).astype(np.float32) for shape in ((400, 301), (7,))]
     gradients = [[rng.standard_normal(param.shape).astype(np.float32) for param in params] for _ in range(4)]
     case = PLAIN[1]
-    expected = run(case, params, gradients, backend="reference", **options)
+    expected = stepped(case, params, gradients, backend="reference", **options)
     with monkeypatch.context() as patch:
         patch.setattr(backends, "compiled_module_error", lambda: "not built")
         backend = backends.BACKENDS["numba"]()
         patch.setattr(backends, "load", lambda name, custom=False: backend)
-        actual = run(case, params, gradients, n_threads=3, **options)
+        actual = stepped(case, params, gradients, n_threads=3, **options)
     assert_same(case, expected, actual, "numba without the compiled module")
 
 
@@ -265,7 +257,7 @@ def test_the_same_values_as_one_by_one(options: dict[str, Any], rng: np.random.G
     params, gradients = problem(rng, np.float64)
     for case in [each for each in VARIANTS if each.can(options)]:
         expected, averages = one_by_one(case, params, gradients, options)
-        actual, state = run(case, params, gradients, **options)
+        actual, state = stepped(case, params, gradients, **options)
         for index, (mine, theirs) in enumerate(zip(actual, expected, strict=True)):
             np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-12, err_msg=f"{case}, parameter {index}")
             if "ema_decay" in options:
@@ -452,7 +444,7 @@ def test_saved_in_the_middle_and_continued(options: dict[str, Any], how: str, rn
     for case in dealt(PLAIN, NUMBERS[id(options)] + WAYS_TO_SAVE.index(how), len(WAYS_TO_SAVE)):
         if not case.can(options):
             continue
-        expected, _ = run(case, params, gradients, **options)
+        expected, _ = stepped(case, params, gradients, **options)
         for at in (1, 2, 3):
             started = [param.copy() for param in params]
             optimizer = case.make(started, **options)

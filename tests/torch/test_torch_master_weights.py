@@ -152,6 +152,24 @@ def test_a_parameter_that_others_change_keeps_its_rest() -> None:
     assert optimizer.master_params()[0].tolist() == [1.5 - 2.0**-11]  # below 1, numbers of float32 are as near again
 
 
+def test_a_parameter_that_others_set_to_zero() -> None:
+    """Its master weights are those of NumPy's classes, and what the next step starts from: never NaN."""
+    param = Parameter(torch.linspace(-2.0, 2.0, 64).to(torch.bfloat16).reshape(8, 8).t())
+    optimizer = fastopt.torch.SGD([param], lr=1.0, master_weights=True, flush_denormals=False)
+    param.grad = torch.linspace(0.001, 0.01, 64).reshape(8, 8).to(torch.bfloat16).t()
+    optimizer.step()
+    assert (optimizer.state[param]["param_rest"] < 0).any()
+    with torch.no_grad():
+        param.zero_()
+    param.grad.zero_()
+    (before,) = optimizer.master_params()
+    optimizer.step()
+    (after,) = optimizer.master_params()
+    assert before.isfinite().all()
+    assert torch.equal(before, after)
+    assert before.stride() == param.stride()
+
+
 def test_other_dtypes() -> None:
     single, double = Parameter(torch.ones(2)), Parameter(torch.ones(2, dtype=torch.float64))
     optimizer = fastopt.torch.SGD([single, double], master_weights=True)

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...kernels.backends import Backend
 from ...kernels.constants import GRAD, PARAM
 from ...kernels.engine.plan import OperandForm
+from ...state import coded
+from ...step import param_storage
 from ...step.storage import REST, codec
 from . import tensors
 
@@ -43,19 +46,8 @@ def operand_forms(
 
 
 def check_master_weights(owner: str, label: str, param: Tensor) -> None:
-    """Check that a parameter can have master weights.
-
-    Raises
-    ------
-    TypeError
-        It is of float16.
-    """
-    if param.dtype is torch.float16:
-        raise TypeError(
-            f"{owner}: master_weights=True is for bfloat16 parameters: {label} is {param.dtype}, which has 3 bits of "
-            "exponent less than float32, so that 16 further bits do not make a float32 of it; keep it in float32 or "
-            "bfloat16"
-        )
+    """Raise a TypeError if a parameter cannot have master weights: if it is of float16."""
+    param_storage.check_master_weights(f"{owner}: ", label, str(param.dtype))
 
 
 def joined(param: Tensor, rest: Tensor | None) -> Tensor:
@@ -63,5 +55,6 @@ def joined(param: Tensor, rest: Tensor | None) -> Tensor:
     param = tensors.as_plain(param).detach()
     if rest is None or param.dtype is not torch.bfloat16:
         return param.to(torch.float32, copy=True) if param.dtype in tensors.HALVES else param.clone()
-    upper = param.view(torch.int16).to(torch.int32) << 16
-    return (upper + rest.to(torch.int32)).view(torch.float32)
+    codes, others = (each.contiguous().view(torch.int16).numpy().view(np.uint16) for each in (param, rest))
+    found = torch.from_numpy(coded.joined(codes, others))
+    return torch.empty_like(param, dtype=torch.float32).copy_(found)
