@@ -63,17 +63,19 @@ def bfloat16_stochastic(bits, random):
 def split_bfloat16_decoded(code, rest):
     """The float32 number of which `code` is the nearest bfloat16; `rest` is their difference, in two's complement.
 
-    Somebody else may have set the code to 0: a rest below 0 would then make a NaN of it.
+    Somebody else may have set the code, and left the rest. Beside an infinity or a NaN it means nothing; beside 0, one
+    below 0 means 0, since it would make a NaN.
     """
-    difference = select((code & 0x7FFF) == 0, rest & 0x7FFF, (rest ^ 0x8000) - 0x8000)
-    return (code << 16) + difference
+    below = (code & 0x7FFF) - 1  # which wraps around for 0: `below >> 17` is 0x7FFF there, and else 0
+    signed = (rest ^ 0x8000) - 0x8000
+    return (code << 16) + select(below >= 0x7F7F, rest & (below >> 17), signed)
 
 
 def split_bfloat16_nearest(bits):
-    """The nearest bfloat16, ties away from zero, and the rest; a NaN has no rest."""
-    is_nan = select((bits & 0x7FFFFFFF) > 0x7F800000, 1, 0)
-    code = select(is_nan == 1, (bits >> 16) | 0x40, (bits + 0x8000) >> 16)
-    rest = select(is_nan == 1, 0, (bits - (code << 16)) & 0xFFFF)
+    """The nearest bfloat16, ties away from zero, and the rest; what is infinite or NaN as bfloat16 has no rest."""
+    magnitude = bits & 0x7FFFFFFF
+    code = select(magnitude > 0x7F800000, (bits >> 16) | 0x40, (bits + 0x8000) >> 16)
+    rest = select(magnitude >= 0x7F7F8000, 0, bits & 0xFFFF)
     return code, rest
 
 

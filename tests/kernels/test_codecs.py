@@ -111,16 +111,31 @@ def test_decoded_numbers_are_stored_exactly(name, stochastic, data):
     np.testing.assert_array_equal(again, once)
 
 
+LEAST_INFINITE = np.array(0x7F7F8000, np.uint32).view(np.float32)
+"""The least float32 number that is infinite as bfloat16."""
+
+
 def test_a_split_number_is_the_number(rng):
     elements = any_floats(rng, 100_000)
+    elements[:4] = LEAST_INFINITE, -LEAST_INFINITE, np.nextafter(LEAST_INFINITE, np.float32(0)), 3.4028235e38
     codes, rest = encoded("split_bfloat16", elements)
     is_number = ~np.isnan(elements)
     found = decoded("split_bfloat16", codes, rest)
-    np.testing.assert_array_equal(found.view(np.uint32)[is_number], elements.view(np.uint32)[is_number])
+    is_infinite = np.abs(elements) >= LEAST_INFINITE
+    expected = np.where(is_infinite, np.copysign(np.float32(np.inf), elements), elements)
+    np.testing.assert_array_equal(found.view(np.uint32)[is_number], expected.view(np.uint32)[is_number])
     assert np.isnan(found[~is_number]).all()
     finite = np.abs(elements) < 3e38
     error = np.abs(codes.view(ml_dtypes.bfloat16)[finite].astype(np.float64) - elements[finite])
     assert (error <= np.abs(elements[finite]).astype(np.float64) * 2.0**-8 + 1e-40).all()
+
+
+def test_any_rest_beside_an_infinity_or_a_nan_means_nothing():
+    codes = np.array([0x7F80, 0xFF80, 0x7FC0, 0xFF81], np.uint16)
+    wide = (codes.astype(np.uint32) << 16).view(np.uint32)
+    for rest in (0, 1, 0x1234, 0x7FFF, 0x8000, 0xFFFF):
+        found = decoded("split_bfloat16", codes, np.full(codes.size, rest, np.uint16))
+        np.testing.assert_array_equal(found.view(np.uint32), wide)
 
 
 @pytest.mark.parametrize("name", [each for each in FORMATS if FORMATS[each].stochastic])

@@ -75,12 +75,14 @@ def test_so_they_are_with_every_option(options: dict[str, Any], rng: np.random.G
 @settings(deadline=None, max_examples=50)
 @given(arrays(np.uint32, 40), st.sampled_from(BACKENDS))
 def test_every_float32_is_kept(words: np.ndarray, backend: str) -> None:
+    """But what is infinite as bfloat16 becomes infinite."""
     values = words.view(np.float32)
     param = np.zeros(values.size, BFLOAT16)
     optimizer = fastopt.SGD(param, lr=1.0, master_weights=True, backend=backend, flush_denormals=False)
     optimizer.step(-values)
-    with np.errstate(invalid="ignore"):
-        assert equal_bits(optimizer.master_params(), 0 + values)
+    with np.errstate(all="ignore"):
+        infinite = np.isinf(nearest(values).astype(np.float32))
+        assert equal_bits(optimizer.master_params(), 0 + np.where(infinite, np.inf * np.sign(values), values))
 
 
 def test_saving_keeps_every_bit(rng: np.random.Generator, tmp_path: Any) -> None:
@@ -127,6 +129,28 @@ def test_what_somebody_else_writes_is_what_the_next_step_starts_from(backend: st
     assert (np.abs(optimizer.master_params() - wide) <= half_a_unit).all()
     assert np.array_equal(param.astype(np.float32), wide)
     assert np.abs(optimizer.master_params()[4:] - wide[4:]).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("written", [math.inf, -math.inf, math.nan], ids=str)
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_an_infinity_or_a_nan_that_somebody_else_writes_is_the_weight(name: str, written: float, backend: str) -> None:
+    """Whatever the rest is: in the float32 weights at once, and in the next step."""
+    param = np.ones(6, BFLOAT16)
+    optimizer = getattr(fastopt, name)(param, lr=1.0, master_weights=True, backend=backend)
+    optimizer.step(np.array([1e-3, -1e-3, 2e-3, -2e-3, 3e-3, 0.1234], np.float32))
+    before = optimizer.master_params()
+    param[::2] = written
+    for _ in range(3):
+        masters = optimizer.master_params()
+        assert np.array_equal(masters[::2], np.full(3, written), equal_nan=True)
+        assert np.array_equal(param[::2].astype(np.float32), np.full(3, written), equal_nan=True)
+        assert np.isfinite(masters[1::2]).all()
+        optimizer.step(np.full(6, 1e-3, np.float32))
+    param[::2] = 1
+    restarted = optimizer.master_params()
+    assert (restarted[::2] == 1).all(), "an infinity leaves no rest"
+    assert (before != 1).any()
 
 
 def test_it_needs_bfloat16() -> None:
