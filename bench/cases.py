@@ -25,7 +25,7 @@ class Variant:
 
     optimizer: str
     rule: str
-    hyperparameters: Mapping[str, Any]
+    hyperparameters: Mapping[str, Any] = field(hash=False)
 
     @property
     def name(self) -> str:

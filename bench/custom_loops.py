@@ -12,7 +12,7 @@ import fastopt
 from fastopt.kernels import backends
 from fastopt.state.arrays import empty_aligned
 
-from .cases import Problem, copies
+from .cases import Problem, Variant, copies
 from .clipping import MAX_GRAD_NORM
 from .runner import Peer, Runner
 
@@ -47,7 +47,7 @@ def _needs_compiled_module(problem: Problem) -> str | None:
     return backends.compiled_module_error()
 
 
-def _fastopt(
+def ours(
     name: str,
     *,
     memory: Callable[[list[np.ndarray]], list[np.ndarray]] = copies,
@@ -55,8 +55,12 @@ def _fastopt(
     bound: bool = True,
     unavailable: Callable[[Problem], str | None] = lambda problem: None,
     optimizer: Callable[[str], Any] = lambda name: getattr(fastopt, name),
+    results: Callable[[Any, list[np.ndarray]], list[np.ndarray]] = lambda made, params: params,
+    bytes_of: Callable[[Variant], float] = lambda variant: variant.bytes_per_parameter,
     **options: Any,
 ) -> Peer:
+    """fastopt as a side: `memory` copies arrays, `results` reads the numbers of an optimizer with its parameters."""
+
     def start(problem: Problem) -> Runner:
         params, grads = memory(problem.params), memory(problem.grads)
         settings = {"n_threads": problem.n_threads, **problem.variant.hyperparameters, **options}
@@ -68,9 +72,9 @@ def _fastopt(
         with made_within():
             made = optimizer(problem.variant.optimizer)(params, grads=grads if bound else None, **settings)
         step = made.step if bound else lambda: made.step(grads)
-        return Runner(step, lambda: params, take_gradients, LEARNING_STEPS)
+        return Runner(step, lambda: results(made, params), take_gradients, LEARNING_STEPS)
 
-    return Peer(name, start, unavailable)
+    return Peer(name, start, unavailable, bytes_of=bytes_of)
 
 
 def custom_rule(name: str) -> Any:
@@ -80,13 +84,13 @@ def custom_rule(name: str) -> Any:
     return getattr(custom_rules, f"Custom{name}")
 
 
-FASTOPT = _fastopt("fastopt")
-CYTHON = _fastopt("fastopt cython", backend="cython", unavailable=_needs_compiled_module)
-NUMBA = _fastopt("fastopt numba", backend="numba")
-SERIAL = _fastopt("fastopt serial", n_threads=1)
-THREADED = _fastopt("fastopt all threads", made_within=all_threads, unavailable=_needs_compiled_module)
-PASSED = _fastopt("fastopt step(grads)", bound=False)
-UNALIGNED = _fastopt("fastopt unaligned", memory=_unaligned_copies)
-CUSTOM_RULE = _fastopt("custom rule", optimizer=custom_rule)
-CLIP_STEP_ZERO = _fastopt("fastopt", max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
-CHECKED = _fastopt("fastopt nonfinite='skip'", nonfinite="skip")
+FASTOPT = ours("fastopt")
+CYTHON = ours("fastopt cython", backend="cython", unavailable=_needs_compiled_module)
+NUMBA = ours("fastopt numba", backend="numba")
+SERIAL = ours("fastopt serial", n_threads=1)
+THREADED = ours("fastopt all threads", made_within=all_threads, unavailable=_needs_compiled_module)
+PASSED = ours("fastopt step(grads)", bound=False)
+UNALIGNED = ours("fastopt unaligned", memory=_unaligned_copies)
+CUSTOM_RULE = ours("custom rule", optimizer=custom_rule)
+CLIP_STEP_ZERO = ours("fastopt", max_grad_norm=MAX_GRAD_NORM, zero_grads=True)
+CHECKED = ours("fastopt nonfinite='skip'", nonfinite="skip")

@@ -10,8 +10,9 @@ A record holds the findings of one test, as plain values for JSON. All have `sec
   that was therefore not timed; or `unavailable`, the reason.
 
 If a step only moves parameters, gradients and states, a comparison also has `bytes_per_second`, for fastopt and per
-peer. From 100,000 parameters on, it has `roofline`, the `seconds` of a loop that only moves these bytes, `fraction`
-(the time of this loop / ours, the median of the pairs), `fraction_min`, `fraction_max`, and per peer `fraction`.
+peer, and `bytes_per_parameter` if the subject moves other than float32. From 100,000 parameters on, it has `roofline`,
+the `seconds` of a loop that only moves the subject's bytes, `fraction` (the time of this loop / ours, the median of the
+pairs), `fraction_min`, `fraction_max`, and per peer `fraction`, of a loop that moves the peer's bytes.
 
 A measurement has `values`: per label a number and its unit. The `record` fixture adds `busy`: the number of processors
 used by other work in the meantime.
@@ -273,12 +274,13 @@ def compare(
     n_threads: int | None = None,
     roofline: Peer = ROOFLINE,
     sides: Callable[[Variant, Workload], int] = sides_in_memory,
+    make: Callable[[Variant, Workload, int], Problem] = Problem.make,
 ) -> Record:
     """Check a subject against its peers, then time them in turns; as many at once as there is memory for.
 
     `label` is added to the case's name; results may differ by `relative`. `only_moves`: a step reads and writes
     parameters, gradients and states and nothing else, so bytes and the `roofline` are looked at. `n_threads`: other
-    than the settings'. `sides`: how many optimizers there is memory for.
+    than the settings'. `sides`: how many optimizers there is memory for. `make` makes the input.
     """
     peers = settings.chosen(peers)
     if not peers:
@@ -286,7 +288,7 @@ def compare(
     room = sides(variant, workload) - 2  # the subject, the roofline
     if room < 1:
         pytest.skip(f"not enough memory: {available_memory() / 1e9:.1f} GB are available")
-    problem = Problem.make(variant, workload, settings.n_threads if n_threads is None else n_threads)
+    problem = make(variant, workload, settings.n_threads if n_threads is None else n_threads)
     reason = subject.unavailable(problem)
     if reason:
         pytest.skip(reason)
@@ -297,6 +299,7 @@ def compare(
             results[peer.name] = {"unavailable": reason}
     there = tuple(peer for peer in peers if peer.name not in results)
     beside = (roofline,) if only_moves and not roofline.unavailable(problem) else ()
+    moved = {peer.name: peer.bytes_of(variant) for peer in (subject, *there)}
     run = pytest_benchmark_run(benchmark)
     mine: list[float] = []
     firsts: list[float] = []
@@ -312,7 +315,8 @@ def compare(
                 **quotients(seconds, timed.ours, "ratio"),
             }
             if bound:
-                results[name]["fraction"] = quotients(bound, seconds, "fraction")["fraction"]
+                share = moved[name] / moved[subject.name]
+                results[name]["fraction"] = share * quotients(bound, seconds, "fraction")["fraction"]
         results |= {name: {"wrong": difference} for name, difference in timed.wrong.items()}
         for peer in batch:
             results[peer.name] |= marks(peer)
@@ -332,10 +336,12 @@ def compare(
         "first_seconds": statistics.median(firsts),
         "peers": {peer.name: results[peer.name] for peer in peers},
     }
-    timed_peers = [each for each in record["peers"].values() if "seconds" in each]
     if only_moves:
-        for each in (record, *timed_peers):
-            each["bytes_per_second"] = variant.bytes_per_parameter * workload.size / each["seconds"]
+        for name, each in {subject.name: record, **record["peers"]}.items():
+            if "seconds" in each:
+                each["bytes_per_second"] = moved[name] * workload.size / each["seconds"]
+    if moved[subject.name] != variant.bytes_per_parameter:
+        record["bytes_per_parameter"] = moved[subject.name]
     if bounds:
         record["roofline"] = {"seconds": statistics.median(least for least, _ in bounds)}
         record |= quotients([least for least, _ in bounds], [our for _, our in bounds], "fraction")

@@ -7,7 +7,10 @@ runs it as it runs an update: on the same threads, with the same prefetches.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from fastopt.kernels import backends
 from fastopt.kernels.constants import PARAM
@@ -15,7 +18,7 @@ from fastopt.kernels.engine.contract import EngineInputs, Progress, SegmentRecor
 from fastopt.kernels.engine.plan import GroupPlan, OperandForm, Operation, Segment, StepPlan
 from fastopt.step.nonfinite import NonfiniteGradients
 
-from .cases import FLOAT32, Problem, copies
+from .cases import FLOAT32, Problem, Variant, copies
 from .custom_loops import all_threads
 from .runner import Peer, Runner
 
@@ -30,12 +33,16 @@ def _never(*arguments: object) -> None:
 
 def start(problem: Problem) -> Runner:
     """Moves the bytes of the problem's optimizer with every step; there is no result to compare."""
+    return _moving(problem.params, len(problem.variant.states), problem.n_threads)
+
+
+def _moving(like: list[np.ndarray], n_states: int, n_threads: int) -> Runner:
+    """Moves a parameter, a gradient and states of these shapes."""
     from fastopt.kernels import native
     from fastopt.kernels.native import loops as cython_loops
 
-    n_states = len(problem.variant.states)
     segments = []
-    for array in problem.params:
+    for array in like:
         param, *states = copies([array] * (1 + n_states))
         segments.append(Segment(0, param, states))
     operands = tuple(range(2 + n_states))
@@ -57,14 +64,29 @@ def start(problem: Problem) -> Runner:
                 settings=SegmentSettings.of(n),
                 records=SegmentRecords.of(n),
                 progress=Progress.new(),
-                plan=StepPlan(n_threads=problem.n_threads),
+                plan=StepPlan(n_threads=n_threads),
                 reject=_never,
                 report=NonfiniteGradients("raise", None),
             )
         )
-    grads = copies(problem.grads)
-    engine.bind(grads)
+    engine.bind(copies(like))
     return Runner(engine.step, results=None)
+
+
+def of_bytes(bytes_of: Callable[[Variant], tuple[float, float]]) -> Peer:
+    """A loop over float32 arrays that moves as many bytes for each parameter as `bytes_of` says: read, and written.
+
+    Its states are as many as make the ratio of the two most alike; its arrays are as long as make their sum the same.
+    """
+
+    def start_of_bytes(problem: Problem) -> Runner:
+        read, written = bytes_of(problem.variant)
+        n_states = min(range(MOST_STATES + 1), key=lambda n: abs((2 + n) / (1 + n) - read / written))
+        share = (read + written) / ((3 + 2 * n_states) * FLOAT32.itemsize)
+        like = np.full(round(problem.workload.size * share), 0.5, FLOAT32)
+        return _moving([like], n_states, problem.n_threads)
+
+    return Peer(ROOFLINE.name, start_of_bytes, unavailable)
 
 
 def unavailable(problem: Problem) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .cases import Problem
+from .cases import Problem, Variant
 from .clock import CLOCK
 
 
@@ -48,3 +48,5 @@ class Peer:
     by_hand: bool = False
     """Whether it is code written without a library, for exactly this rule."""
     absolute: float | None = None
+    bytes_of: Callable[[Variant], float] = lambda variant: variant.bytes_per_parameter
+    """How many bytes a step moves for each parameter."""

@@ -64,6 +64,8 @@ QUICK: Mapping[str, tuple[str, ...]] = {
     "test_training": ("step",),
     "test_training_without_optimizer": NOTHING,
     "test_step_in_backward": NOTHING,
+    "test_storage_beside_peers": ("1_000_000-Adam-float8-states", "1_000_000-*-bfloat16-*"),
+    "test_storage_beside_float32": NOTHING,
     "test_steps": ("*-step",),
     "test_steps_over_new_gradients": NOTHING,
 }
@@ -88,6 +90,8 @@ USUAL: Mapping[str, tuple[str, ...]] = {
     "test_half_dead_gradients": ("Adam-step_10", "Adam-step_1000"),
     "test_growth": ("Adam-*",),
     "test_memory": ("Adam-*",),
+    "test_storage_beside_peers": ("1_000_000-*", "100_000_000-*"),
+    "test_storage_beside_float32": ("1_000_000-*",),
     "test_clip_step_zero": ("10_000", "1_000_000", "100_000_000", "10-*", "GPT-*"),
     # On a GPU: as many as there are in a minute or two.
     "test_flat": tuple(f"*-{size}" for size in ("10_000", "1_000_000", "10_000_000", "100_000_000")),

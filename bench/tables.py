@@ -96,6 +96,11 @@ def time_cell(record: Record) -> Cell:
     return Cell(seconds_text(record["seconds"]))
 
 
+def bytes_cell(record: Record) -> Cell:
+    moved = record.get("bytes_per_parameter")
+    return Cell("" if moved is None else f"{moved:.3g}")
+
+
 def rate_cell(record: Record) -> Cell:
     moved = record.get("bytes_per_second")
     return Cell("" if moved is None else number_text(moved / 1e9))
@@ -125,8 +130,10 @@ def note(section: str, records: list[Record]) -> str:
 
 
 def own_columns(records: list[Record], spread: bool = True) -> dict[str, Callable[[Record], Cell]]:
-    """Columns of the subject: time, and GB/s and the fraction of the roofline if any record has them."""
+    """Columns of the subject: time, and bytes, GB/s and the fraction of the roofline if any record has them."""
     columns: dict[str, Callable[[Record], Cell]] = {records[0]["subject"]: time_cell}
+    if any("bytes_per_parameter" in record for record in records):
+        columns["bytes"] = bytes_cell
     if any("bytes_per_second" in record for record in records):
         columns["GB/s"] = rate_cell
     if any("fraction" in record for record in records):

@@ -105,6 +105,23 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     Target("A million steps", "steps", "blocks kept per step", at_most=0),
     Target("A million steps", "steps", "memory growth", at_most=0),
 )
+FEWER, FEWER_ALONE = "Fewer bits", "Fewer bits beside float32"
+IN_FEWER_BITS = (
+    *(
+        Target(FEWER, f"{variant}, {HUNDRED_MILLION:,}, {storage}", peer, at_least=ratio)
+        for variant, storage, peer, ratio in (
+            ("Adam", "float8 states", "torch fused", 1.2),
+            ("Adam", "float8 states", "bitsandbytes, 8-bit state", 30),
+            ("AdamW", "bfloat16 parameters and states", "torch fused, bfloat16", 1.3),
+            ("Adam", "bfloat16 with master weights, float8 states", "torch fused", 1.3),
+        )
+    ),
+    *(
+        Target(FEWER_ALONE, f"{variant}, {HUNDRED_MILLION:,}, float8 states", "fastopt float32", at_least=1.15)
+        for variant in ("RMSprop", "Adagrad", "SGD momentum", "Lion")
+    ),
+    *(Target(section, f"*, {HUNDRED_MILLION:,}, *", ROOFLINE, at_least=0.7) for section in (FEWER, FEWER_ALONE)),
+)
 ON_CUDA = (
     Target("CUDA: flat tensors", f"Adam, {HUNDRED_MILLION:,}", "torch fused", at_least=1),
     Target("CUDA: flat tensors", f"Adam, {HUNDRED_MILLION:,}", ROOFLINE, at_least=0.9),
@@ -113,6 +130,7 @@ GROUPS = {
     "Compared with the best library": BESIDE_THE_BEST,
     "Fraction of the roofline, where a step waits for memory": BESIDE_THE_ROOFLINE,
     "Compared with one peer, or alone": BESIDE_ONE_PEER,
+    "Parameters and states in fewer bits": IN_FEWER_BITS,
     "On a GPU": ON_CUDA,
 }
 

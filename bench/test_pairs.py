@@ -15,6 +15,8 @@ from .peers import PEERS
 from .peers.libraries import import_failure, settings
 from .peers.textbook import NUMPY
 from .runner import Peer
+from .storage_cases import BESIDE_FLOAT32, BESIDE_PEERS, DIFFERENCE, FLOAT32_STATES, Storage
+from .storage_cases import flat as small_numbers
 
 
 def name_of(peer: Peer) -> str:
@@ -69,3 +71,24 @@ def test_a_package_that_is_missing_is_named(peer: Peer) -> None:
     reason = peer.unavailable(Problem.make(ADAM, flat(1_000), 2))
     assert reason is not None
     assert reason.endswith(" is not installed")
+
+
+STORAGES = [*BESIDE_PEERS, *((variant, storage, (FLOAT32_STATES,)) for variant, storage in BESIDE_FLOAT32)]
+
+
+@pytest.mark.parametrize(
+    ("variant", "storage", "peer"),
+    [(variant, storage, peer) for variant, storage, peers in STORAGES for peer in peers],
+    ids=lambda each: name_of(each) if isinstance(each, Peer) else identifier(each),
+)
+def test_storages_agree_and_another_rate_is_seen(variant: Variant, storage: Storage, peer: Peer) -> None:
+    problem = storage.problem(variant, small_numbers(10_000), 2)
+    reason = storage.subject.unavailable(problem) or peer.unavailable(problem)
+    if reason:
+        pytest.skip(reason)
+    faster = replace(peer, start=lambda given: peer.start(replace(given, variant=other_rate(variant, 1.5))))
+    for theirs, agrees in ((peer, True), (faster, False)):
+        runners = {"fastopt": storage.subject.start(problem), "peer": theirs.start(problem)}
+        check.take_steps(problem, runners)
+        found = check.disagreement(problem, runners["fastopt"], runners["peer"], DIFFERENCE, peer.absolute)
+        assert (found is None) is agrees, found

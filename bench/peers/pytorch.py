@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ..cases import Problem
+from ..cases import Problem, Variant
 from ..runner import Peer, Runner
 
 
@@ -46,20 +46,22 @@ class Tensors:
     grads: list[Any]
 
     @classmethod
-    def of(cls, problem: Problem, device: str = "cpu") -> Tensors:
+    def of(cls, problem: Problem, device: str = "cpu", dtype: str = "float32") -> Tensors:
         import torch
 
         torch.set_num_threads(problem.n_threads)
-        params = [torch.nn.Parameter(torch.tensor(param, device=device)) for param in problem.params]
-        grads = [
-            torch.tensor(grad, device=device) for grad in problem.grads
-        ]  # foreach SGD with Nesterov momentum writes to them
+
+        def copies(arrays: list[np.ndarray]) -> list[Any]:
+            return [torch.tensor(array, device=device, dtype=getattr(torch, dtype)) for array in arrays]
+
+        params = [torch.nn.Parameter(param) for param in copies(problem.params)]
+        grads = copies(problem.grads)  # foreach SGD with Nesterov momentum writes to them
         for param, grad in zip(params, grads, strict=True):
             param.grad = grad
         return cls(problem, params, grads)
 
     def results(self) -> list[np.ndarray]:
-        return [param.detach().cpu().numpy() for param in self.params]
+        return [param.detach().cpu().float().numpy() for param in self.params]
 
     def take_gradients(self) -> None:
         import torch
@@ -87,17 +89,22 @@ def torch_peer(
     prepare: Callable[[Tensors], None] | None = None,
     learning_steps: int = 0,
     device: str = "cpu",
+    dtype: str = "float32",
     **options: object,
 ) -> Peer:
     """An optimizer over torch's parameters on a device; `prepare` is called before each step, untimed."""
 
     def start(problem: Problem) -> Runner:
-        tensors = Tensors.of(problem, device)
+        tensors = Tensors.of(problem, device, dtype)
         step = tensors.optimizer(package, **options).step
         before = None if prepare is None else functools.partial(prepare, tensors)
         return Runner(step, tensors.results, tensors.take_gradients, learning_steps, before)
 
-    return Peer(name, start, unavailable_in(package, **options))
+    def bytes_of(variant: Variant) -> float:
+        """torch stores states in the dtype of their parameter."""
+        return variant.bytes_per_parameter * (0.5 if dtype in ("bfloat16", "float16") else 1)
+
+    return Peer(name, start, unavailable_in(package, **options), bytes_of=bytes_of)
 
 
 TORCH: dict[str, dict[str, Any]] = {
