@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cases import BACKENDS, CASES, PLAIN, VARIANTS, Case, equal_bits
 from comparing import snapshot
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fastopt
@@ -216,6 +216,7 @@ def test_accumulated_gradients_go_to_the_parameter_of_the_same_name() -> None:
     assert equal_bits(params["W"], np.full(3, 1.0) - gradient_of("W") / 2)
 
 
+@settings(deadline=None)
 @given(order=st.permutations("abcdefg"), cuts=st.sets(st.integers(1, 6)), data=st.data())
 def test_any_order_of_groups_and_parameters(order: list[str], cuts: set[int], data: st.DataObject) -> None:
     bounds = [0, *sorted(cuts), 7]
