@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
 
 from ..checks import above_zero, flag, whole_number
@@ -724,51 +722,21 @@ class Optimizer:
                 "parameters are in the memory of a device. Save state_dict(), which is in main memory, and the "
                 "parameters apart"
             )
-        from ..state import state_dicts  # slow to load, and often not needed
+        from . import pickling  # loads what state dicts need; often not needed
 
         def saved() -> dict[str, Any]:
             self._room.check_not_swapped()
             self._room.engine.fetch()
-            contents = self._contents
-            groups = [{key: value for key, value in group.items() if key != "params"} for group in contents.groups]
-            return {
-                "construction": Construction(
-                    contents.params.tree,
-                    [(list(group["params"]), values) for group, values in zip(contents.groups, groups, strict=True)],
-                    dict(self.defaults),
-                    dict(contents.options),
-                    contents.gradients,
-                ),
-                "settings": copy.deepcopy(contents.settings),
-                "report": copy.deepcopy(contents.report),
-                "progress": copy.deepcopy(contents.progress),
-                "state_dict": state_dicts.save(contents, encoded=True),
-                "storages": list(contents.storages),
-                "steps": contents.records.steps.copy(),  # SGD's are not in its state dict
-                "constructed_lr": [group.constructed_lr for group in contents.groups],
-                # Other threads may step while the arrays themselves are written, or they were written before.
-                "params": [contents.params.memory.to_host(param) for param in contents.params.arrays],
-            }
+            return pickling.held(self._contents, self.defaults)
 
         found: dict[str, Any] = self._room.engine.alone(saved)
         return found
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        from ..state import state_dicts  # slow to load, and often not needed
+        from . import pickling  # loads what state dicts need; often not needed
 
         self._construct(state["construction"], unpickled=True, storages=state.get("storages"))
-        # Copies: `copy.copy` makes none, and what was unpickled may be read-only.
-        settings, report, progress = (copy.deepcopy(state[name]) for name in ("settings", "report", "progress"))
-        contents = replace(self._contents, settings=settings, progress=progress)
-        contents = state_dicts.load(contents, state_dicts.read(contents, state["state_dict"]))
-        contents = replace(contents, report=report)  # with the counts by gradient, which no state dict has
-        contents.records.steps[:] = state["steps"]
-        for param, value in zip(contents.params.arrays, state.get("params", ()), strict=False):
-            if contents.params.memory.is_writable(param):
-                contents.params.memory.copy(param, value)
-        for group, rate in zip(contents.groups, state.get("constructed_lr", ()), strict=False):
-            group.constructed_lr = rate
-        self._room.build(contents)
+        self._room.build(pickling.restored(self._contents, state))
 
     def __copy__(self) -> Optimizer:
         """An optimizer of the same parameters, which stay as they are, with states, options and groups of its own."""
