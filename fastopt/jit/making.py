@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import linecache
 import threading
 from types import ModuleType
@@ -141,8 +142,10 @@ def make(given: Signature, flush_denormals: bool = True) -> Functions:
     if taken:
         raise ValueError(f"fastopt.jit: {given.spec.name} cannot have a name that is used inside: {', '.join(taken)}")
     exec(code, namespace)
-    for name in Functions.__annotations__:
-        setattr(result, name, namespace[name])
+    result.State = namespace["State"]
+    for name in Functions.__annotations__.keys() - {"State"}:
+        function = namespace[name]
+        setattr(result, name, support.refusing_halves(function, tuple(inspect.signature(function.py_func).parameters)))
     return result
 
 
@@ -179,7 +182,8 @@ def functions(
     Raises
     ------
     TypeError, ValueError
-        The optimizer does not have such a hyperparameter or convention, or the value is not usable.
+        The optimizer does not have such a hyperparameter or convention, or the value is not usable; or it is an option
+        of the class (`state_dtype`, `master_weights`, `stochastic_rounding` and all others), which updates do not have.
 
     Examples
     --------
@@ -202,6 +206,12 @@ def functions(
     if not isinstance(optimizer, type) or not isinstance(given, Spec):
         raise TypeError(f"optimizer must be a class of fastopt or one that fastopt.rule made, got {optimizer!r}")
     spec = conventions.under(given, convention)
+    for name in hyperparameters.keys() - spec.defaults.keys():
+        if not conventions.conventions_with(spec, name):
+            raise TypeError(
+                f"{spec.name} has no argument {name!r} here: jit.functions takes hyperparameters alone, and no options of "
+                "the class; an update reads and writes arrays of float32 or float64, and does nothing around it"
+            )
     conventions.hyperparameters(spec, hyperparameters)
     key = (optimizer, convention, flush_denormals, repr(sorted(hyperparameters.items())))
     with _making:

@@ -51,6 +51,38 @@ def parallel(function: Callable[..., Any]) -> Any:
 # --- checks of types: they cost nothing at run time -------------------------------------------------------------------
 
 
+STORED = ("bfloat16", "float16")
+"""The dtypes of arrays that optimizers take and these functions do not; Numba has no code for them."""
+
+
+def refusing_halves(function: Any, names: tuple[str, ...]) -> Any:
+    """The same compiled function, which refuses arrays of 16 bits by the names of its arguments before it compiles.
+
+    Numba itself only says which dtype it does not know. This costs nothing at run time: an array of a dtype that was
+    not compiled for is what gets here.
+    """
+    compile_for = function._compile_for_args
+
+    def check_and_compile(*arguments: Any, **keywords: Any) -> Any:
+        given = list(zip(names, arguments, strict=False))
+        given += [
+            (f"state.{name}", field)
+            for _, each in given
+            if isinstance(each, tuple) and hasattr(each, "_asdict")
+            for name, field in each._asdict().items()
+        ]
+        for name, value in given:
+            if getattr(getattr(value, "dtype", None), "name", None) in STORED:
+                raise TypeError(
+                    f"{name} must be an array of float32 or float64, got dtype {value.dtype}: fastopt.jit has no updates "
+                    f"of 16 bits; convert it, {name}.astype(numpy.float32), or use the optimizer's class"
+                )
+        return compile_for(*arguments, **keywords)
+
+    function._compile_for_args = check_and_compile
+    return function
+
+
 def array_check(names: tuple[str, ...]) -> Any:
     """A function of a tuple of arrays that does nothing, but only compiles if the arrays are usable.
 

@@ -16,6 +16,7 @@ import numba
 import numpy as np
 import pytest
 from numba.core import serialize
+from storages import HALVES
 
 import fastopt
 from fastopt import jit
@@ -214,6 +215,37 @@ def test_a_state_of_ones_own() -> None:
 
 
 # --- checks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", HALVES.values(), ids=HALVES)
+def test_arrays_of_16_bits_are_refused_by_name(half: Any) -> None:
+    """In calls from Python, before anything is compiled; an @njit function gets Numba's own error for them."""
+    wide, narrow = np.ones(4, np.float32), np.ones(4, half)
+    state = jit.adam_state(wide)
+    message = "{} must be an array of float32 or float64, got dtype " + half.name
+    for name, call in {
+        "param": lambda: jit.adam_state(narrow),
+        "param must": lambda: jit.adam_update(narrow, narrow, narrow, narrow, 1),
+        "grad": lambda: jit.adam(wide, narrow, state),
+        "grad must": lambda: jit.adam_parallel(wide, narrow, state),
+        "exp_avg_sq": lambda: jit.adam_update(wide, wide, wide, narrow, 1),
+        "exp_avg_sq must": lambda: jit.adam_update_parallel(wide, wide, wide, narrow, 1),
+        "state.exp_avg": lambda: jit.adam(wide, wide, state._replace(exp_avg=narrow)),
+    }.items():
+        with pytest.raises(TypeError, match=message.format(name.removesuffix(" must"))):
+            call()
+    assert wide.tolist() == [1.0] * 4
+    assert state.step[0] == 0
+
+
+@pytest.mark.parametrize("name", ["state_dtype", "master_weights", "stochastic_rounding", "seed", "max_grad_norm"])
+@pytest.mark.parametrize("optimizer", [fastopt.Adam, Custom])
+def test_options_of_the_class_are_refused_by_name(optimizer: Any, name: str) -> None:
+    with pytest.raises(
+        TypeError, match=rf"{optimizer.__name__} has no argument '{name}' here: .* no options of the class"
+    ):
+        jit.functions(optimizer, **{name: True})
+
 
 W = np.ones((4, 5))
 STATE = (np.zeros(1, np.int64),)

@@ -128,3 +128,14 @@ def test_from_c(tmp_path: Path) -> None:
     param, grad = np.ones(3), np.full(3, 0.5)
     assert library.descend(param.ctypes.data, grad.ctypes.data, 1) == 0
     assert param.tolist() == [0.75] * 3
+
+
+@pytest.mark.parametrize("pointer", ["unsigned short", "float"])
+def test_cython_refuses_pointers_to_16_bits(pointer: str, tmp_path: Path) -> None:
+    """The two dtypes that there are have types of C, so that the compiler tells them from arrays of bfloat16."""
+    source = f"from fastopt.updates cimport sgd_float32\ncdef {pointer} param\n"
+    (tmp_path / "user.pyx").write_text(source + "sgd_float32(&param, &param, 1, 1, 0.1, 0, 0, 0, 1)\n")
+    command = [sys.executable, "-m", "cython", "-3", "-I", fastopt.get_include(), "user.pyx"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (pointer == "float"), done.stderr
+    assert pointer == "float" or "Cannot assign type 'unsigned short *' to 'float *'" in done.stderr
