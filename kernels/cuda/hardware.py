@@ -215,6 +215,24 @@ def multiply(typing_context, left, right):  # type: ignore[no-untyped-def]
     return left(left, right), generate
 
 
+@intrinsic
+def varying(typing_context, x):  # type: ignore[no-untyped-def]
+    """The number itself, which the compiler must take for another one in each turn of a loop.
+
+    Where a coefficient decides, it would make two loops of one, of which one may load fewer vectors at a time. What
+    assembles the code sees an ordinary move, and leaves it out.
+    """
+
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        real, kind, letter = _IR[x], "f32" if x == types.float32 else "f64", "f" if x == types.float32 else "d"
+        move = ir.InlineAsm(
+            ir.FunctionType(real, [real]), f"mov.{kind} $0, $1;", f"={letter},{letter}", side_effect=True
+        )
+        return builder.call(move, arguments)
+
+    return x(x), generate
+
+
 @device_function
 def square_root(x):  # type: ignore[no-untyped-def]
     return math.sqrt(x)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..constants import CLIPPED, GRAD, PREPARED
 from ..formulas.dialect import Function
+from ..formulas.passing import compared_arguments
 from .source import device, functions_source, kernel_source, row_of, walk
 from .structures import PROGRAM_COLUMNS, Structure, coefficient_width, numbered_variants
 from .table_format import GROUP, SEGMENT
@@ -51,15 +52,22 @@ def variant(structure: Structure, program: str, with_gradient: bool = True) -> V
                 return OWN_BLOCKS.get(stands_for[name], f"operand_{stands_for[name]}")
             return f"{name}_{number}" if name in more["local"] else f"c_{more['coefficients'][name]}"
 
+        known = {each.name: each for each in loop.functions}
         for function, arguments, targets in loop.calls:
             more = {"local": loop.local_names, "coefficients": coefficients}
+            compared = compared_arguments(function, known)
             for name in arguments:
                 operand = stands_for.get(name, -1)
                 if operand >= 0 and operand not in stores:
                     loads[operand] = None
                 if name in coefficients:
                     taken[coefficients[name]] = None
-            given = ", ".join(spelled(name, **more) for name in arguments)
+            given = ", ".join(
+                f"varying({spelled(name, **more)})"
+                if name in coefficients and own in compared
+                else spelled(name, **more)
+                for name, own in zip(arguments, function.arguments, strict=True)
+            )
             lines.append(f"{', '.join(spelled(name, **more) for name in targets)} = element_{function.name}({given})")
             stores |= dict.fromkeys(stands_for[name] for name in targets if stands_for.get(name, -1) >= 0)
         functions |= dict.fromkeys(loop.functions)

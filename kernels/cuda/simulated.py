@@ -176,6 +176,10 @@ def multiply(left: Any, right: Any) -> Any:
     return left * right
 
 
+def varying(x: Any) -> Any:
+    return x
+
+
 def square_root(x: Any) -> Any:
     return np.sqrt(x)
 

@@ -63,6 +63,7 @@ def words(real: str) -> dict[str, Any]:
         "store_real": machine.STORES[real],
         "store_vector": machine.VECTOR_STORES[real],
         "multiply": machine.multiply,
+        "varying": machine.varying,
     }
     for prefix, precision in (("element", real), ("coefficient", "float64"), ("term", real)):
         spelled = {

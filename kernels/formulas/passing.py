@@ -1,4 +1,4 @@
-"""Reads from the text of a rule whether it stores a parameter or a gradient that it has not computed with.
+"""Reads from the text of a rule what becomes of its arguments: whether one is stored as it is, or compared.
 
 The processor treats a denormal as zero when it computes with it, and makes a signalling NaN quiet. So 1 * x and x lead
 to the same bits where a rule adds, multiplies or divides before it stores, and maybe not where it only selects or
@@ -43,3 +43,19 @@ def stores_as_given(function: Function, given: frozenset[str], known: Mapping[st
             if isinstance(target, ast.Name):
                 (names.add if found else names.discard)(target.id)
     return any(map(is_given, function.returns))
+
+
+def compared_arguments(function: Function, known: Mapping[str, Function]) -> frozenset[str]:
+    """The arguments that stand in a condition, also in one of the `known` functions that this one calls."""
+    found: set[str] = set()
+    for part in (*function.body, *function.returns):
+        for node in ast.walk(part):
+            if isinstance(node, ast.Compare):
+                found |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in known:
+                callee = known[node.func.id]
+                inner = compared_arguments(callee, known)
+                for name, value in zip(callee.arguments, node.args, strict=True):
+                    if name in inner and isinstance(value, ast.Name):
+                        found.add(value.id)
+    return frozenset(found.intersection(function.arguments))

@@ -122,9 +122,8 @@ def test_updates_are_what_they_should_be(case: Case, dtype: Any) -> None:
     opt: Any = case.make([np.zeros(5, dtype)], backend="reference")
     states = len(opt.spec.states(opt._contents.groups[0]))
     loads, together = 2 + states, max(1, VECTORS_IN_FLIGHT // (2 + states))
-    # The compiler makes several loops of one where a coefficient decides, some of them for fewer vectors.
-    assert found[f"ld.global.{vector}"] % loads == 0, found
-    assert found[f"ld.global.{vector}"] >= loads * (together + (together > 1)), found
+    # One loop for several vectors, one for single ones.
+    assert found[f"ld.global.{vector}"] == loads * (together + (together > 1)), found
     assert found[f"st.global.{vector}"] >= 1 + states, found
     assert found[f"mul.rn.{bits}"], found
     for name in found:
@@ -180,8 +179,7 @@ def test_a_rule_of_ones_own_compiles(dtype: Any) -> None:
     for name, source in sources_of(opt, dtype).items():
         code = ptx(source, name, dtype)
         vector = "v4.f32" if dtype == np.float32 else "v2.f64"
-        found = instructions(code)[f"ld.global.{vector}"]  # of four arrays, in each loop that the compiler makes
-        assert name != "update" or found % 4 == 0 < found
+        assert name != "update" or instructions(code)[f"ld.global.{vector}"] == 4
 
 
 def test_a_product_is_not_contracted_with_a_sum() -> None:
