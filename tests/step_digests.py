@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from cases import CASES, CONVENTION_CASES, DTYPES, PLAIN, Case, extra_options
+from storages import HALVES, STORAGES
 
 RECORD = Path(__file__).parent / "golden" / "step_digests.txt"
 LENGTHS = (0, 1, 7, 8, 15, 16, 17, 63, 64, 65, 4097)
@@ -30,16 +31,23 @@ def gradient(rng: np.random.Generator, shape: Any, dtype: Any) -> np.ndarray:
 
 
 @functools.cache
-def inputs(dtype: Any, shapes: tuple[Any, ...]) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
-    """Parameters, and gradients for each step."""
+def inputs(dtypes: tuple[Any, ...], shapes: tuple[Any, ...]) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """Parameters of these dtypes in turn, and gradients for each step; some of those of 16 bits are float32."""
     rng = np.random.default_rng(3)
-    params = [(rng.random(shape) - 0.5).astype(dtype) for shape in shapes]
-    with np.errstate(under="ignore"):
-        return params, [[gradient(rng, shape, dtype) for shape in shapes] for _ in range(STEPS)]
+    arrays = [(dtypes[index % len(dtypes)], shape) for index, shape in enumerate(shapes)]
+    params = [(rng.random(shape) - 0.5).astype(dtype) for dtype, shape in arrays]
+    with np.errstate(under="ignore", over="ignore"):
+        return params, [
+            [
+                gradient(rng, shape, np.float32 if dtype in HALVES.values() and step % 3 == 0 else dtype)
+                for dtype, shape in arrays
+            ]
+            for step in range(STEPS)
+        ]
 
 
-def digest(case: Case, dtype: Any, shapes: tuple[Any, ...], **options: Any) -> str:
-    starts, steps = inputs(dtype, shapes)
+def digest(case: Case, dtypes: tuple[Any, ...], shapes: tuple[Any, ...], **options: Any) -> str:
+    starts, steps = inputs(dtypes, shapes)
     params = [start.copy() for start in starts]
     optimizer = case.make(params, **options)
     with np.errstate(all="ignore"):
@@ -56,15 +64,19 @@ def digest(case: Case, dtype: Any, shapes: tuple[Any, ...], **options: Any) -> s
 
 
 def digests(optimizer: str, backend: str) -> Iterator[tuple[str, str]]:
-    """The name and the digest of each case of an optimizer: its variants, then what can be done around an update."""
+    """The name and the digest of each case of an optimizer: its variants, then what can be done around an update, and
+    all storages."""
     for dtype in DTYPES:
         for case in (*CASES, *CONVENTION_CASES):
             if case.optimizer == optimizer:
-                yield f"{case} {dtype.__name__}", digest(case, dtype, LENGTHS, backend=backend)
+                yield f"{case} {dtype.__name__}", digest(case, (dtype,), LENGTHS, backend=backend)
         for name, options in extra_options().items():
             case = Case(optimizer, {})
             if case.can(options):
-                yield f"{case} {dtype.__name__}, {name}", digest(case, dtype, SHAPES, backend=backend, **options)
+                yield f"{case} {dtype.__name__}, {name}", digest(case, (dtype,), SHAPES, backend=backend, **options)
+    for name, (dtypes, options) in STORAGES.items():
+        case = Case(optimizer, {})
+        yield f"{case} stored, {name}", digest(case, dtypes, LENGTHS, backend=backend, **options)
 
 
 if __name__ == "__main__":

@@ -209,8 +209,8 @@ def functions(
     for name in hyperparameters.keys() - spec.defaults.keys():
         if not conventions.conventions_with(spec, name):
             raise TypeError(
-                f"{spec.name} has no argument {name!r} here: jit.functions takes hyperparameters alone, and no options of "
-                "the class; an update reads and writes arrays of float32 or float64, and does nothing around it"
+                f"{spec.name} has no argument {name!r} here: jit.functions takes hyperparameters alone, and no options "
+                "of the class; an update reads and writes arrays of float32 or float64, and does nothing around it"
             )
     conventions.hyperparameters(spec, hyperparameters)
     key = (optimizer, convention, flush_denormals, repr(sorted(hyperparameters.items())))

@@ -74,8 +74,8 @@ def refusing_halves(function: Any, names: tuple[str, ...]) -> Any:
         for name, value in given:
             if getattr(getattr(value, "dtype", None), "name", None) in STORED:
                 raise TypeError(
-                    f"{name} must be an array of float32 or float64, got dtype {value.dtype}: fastopt.jit has no updates "
-                    f"of 16 bits; convert it, {name}.astype(numpy.float32), or use the optimizer's class"
+                    f"{name} must be an array of float32 or float64, got dtype {value.dtype}: fastopt.jit has no "
+                    f"updates of 16 bits; convert it, {name}.astype(numpy.float32), or use the optimizer's class"
                 )
         return compile_for(*arguments, **keywords)
 

@@ -27,7 +27,7 @@ def test_steps_have_the_bits_of_the_record(case: Case) -> None:
 def test_a_digest_depends_on_every_number() -> None:
     lr = 0.02
     found = {
-        digest(Case("SGD", {"lr": value}), np.float64, SHAPES, backend="reference")
+        digest(Case("SGD", {"lr": value}), (np.float64,), SHAPES, backend="reference")
         for value in (lr, np.nextafter(lr, 1))
     }
     assert len(found) == 2

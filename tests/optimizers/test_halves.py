@@ -324,15 +324,6 @@ def test_what_is_refused(call: Any, message: str) -> None:
         call()
 
 
-@by_half
-def test_jit_refuses_arrays_of_16_bits(half: Any) -> None:
-    import numba
-
-    array = np.ones(3, half)
-    with pytest.raises((numba.TypingError, NotImplementedError), match=str(half)):  # Numba itself does
-        fastopt.jit.sgd_update(array, array, 1)
-
-
 def test_describe_says_how_parameters_are_stored(capsys: pytest.CaptureFixture[str]) -> None:
     fastopt.Adam([np.ones(10, BFLOAT16), np.ones(5, np.float32), np.ones(20, BFLOAT16)]).describe()
     printed = capsys.readouterr().out
