@@ -63,6 +63,10 @@ def _no_codec(name: str, stochastic: bool) -> tuple[Any, Any]:
     raise NotImplementedError(f"this backend reads and writes float32 and float64 alone, not {name}")
 
 
+def _decoded_first(name: str) -> None:
+    return None
+
+
 def _in_main_memory_only(*arguments: Any) -> Any:
     raise NotImplementedError("arrays on a device are added up and changed by an engine only")
 
@@ -85,6 +89,8 @@ class Backend:
     coefficient_function: Callable[[str], Any]
     codec: Callable[[str, bool], tuple[Any, Any]] = _no_codec
     """What decodes and encodes a format, given its name and whether it rounds stochastically."""
+    over_bfloat16: Callable[[str], tuple[Any, Any] | None] = _decoded_first
+    """The loops of a rule over operands that are all stored as bfloat16: see `engine.plan.Operation`."""
     add_up_arrays: Callable[[list[Any], Any, int], float] = _in_main_memory_only
     """Adds up all elements of arrays, given a sum from `sum_over` and the most threads to use (0: the default)."""
     change_arrays: Callable[[list[Any], Any, tuple[float, ...], int], None] = _in_main_memory_only
@@ -152,8 +158,9 @@ def _cython() -> Backend:
         cython_loops.sum_over,
         native.coefficient_function,
         cython_loops.codec,
-        native.add_up_arrays,
-        native.change_arrays,
+        cython_loops.over_bfloat16,
+        add_up_arrays=native.add_up_arrays,
+        change_arrays=native.change_arrays,
         can_flush_denormals=native.can_flush_denormals,
         native=True,
     )
@@ -183,8 +190,8 @@ def _numba() -> Backend:
             cython_loops.sum_over,
             coefficient_function,
             cython_loops.codec,
-            native.add_up_arrays,
-            native.change_arrays,
+            add_up_arrays=native.add_up_arrays,
+            change_arrays=native.change_arrays,
             can_flush_denormals=native.can_flush_denormals,
             native=True,
         )
@@ -202,8 +209,8 @@ def _numba() -> Backend:
             reference.coefficient_function(name), functools.partial(numba_loops.coefficient_function, name)
         ),
         codecs.codec,
-        reference.add_up_arrays,
-        reference.change_arrays,
+        add_up_arrays=reference.add_up_arrays,
+        change_arrays=reference.change_arrays,
     )
 
 
@@ -218,8 +225,8 @@ def _reference() -> Backend:
         reference.sum_over,
         reference.coefficient_function,
         codecs.codec,
-        reference.add_up_arrays,
-        reference.change_arrays,
+        add_up_arrays=reference.add_up_arrays,
+        change_arrays=reference.change_arrays,
     )
 
 

@@ -30,6 +30,10 @@ BOUNDARY = 64
 BLOCK = 1024
 """Elements per block; all operations of a program run on a block before the next, so it stays in the nearest cache."""
 
+CODED_BLOCK = 512
+"""Elements that a thread decodes at a time: with the codes of the next ones they fit into 32 kB, the smallest first
+cache. A multiple of `formulas.storage.BLOCK`."""
+
 SUM_BLOCK = 4096
 """Elements per block of a sum; a multiple of BLOCK."""
 

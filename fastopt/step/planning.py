@@ -233,6 +233,7 @@ class Planner:
             operands=tuple(indices[stands_for.get(each, each)] for each in loop.operands),
             pick=tuple(self.position(name, coefficient, positions) for coefficient in loop.coefficients),
             writes=tuple(indices[stands_for.get(each, each)] for each in loop.writes),
+            over_bfloat16=self.backend.over_bfloat16(name),
         )
 
     def row_operations(self, group: Mapping[str, Any]) -> list[RowOperation]:

@@ -57,6 +57,9 @@ class Operation:
     operands: tuple[int, ...]  # positions among a segment's operands, or PREPARED or CLIPPED
     pick: tuple[tuple[int, int], ...]  # the loop's coefficients, in order: (stage, result)
     writes: tuple[int, ...]  # those of the operands that it writes
+    over_bfloat16: tuple[Any, Any] | None = None
+    """The same loop over operands that are all stored as bfloat16: the addresses of the one that rounds to nearest, and
+    of the one that rounds stochastically. None if there is none: then operands are decoded first."""
 
 
 @dataclass(eq=False, repr=False)

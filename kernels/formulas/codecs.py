@@ -1,15 +1,18 @@
 """Storage formats: how the 32 bits of a float32 number become a code of fewer bits, and back.
 
 The functions take and return words of 32 bits without sign, in a dialect of its own: assignments and one `return`,
-`+ - * & | ^ << >>` (which wrap around), whole numbers, comparisons inside `select`, and calls of functions above. The
-words of numbers are exact, so codes have the same bits everywhere.
+`+ - * & | ^ << >>` (which wrap around), whole numbers, comparisons inside `select`, calls of functions above, and of
+`larger`, `smaller` and `shifted`, which take words as numbers with a sign. The words of numbers are exact, so codes
+have the same bits everywhere.
 
-Each format has three functions. `NAME_decoded` gives the bits of a number from its code; `NAME_nearest` rounds bits to
-the nearest code, ties to even; `NAME_stochastic` rounds up or down at random, so that the expected value is the number
-itself. `random` is a word of 32 random bits, of which the upper ones are used.
+Each format has three functions. `NAME_decoded` gives the bits of a number from its code. `NAME_nearest` rounds bits to
+the nearest code, ties to even in 16 bits and away from zero in 8. `NAME_stochastic` rounds up or down at random, so
+that the expected value is the number itself; `random` is a word of 32 random bits, of which the upper ones are used.
+
+What compilers make of them decides how fast a step is: each operation is one instruction for 8 or 16 elements.
 """
 
-from .vocabulary import select, whole
+from .vocabulary import larger, select, shifted, smaller, whole
 
 
 def scrambled(word):
@@ -23,12 +26,16 @@ def scrambled(word):
     return second ^ (second >> 16)
 
 
-def random_word(element, key):
-    """Random bits for an element of an array in one step: the upper ones; `key` is different for each array and step.
+def element_word(element, key):
+    """A word for each element of an array in one step, a constant more than that of the element before."""
+    return element * 0x9E3779B9 + key
+
+
+def random_word(word):
+    """Random bits from an `element_word`: the upper ones.
 
     One multiplication is enough here, because `combined_key` has made keys that do not depend on each other.
     """
-    word = element * 0x9E3779B9 + key
     return (word ^ (word >> 15)) * 0x846CA68B
 
 
@@ -40,9 +47,17 @@ def combined_key(key, word):
 # --- bfloat16: the upper half of a float32 ----------------------------------------------------------------------------
 
 
-def bfloat16_with(bits, addend):
-    """The upper half after an addition; the sign of a NaN and that it is one are kept, its other bits are not."""
-    return select((bits & 0x7FFFFFFF) > 0x7F800000, (bits >> 16) | 0x40, (bits + addend) >> 16)
+def bfloat16_word(bits, addend):
+    """A word whose upper half is the code; the sign of a NaN and that it is one are kept, its other bits are not."""
+    return select((bits & 0x7FFFFFFF) > 0x7F800000, bits | 0x400000, bits + addend)
+
+
+def bfloat16_nearest_word(bits):
+    return bfloat16_word(bits, 0x7FFF + ((bits >> 16) & 1))
+
+
+def bfloat16_stochastic_word(bits, random):
+    return bfloat16_word(bits, random >> 16)  # which leaves infinities as they are
 
 
 def bfloat16_decoded(code):
@@ -50,11 +65,11 @@ def bfloat16_decoded(code):
 
 
 def bfloat16_nearest(bits):
-    return bfloat16_with(bits, 0x7FFF + ((bits >> 16) & 1))
+    return bfloat16_nearest_word(bits) >> 16
 
 
 def bfloat16_stochastic(bits, random):
-    return bfloat16_with(bits, random >> 16)  # which leaves infinities as they are
+    return bfloat16_stochastic_word(bits, random) >> 16
 
 
 # --- bfloat16 and the rest of the float32 -----------------------------------------------------------------------------
@@ -155,12 +170,6 @@ def float16_stochastic(bits, random):
 # largest exponent, and small numbers are lost.
 
 
-def above_base(magnitude, base):
-    """The bits of a number less those of the smallest in its block; 0 for numbers that are smaller."""
-    smallest = base << 23
-    return select(magnitude > smallest, magnitude, smallest) - smallest
-
-
 def base_of(exponent, largest):
     """The base of a block whose largest number has this exponent, 255 for infinities and NaN."""
     found = select(exponent > largest, exponent - largest, 0)
@@ -173,23 +182,23 @@ def float8_base(largest):
 
 
 def float8_decoded(code, base):
-    magnitude = code & 0x7F
-    return ((code & 0x80) << 24) | select(magnitude == 0, 0, (magnitude << 20) + (base << 23))
+    extended = (code ^ 0x80) - 0x80  # the sign in all upper bits
+    return ((extended << 20) & 0x87F00000) + select((code & 0x7F) == 0, 0, base << 23)
 
 
-def float8_of(bits, rounded):
-    """The code. NaN of arithmetic are quiet and stay NaN; signalling ones may become infinite."""
-    return ((bits >> 24) & 0x80) | select(rounded > 0x7F, 0x7F, rounded)
+def float8_of(bits, base, addend):
+    """The code: the sign, and the upper bits of a sum. NaN stay NaN."""
+    smallest = base << 23
+    above = larger(bits & 0x7FFFFFFF, smallest) + (addend - smallest)
+    return ((smaller(above, 0x7FFFFFF) << 4) | (bits & 0x80000000)) >> 24
 
 
 def float8_nearest(bits, base):
-    above = above_base(bits & 0x7FFFFFFF, base)
-    return float8_of(bits, (above + 0x7FFFF + ((above >> 20) & 1)) >> 20)
+    return float8_of(bits, base, 0x80000)
 
 
 def float8_stochastic(bits, base, random):
-    above = above_base(bits & 0x7FFFFFFF, base)
-    return float8_of(bits, (above + (random >> 12)) >> 20)
+    return float8_of(bits, base, random >> 12)
 
 
 def unsigned_float8_base(largest):
@@ -197,25 +206,25 @@ def unsigned_float8_base(largest):
 
 
 def unsigned_float8_decoded(code, base):
-    above = select(code < 128, code << 20, (code + 128) << 19)
-    return select(code == 0, 0, above + (base << 23))
+    return select(code == 0, 0, (smaller(code + code, code + 128) << 19) + (base << 23))
 
 
-def unsigned_float8_of(bits, above, coarse, fine):
-    """The code; 0 stands for 0 alone, since a second moment of 0 would divide by `eps`."""
-    rounded = select(above < 0x8000000, coarse, fine - 128)
-    least = select((bits & 0x7FFFFFFF) > 1, 1, bits & 0x7FFFFFFF)
-    code = select(rounded > 0xFF, 0xFF, rounded)
-    return select(code > least, code, least)
+def unsigned_float8_of(bits, base, coarse, fine):
+    """The code, given what to add for each of the fractions; 0 stands for 0 alone, since a second moment of 0 would
+    divide by `eps`.
+
+    Of the two roundings the larger is right: up to exponent 15 a unit of `coarse` is two of `fine`, from 16 on codes
+    count those of `fine`, less 128.
+    """
+    magnitude = bits & 0x7FFFFFFF
+    above = magnitude - (base << 23)  # below 0 for what is smaller than the smallest
+    code = larger(shifted(above + coarse, 20), shifted(above + fine - 0x4000000, 19))
+    return smaller(larger(code, smaller(magnitude, 1)), 0xFF)
 
 
 def unsigned_float8_nearest(bits, base):
-    above = above_base(bits & 0x7FFFFFFF, base)
-    coarse = (above + 0x7FFFF + ((above >> 20) & 1)) >> 20
-    fine = (above + 0x3FFFF + ((above >> 19) & 1)) >> 19
-    return unsigned_float8_of(bits, above, coarse, fine)
+    return unsigned_float8_of(bits, base, 0x80000, 0x40000)
 
 
 def unsigned_float8_stochastic(bits, base, random):
-    above = above_base(bits & 0x7FFFFFFF, base)
-    return unsigned_float8_of(bits, above, (above + (random >> 12)) >> 20, (above + (random >> 13)) >> 19)
+    return unsigned_float8_of(bits, base, random >> 12, random >> 13)

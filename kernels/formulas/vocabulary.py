@@ -54,3 +54,22 @@ def sign(x: Any) -> Any:
 def whole(word: Any) -> Any:
     """The bits of the float32 number with the value of this word, which is less than 2^24."""
     return np.asarray(word, np.uint32).astype(np.float32).view(np.uint32)
+
+
+def larger(a: Any, b: Any) -> Any:
+    """The larger of two words, taken as numbers with a sign."""
+    return np.maximum(_signed(a), _signed(b)).view(np.uint32)
+
+
+def smaller(a: Any, b: Any) -> Any:
+    """The smaller of two words, taken as numbers with a sign."""
+    return np.minimum(_signed(a), _signed(b)).view(np.uint32)
+
+
+def shifted(word: Any, by: int) -> Any:
+    """A word shifted to the right, with copies of its sign."""
+    return (_signed(word) >> by).view(np.uint32)
+
+
+def _signed(word: Any) -> Any:
+    return np.asarray(word, np.uint32).view(np.int32)

@@ -4,7 +4,7 @@
 # the last one. Such segments compute in float32.
 
 cdef enum:
-    SLOT_BYTES = BLOCK * 4  # of decoded elements; BLOCK is a multiple of CODEC_BLOCK
+    SLOT_BYTES = CODED_BLOCK * 4  # of decoded elements; CODED_BLOCK is a multiple of CODEC_BLOCK
 
 
 cdef inline bint is_coded(const Segment *segment, int operand) noexcept nogil:
@@ -42,11 +42,33 @@ cdef inline void encode(Table *table, const Segment *segment, int operand, Py_ss
     )
 
 
+cdef inline int prefetch_codes(const Table *table, const Segment *segment, int operand, Py_ssize_t first,
+                               Py_ssize_t size) noexcept nogil:
+    """Ask for the codes of elements [first, first + size) of an operand; which operand is next.
+
+    Processors find out by themselves what loops read directly.
+    """
+    cdef const char *address
+    cdef const char *end
+    if operand < segment.layout.n_operands and segment.operands[operand] != NULL and is_coded(segment, operand):
+        address = operand_at(table, segment, operand, first)
+        end = operand_at(table, segment, operand, first + size)
+        while address < end:
+            prefetch_line(address)
+            address += CACHE_LINE
+    return operand + 1
+
+
 cdef void run_coded_operations(
     Table *table, Segment *segment, const Coefficients *coefficients, const Program *program, int begin, int end,
-    Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped, char *slots
+    Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped, char *slots, Py_ssize_t ahead
 ) noexcept nogil:
-    """Run operations [begin, end) of a program on elements [first, first + size), at most BLOCK of them."""
+    """Run operations [begin, end) of a program on elements [first, first + size), at most CODED_BLOCK of them.
+
+    Meanwhile the memory system fetches `ahead` elements that follow: of one operand before each operation and each
+    encoding, since it stalls when asked for much at once.
+    """
+    cdef int next_operand = 0
     cdef uint32_t again = 0 if begin == 0 else MAX_ROW_OPERATIONS + 1  # after operations on rows
     cdef void *operands[MAX_LOOP_OPERANDS]
     cdef const Operation *operation
@@ -73,11 +95,18 @@ cdef void run_coded_operations(
                     decoded |= 1 << operand
             else:
                 operands[each] = operand_at(table, segment, operand, first)
+        if ahead > 0:
+            next_operand = prefetch_codes(table, segment, next_operand, first + size, ahead)
         operation.loop(operands, size, <const char *>coefficients + operation.first_coefficient * table.itemsize, 0)
         written |= operation.written
     for operand in range(segment.layout.n_operands):
         if decoded >> operand & 1 and written >> operand & 1:
+            if ahead > 0:
+                next_operand = prefetch_codes(table, segment, next_operand, first + size, ahead)
             encode(table, segment, operand, first, size, slots + operand * SLOT_BYTES, again)
+    if ahead > 0:
+        while next_operand < segment.layout.n_operands:
+            next_operand = prefetch_codes(table, segment, next_operand, first + size, ahead)
 
 
 cdef void run_coded_blocks(
@@ -88,10 +117,33 @@ cdef void run_coded_blocks(
     cdef Group *group = &table.groups[segment.group]
     while first < last:
         run_coded_operations(
-            table, segment, coefficients, program, begin, end, first, min(<Py_ssize_t>BLOCK, last - first),
-            gathered(table, group, segment, first, prepared), prepared + SLOT_BYTES, scratch
+            table, segment, coefficients, program, begin, end, first, min(<Py_ssize_t>CODED_BLOCK, last - first),
+            gathered(table, group, segment, first, prepared), prepared + SLOT_BYTES, scratch,
+            min(<Py_ssize_t>CODED_BLOCK, last - first - CODED_BLOCK) if table.beyond_cache else 0
         )
-        first += BLOCK
+        first += CODED_BLOCK
+
+
+cdef inline bint runs_over_bfloat16(const Segment *segment, const Program *program) noexcept nogil:
+    """Whether the one loop of a program can decode and encode by itself."""
+    cdef int kind = segment.layout.all_bfloat16
+    return (
+        kind and program.plain and program.operations[0].over_bfloat16[kind - 1] != NULL
+        and segment.row == 0 and not segment.direct_gradient and segment.operands[GRAD] != NULL
+    )
+
+
+cdef void run_over_bfloat16(Table *table, Segment *segment, const Coefficients *coefficients, const Program *program,
+                            Py_ssize_t first, Py_ssize_t last) noexcept nogil:
+    cdef void *operands[MAX_LOOP_OPERANDS]
+    cdef const Operation *operation = &program.operations[0]
+    cdef int each
+    for each in range(operation.n_operands):
+        operands[each] = operand_at(table, segment, each, first)
+    operation.over_bfloat16[segment.layout.all_bfloat16 - 1](
+        operands, last - first, <const char *>coefficients + operation.first_coefficient * table.itemsize,
+        segment.keys, <uint32_t>first
+    )
 
 
 cdef void run_coded(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first, Py_ssize_t last,
@@ -102,6 +154,9 @@ cdef void run_coded(Table *table, Segment *segment, const Coefficients *coeffici
     cdef bint with_rows = segment.row > 0 and table.program == UPDATE
     cdef int k, before_rows = group.rows_after if with_rows else program.n_operations
     cdef Py_ssize_t start = first
+    if runs_over_bfloat16(segment, program):
+        run_over_bfloat16(table, segment, coefficients, program, first, last)
+        return
     run_coded_blocks(table, segment, coefficients, program, 0, before_rows, first, last, scratch)
     if not with_rows:
         return
@@ -125,9 +180,9 @@ cdef char *coded_gradient(Table *table, Segment *segment, const Coefficients *co
         while start < size:  # The first operation gathers.
             run_coded_operations(
                 table, segment, coefficients, &group.programs[table.program], 0, 1, first + start,
-                min(<Py_ssize_t>BLOCK, size - start), elements + start * 4, NULL, scratch
+                min(<Py_ssize_t>CODED_BLOCK, size - start), elements + start * 4, NULL, scratch, 0
             )
-            start += BLOCK
+            start += CODED_BLOCK
         return elements
     if not is_coded(segment, GRAD):
         return operand_at(table, segment, GRAD, first)

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint32_t
 cimport numpy as cnp
 
 ctypedef void (*loop_function)(void **, Py_ssize_t, const void *, Py_ssize_t) noexcept nogil
+ctypedef void (*bfloat16_loop_function)(void **, Py_ssize_t, const void *, const uint32_t *, uint32_t) noexcept nogil
 ctypedef void (*coefficient_function)(const double *, double *) noexcept nogil
 ctypedef void (*sum_function)(const void *, Py_ssize_t, double, double *) noexcept nogil
 ctypedef void (*decode_function)(const void *, const void *, Py_ssize_t, void *) noexcept nogil

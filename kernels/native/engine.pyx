@@ -40,6 +40,7 @@ cdef extern from "machine.h":
     int is_intel()
     int is_x86_64()
     double nanoseconds() noexcept nogil
+    void prefetch_line(const void *) noexcept nogil
 
 from cython.parallel cimport parallel
 
@@ -507,7 +508,8 @@ cdef class Engine:
             n_active += 1
         self.table.n_active = n_active
         self.table.total = total
-        self.table.prefetch = prefetch_distance if nbytes > PREFETCH_BYTES else 0
+        self.table.beyond_cache = nbytes > PREFETCH_BYTES
+        self.table.prefetch = prefetch_distance if self.table.beyond_cache else 0
         self.work = work + reading
         self.reading = reading
 

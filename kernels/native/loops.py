@@ -21,6 +21,12 @@ def loop(name: str, dtype: np.dtype) -> int:
     return _loops[name, dtype.name]
 
 
+def over_bfloat16(name: str) -> tuple[int, int] | None:
+    """The addresses of a rule's loops over operands stored as bfloat16: to nearest, and stochastically."""
+    nearest = _module.OVER_BFLOAT16.get((name, False))
+    return None if nearest is None else (nearest, _module.OVER_BFLOAT16[name, True])
+
+
 def sum_over(name: str, dtype: np.dtype) -> int:
     """The address of a sum over elements of float32 or float64."""
     return int(_module.SUMS[name, dtype.name])

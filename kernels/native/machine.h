@@ -40,6 +40,11 @@ typedef unsigned int floating_point_mode;
 static inline floating_point_mode get_mode(void) { return 0; }
 static inline void set_mode(floating_point_mode mode) { (void)mode; }
 #endif
+#if defined(__GNUC__)
+#define prefetch_line(address) __builtin_prefetch(address, 0, 3)
+#else
+#define prefetch_line(address) ((void)(address))
+#endif
 /* Compilers do not know that arithmetic depends on the mode, but they move no access to memory past these. */
 #if defined(__GNUC__)
 #define KEEP_ORDER() __asm__ __volatile__("" : : : "memory")

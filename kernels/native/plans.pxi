@@ -58,6 +58,10 @@ cdef int read_program(Program *program, tuple operations) except -1:
         for operand in operation.writes:
             if operand >= 0:
                 program.operations[k].written |= 1 << <int>operand
+        for each in range(2):
+            program.operations[k].over_bfloat16[each] = <bfloat16_loop_function><uintptr_t>(
+                operation.over_bfloat16[each] if operation.over_bfloat16 else 0
+            )
         for stage, position in operation.pick:
             if not (0 <= stage < MAX_STAGES and 0 <= position < MAX_RESULTS):
                 raise ValueError(f"the operation is too large for the engine: {operation}")
@@ -117,4 +121,8 @@ cdef int read_layout(Layout *layout, tuple forms) except -1:
         layout.cost += NANOSECONDS_TO_CODE
         if form.has_base:
             layout.block = CODEC_BLOCK
+    codecs = [each.codec for each in forms]
+    roundings = {codec.stochastic for k, codec in enumerate(codecs) if codec is not None and k != GRAD}
+    if all([codec is not None and codec.name == "bfloat16" for codec in codecs]) and len(roundings) == 1:
+        layout.all_bfloat16 = 1 + <int>roundings.pop()
     return 0

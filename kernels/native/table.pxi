@@ -12,6 +12,7 @@ cdef struct Operation:
     int operands[MAX_LOOP_OPERANDS]
     int first_coefficient
     int written                 # the operands that it writes, a bit for each
+    bfloat16_loop_function over_bfloat16[2]  # if all operands are bfloat16: to nearest, stochastically; NULL: none
 
 cdef struct Program:
     int n_operations
@@ -42,6 +43,7 @@ cdef struct Layout:             # the forms of all operands of a segment
     double element_bytes        # of all operands together
     double cost                 # nanoseconds to decode and encode an element
     Py_ssize_t block            # elements that no two threads share
+    int all_bfloat16            # whether all operands are bfloat16: 1 + the index in Operation.over_bfloat16, or 0
 
 cdef struct Group:
     double cost                 # nanoseconds per element on one thread, in cache; decides the number of threads
@@ -96,6 +98,7 @@ cdef struct Table:
     Py_ssize_t total
     Py_ssize_t itemsize         # of the elements that loops compute with, of coefficients, and of a thread's own blocks
     Py_ssize_t prefetch
+    bint beyond_cache           # whether it is more than the processor's caches hold
     uint32_t *keys              # MAX_OPERANDS for each segment, if any is rounded stochastically; or NULL
     char *scratch               # SCRATCH_BYTES for each of n_scratch threads, for the thread's own blocks
     char *scratch_memory        # the allocation that it is in

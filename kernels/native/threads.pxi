@@ -6,7 +6,7 @@ cdef double NANOSECONDS_PER_THREAD = 1100.0  # the least work for which waking a
 cdef double FORKED = 100.0  # the factor on it in a forked child, where each step starts new threads
 cdef double NANOSECONDS_TO_RELEASE = 5000.0  # the least work for which releasing the GIL is worth its cost
 cdef double NANOSECONDS_TO_ADD = 0.1  # the time to add one element to a sum, in cache
-cdef double NANOSECONDS_TO_CODE = 0.05  # the time to decode and encode one element of an operand, in cache
+cdef double NANOSECONDS_TO_CODE = 0.15  # the time to decode and encode one element of an operand, in cache
 cdef bint adaptive = True
 
 

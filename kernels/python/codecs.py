@@ -59,7 +59,7 @@ def _encode(
         arguments.append(_for_each_element(more, bits.size))
     if stochastic:
         numbers = np.arange(first, first + bits.size, dtype=np.uint64).astype(WORD)
-        arguments.append(codecs.random_word(numbers, WORD(key)))
+        arguments.append(codecs.random_word(codecs.element_word(numbers, WORD(key))))
     results = getattr(codecs, f"{name}_{'stochastic' if stochastic else 'nearest'}")(*arguments)
     if storage.has_rest:
         assert more is not None

@@ -3,7 +3,7 @@
 A loop that decodes is `void decode(const void *codes, const void *more, Py_ssize_t size, void *elements)`; one that
 encodes is `void encode(const void *elements, Py_ssize_t size, void *codes, void *more, uint32_t key, uint32_t first)`.
 `more` is where the rest of each element is, or the base of each block, and NULL for other formats. Arrays that are
-divided into blocks begin at the first element of one. `first` is the number of the first element for `random_word`.
+divided into blocks begin at the first element of one. `first` is the number of the first element for `element_word`.
 """
 
 from __future__ import annotations
@@ -24,20 +24,27 @@ cdef extern from *:
     typedef uint16_t *__restrict__ codes_16;
     typedef uint8_t *__restrict__ codes_8;
     #define number_word(x) ((uint32_t)(x))
+    static inline float number_of(uint32_t bits) {{ float number; memcpy(&number, &bits, 4); return number; }}
+    static inline uint32_t word_of(float number) {{ uint32_t bits; memcpy(&bits, &number, 4); return bits; }}
     static inline uint32_t select_word(int condition, uint32_t a, uint32_t b) {{ return condition ? a : b; }}
     static inline uint32_t whole_word(uint32_t x) {{
-        float number = (float)(int32_t)x;
-        uint32_t bits;
-        memcpy(&bits, &number, 4);
-        return bits;
+        return word_of((float)(int32_t)x);
     }}
+    static inline uint32_t larger_word(uint32_t a, uint32_t b) {{ return (int32_t)a > (int32_t)b ? a : b; }}
+    static inline uint32_t smaller_word(uint32_t a, uint32_t b) {{ return (int32_t)a < (int32_t)b ? a : b; }}
+    static inline uint32_t shifted_word(uint32_t x, uint32_t by) {{ return (uint32_t)((int32_t)x >> by); }}
     '''
     ctypedef uint32_t *words
     ctypedef uint16_t *codes_16
     ctypedef uint8_t *codes_8
+    float number_of(uint32_t) noexcept nogil
+    uint32_t word_of(float) noexcept nogil
     uint32_t number_word(unsigned int) noexcept nogil
     uint32_t select_word(bint, uint32_t, uint32_t) noexcept nogil
     uint32_t whole_word(uint32_t) noexcept nogil
+    uint32_t larger_word(uint32_t, uint32_t) noexcept nogil
+    uint32_t smaller_word(uint32_t, uint32_t) noexcept nogil
+    uint32_t shifted_word(uint32_t, uint32_t) noexcept nogil
 
 cdef enum:
     CODEC_BLOCK = {BLOCK}
@@ -116,7 +123,7 @@ def _loops(name: str, storage: Format) -> str:
     for rounding in ("nearest", "stochastic") if storage.stochastic else ("nearest",):
         arguments = ["elements[i]", *(["base"] if storage.has_base else [])]
         if rounding == "stochastic":
-            arguments.append("random_word_word(first + <uint32_t>i, key)")
+            arguments.append("random_word_word(word)")
         call = f"{name}_{rounding}_word({', '.join(arguments)})"
         if storage.has_rest:
             declared = ["cdef uint32_t code, remainder"]
@@ -137,6 +144,9 @@ def _loops(name: str, storage: Format) -> str:
                 ]
                 for length in ("CODEC_BLOCK", "size - start")
             )
+        if rounding == "stochastic":
+            declared.append("cdef uint32_t word = element_word_word(first, key)")
+            encode.append("word = word + element_word_word(1, 0)")
         parts.append(
             _ENCODE.format(
                 **common,

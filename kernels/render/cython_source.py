@@ -21,8 +21,10 @@ from ..formulas.registry import (
     loops,
     operation_functions,
     rule_functions,
+    rules,
     sum_functions,
 )
+from .bfloat16_source import bfloat16_source
 from .codecs_source import codecs_source
 from .spelling import ALONE, call_lines, indent, statements
 
@@ -30,6 +32,9 @@ BY_FMA = "float32_by_fma"
 """float32, with square roots computed by multiplications (square_root.h)."""
 
 C_TYPES = {**REALS, BY_FMA: "float"}
+
+WITHOUT_BFLOAT16 = "x86-64"
+"""An instruction set whose processors are few, and gain little from loops over bfloat16; they need much room."""
 
 SHARED_BLOCK, SHARED_ROOTS = 48, 16
 """In each block of SHARED_BLOCK elements, the multipliers compute the square roots of the first SHARED_ROOTS elements,
@@ -320,6 +325,7 @@ def loops_source(level: str) -> str:
             "CAN_SHARE_ROOTS = bool(FASTOPT_CAN_SHARE_ROOTS)\nROOTS_BY_FMA = <size_t>&roots_by_fma",
             _table("SUMS", sum_functions(), "sum"),
             codecs_source(),
+            bfloat16_source(() if level == WITHOUT_BFLOAT16 else rules()),
             f"LEVEL = {level!r}\nDIGEST = {digest()!r}\n",
         ]
     )

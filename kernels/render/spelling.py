@@ -54,8 +54,8 @@ def indent(lines: list[str], levels: int) -> str:
     return "\n".join("    " * levels + line for line in lines)
 
 
-def call_lines(loop: Loop, call: str) -> list[str]:
-    """One line for each call in a loop; the format `call` spells the name of a function.
+def call_lines(loop: Loop, call: str, element: str = "s_{}[i]") -> list[str]:
+    """One line for each call in a loop; the format `call` spells the name of a function, `element` that of an operand.
 
     Operands get the prefix s_, coefficients c_, local names l_, so their names never collide with the variables of the
     loop, whatever names a rule uses.
@@ -63,7 +63,7 @@ def call_lines(loop: Loop, call: str) -> list[str]:
 
     def spelled(name: str) -> str:
         if name in loop.operands:
-            return f"s_{name}[i]"
+            return element.format(name)
         return f"l_{name}" if name in loop.local_names else f"c_{name}"
 
     return [
