@@ -127,21 +127,14 @@ def small_stochastic(magnitude, base, shift, random):
     return (word + (random >> (32 - by))) >> by
 
 
-def small_decoded(code, base, shift):
-    """The bits of a small number without a sign; those without a leading 1 are whole multiples of the smallest."""
-    normal = (code << shift) + (base << 23)
-    multiple = whole(code) + (base << 23) - ((149 - shift) << 23)
-    return select((normal >> 23) > base, normal, select(code == 0, 0, multiple))
-
-
 # --- float16 ----------------------------------------------------------------------------------------------------------
 
 
 def float16_decoded(code):
     magnitude = code & 0x7FFF
-    finite = small_decoded(magnitude, 112, 13)
-    bits = select(magnitude >= 0x7C00, (magnitude << 13) + 0x70000000, finite)
-    return ((code & 0x8000) << 16) | bits
+    normal = (magnitude << 13) + select(magnitude < 0x7C00, 112 << 23, 224 << 23)
+    multiple = larger(whole(magnitude) - (24 << 23), 0)  # without the leading 1: of the smallest number
+    return ((code & 0x8000) << 16) | select(magnitude < 0x400, multiple, normal)
 
 
 def float16_of(bits, rounded):
