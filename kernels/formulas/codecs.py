@@ -2,8 +2,8 @@
 
 The functions take and return words of 32 bits without sign, in a dialect of its own: assignments and one `return`,
 `+ - * & | ^ << >>` (which wrap around), whole numbers, comparisons inside `select`, calls of functions above, and of
-`larger`, `smaller` and `shifted`, which take words as numbers with a sign. The words of numbers are exact, so codes
-have the same bits everywhere.
+`larger`, `smaller` and `shifted`, which take words as numbers with a sign, and of `is_nan`. The words of numbers are
+exact, so codes have the same bits everywhere.
 
 Each format has three functions. `NAME_decoded` gives the bits of a number from its code. `NAME_nearest` rounds bits to
 the nearest code, ties to even in 16 bits and away from zero in 8. `NAME_stochastic` rounds up or down at random, so
@@ -12,7 +12,7 @@ that the expected value is the number itself; `random` is a word of 32 random bi
 What compilers make of them decides how fast a step is: each operation is one instruction for 8 or 16 elements.
 """
 
-from .vocabulary import larger, select, shifted, smaller, whole
+from .vocabulary import is_nan, larger, select, shifted, smaller, whole
 
 
 def scrambled(word):
@@ -48,8 +48,9 @@ def combined_key(key, word):
 
 
 def bfloat16_word(bits, addend):
-    """A word whose upper half is the code; the sign of a NaN and that it is one are kept, its other bits are not."""
-    return select((bits & 0x7FFFFFFF) > 0x7F800000, bits | 0x400000, bits + addend)
+    """A word whose upper half is the code. NaN of arithmetic are quiet and stay as they are; signalling ones may become
+    infinite."""
+    return bits + select(is_nan(bits) == 1, 0, addend)
 
 
 def bfloat16_nearest_word(bits):

@@ -18,7 +18,7 @@ from typing import Any
 VOCABULARY = {"sqrt": 1, "floor": 1, "log": 1, "select": 3, "maximum": 2, "clip": 3, "sign": 1}
 """The functions that formulas may call, and how many arguments each takes."""
 
-WORD_VOCABULARY = {"select": 3, "whole": 1, "larger": 2, "smaller": 2, "shifted": 2}
+WORD_VOCABULARY = {"select": 3, "whole": 1, "larger": 2, "smaller": 2, "shifted": 2, "is_nan": 1}
 """The same for codecs, whose numbers are words of 32 bits."""
 
 _OPERATORS = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)

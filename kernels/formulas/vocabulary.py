@@ -71,5 +71,10 @@ def shifted(word: Any, by: int) -> Any:
     return (_signed(word) >> by).view(np.uint32)
 
 
+def is_nan(word: Any) -> Any:
+    """1 if a word is the bits of a NaN, else 0."""
+    return ((np.asarray(word, np.uint32) & np.uint32(0x7FFFFFFF)) > 0x7F800000).astype(np.uint32)
+
+
 def _signed(word: Any) -> Any:
     return np.asarray(word, np.uint32).view(np.int32)

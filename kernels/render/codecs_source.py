@@ -32,6 +32,7 @@ cdef extern from *:
     }}
     static inline uint32_t larger_word(uint32_t a, uint32_t b) {{ return (int32_t)a > (int32_t)b ? a : b; }}
     static inline uint32_t smaller_word(uint32_t a, uint32_t b) {{ return (int32_t)a < (int32_t)b ? a : b; }}
+    static inline uint32_t is_nan_word(uint32_t x) {{ return number_of(x) != number_of(x); }}
     static inline uint32_t shifted_word(uint32_t x, uint32_t by) {{ return (uint32_t)((int32_t)x >> by); }}
     '''
     ctypedef uint32_t *words
@@ -45,6 +46,7 @@ cdef extern from *:
     uint32_t larger_word(uint32_t, uint32_t) noexcept nogil
     uint32_t smaller_word(uint32_t, uint32_t) noexcept nogil
     uint32_t shifted_word(uint32_t, uint32_t) noexcept nogil
+    uint32_t is_nan_word(uint32_t) noexcept nogil
 
 cdef enum:
     CODEC_BLOCK = {BLOCK}

@@ -90,6 +90,7 @@ def test_sixteen_bits_are_those_of_numpy(name, rng):
         expected = codes.view(DTYPES[name]).astype(np.float32)
     np.testing.assert_array_equal(decoded(name, codes, None), expected)
     elements = any_floats(rng, 200_000)
+    elements.view(np.uint32)[np.isnan(elements)] |= 0x400000  # quiet, as those of arithmetic
     with np.errstate(over="ignore", invalid="ignore"):
         expected = elements.astype(DTYPES[name]).astype(np.float32)
     found = rounded(name, elements)
