@@ -15,6 +15,7 @@ import numpy as np
 from .engine import host_memory
 from .engine.contract import EngineInputs
 from .formulas import registry
+from .formulas.storage import FORMATS
 
 
 class Memory(Protocol):
@@ -65,6 +66,16 @@ def _no_codec(name: str, stochastic: bool) -> tuple[Any, Any]:
 
 def _decoded_first(name: str) -> None:
     return None
+
+
+def _codec_on_a_device(name: str, stochastic: bool) -> tuple[Any, Any]:
+    """None: kernels decode and encode elements as they load and store them."""
+    if FORMATS[name].has_base:
+        raise NotImplementedError(
+            f"backend='cuda' has no states of {name}, whose elements share a number with others of a block; use "
+            "float32 states, or a backend that runs on the processor"
+        )
+    return None, None
 
 
 def _in_main_memory_only(*arguments: Any) -> Any:
@@ -243,6 +254,7 @@ def _cuda() -> Backend:
         lambda name, dtype: registry.loop(name),
         lambda name, dtype: registry.functions_of_sum(name),
         registry.functions_of_coefficients,
+        _codec_on_a_device,
         memory=memory,
         on_device=True,
         can_flush_denormals=lambda: True,  # they are never slow, and are kept: docs/cuda.md

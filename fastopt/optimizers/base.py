@@ -39,7 +39,7 @@ class Optimizer:
         (ml_dtypes.bfloat16) and float16 in any mixture; none overlapping another. They are not copied. Lists, tuples
         and dicts can be nested. A group is a dict with "params" (as above) and its own hyperparameters. With
         `backend="cuda"` or "auto", parameters can be on a CUDA device: any object with `__cuda_array_interface__`, of
-        float32 or float64.
+        float32, float64 or float16.
     maximize: bool
         Step up the gradient instead of down.
     grads: as `params`, optional

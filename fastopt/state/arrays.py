@@ -55,10 +55,8 @@ def check_array(
         raise TypeError(f"{label} must be {memory.ARRAYS}, got {describe_type(array)}")
     if not found.dtype.isnative:
         raise TypeError(f"{label} must be in this machine's byte order, got dtype {found.dtype.str!r}")
-    if found.dtype not in DTYPES and not (memory is host_memory and is_half(found.dtype)):
-        known = listed((*registry.REALS, *HALVES) if memory is host_memory else tuple(registry.REALS))
-        only = f"; {listed(HALVES)} is for backends that run on the processor" if is_half(found.dtype) else ""
-        raise TypeError(f"{label} must be of dtype {known}, got {found.dtype}{only}")
+    if found.dtype not in DTYPES and not is_half(found.dtype):
+        raise TypeError(f"{label} must be of dtype {listed((*registry.REALS, *HALVES))}, got {found.dtype}")
     if not memory.is_contiguous(found):
         raise ValueError(
             f"{label} must be C-contiguous, got shape {tuple(found.shape)} with strides {found.strides}; {instead}"

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.engine import host_memory
 from ..step.operations import AVERAGE
 from ..step.storage import REST, working_dtype
 from . import coded
@@ -27,9 +28,9 @@ def exchange(contents: Contents) -> None:
     What a parameter of 16 bits does not hold of its average is kept until the second exchange, in memory that is
     allocated for it.
     """
-    kept = contents.kept_averages
+    kept, memory = contents.kept_averages, contents.params.memory
     swapped_in = bool(contents.progress.swapped[0])
-    averages = [states[AVERAGE].copy() for states in contents.states]
+    averages = [memory.to_host(states[AVERAGE]) for states in contents.states]
     pairs: list[tuple[Any, Any]] = [(contents.progress.swapped, not swapped_in)]
     for index, (param, states) in enumerate(zip(contents.params.arrays, contents.states, strict=True)):
         average = averages[index]
@@ -40,8 +41,15 @@ def exchange(contents: Contents) -> None:
         else:
             with np.errstate(all="ignore"):
                 rounded = average.astype(param.dtype)
-            pairs += [(states[AVERAGE], kept[index] if swapped_in else param.astype(average.dtype)), (param, rounded)]
+            value = kept[index] if swapped_in else memory.to_host(param).astype(average.dtype)
+            pairs += [(states[AVERAGE], value), (param, rounded)]
     contents.kept_averages = [] if swapped_in else averages
+    if memory is not host_memory:
+        (swapped, value), *pairs = pairs
+        for target, source in pairs:
+            memory.copy(target, source)
+        swapped[...] = value
+        return
     # One call of C code, within which no signal handler runs.
     collections.deque(map(operator.setitem, *_columns(pairs)), maxlen=0)
 

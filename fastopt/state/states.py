@@ -11,6 +11,7 @@ import numpy as np
 
 from ..definitions.specs import Spec
 from ..kernels.backends import Memory
+from ..kernels.engine import host_memory
 from ..kernels.engine.contract import SegmentRecords
 from ..step.operations import STATES
 from ..step.param_storage import ParamStorage
@@ -55,10 +56,16 @@ def initial_states(
             if start is not None and name in storage.formats:
                 start_state(memory, state[name], param, storage.formats[name], start)
             if name in STATES and STATES[name].starts_as_param:
-                memory.copy(state[name], param)
+                memory.copy(state[name], param if memory is host_memory else widened(memory, param))
     split = [(param, state) for param, storage, state in zip(params, storages, states, strict=True) if storage.split]
     _allocate(REST, [(CODE_DTYPES[16], param.shape) for param, _ in split], [state for _, state in split], memory)
     return states
+
+
+def widened(memory: Memory, array: Any) -> Any:
+    """An array in the dtype that steps compute in: itself, or a copy in main memory."""
+    wide = working_dtype(array.dtype)
+    return array if wide == array.dtype else memory.to_host(array).astype(wide)
 
 
 Form = tuple["np.dtype[Any]", tuple[int, ...]]

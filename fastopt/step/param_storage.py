@@ -78,12 +78,12 @@ def check_backend(backend: Backend, groups: Iterable[Mapping[str, Any]], options
     """Raise a NotImplementedError for options that the steps of a backend cannot do."""
     if not backend.on_device:
         return
-    given = [name for name in ("stochastic_rounding", "master_weights") if options[name]]
+    given = ["master_weights"] if options["master_weights"] else []
     given += ["state_dtype" for group in groups if group["state_dtype"] not in (None, "float32")][:1]
     if given:
         raise NotImplementedError(
-            f"{given[0]} with backend={backend.name!r}: its steps read and write float32 and float64 alone; leave it "
-            "out, or use a backend that runs on the processor"
+            f"{given[0]} with backend={backend.name!r}: its states are of float32 or float64 alone; leave it out, "
+            "or use a backend that runs on the processor"
         )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..constants import GRAD
 from ..engine.base import EngineBase, check_apart
 from ..engine.contract import EngineInputs
-from ..engine.plan import GroupPlan, StepPlan
+from ..engine.plan import GroupPlan, OperandForm, Segment, StepPlan
 from . import memory
 from .availability import is_simulated, require_cuda
 from .kernels import kernel
@@ -76,12 +76,13 @@ class CudaEngine(EngineBase):
         self.skipped = self.report.skipped  # a new engine continues the count
         self.consecutive = self.report.consecutive_after(int(self.progress.calls[0])) if self.skipped else 0
         self.addresses = [0] * len(segments)
+        self.accepted_directly: list[bool] = []
         params = [segment.param for segment in segments if segment.param.size]
         self.device = machine.device_of(params[0]) if params else 0
-        self.forms = [self.plans[segment.group].operands[GRAD] for segment in segments]
-        self.expected = [
-            (tuple(segment.param.shape), form.dtype.str) for segment, form in zip(segments, self.forms, strict=True)
-        ]
+        self.forms = [(segment.forms or self.plans[segment.group].operands)[GRAD] for segment in segments]
+        self.shapes = [tuple(segment.param.shape) for segment in segments]
+        self.direct = [False] * len(segments)
+        """Whether the gradient of a segment whose gradients are stored in fewer bits is of the engine's dtype."""
         self.written = sorted(
             (memory.address(array), memory.address(array) + memory.nbytes(array))
             for segment in segments
@@ -89,13 +90,27 @@ class CudaEngine(EngineBase):
             if array.size
         )
         structures: dict[Structure, int] = {}
-        structure_of = [structures.setdefault(Structure.of(each), len(structures)) for each in inputs.plans]
+        rows: dict[tuple[int, int], int] = {}
+        self.rows = [
+            [
+                rows.setdefault((segment.group, structures.setdefault(each, len(structures))), len(rows))
+                for each in self.structures_of(segment)
+            ]
+            for segment in segments
+        ]
+        """For each segment the rows of the table of groups with gradients as they are stored, and of float32."""
+        if not structures:
+            rows = {(0, structures.setdefault(Structure.of(inputs.plans[0]), 0)): 0}
         self.structures = list(structures)
+        self.rounds = any(each.rounds_at_random for each in self.structures)
         self.adds = any(each.sum for each in self.structures)
         self.shape = LAUNCH_SHAPE
         total = sum(int(segment.param.size) for segment in segments)
         self.chunk = self.shape.chunk_for(total)
-        self.tables = Tables(self.dtype, self.structures, structure_of, segments, self.settings, self.plan, self.chunk)
+        row_of = [each[0] for each in self.rows]
+        self.tables = Tables(
+            self.dtype, self.structures, list(rows), row_of, segments, self.settings, self.plan, self.chunk
+        )
         for index, each in enumerate(inputs.plans):
             self.tables.set_group(index, each)
         self.changed = {"values"}
@@ -103,6 +118,15 @@ class CudaEngine(EngineBase):
         self.launches: dict[int, dict[str, Launch]] = {}
         self.stream = 0
         self.send()
+
+    def structures_of(self, segment: Segment) -> list[Structure]:
+        """The structures that a segment can have: with gradients as they are stored, and of the engine's dtype."""
+        plan = self.plans[segment.group]
+        found = [Structure.of(plan, segment.forms)]
+        if segment.forms and segment.forms[GRAD].codec:
+            read = OperandForm(segment.forms[GRAD].name, self.dtype)
+            found.append(Structure.of(plan, (*segment.forms[:GRAD], read, *segment.forms[GRAD + 1 :])))
+        return found
 
     # --- kernels ----------------------------------------------------------------------------------------------------
 
@@ -153,7 +177,7 @@ class CudaEngine(EngineBase):
     def set_scale(self, plan: StepPlan, /) -> None:
         super().set_scale(plan)
         self.tables.set_step_plan(plan)
-        self.changed.add("plan")
+        self.changed |= {"plan", "segments"} if self.rounds else {"plan"}
 
     def settings_changed(self) -> None:
         self.tables.set_settings(self.settings)
@@ -218,21 +242,24 @@ class CudaEngine(EngineBase):
     def address_of(self, index: int, gradient: Any) -> int:
         """The address of a gradient, after checking the gradient."""
         interface = memory.interface_of(gradient)
-        shape, typestr = self.expected[index]
+        shape, form = self.shapes[index], self.forms[index]
+        direct = form.codec is not None and interface is not None and interface["typestr"] == self.dtype.str
+        dtype = self.dtype if direct else form.dtype
         if (
             interface is None
-            or (tuple(interface["shape"]), interface["typestr"]) != (shape, typestr)
+            or (tuple(interface["shape"]), interface["typestr"]) != (shape, dtype.str)
             or not memory.is_contiguous_interface(interface)
             or (self.plan.clears and interface["data"][1])
             or interface.get("mask") is not None
         ):
             self.reject(index, gradient)
-            expected = f"{'writable ' if self.plan.clears else ''}contiguous array of {self.forms[index].dtype}"
+            either = f"{form.dtype} or {self.dtype}" if form.codec else form.dtype
+            expected = f"{'writable ' if self.plan.clears else ''}contiguous array of {either}"
             raise TypeError(
                 f"gradient {index} must be a {expected} on the device, of shape {shape}, got {type(gradient).__name__}"
             )
         begin = int(interface["data"][0])
-        itemsize = self.forms[index].dtype.itemsize
+        itemsize = dtype.itemsize
         if begin % itemsize:
             self.reject(index, gradient)
             raise ValueError(f"gradient {index} must be aligned to {itemsize} bytes, got {begin:#x}")
@@ -244,20 +271,23 @@ class CudaEngine(EngineBase):
         if begin < end and position >= 0 and self.written[position][1] > begin:
             self.reject(index, gradient)
             raise ValueError(f"gradient {index} shares memory with a parameter or state, which the step writes")
+        self.accepted_directly[index] = direct
         return begin or EMPTY
 
     def accept_gradients(self, gradients: list[Any]) -> None:
         """Check gradients and take their addresses; nothing is changed when one will not do."""
+        self.accepted_directly = list(self.direct)
         addresses = [
             0 if gradient is None else self.address_of(index, gradient) for index, gradient in enumerate(gradients)
         ]
         if self.plan.clears:
             sizes = [
-                segment.param.size * form.dtype.itemsize
-                for segment, form in zip(self.segments, self.forms, strict=True)
+                segment.param.size * (self.dtype if direct else form.dtype).itemsize
+                for segment, form, direct in zip(self.segments, self.forms, self.accepted_directly, strict=True)
             ]
             check_apart(each for each in zip(addresses, sizes, strict=True) if each[0])
         self.gradients = list(gradients)
+        self.set_direct(self.accepted_directly)
         self.set_addresses(addresses)
 
     def set_addresses(self, addresses: list[int]) -> None:
@@ -267,10 +297,26 @@ class CudaEngine(EngineBase):
             self.tables.gradients[:] = self.addresses
             self.changed.add("gradients")
 
+    def set_direct(self, direct: Sequence[bool]) -> None:
+        """Say which gradients of segments that store them in fewer bits are of the engine's dtype."""
+        if direct != self.direct:
+            self.direct = list(direct)
+            found = [
+                self.tables.set_row(index, rows[each])
+                for index, (rows, each) in enumerate(zip(self.rows, direct, strict=True))
+            ]
+            if any(found):
+                self.changed.add("segments")
+
     # --- a step -----------------------------------------------------------------------------------------------------
 
-    def step_at(self, addresses: Sequence[int | None]) -> None:
-        """`step` with the addresses of gradients, None for no gradient: for callers who have checked the gradients."""
+    def step_at(self, addresses: Sequence[int | None], direct: Sequence[bool] = ()) -> None:
+        """`step` with the addresses of gradients, None for no gradient: for callers who have checked the gradients.
+
+        `direct` says which gradients of segments that store them in fewer bits are of the engine's dtype.
+        """
+        if direct:
+            self.set_direct(direct)
         known = [0 if each is None else each or EMPTY for each in addresses]
         self.alone(lambda: self.launch_step(known))
 
@@ -302,10 +348,11 @@ class CudaEngine(EngineBase):
             self.count()
 
     def finish(self, prepare: Callable[[], None], restore: Callable[[], None], /) -> None:
-        gradients, addresses = self.gradients, self.addresses
+        gradients, addresses, direct = self.gradients, self.addresses, self.direct
 
         def restore_all() -> None:
             self.gradients = gradients
+            self.set_direct(direct)
             self.set_addresses(addresses)
             restore()
             self.upload()  # for CUDA graphs, which read the tables that are on the device

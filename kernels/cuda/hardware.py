@@ -20,6 +20,9 @@ from .streams import stream_handle
 
 VECTOR_BYTES = 16
 """Bytes that one load or store of several elements moves: 128 bits."""
+CODE_BITS, CODE_LANES = 16, 4
+"""Of codes of parameters, gradients and states; and how many of them one load or store moves: one for each float32
+number of a vector."""
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
@@ -216,6 +219,55 @@ def multiply(typing_context, left, right):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
+def bits_of(typing_context, x):  # type: ignore[no-untyped-def]
+    """The bits of a float32 number, as a word."""
+    return types.uint32(types.float32), _bitcast(ir.IntType(32))
+
+
+@intrinsic
+def real_of(typing_context, word):  # type: ignore[no-untyped-def]
+    """The float32 number that has these bits."""
+    return types.float32(types.uint32), _bitcast(ir.FloatType())
+
+
+def _bitcast(to: Any) -> Any:
+    def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+        return builder.bitcast(arguments[0], to)
+
+    return generate
+
+
+@device_function
+def as_word(x):  # type: ignore[no-untyped-def]
+    return np.uint32(x)
+
+
+@device_function
+def whole(x):  # type: ignore[no-untyped-def]
+    return bits_of(np.float32(x))
+
+
+@device_function
+def larger(a, b):  # type: ignore[no-untyped-def]
+    return a if np.int32(a) > np.int32(b) else b
+
+
+@device_function
+def smaller(a, b):  # type: ignore[no-untyped-def]
+    return a if np.int32(a) < np.int32(b) else b
+
+
+@device_function
+def shifted(x, by):  # type: ignore[no-untyped-def]
+    return np.uint32(np.int32(x) >> np.int32(by))
+
+
+@device_function
+def is_nan(x):  # type: ignore[no-untyped-def]
+    return np.uint32(1) if (x & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else np.uint32(0)
+
+
+@intrinsic
 def varying(typing_context, x):  # type: ignore[no-untyped-def]
     """The number itself, which the compiler must take for another one in each turn of a loop.
 
@@ -258,6 +310,50 @@ def is_finite(x):  # type: ignore[no-untyped-def]
     return math.isfinite(x)
 
 
+def _load_codes_of(lanes: int) -> Any:
+    """The intrinsic `load(address, index)`: `lanes` codes of 16 bits, as a tuple of words, which `index` counts."""
+
+    @intrinsic
+    def load(typing_context, address, index):  # type: ignore[no-untyped-def]
+        result = types.UniTuple(types.uint32, lanes)
+
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            vector = ir.VectorType(ir.IntType(CODE_BITS), lanes)
+            nbytes = lanes * CODE_BITS // 8
+            value = builder.load(_pointer(builder, arguments, vector, nbytes), align=nbytes)
+            parts = [
+                builder.zext(builder.extract_element(value, ir.Constant(ir.IntType(32), lane)), ir.IntType(32))
+                for lane in range(lanes)
+            ]
+            return context.make_tuple(builder, result, parts)
+
+        return result(types.int64, types.int64), generate
+
+    return load
+
+
+def _store_codes_of(lanes: int) -> Any:
+    """The intrinsic `store(address, index, words)`."""
+
+    @intrinsic
+    def store(typing_context, address, index, words):  # type: ignore[no-untyped-def]
+        def generate(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
+            vector = ir.VectorType(ir.IntType(CODE_BITS), lanes)
+            nbytes = lanes * CODE_BITS // 8
+            value = ir.Constant(vector, ir.Undefined)
+            for lane in range(lanes):
+                part = builder.trunc(builder.extract_value(arguments[2], lane), ir.IntType(CODE_BITS))
+                value = builder.insert_element(value, part, ir.Constant(ir.IntType(32), lane))
+            builder.store(value, _pointer(builder, arguments, vector, nbytes), align=nbytes)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, types.int64, types.UniTuple(types.uint32, lanes)), generate
+
+    return store
+
+
+CODE_LOADS = {lanes: _load_codes_of(lanes) for lanes in (1, CODE_LANES)}
+CODE_STORES = {lanes: _store_codes_of(lanes) for lanes in (1, CODE_LANES)}
 LOADS = {each.name: _load_of(each) for each in _IR}
 STORES = {each.name: _store_of(each) for each in _IR}
 VECTOR_LOADS = {each.name: _load_vector_of(each) for each in (types.float32, types.float64)}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from ..constants import GRAD, LANES, SUM_BLOCK
 from ..formulas.dialect import Function
+from .render_operands import Stored, aligned, codec_sources
 from .source import ACTIVE, FINAL, SCALE, device, function_source, functions_source, kernel_source, row_of, walk
 from .structures import Structure, value_width
 from .table_format import COUNTERS, GROUP, PLAN, SEGMENT, VALUES
@@ -25,8 +26,10 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
     term = (counting or structure.sum)[-1]
     limit = "float64(limit)" if term.name == "square" else "limit"
     number = "float64({})" if term.name == "square" else "{}"
-    lines = [f"limit = real(load_float64(values, {VALUES.index('limit')}))", "addresses = gradient"]
+    lines = [f"limit = real(load_float64(values, {VALUES.index('limit')}))"]
+    places = {GRAD: "gradient"}
     gathers = structure.accumulator >= 0
+    stored = Stored(structure, GRAD, width)
     call = ""
     if gathers:
         loop, _, picks = structure.program("update")[0]  # it gathers
@@ -39,9 +42,9 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
         arguments = ", ".join(given)
         names = ", ".join(f"result_{k}" for k in range(len(functions[-1].returns)))
         call = loop.calls[0][0].name
+        places[structure.accumulator] = "gathered"
         lines += [
             f"gathered = load_int64(row, {SEGMENT.index('operands') + structure.accumulator})",
-            "addresses = gradient | gathered",
             "given = gathered if gradient == 0 else gradient",
             f"{names} = coefficient_{functions[-1].name}({arguments})",
             f"factor = real(result_{position})",
@@ -49,16 +52,24 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
 
     def loaded(name: str, load: str, place: str) -> list[str]:
         """Lines that load the elements to add up: from the gradient, and from the accumulator if there is one."""
-        if not gathers:
-            return [f"{name} = {load}(gradient + {structure.offset(GRAD, place)}, 0)"]
-        return [
-            f"{name} = {load}(gathered + {structure.offset(structure.accumulator, place)}, 0)",
-            f"{name}_more = {load}(given + {structure.offset(GRAD, place)}, 0)",
-        ]
-
-    def added(lane: int, element: str, more: str) -> list[str]:
-        value = [f"element = {element}"]
+        vector = load == "load_vector"
+        source = "given" if gathers else "gradient"
+        own = f"{name}_more" if gathers else name
+        lines = stored.load(f"{source} + {structure.offset(GRAD, place)}", own, "0", vector)
         if gathers:
+            lines.append(f"{name} = {load}(gathered + {structure.offset(structure.accumulator, place)}, 0)")
+        return lines
+
+    def element_of(name: str, lane: int, vector: bool) -> str:
+        """The element in a lane of what was loaded from the gradient."""
+        return stored.value(f"{name}_more" if gathers else name, lane, vector)
+
+    def added(lane: int, name: str, vector: bool) -> list[str]:
+        at = lane if vector else 0
+        value = [f"element = {element_of(name, at, vector)}"]
+        if gathers:
+            more = element_of(name, at, vector)
+            value = [f"element = {name}[{lane}]" if vector else f"element = {name}"]
             value.append(f"element = element_select(gradient != 0, element_{call}(element, {more}, factor), element)")
         total = f"total_{lane}"
         return [*value, f"{total} = {total} + float64(term_{term.name}({number.format('element')}, {limit}))"]
@@ -69,17 +80,17 @@ def lane_source(index: int, structure: Structure, counting: tuple[Function, ...]
         ]
         for turn in range(count):
             for lane in range(width):
-                body += added(lane, f"vector_{turn}[{lane}]", f"vector_{turn}_more[{lane}]")
+                body += added(lane, f"vector_{turn}", True)
         return [*body, f"i += {count * LANES}"]
 
     single = []
     for lane in range(width):
-        one = [*loaded("single", "load_real", f"(i + {lane})"), *added(lane, "single", "single_more")]
+        one = [*loaded("single", "load_real", f"(i + {lane})"), *added(lane, "single", False)]
         single += [f"if i + {lane} < stop:", *(f"    {line}" for line in one)]
     lines += [
         *(f"total_{lane} = float64(0.0)" for lane in range(width)),
         "i = start + first",
-        "if addresses & 15 == 0:",
+        f"if {aligned(structure, places)}:",
         f"    while i + {(ROWS_IN_FLIGHT - 1) * LANES + width} <= stop:",
         *(f"        {line}" for line in rows(ROWS_IN_FLIGHT)),
         f"    while i + {width} <= stop:",
@@ -106,6 +117,7 @@ def sums_source(structures: Sequence[Structure], real: str, threads: int, counti
             parts += functions_source(each.stages[picks[0][0]][0], "coefficient", "float64")
         for function in counting or each.sum:
             parts.append(function_source(function, "term", "float64" if function.name == "square" else "real"))
+    parts += codec_sources([each for _, each in summed], gradients_alone=True)
     parts = list(dict.fromkeys(parts))
     for index, each in summed:
         parts.append(lane_source(index, each, counting, real))

@@ -9,6 +9,7 @@ from typing import Any
 from ..constants import CLIPPED, GRAD, PREPARED
 from ..formulas.dialect import Function
 from ..formulas.passing import compared_arguments
+from .render_operands import Stored, aligned, codec_sources, keys
 from .source import device, functions_source, kernel_source, row_of, walk
 from .structures import PROGRAM_COLUMNS, Structure, coefficient_width, numbered_variants
 from .table_format import GROUP, SEGMENT
@@ -80,13 +81,15 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
     variants = {number: variant(structures[index], *PROGRAM_COLUMNS[name]) for (index, name), number in numbers.items()}
     functions = [function for each in variants.values() for function in each.functions]
     width = coefficient_width(structures)
-    parts = functions_source(functions, "element", "real")
+    parts = [*functions_source(functions, "element", "real"), *codec_sources(structures)]
+    rounds = any(each.rounds_at_random for each in structures)
     for (index, _), number in numbers.items():
-        parts += variant_source(number, variants[number], structures[index], real)
+        parts += variant_source(number, variants[number], structures[index], real, rounds)
     calls: list[str] = []
     for number in variants:
         calls.append(f"{'if' if not calls else 'elif'} variant == {number}:")
-        calls.append(f"    variant_{number}(row, gradient, taken, start, stop)")
+        step = ", step" * rounds
+        calls.append(f"    variant_{number}(row, gradient, taken, start, stop{step})")
     chosen = ["variant = load_int64(variants, segment)"]
     if columns == ("swap",):
         chosen = [
@@ -101,22 +104,25 @@ def update_source(structures: Sequence[Structure], real: str, columns: Sequence[
         f"stop = min(start + {chunk}, load_int64(row, {SEGMENT.index('size')}))",
         "gradient = load_int64(gradients, segment)",
         f"taken = coefficients + segment * {width * (4 if real == 'float32' else 8)}",
+        *(["step = load_int64(steps, segment)"] if rounds else []),
         *calls,
     ]
     body = walk("chunk", "int(cuda.blockIdx.x)", "n_chunks", "cuda.gridDim.x", each_chunk)
-    used = ("segments", "gradients", "groups", "variants", "coefficients", "chunks", "n_chunks")
-    parts.append(kernel_source("update", structures, used, body))
+    used = ["segments", "gradients", "groups", "variants", "coefficients", "chunks", "n_chunks"]
+    parts.append(kernel_source("update", structures, [*used, *(["steps"] if rounds else [])], body))
     return "\n\n".join(parts)
 
 
-def variant_source(number: int, each: Variant, structure: Structure, real: str) -> list[str]:
+def variant_source(number: int, each: Variant, structure: Structure, real: str, rounds: bool) -> list[str]:
     """Two device functions: a variant on one element, and the variant on a block's part of a segment.
 
-    The second uses vectors if the addresses of all operands allow them.
+    The second uses vectors if the addresses of all operands allow them. If any variant `rounds` at random, each gets
+    the count of steps.
     """
     itemsize = 4 if real == "float32" else 8
     lanes = 16 // itemsize
-    operands = sorted({*each.loads, *each.stores})
+    memory = {index: Stored(structure, index, lanes) for index in (*each.loads, *each.stores)}
+    operands = sorted({index for stored in memory.values() for index in stored.arrays})
     taken = [f"c_{index}" for index in each.coefficients]
     loaded = [f"operand_{index}" for index in each.loads]
     stored = [f"operand_{index}" for index in each.stores]
@@ -130,24 +136,27 @@ def variant_source(number: int, each: Variant, structure: Structure, real: str) 
         places = [f"i + {turn} * width" if turn else "i" for turn in range(count)]
         pairs = [(turn, lane) for turn in range(count) for lane in range(lanes)]
         body = [
-            f"vector_{k}_{turn} = load_vector(address_{k}, {place})"
+            line
             for turn, place in enumerate(places)
             for k in each.loads
+            for line in memory[k].load("address_{}", f"vector_{turn}", place, True)
         ]
         body += [
-            call([f"vector_{k}_{turn}[{lane}]" for k in each.loads], [f"new_{k}_{turn}_{lane}" for k in each.stores])
+            call(
+                [memory[k].value(f"vector_{turn}", lane, True) for k in each.loads],
+                [f"new_{k}_{turn}_{lane}" for k in each.stores],
+            )
             for turn, lane in pairs
         ]
         for turn, place in enumerate(places):
             for k in each.stores:
-                values = ", ".join(f"new_{k}_{turn}_{lane}" for lane in range(lanes))
-                body.append(f"store_vector(address_{k}, {place}, ({values}))")
+                body += memory[k].store([f"new_{k}_{turn}_{lane}" for lane in range(lanes)], place, True)
         return body
 
     together = max(1, VECTORS_IN_FLIGHT // max(1, len(each.loads)))
-    single = [f"old_{index} = load_real(address_{index}, i)" for index in each.loads]
-    single.append(call([f"old_{index}" for index in each.loads], [f"new_{index}" for index in each.stores]))
-    single += [f"store_real(address_{index}, i, new_{index})" for index in each.stores]
+    single = [line for k in each.loads for line in memory[k].load("address_{}", "old", "i", False)]
+    single.append(call([memory[k].value("old", 0, False) for k in each.loads], [f"new_{k}" for k in each.stores]))
+    single += [line for k in each.stores for line in memory[k].store([f"new_{k}"], "i", False)]
     first = SEGMENT.index("operands")
     lines = [
         *(
@@ -160,7 +169,8 @@ def variant_source(number: int, each: Variant, structure: Structure, real: str) 
         "size = stop - start",
         "width = int(cuda.blockDim.x)",
         "done = size * 0",
-        f"if ({' | '.join(f'address_{index}' for index in operands)}) & 15 == 0:",
+        *keys(memory[k] for k in each.stores),
+        f"if {aligned(structure, {index: f'address_{index}' for index in operands})}:",
         f"    vectors = size // {lanes}",
         "    i = int(cuda.threadIdx.x)",
         *([f"    while i + {together - 1} * width < vectors:"] if together > 1 else []),
@@ -170,4 +180,5 @@ def variant_source(number: int, each: Variant, structure: Structure, real: str) 
         f"    done = vectors * {lanes}",
         *walk("i", "done + cuda.threadIdx.x", "size", "width", single),
     ]
-    return [element, device(f"variant_{number}", ("row", "gradient", "taken", "start", "stop"), lines)]
+    arguments = ("row", "gradient", "taken", "start", "stop", *(["step"] if rounds else []))
+    return [element, device(f"variant_{number}", arguments, lines)]

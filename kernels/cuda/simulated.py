@@ -15,6 +15,7 @@ from numba.cuda.simulator.api import stream as SimulatedStream
 from .streams import stream_handle
 
 VECTOR_BYTES = 16
+CODE_BITS, CODE_LANES = 16, 4
 
 # --- memory -----------------------------------------------------------------------------------------------------------
 
@@ -176,6 +177,44 @@ def multiply(left: Any, right: Any) -> Any:
     return left * right
 
 
+def bits_of(x: Any) -> int:
+    if type(x) is not np.float32:
+        raise TypeError(f"a word was made of {type(x)}")
+    return int(x.view(np.uint32))
+
+
+def real_of(word: int) -> Any:
+    return np.uint32(word).view(np.float32)
+
+
+def as_word(x: Any) -> int:
+    return int(x) & 0xFFFFFFFF
+
+
+def whole(x: int) -> int:
+    return bits_of(np.float32(x))
+
+
+def _signed(word: int) -> int:
+    return word - ((word & 0x80000000) << 1)
+
+
+def larger(a: int, b: int) -> int:
+    return max(a, b, key=_signed)
+
+
+def smaller(a: int, b: int) -> int:
+    return min(a, b, key=_signed)
+
+
+def shifted(word: int, by: int) -> int:
+    return as_word(_signed(word) >> by)
+
+
+def is_nan(word: int) -> int:
+    return int((word & 0x7FFFFFFF) > 0x7F800000)
+
+
 def varying(x: Any) -> Any:
     return x
 
@@ -200,6 +239,28 @@ def is_finite(x: Any) -> bool:
     return bool(np.isfinite(x))
 
 
+def _load_codes_of(lanes: int) -> Any:
+    def load(address: int, index: int) -> tuple[int, ...]:
+        if address % (lanes * CODE_BITS // 8):
+            raise ValueError(f"misaligned address {address:#x}")
+        first = address + index * lanes * CODE_BITS // 8
+        return tuple((ctypes.c_uint16 * lanes).from_address(first))
+
+    return load
+
+
+def _store_codes_of(lanes: int) -> Any:
+    def store(address: int, index: int, words: tuple[int, ...]) -> None:
+        if address % (lanes * CODE_BITS // 8):
+            raise ValueError(f"misaligned address {address:#x}")
+        first = address + index * lanes * CODE_BITS // 8
+        (ctypes.c_uint16 * lanes).from_address(first)[:] = [each & 0xFFFF for each in words]
+
+    return store
+
+
+CODE_LOADS = {lanes: _load_codes_of(lanes) for lanes in (1, CODE_LANES)}
+CODE_STORES = {lanes: _store_codes_of(lanes) for lanes in (1, CODE_LANES)}
 LOADS = {name: _load_of(name) for name in _C_TYPES}
 STORES = {name: _store_of(name) for name in _C_TYPES}
 VECTOR_LOADS = {name: _load_vector_of(name) for name in ("float32", "float64")}

@@ -21,6 +21,22 @@ class _Products(ast.NodeTransformer):
         return node
 
 
+class _Words(ast.NodeTransformer):
+    """Lets arithmetic on words of 32 bits wrap around: wider results are cut off."""
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.Call(ast.Name("as_word", ast.Load()), [node], [])
+
+
+def word_function_source(function: Function) -> str:
+    """The source of one function of codecs."""
+    body, returns = statements(function, call="word_{}", number="as_word", convert=int)
+    lines = [*body, "return " + ", ".join(returns)]
+    wrapping = [ast.unparse(_Words().visit(ast.parse(line))) for line in lines]
+    return device(f"word_{function.name}", function.arguments, wrapping)
+
+
 def uncontracted(line: str) -> str:
     return ast.unparse(_Products().visit(ast.parse(line)))
 

@@ -1,5 +1,6 @@
 """The kernels' view of groups: groups whose plans differ only in numbers share a structure, and each program of a
-structure is a variant of the update kernel."""
+structure is a variant of the update kernel. Parameters of a group that are stored in different formats have structures
+of their own."""
 
 from __future__ import annotations
 
@@ -33,14 +34,15 @@ class Structure:
     """The argument of coefficient functions that divides a gradient when it is first read."""
 
     @staticmethod
-    def of(plan: GroupPlan) -> Structure:
+    def of(plan: GroupPlan, forms: tuple[OperandForm, ...] | None = None) -> Structure:
+        """The structure of a group, for segments whose operands have these forms, by default the group's."""
         return Structure(
             tuple((each.function, each.positions, each.carried, len(each.arguments)) for each in plan.stages),
             tuple(
                 (name, tuple((each.loop, each.operands, each.pick) for each in operations))
                 for name, operations in sorted(plan.programs.items())
             ),
-            plan.operands,
+            forms or plan.operands,
             plan.sum or (),
             plan.sum_of_squares,
             plan.accumulator,
@@ -62,6 +64,15 @@ class Structure:
     def offset(self, operand: int, element: str) -> str:
         """The offset, in bytes, of an element of an operand."""
         return f"{element} * {self.operands[operand].dtype.itemsize}"
+
+    def is_code(self, operand: int) -> bool:
+        """Whether the array of an operand holds codes, or the rest of codes."""
+        form = self.operands[operand]
+        return form.codec is not None or any(each.rest == operand for each in self.operands)
+
+    @property
+    def rounds_at_random(self) -> bool:
+        return any(form.codec is not None and form.codec.stochastic for form in self.operands)
 
     def program(self, name: str) -> tuple[Any, ...]:
         return dict(self.programs).get(name, ())

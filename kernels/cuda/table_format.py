@@ -36,18 +36,19 @@ gradients, `consecutive` only the latest ones in a row; `declined` says whether 
 NUMBERS = ("grad_norm",)
 """float64."""
 
-SEGMENT = ("group", "size", "first_sum_block", "n_sum_blocks", "frozen", "operands")
-"""int64, a row for each segment; the addresses of its operands come last (the gradient's address is in `gradients`)."""
+SEGMENT = ("group", "size", "first_sum_block", "n_sum_blocks", "frozen", "seed", "number", "operands")
+"""int64, a row for each segment; the addresses of its operands come last (the gradient's address is in `gradients`).
+`group` is a row of the table of groups; `seed` and `number` are for random bits."""
 
 SETTINGS = ("lr_scale", "weight_decay")
 """float64, a row for each segment: fields of `contract.SegmentSettings`."""
 
 GROUP = ("structure", "sum_kind", "update", "without_gradient", "gather", "clear", "swap")
-"""int64, a row for each group: its structure (which chooses its coefficients), how its gradient is added up, and the
-variant of the update kernel for each program."""
+"""int64, a row for each group and each structure in it: the structure (which chooses its coefficients), how its
+gradient is added up, and the variant of the update kernel for each program."""
 
 VALUES = ("lr", "clip_norm", "limit", "arguments")
-"""float64, a row for each group; the arguments of all its stages come last, one stage after the other."""
+"""float64, a row for each row of `GROUP`; the arguments of all its stages come last, one stage after the other."""
 
 PLAN = ("max_grad_norm", "divisor", "accumulate_steps", "checks")
 """float64: fields of `plan.StepPlan`."""

@@ -26,6 +26,8 @@ from .table_format import COUNTERS, GROUP, HEADER, NUMBERS, PLAN, SCALER, SEGMEN
 class Tables:
     """The tables on the device, and host copies of the tables that change between steps.
 
+    `rows` has the group and the structure of each row of the table of groups, and `row_of` the row of each segment.
+
     `header` is the address that kernels receive. `alive` holds the device arrays by name; `host` holds, by the same
     names, the host arrays of the tables that `engine` uploads when they change.
     """
@@ -34,14 +36,15 @@ class Tables:
         self,
         dtype: np.dtype,
         structures: Sequence[Structure],
-        structure_of: Sequence[int],
+        rows: Sequence[tuple[int, int]],
+        row_of: Sequence[int],
         segments: Sequence[Segment],
         settings: SegmentSettings,
         plan: StepPlan,
         chunk: int,
     ) -> None:
         self.structures = structures
-        self.structure_of = structure_of
+        self.rows = rows
         self.n_segments = len(segments)
         self.alive: dict[str, Any] = {}
         sizes = [int(segment.param.size) for segment in segments]
@@ -59,11 +62,11 @@ class Tables:
             "carried": memory.address(self.numbers) + 8 * len(NUMBERS),
         }
         self.gradients = np.zeros(self.n_segments, np.int64)
-        self.values = np.zeros((len(structure_of), value_width(structures)))
+        self.values = np.zeros((len(rows), value_width(structures)))
         self.plan = np.zeros(len(PLAN))
         self.scaler = np.zeros(len(SCALER), np.int64)
+        self.segments = self.segment_rows(segments, row_of)
         self.set_step_plan(plan)
-        self.segments = self.segment_rows(segments)
         self.settings = np.zeros((self.n_segments, len(SETTINGS)))
         self.set_settings(settings)
         self.host = {
@@ -95,27 +98,29 @@ class Tables:
         memory.copy(self.alive["header"], header)
         self.header = memory.address(self.alive["header"])
 
-    def segment_rows(self, segments: Sequence[Segment]) -> np.ndarray:
+    def segment_rows(self, segments: Sequence[Segment], row_of: Sequence[int]) -> np.ndarray:
         width = n_operands(self.structures)
         rows = np.zeros((self.n_segments, len(SEGMENT) - 1 + width), np.int64)
         for index, (row, segment) in enumerate(zip(rows, segments, strict=True)):
             first = int(self.first_sum_block[index])
             addresses = [memory.address(segment.param), 0, *map(memory.address, segment.states)]
             known = {
-                "group": segment.group,
+                "group": row_of[index],
                 "size": int(segment.param.size),
                 "first_sum_block": first,
                 "n_sum_blocks": int(self.first_sum_block[index + 1]) - first,
                 "frozen": 0,
+                "seed": 0,
+                "number": segment.number,
             }
             row[: len(known)] = [known[name] for name in SEGMENT[:-1]]
             row[len(known) : len(known) + len(addresses)] = addresses[:width]
         return rows
 
     def group_rows(self) -> np.ndarray:
-        rows = np.zeros((len(self.structure_of), len(GROUP)), np.int64)
+        rows = np.zeros((len(self.rows), len(GROUP)), np.int64)
         numbers = {**numbered_variants(self.structures, STEP), **numbered_variants(self.structures, ("swap",))}
-        for row, index in zip(rows, self.structure_of, strict=True):
+        for row, (_, index) in zip(rows, self.rows, strict=True):
             known = {"structure": index, "sum_kind": self.structures[index].sum_kind}
             row[:] = [known[name] if name in known else numbers.get((index, name), 0) for name in GROUP]
         return rows
@@ -130,6 +135,14 @@ class Tables:
             "checks": plan.checks,
         }
         self.plan[:] = [float(known[name]) for name in PLAN]
+        self.segments[:, SEGMENT.index("seed")] = np.uint64(plan.seed).astype(np.int64)
+
+    def set_row(self, segment: int, row: int) -> bool:
+        """Let a segment have this row of the table of groups; whether it had another one."""
+        column = SEGMENT.index("group")
+        had = self.segments[segment, column]
+        self.segments[segment, column] = row
+        return bool(had != row)
 
     def set_settings(self, settings: SegmentSettings) -> None:
         for column, name in enumerate(SETTINGS):
@@ -140,10 +153,16 @@ class Tables:
         known = {"lr": plan.lr, "clip_norm": plan.clip_norm, "limit": plan.limit}
         arguments = [value for stage in plan.stages for value in stage.arguments]
         row = [*(known[name] for name in VALUES[:-1]), *arguments]
-        self.values[index, : len(row)] = row
+        for own in self.rows_of(index):
+            self.values[own, : len(row)] = row
 
     def set_lr(self, index: int, lr: float) -> None:
-        self.values[index, VALUES.index("lr")] = lr
+        for own in self.rows_of(index):
+            self.values[own, VALUES.index("lr")] = lr
+
+    def rows_of(self, group: int) -> list[int]:
+        """The rows of a group in the table of groups."""
+        return [row for row, (each, _) in enumerate(self.rows) if each == group]
 
 
 def pieces(sizes: Sequence[int], length: int) -> np.ndarray:

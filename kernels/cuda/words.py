@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
+from ..formulas.dialect import WORD_VOCABULARY
 from .availability import is_simulated
 
 machine: Any = importlib.import_module(".simulated" if is_simulated() else ".hardware", __package__)
@@ -45,7 +46,8 @@ def _sign(real: str) -> Any:
 def words(real: str) -> dict[str, Any]:
     """The globals for the source of a kernel whose elements have the precision `real`.
 
-    The dialect's words are `element_...` and `term_...` in that precision, and `coefficient_...` in float64.
+    The dialect's words are `element_...` and `term_...` in that precision, and `coefficient_...` in float64. Codecs
+    have `word_...`, on words of 32 bits.
     """
     found = {
         "cuda": cuda,
@@ -64,7 +66,15 @@ def words(real: str) -> dict[str, Any]:
         "store_vector": machine.VECTOR_STORES[real],
         "multiply": machine.multiply,
         "varying": machine.varying,
+        "as_word": machine.as_word,
+        "bits_of": machine.bits_of,
+        "real_of": machine.real_of,
+        "load_code": machine.CODE_LOADS[1],
+        "load_codes": machine.CODE_LOADS[machine.CODE_LANES],
+        "store_code": machine.CODE_STORES[1],
+        "store_codes": machine.CODE_STORES[machine.CODE_LANES],
     }
+    found |= {f"word_{word}": select if word == "select" else getattr(machine, word) for word in WORD_VOCABULARY}
     for prefix, precision in (("element", real), ("coefficient", "float64"), ("term", real)):
         spelled = {
             "sqrt": machine.square_root,

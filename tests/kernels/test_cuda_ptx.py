@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import DTYPES, VARIANTS, Case
+from storages import HALVES
 
 import fastopt
 from fastopt.kernels.backends import Backend
@@ -22,6 +23,7 @@ from fastopt.kernels.formulas import registry
 from fastopt.rules import maximum, select
 from fastopt.step.planning import Planner
 from fastopt.step.rates import rate_at
+from fastopt.step.storage import operand_forms
 
 pytest.importorskip("numba_cuda", reason="numba-cuda, of the extra `test-all`, is not installed")
 from cuda.core import Linker, LinkerOptions, ObjectCode
@@ -61,17 +63,18 @@ def sources(case: Case, dtype: Any, **more: Any) -> dict[str, str]:
     return sources_of(case.make([np.zeros(5, dtype)], backend="reference", **more), dtype)
 
 
+BACKEND = Backend(
+    "cuda",
+    None,  # type: ignore[arg-type]
+    lambda name, dtype: registry.loop(name),
+    lambda name, dtype: registry.functions_of_sum(name),
+    registry.functions_of_coefficients,
+    lambda name, stochastic: (None, None),
+)
+
+
 def sources_of(opt: Any, dtype: Any) -> dict[str, str]:
-    backend = Backend(
-        "cuda",
-        None,  # type: ignore[arg-type]
-        lambda name, dtype: registry.loop(name),
-        lambda name, dtype: registry.functions_of_sum(name),
-        registry.functions_of_coefficients,
-        None,  # type: ignore[arg-type]
-        None,  # type: ignore[arg-type]
-    )
-    planner = Planner(opt.spec, backend, np.dtype(dtype), opt._contents.options)
+    planner = Planner(opt.spec, BACKEND, np.dtype(dtype), opt._contents.options)
     plan, real = planner.step_plan(), np.dtype(dtype).name
     structures = [Structure.of(planner.group_plan(opt._contents.groups[0], rate_at(opt._contents.groups[0], 0)))]
     found = {
@@ -180,6 +183,41 @@ def test_a_rule_of_ones_own_compiles(dtype: Any) -> None:
         code = ptx(source, name, dtype)
         vector = "v4.f32" if dtype == np.float32 else "v2.f64"
         assert name != "update" or instructions(code)[f"ld.global.{vector}"] == 4
+
+
+STATES_OF_16_BITS = dict.fromkeys(("exp_avg", "exp_avg_sq"), "bfloat16")
+STORED: list[tuple[str, dict[str, Any]]] = [
+    ("bfloat16", {"formats": STATES_OF_16_BITS, "stochastic": True}),
+    ("float16", {}),
+    ("bfloat16", {}),
+    ("bfloat16", {"formats": STATES_OF_16_BITS}),
+    ("float16", {"formats": STATES_OF_16_BITS, "stochastic": True}),
+][: None if EVERYTHING else 1]
+
+
+@pytest.mark.parametrize(("half", "stored"), STORED, ids=str)
+def test_halves_are_loaded_four_at_a_time(half: str, stored: dict[str, Any]) -> None:
+    """Codes of 16 bits in words of 64, arithmetic in float32, and few enough registers for many threads."""
+    opt: Any = fastopt.Adam([np.zeros(5, np.float32)], backend="reference", max_grad_norm=1.0)
+    planner = Planner(opt.spec, BACKEND, np.dtype(np.float32), opt._contents.options)
+    group = opt._contents.groups[0]
+    forms = operand_forms(BACKEND, ("param", "grad", "exp_avg", "exp_avg_sq"), HALVES[half], **stored)
+    structures = [Structure.of(planner.group_plan(group, rate_at(group, 0)), forms)]
+    codes = 2 + len(stored.get("formats", {}))
+    source = update_source(structures, "float32", STEP, 8192)
+    found = instructions(ptx(source, "update", np.float32))
+    assert found["ld.global.v4.u16"] == codes, found
+    assert found["ld.global.v4.f32"] == 4 - codes, found
+    assert found["st.global.v4.u16"] == codes - 1, found
+    for name in found:
+        assert not re.match(r"fma|mad\.\w+\.f|mul\.f|.*approx|.*ftz|.*\.local|call|(div|rem)\.[su]\d", name), (
+            name,
+            found,
+        )
+        assert not re.match(r"(add|sub|mul|div|sqrt|neg|setp|selp|cvt|ld|st)\S*f64", name), name
+    assert registers(source, "update", np.float32) <= 64
+    sums = instructions(ptx(sums_source(structures, "float32", THREADS), "sums", np.float32))
+    assert sums["ld.global.v4.u16"], sums
 
 
 def test_a_product_is_not_contracted_with_a_sum() -> None:

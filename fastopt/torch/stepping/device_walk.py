@@ -33,5 +33,9 @@ class DeviceWalk(PythonWalk):
         if stream != self.engine.stream:
             self.engine.stream = stream
         self.engine.set_scaler(*self.scaler())
-        self.engine.step_at(self.addresses)
+        direct = [
+            gradient is not None and gradient.dtype is not form.dtype
+            for gradient, form in zip(self.gradients, self.forms, strict=True)
+        ]
+        self.engine.step_at(self.addresses, direct)
         return True  # Only the device knows.

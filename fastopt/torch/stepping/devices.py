@@ -85,10 +85,9 @@ class DeviceMemory:
 
     def __init__(self, tensor: Tensor) -> None:
         self.tensor = tensor.detach()  # which keeps the memory
-        size, itemsize = tensor.numel(), tensor.element_size()
         self.__cuda_array_interface__ = {
-            "shape": (size,),
-            "typestr": f"<f{itemsize}",
+            "shape": (tensor.numel(),),
+            "typestr": "<u2" if tensor.element_size() == 2 else f"<f{tensor.element_size()}",  # codes of 16 bits
             "data": (tensor.data_ptr(), False),
             "strides": None,
             "version": 3,

@@ -55,6 +55,6 @@ def joined(param: Tensor, rest: Tensor | None) -> Tensor:
     param = tensors.as_plain(param).detach()
     if rest is None or param.dtype is not torch.bfloat16:
         return param.to(torch.float32, copy=True) if param.dtype in tensors.HALVES else param.clone()
-    codes, others = (each.contiguous().view(torch.int16).numpy().view(np.uint16) for each in (param, rest))
+    codes, others = (each.contiguous().view(torch.int16).cpu().numpy().view(np.uint16) for each in (param, rest))
     found = torch.from_numpy(coded.joined(codes, others))
     return torch.empty_like(param, dtype=torch.float32).copy_(found)

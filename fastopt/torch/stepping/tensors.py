@@ -146,10 +146,8 @@ def _check(owner: str, label: str, tensor: Tensor, dtypes: Collection[torch.dtyp
             f"{owner} does not support sparse gradients or parameters: {label} is {tensor.layout}; "
             "use torch.optim's SGD, Adagrad or SparseAdam for them"
         )
-    kinds = "float32, float64, bfloat16 and float16"
-    if devices.kind(tensor) == "cuda":
-        dtypes, kinds = [each for each in dtypes if each not in HALVES], "float32 and float64 on CUDA devices"
     if tensor.dtype not in dtypes:
+        kinds = "float32, float64, bfloat16 and float16"
         raise TypeError(f"{owner} updates {kinds}: {label} is {tensor.dtype}; use torch.optim for it")
     if devices.kind(tensor) == "meta":
         raise ValueError(

@@ -14,10 +14,12 @@ from agreement import assert_agrees, is_exact
 from cases import DTYPES, PLAIN, VARIANTS, Case, equal_bits, extra_options
 from custom_rule import Custom
 from device_arrays import Interface, to_device, to_host, transposed
+from storages import HALVES
 
 import fastopt
 from fastopt.constraints import NonNegative
 from fastopt.definitions.specs import SPECS
+from fastopt.kernels.cuda.availability import is_simulated
 
 SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (7,), (), (0, 4), (130,))
 STEPS = 4
@@ -158,6 +160,98 @@ def test_arrays_of_other_libraries(rng: np.random.Generator) -> None:
     for mine, theirs in zip(params, values, strict=True):
         assert equal_bits(mine.to_host(), theirs)
     assert list(device.param_groups[0]["params"]) == params  # as they were given
+
+
+# --- parameters and gradients of 16 bits ----------------------------------------------------------------------------
+
+HALVES_HERE = HALVES if is_simulated() else {"float16": HALVES["float16"]}
+"""On a device, arrays of Numba's cannot be bfloat16; `test_cuda_torch.py` has tensors."""
+DTYPES_IN_TURN = (*HALVES_HERE.values(), np.dtype(np.float32))
+STOCHASTIC = {"stochastic_rounding": True, "seed": 2**63 + 5}
+
+
+def problem_of_halves(rng: np.random.Generator) -> tuple[list[np.ndarray], list[list[Any]]]:
+    """The same problem with parameters of these dtypes in turn, and gradients of theirs or of float32."""
+    params, gradients = problem(rng)
+    of = [DTYPES_IN_TURN[index % len(DTYPES_IN_TURN)] for index in range(len(params))]
+    wide = np.dtype(np.float32)
+    return [each.astype(dtype) for each, dtype in zip(params, of, strict=True)], [
+        [
+            None if each is None else each.astype(wide if (step + index) % 3 == 0 else of[index])
+            for index, each in enumerate(found)
+        ]
+        for step, found in enumerate(gradients)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("case", "more"), [(case, STOCHASTIC if index % 2 else {}) for index, case in enumerate(PLAIN)], ids=str
+)
+def test_halves(case: Case, more: dict[str, Any], rng: np.random.Generator) -> None:
+    device, host = both(case.make, *problem_of_halves(rng), **more)
+    assert_same(device, host, case)
+
+
+@pytest.mark.parametrize("options", ELEMENTWISE.values(), ids=ELEMENTWISE)
+def test_every_option_of_halves(options: dict[str, Any], rng: np.random.Generator) -> None:
+    device, host = both(fastopt.Adam, *problem_of_halves(rng), **options, **STOCHASTIC)
+    assert_same(device, host, options)
+    norms = [optimizer.grad_norm for optimizer in (device, host)]
+    np.testing.assert_array_equal(*norms)
+
+
+@pytest.mark.parametrize("half", HALVES_HERE.values(), ids=HALVES_HERE)
+def test_rounding_of_special_values(half: Any) -> None:
+    """Overflow, denormals, ties, infinities, NaN, signs of zeros: as the reference rounds and reads them."""
+    numbers = [0.0, -0.0, 1e-45, 6e-8, 2.98e-8, 65504, 65520, -1e30, 3.4e38, np.inf, -np.inf, np.nan, 1 + 2**-9, 1 / 3]
+    param = np.zeros(len(numbers), half)
+    with np.errstate(all="ignore"):
+        codes = [np.asarray(numbers, np.float32), np.asarray(numbers, np.float32).astype(half)]
+    for gradient in codes:
+        device = fastopt.SGD(to_device(param), lr=1.0, flush_denormals=False)
+        host = fastopt.SGD(param.copy(), lr=1.0, backend="reference", flush_denormals=False)
+        for optimizer, given in ((device, to_device(gradient)), (host, gradient)):
+            optimizer.step(given)
+        assert_same(device, host)
+
+
+def test_averages_of_halves_are_swapped(rng: np.random.Generator) -> None:
+    params, gradients = problem_of_halves(rng)
+    device, host = both(fastopt.Adam, params, gradients, ema_decay=0.5)
+    for _ in range(2):
+        for optimizer in (device, host):
+            optimizer.swap_averages()
+        assert_same(device, host)
+    for optimizer, step in ((device, to_device(gradients[0])), (host, gradients[0])):
+        optimizer.step(step)
+    assert_same(device, host)
+
+
+def test_bound_gradients_of_halves(rng: np.random.Generator) -> None:
+    params, gradients = problem_of_halves(rng)
+    on_device = to_device(gradients[0])
+    device = fastopt.Adam(to_device(params), grads=on_device, zero_grads=True)
+    host = fastopt.Adam(copy.deepcopy(params), grads=gradients[0], zero_grads=True, backend="reference")
+    for optimizer in (device, host):
+        optimizer.step()
+        optimizer.step()
+    assert_same(device, host)
+    for mine, theirs in zip(on_device, gradients[0], strict=True):
+        assert mine is None or equal_bits(to_host(mine), theirs)
+
+
+def test_state_dicts_of_halves(rng: np.random.Generator) -> None:
+    params, gradients = problem_of_halves(rng)
+    device, host = both(fastopt.Adam, params, gradients[:2], **STOCHASTIC)
+    moved = fastopt.Adam([to_host(each) for each in device._contents.params.arrays], stochastic_rounding=True)
+    moved.load_state_dict(device.state_dict())
+    back = fastopt.Adam(to_device([each.copy() for each in host._contents.params.arrays]), stochastic_rounding=True)
+    back.load_state_dict(host.state_dict())
+    for optimizer, given in ((device, to_device), (host, copy.deepcopy), (moved, copy.deepcopy), (back, to_device)):
+        optimizer.step(given(gradients[2]))
+    assert_same(device, host)
+    assert_same(back, moved)
+    assert_same(device, moved)
 
 
 # --- accumulations that end early, and counts that are set ------------------------------------------------------------
@@ -474,8 +568,7 @@ BAD_PARAMS: dict[str, tuple[Callable[[], Any], str, Any, str]] = {
         TypeError,
         "in the memory of a CUDA device .for optimizers with backend='cuda'",
     ),
-    "integers": (lambda: Interface(np.ones(3, np.int32)), "cuda", TypeError, "float32 or float64, got int32"),
-    "half": (lambda: Interface(np.ones(3, np.float16)), "cuda", TypeError, "float32 or float64, got float16"),
+    "integers": (lambda: Interface(np.ones(3, np.int32)), "cuda", TypeError, "bfloat16 or float16, got int32"),
     "two dtypes": (lambda: to_device([A, A.astype(float)]), "cuda", TypeError, "must be of one dtype"),
     "transposed": (lambda: transposed(A), "cuda", ValueError, "params must be C-contiguous"),
     "read-only": (lambda: Interface(A, read_only=True), "cuda", ValueError, "params must be writable"),
@@ -505,11 +598,11 @@ def test_bad_parameters(bad: tuple[Callable[[], Any], str, Any, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"state_dtype": "float8"}, {"stochastic_rounding": True}, {"master_weights": True}], ids=str
+    "options", [{"state_dtype": "float8"}, {"state_dtype": "bfloat16"}, {"master_weights": True}], ids=str
 )
-def test_storage_in_fewer_bits_is_refused(options: dict[str, Any]) -> None:
+def test_states_in_fewer_bits_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(
-        NotImplementedError, match=f"{next(iter(options))} with backend='cuda': its steps read and write"
+        NotImplementedError, match=f"{next(iter(options))} with backend='cuda': its states are of float32 or float64"
     ):
         fastopt.Adam(to_device(A), **options)
 

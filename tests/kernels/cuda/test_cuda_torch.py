@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from agreement import assert_agrees, is_exact
@@ -92,6 +93,12 @@ def set_gradients(params: list[Any], step: int, scale: float = 1.0) -> None:
         param.grad = None if missing else fill(like, step, index) * scale
 
 
+def array(tensor: Any) -> np.ndarray:
+    """Its numbers, in NumPy's dtype."""
+    there: Any = tensor.detach().cpu()
+    return there.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if there.dtype is torch.bfloat16 else there.numpy()
+
+
 class Pair:
     """The same optimizer twice: on a device, and on the processor."""
 
@@ -128,7 +135,7 @@ class Pair:
         exact = is_exact(self.device.spec.coefficients)
         for index, (mine, theirs) in enumerate(zip(*self.params, strict=True)):
             label = f"{self.name}: parameter {index}"
-            assert_agrees(theirs.detach().numpy(), mine.detach().cpu().numpy(), exact, label)
+            assert_agrees(array(theirs), array(mine), exact, label)
             own = self.device.state.get(mine, {})
             other = self.host.state.get(theirs, {})
             assert own.keys() == other.keys()
@@ -136,7 +143,7 @@ class Pair:
                 if name == "mu_product":  # rounded on the processor in each step
                     assert torch.allclose(own[name].cpu(), value), label
                 else:
-                    assert_agrees(value.numpy(), own[name].cpu().numpy(), exact or name == "step", f"{name} of {label}")
+                    assert_agrees(array(value), array(own[name]), exact or name == "step", f"{name} of {label}")
 
 
 @pytest.mark.parametrize(
@@ -440,8 +447,63 @@ def test_torch_clips_gradients_on_a_device(on_device: Callable[[bool], None], mo
         torch.testing.assert_close(each.grad, (before / total).clamp(-0.125, 0.125))
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_halves_are_refused(on_device: Callable[[bool], None], dtype: Any) -> None:
-    one = torch.nn.Parameter(torch.ones(3, dtype=dtype, device=DEVICE))
-    with pytest.raises(TypeError, match=rf"updates float32 and float64 on CUDA devices: params\[0\] is {dtype}"):
-        fastopt.torch.Adam([one])
+# --- parameters of 16 bits --------------------------------------------------------------------------------------------
+
+STORED: dict[str, tuple[Any, dict[str, Any]]] = {
+    "bfloat16": (torch.bfloat16, {}),
+    "float16": (torch.float16, {}),
+    "bfloat16, stochastic": (torch.bfloat16, {"stochastic_rounding": True, "seed": 7}),
+    "float16, stochastic": (torch.float16, {"stochastic_rounding": True}),
+    "master weights": (torch.bfloat16, {"master_weights": True}),
+}
+by_storage = pytest.mark.parametrize(("dtype", "more"), STORED.values(), ids=STORED)
+
+
+@by_storage
+@pytest.mark.parametrize("name", ["SGD", "Adam", "Custom"])
+def test_halves(on_device: Callable[[bool], None], name: str, dtype: Any, more: dict[str, Any]) -> None:
+    pair = Pair(on_device, name, dtype, **OPTIONS.get(name, {}), **more)
+    pair.step(*range(STEPS))
+    pair.check()
+    assert pair.device._stepper.update.rounds[0].on_device
+    if more.get("master_weights"):
+        for mine, theirs in zip(pair.device.master_params(), pair.host.master_params(), strict=True):
+            assert torch.equal(mine.cpu(), theirs)
+
+
+@by_storage
+def test_gradients_of_halves_can_be_float32(
+    on_device: Callable[[bool], None], dtype: Any, more: dict[str, Any]
+) -> None:
+    pair = Pair(on_device, "Adam", dtype, odd=False, max_grad_norm=0.5, **more)
+    for params in pair.params:
+        for param in params:
+            param.grad_dtype = None  # any
+
+    def take(optimizer: Any, params: list[Any]) -> None:
+        for step in range(STEPS):
+            set_gradients(params, step)
+            for index, param in enumerate(params):
+                if param.grad is not None and (index + step) % 2:
+                    param.grad = param.grad.float() / 3
+            optimizer.step()
+
+    pair.each(take)
+    pair.check()
+
+
+@by_storage
+def test_state_dicts_of_halves(on_device: Callable[[bool], None], dtype: Any, more: dict[str, Any]) -> None:
+    pair = Pair(on_device, "Adam", dtype, **more)
+    pair.step(0, 1)
+    saved = [pair.device.state_dict(), pair.host.state_dict()]
+    pair.device.load_state_dict(saved[1])
+    pair.host.load_state_dict(saved[0])
+    pair.step(2)
+    pair.check()
+
+
+def test_float16_has_no_master_weights_on_a_device_either(on_device: Callable[[bool], None]) -> None:
+    one = torch.nn.Parameter(torch.ones(3, dtype=torch.float16, device=DEVICE))
+    with pytest.raises(TypeError, match=r"master_weights=True is for bfloat16 parameters: params\[0\]"):
+        fastopt.torch.Adam([one], master_weights=True)
