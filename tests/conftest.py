@@ -24,9 +24,14 @@ if "FASTOPT_CACHE_DIR" not in os.environ:  # Not the user's own; processes that 
     os.environ["FASTOPT_CACHE_DIR"] = tempfile.mkdtemp(prefix="fastopt-cache-")
     atexit.register(shutil.rmtree, os.environ["FASTOPT_CACHE_DIR"], ignore_errors=True)
 
-if backends.compiled_module_error() is not None:
-    # An installation without the compiled module, see `.ci/without-extension`. What tests say of both engines holds of
-    # the only one that there is.
+WITHOUT_EXTENSION = os.environ.get("FASTOPT_TEST_WITHOUT_EXTENSION") == "1"
+if (backends.compiled_module_error() is not None) != WITHOUT_EXTENSION:
+    raise pytest.UsageError(
+        f"compiled module: {backends.compiled_module_error() or 'there'}, FASTOPT_TEST_WITHOUT_EXTENSION is "
+        f"{int(WITHOUT_EXTENSION)}; .ci/without-extension sets it and runs the tests that need no compiled module"
+    )
+if WITHOUT_EXTENSION:
+    # What tests say of both engines holds of the only one that there is.
     backends.BACKENDS["cython"] = backends.BACKENDS["numba"]
     compiled_engine.PATIENCE = 0
 
@@ -37,6 +42,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in what a shell runs
 _forks: list[None] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_parent=lambda: _forks.append(None))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if WITHOUT_EXTENSION and item.get_closest_marker("compiled"):
+        pytest.skip("needs the compiled module")
 
 
 @pytest.hookimpl(trylast=True)
@@ -83,7 +93,7 @@ def threads_always(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(compiled_engine, "PATIENCE", 0)
     monkeypatch.setattr(compiled_engine, "NANOSECONDS_TO_RELEASE", 0.0)
     monkeypatch.setattr(compiled_engine, "NANOSECONDS_PER_THREAD", 1e-6)
-    if backends.compiled_module_error() is not None:
+    if WITHOUT_EXTENSION:
         yield
         return
     from fastopt.kernels import native

@@ -137,6 +137,7 @@ def test_dead_parameters_leave_no_denormals(case: Case, backend: str) -> None:
             assert not ((state != 0) & (np.abs(state) < TINY)).any(), name
 
 
+@pytest.mark.compiled
 def test_importing_and_stepping_leave_the_process_as_it_was() -> None:
     code = """
 import numpy as np
@@ -196,7 +197,7 @@ def trapping_steps(backend: str, n_threads: int) -> None:
 
 @needs_rounding
 @pytest.mark.parametrize("n_threads", [1, 2])
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [pytest.param("cython", marks=pytest.mark.compiled), *BACKENDS[1:]])
 def test_traps_of_the_caller_do_not_end_the_process(backend: str, n_threads: int) -> None:
     code = f"import test_floating_point_mode\ntest_floating_point_mode.trapping_steps({backend!r}, {n_threads})"
     in_a_fresh_process(code)

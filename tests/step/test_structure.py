@@ -13,6 +13,7 @@ import fastopt
 from fastopt import constraints as c
 from fastopt.kernels import backends
 from fastopt.kernels.engine.plan import GroupPlan
+from fastopt.kernels.python.compiled_engine import WithAddress
 from fastopt.step.options import GROUP_OPTIONS, STEP_OPTIONS, read_step_options
 from fastopt.step.planning import Planner
 from fastopt.step.structure import structure_key
@@ -272,20 +273,24 @@ def test_what_is_fixed_can_be_assigned_its_own_value_only(name: str, before: Any
 
 def without_numbers(plan: GroupPlan) -> list[Any]:
     """A plan without the values that an engine takes over."""
-    stages = [(each.function, len(each.arguments), each.positions, each.carried) for each in plan.stages]
+
+    def same(function: Any) -> Any:  # Without the compiled module, these are new objects each time.
+        return function.compiled.args if isinstance(function, WithAddress) else getattr(function, "address", function)
+
+    stages = [(same(each.function), len(each.arguments), each.positions, each.carried) for each in plan.stages]
     programs = [
-        (name, [(each.loop, each.operands, each.pick) for each in operations])
+        (name, [(same(each.loop), each.operands, each.pick) for each in operations])
         for name, operations in plan.programs.items()
     ]
-    rows = [(each.sum, each.function, each.loop, each.start, each.iterates) for each in plan.rows]
+    rows = [(same(each.sum), same(each.function), same(each.loop), each.start, each.iterates) for each in plan.rows]
     return [
         stages,
         programs,
         rows,
         plan.rows_after,
         len(plan.operands),
-        plan.sum,
-        plan.sum_of_squares,
+        same(plan.sum),
+        same(plan.sum_of_squares),
         plan.accumulator,
     ]
 
