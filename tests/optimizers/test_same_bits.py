@@ -68,6 +68,39 @@ def test_denormals_and_nonfinite_values(case: Case, dtype: Any, flush: bool, rng
         assert_same(case, expected, actual, f"{backend}, flush_denormals={flush}")
 
 
+COMPARING = ("Adamax", "ADOPT", "Lion", "Rprop")
+"""The optimizers that compare numbers, as those with amsgrad do."""
+
+
+@pytest.mark.parametrize(
+    "case", [each for each in VARIANTS if each.optimizer in COMPARING or "amsgrad" in str(each)], ids=str
+)
+@by_dtype
+@pytest.mark.parametrize("flush", [True, False])
+def test_states_that_are_denormal(case: Case, dtype: Any, flush: bool, rng: np.random.Generator) -> None:
+    """As they can be loaded, whatever a step does to denormals: amsgrad's maximum is compared, and stored as it is."""
+    tiny = np.finfo(dtype).tiny
+    special = np.array([0, -0.0, tiny, tiny / 2, tiny / 1024, np.finfo(dtype).smallest_subnormal, 1e-20, 1], dtype)
+    values = {name: rng.choice(special, 1000) for name in case.spec.all_states}
+    gradients = rng.choice(np.concatenate([special, -special]), (3, 1000))
+    found: dict[str, Any] = {}
+    for backend in ("reference", *BACKENDS):
+        param = np.ones(1000, dtype)
+        optimizer = case.make(param, backend=backend, flush_denormals=flush)
+        optimizer.step(gradients[0])
+        for name, state in optimizer.state[0].items():
+            if isinstance(state, np.ndarray):
+                state[:] = values[name]
+        with np.errstate(all="ignore"):
+            optimizer.step(gradients[1])
+            optimizer.step(gradients[2])
+        found[backend] = {"param": param, **optimizer.state[0]}
+    for backend in BACKENDS:
+        for name, expected in found["reference"].items():
+            if isinstance(expected, np.ndarray):
+                assert equal_bits(expected, found[backend][name]), (backend, name)
+
+
 def test_the_comparison_can_fail() -> None:
     a = np.array([0.0, 1.0, np.nan], np.float32)
     assert equal_bits(a, a.copy())
