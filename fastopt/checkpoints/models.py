@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,6 +84,12 @@ class TorchOptimizerPart(StatefulPart):
             ]
         return content
 
+    def _live_state_dict(self) -> dict[str, Any]:
+        """The state dict whose tensors share the states' memory: with codes, where there are any."""
+        named = inspect.signature(self.value.state_dict).parameters
+        found: dict[str, Any] = self.value.state_dict(**({"encoded": True} if "encoded" in named else {}))
+        return found
+
     def _names(self) -> list[Any]:
         names: list[Any] = []
         for group in self.value.param_groups:
@@ -116,7 +123,7 @@ class TorchOptimizerPart(StatefulPart):
         if self._saved_params and len(self._saved_params) != len(self._params):
             raise ValueError(f"there are {len(self._saved_params)} parameters, not {len(self._params)}")
         self._collect_params(Changes())
-        self._present = self.value.state_dict()["state"]
+        self._present = self._live_state_dict()["state"]
         super().check(content, leaves, params, strict)
 
     def _collect_params(self, changes: Changes) -> None:
@@ -137,7 +144,7 @@ class TorchOptimizerPart(StatefulPart):
         return with_new_arrays(saved)
 
     def attempt(self) -> None:
-        before = self.value.state_dict()
+        before = self._live_state_dict()
         self._before = {
             **before,
             "state": {key: dict(each) if isinstance(each, Mapping) else each for key, each in before["state"].items()},

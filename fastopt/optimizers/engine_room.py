@@ -21,7 +21,7 @@ from ..step.operations import ACCUMULATOR, accumulates, begun_states, extra_stat
 from ..step.param_storage import operand_names
 from ..step.planning import Planner, row_length
 from ..step.rates import is_scheduled, rate_at
-from ..step.storage import operand_forms
+from ..step.storage import formats_of, operand_forms
 
 
 class NothingGathered(Exception):
@@ -352,10 +352,14 @@ class EngineRoom:
                 param, states = contents.params.arrays[position], contents.states[position]
                 storage = contents.storages[position]
                 names = operand_names(needed, storage)
-                formats = {name: storage.formats[name] for name in names if name in storage.formats}
-                forms = operand_forms(
-                    self.backend, ("param", "grad", *names), param.dtype, formats, stochastic=stochastic
-                )
                 memory = [states[name] for name in names]
+                operands = ("param", "grad", *names)
+                forms = operand_forms(
+                    self.backend,
+                    operands,
+                    [param.dtype, param.dtype, *(each.dtype for each in memory)],
+                    formats_of(operands, param.dtype.name, storage.formats),
+                    stochastic=stochastic,
+                )
                 table.append(Segment(index, param, memory, row_length(group, param), forms, position))
         return table

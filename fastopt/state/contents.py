@@ -160,6 +160,6 @@ class Contents:
         group, params = self.groups[index], self.params
         labels = params.tree.labels("params")
         return [
-            param_storage(labels[position], self.spec, group, self.options, param.dtype, param.size)
+            param_storage(labels[position], self.spec, group, self.options, param.dtype.name, param.size)
             for position, param in zip(params.spans[index], params.of_group(index), strict=True)
         ]

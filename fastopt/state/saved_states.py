@@ -115,10 +115,10 @@ def read_state(
 def _array(label: str, value: Any, param: Any, stored: str | None) -> np.ndarray:
     """A state as the memory of one in this format has it."""
     if coded.is_saved(value):
-        codec, codes = coded.read_saved(label, value, param.shape)
-        if codec == stored:
-            return codes
-        value = coded.decoded(codec, codes, param.shape)
+        saved = coded.read_saved(label, value, param.shape)
+        if saved.codec == stored and saved.is_in_c_order:
+            return saved.codes
+        value = saved.decoded()
     return coded.as_stored(stored, _checked(label, value, param, working_dtype(param.dtype)))
 
 

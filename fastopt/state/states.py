@@ -100,7 +100,7 @@ def start_state(memory: Memory, state: Any, param: Any, format_name: str | None,
     if format_name is None:
         memory.fill(state, value)
     else:
-        memory.copy(state, coded.encoded(format_name, np.full(param.shape, value, np.float32)))
+        memory.copy(state, coded.filled(format_name, value, param.shape))
 
 
 def initial_value(spec: Spec, group: Mapping[str, Any], name: str) -> float:

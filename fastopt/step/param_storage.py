@@ -10,7 +10,7 @@ import numpy as np
 from ..definitions.specs import Spec
 from ..kernels.backends import Backend
 from ..kernels.formulas.storage import FORMATS
-from .storage import REST, working_dtype
+from .storage import HALVES, REST, working_dtype
 
 STATE_FORMATS: dict[str, tuple[str, str]] = {
     "bfloat16": ("bfloat16", "bfloat16"),
@@ -40,9 +40,15 @@ class ParamStorage(NamedTuple):
 
 
 def param_storage(
-    label: str, spec: Spec, group: Mapping[str, Any], options: Mapping[str, Any], dtype: np.dtype[Any], size: int
+    label: str,
+    spec: Spec,
+    group: Mapping[str, Any],
+    options: Mapping[str, Any],
+    dtype: str,
+    size: int,
+    owner: str = "",
 ) -> ParamStorage:
-    """How a parameter of this dtype and size is stored; `label` names it in messages.
+    """How a parameter of this dtype and size is stored; `label` names it in messages, which begin with `owner`.
 
     Raises
     ------
@@ -50,24 +56,24 @@ def param_storage(
         The options are not possible with this dtype.
     """
     wanted, masters = group["state_dtype"], options["master_weights"]
-    if wanted is not None and working_dtype(dtype) != np.float32:
+    if wanted is not None and dtype != "float32" and dtype not in HALVES:
         raise TypeError(
-            f"state_dtype={wanted!r} is for parameters of float32, bfloat16 or float16: {label} is {dtype}, and its "
-            "states are too"
+            f"{owner}state_dtype={wanted!r} is for parameters of float32, bfloat16 or float16: {label} is {dtype}, and "
+            "its states are too"
         )
     if masters:
-        check_master_weights("", label, dtype.name)
+        check_master_weights(owner, label, dtype)
     formats = {
         name: STATE_FORMATS[chosen][name in spec.unsigned]
         for name in spec.all_states
         if (chosen := _chosen(wanted, name, size)) != "float32"
     }
-    return ParamStorage(formats, bool(masters) and dtype.name == "bfloat16").without(spec.exact_states(group))
+    return ParamStorage(formats, bool(masters) and dtype == "bfloat16").without(spec.exact_states(group))
 
 
 def check_master_weights(owner: str, label: str, dtype: str) -> None:
-    """Raise a TypeError if a parameter of this dtype, as its library spells it, cannot have master weights."""
-    if dtype.rpartition(".")[2] == "float16":
+    """Raise a TypeError if a parameter of this dtype cannot have master weights."""
+    if dtype == "float16":
         raise TypeError(
             f"{owner}master_weights=True is for bfloat16 parameters: {label} is {dtype}, which has 3 bits of exponent "
             "less than float32, so that 16 further bits do not make a float32 of it; keep it in float32, or in bfloat16"

@@ -34,11 +34,27 @@ def codec(backend: Backend, name: str, stochastic: bool) -> Codec:
     return Codec(name, stochastic, *backend.codec(name, stochastic))
 
 
+def formats_of(names: Sequence[str], dtype: str, formats: Mapping[str, str]) -> dict[str, str]:
+    """The formats of a parameter's operands by name; those that are not in it are read directly.
+
+    Parameters
+    ----------
+    names: those of the operands: of the parameter, the gradient and each state, `REST` among them if weights are split.
+    dtype: the name of the parameter's.
+    formats: the formats of states by name.
+    """
+    found = {name: formats[name] for name in names if name in formats}
+    if dtype in HALVES:
+        found[names[GRAD]] = dtype
+        found[names[PARAM]] = "split_bfloat16" if REST in names else dtype
+    return found
+
+
 def operand_forms(
     backend: Backend,
     names: Sequence[str],
-    dtype: np.dtype[Any],
-    formats: Mapping[str, str] | None = None,
+    dtypes: Sequence[np.dtype[Any]],
+    formats: Mapping[str, str],
     *,
     stochastic: bool = False,
 ) -> tuple[OperandForm, ...] | None:
@@ -46,27 +62,20 @@ def operand_forms(
 
     Parameters
     ----------
-    names: those of the operands: of the parameter, the gradient and each state, `REST` among them if weights are split.
-    dtype: of the parameter.
-    formats: the formats of states by name; states that are not in it are of the dtype that kernels compute in.
+    names, dtypes: of each operand, and of the array that holds it.
+    formats: see `formats_of`.
     stochastic: whether the parameter and all states with a format are rounded stochastically.
     """
-    found = dict(formats or {})
-    if dtype.name in HALVES:
-        found[names[GRAD]] = dtype.name
-        found[names[PARAM]] = "split_bfloat16" if REST in names else dtype.name
-    if not found:
+    if not formats:
         return None
     forms = []
-    for name in names:
-        stored = found.get(name)
+    for name, dtype in zip(names, dtypes, strict=True):
+        stored = formats.get(name)
         if stored is None:
-            own: np.dtype[Any] = CODE_DTYPES[16] if name == REST else working_dtype(dtype)
-            forms.append(OperandForm(name, own))
+            forms.append(OperandForm(name, dtype))
             continue
         storage = FORMATS[stored]
         rounds = stochastic and storage.stochastic and name != names[GRAD]
-        form_dtype = dtype if name in names[: GRAD + 1] else CODE_DTYPES[storage.bits]
         rest = names.index(REST) if storage.has_rest else -1
-        forms.append(OperandForm(name, form_dtype, codec(backend, stored, rounds), rest))
+        forms.append(OperandForm(name, dtype, codec(backend, stored, rounds), rest))
     return tuple(forms)

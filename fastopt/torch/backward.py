@@ -73,7 +73,8 @@ def step_in_backward(module: torch.nn.Module | Iterable[Any], optimizer_class: t
                 f"{name}={options[name]!r} needs all gradients at once; in the backward pass there is one at a time"
             )
     if isinstance(module, torch.nn.Module):
-        module = [param for param in module.parameters() if param.requires_grad]
+        named = [(name, param) for name, param in module.named_parameters() if param.requires_grad]
+        module = named if callable(options.get("state_dtype")) else [param for _, param in named]
     optimizer = optimizer_class(module, **options)
     optimizer.step_in_backward()
     return optimizer

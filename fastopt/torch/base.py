@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -21,6 +22,7 @@ from ..kernels.engine.contract import Progress
 from ..step.nonfinite import NonfiniteGradients
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
 from ..step.storage import REST
+from . import state_dtypes
 from .saving import SavedOptimizer
 from .stepping import devices, flattening, formats, gradient_hooks, hyperparameters, modes, tensors
 from .stepping.host import Host
@@ -40,6 +42,7 @@ OPTIONS: dict[str, Any] = {
         "nonfinite",
         "max_consecutive_skips",
         "zero_grads",
+        "state_dtype",
         "stochastic_rounding",
         "seed",
         "master_weights",
@@ -75,11 +78,22 @@ class NativeOptimizer(SavedOptimizer):
         With `nonfinite="skip"`: raise a FloatingPointError when more steps in a row are skipped.
     zero_grads: bool, default False
         Zero gradients in the pass that reads them, as zero_grad(set_to_none=False) would after the step.
+    state_dtype: "float32", "bfloat16" or "float8", a dict, or callable, optional
+        What states are stored as; computed is in float32. By default, as in torch, in the parameter's dtype. "bfloat16"
+        takes 2 bytes an element, "float8" 1.004; docs/memory.md has the formats. A string leaves the states of
+        parameters with fewer than 4,096 elements in float32. A dict has such strings by the names of states
+        (`{"exp_avg": "float8", "exp_avg_sq": "bfloat16"}`), for parameters of any size; states that it does not name
+        are float32. A function of (name, parameter) returns one of these, or None for the default; it is called once
+        for each parameter, at construction. The name is that of `model.named_parameters()` if parameters are given
+        with names, else None. Groups can have a `state_dtype` of their own. float64 parameters are a TypeError.
+        `optimizer.state` and `state_dict()` show such states as copies in float32. What you write into a copy before
+        the next step takes effect then.
     stochastic_rounding: bool, default False
-        Round bfloat16 and float16 parameters and states up or down at random once a step, so that the expected value is
-        the number itself. Otherwise they are rounded to the nearest, and changes of less than half the distance between
-        neighbouring numbers are lost. What is random depends on `seed`, the parameter's count of steps, its position
-        among all parameters and the element's only: bits are the same from every backend and number of threads.
+        Round bfloat16 and float16 parameters and all states that are stored in less than float32 up or down at random
+        once a step, so that the expected value is the number itself. Otherwise they are rounded to the nearest, and
+        changes of less than half the distance between neighbouring numbers are lost. What is random depends on `seed`,
+        the parameter's count of steps, its position among all parameters and the element's only: bits are the same from
+        every backend and number of threads.
     seed: int, default 0
         At least 0 and less than 2**64. State dicts hold it, and loading one takes it over.
     master_weights: bool, default False
@@ -126,6 +140,11 @@ class NativeOptimizer(SavedOptimizer):
     at each step, as torch copies them where it needs to. Frozen parameters may be anything: they are checked at the
     step at which they have a gradient.
 
+    With `state_dtype`, states are made as codes, also where they do not begin with 0: they never take the memory of
+    float32. Reading one decodes it, until the next step if you keep it. `flatten=True` keeps codes outside of its
+    buffers, and each parameter is stepped by itself. A function for `state_dtype` is pickled with the optimizer, so
+    lambdas cannot be (`copy.deepcopy` and state dicts do not mind).
+
     Raises
     ------
     TypeError, ValueError, RuntimeError
@@ -154,7 +173,7 @@ class NativeOptimizer(SavedOptimizer):
 
     @property
     def state(self) -> defaultdict[Tensor, Any]:
-        """Each parameter's states by name, as torch has them.
+        """Each parameter's states by name, as torch has them; with `state_dtype`, decoded when they are read.
 
         Steps that a device has counted are fetched, which waits for it. Every step checks that the states are the same
         tensors as before. The first one after this was read also checks that they have the same memory, and so do all
@@ -183,14 +202,18 @@ class NativeOptimizer(SavedOptimizer):
         given: dict[str, Any],
         early: Mapping[Tensor, dict[str, float]] | None = None,
         buffers: Sequence[flattening.Buffer] | None = None,
+        chosen: Mapping[Tensor, state_dtypes.Chosen] | None = None,
     ) -> None:
-        """Check the options and take them over, and forget everything that steps found out."""
+        """Check the options and take them over, and forget everything that steps found out.
+
+        `chosen` is what `state_dtype` says of parameters, if that is known.
+        """
         self.options = {
             **read_step_options(given),
-            **check_group_options(given, given.get("max_grad_norm")),
+            **check_group_options({**given, "state_dtype": None}, given.get("max_grad_norm")),
+            "state_dtype": state_dtypes.check(given.get("state_dtype")),
             "flatten": flag("flatten", given.get("flatten", False)),
         }
-        self._check_devices(given.get("flush_denormals"))
         report = NonfiniteGradients(self.options["nonfinite"], self.options["max_consecutive_skips"])
         self._given = given
         self.states_seen = READ
@@ -200,7 +223,22 @@ class NativeOptimizer(SavedOptimizer):
         self._hooks = gradient_hooks.GradientHooks()
         self._host.early.update(early or {})
         self._host.buffers = list(buffers or ())
+        if chosen is None:
+            self._take_state_dtypes(0)
+        else:
+            self._host.state_dtypes.update(chosen)
+        self._check_devices(given.get("flush_denormals"))
+        if chosen is None:
+            state_dtypes.make_undecided(self._host, self.__dict__["state"], self.param_groups)
         self._flatten()
+
+    def _take_state_dtypes(self, first: int) -> None:
+        """Find out what `state_dtype` says of parameters, from this group on, and take it out of the groups."""
+        for index in range(first, len(self.param_groups)):
+            group, wanted = state_dtypes.taken_from(self.param_groups[index], self.options["state_dtype"])
+            found = dict(state_dtypes.of_group(self.name, self.spec, group, wanted))
+            self.param_groups[index] = group
+            self._host.state_dtypes.update(found)
 
     def _check_devices(self, flush_denormals: bool | None) -> None:
         """Check that the options suit the parameters' devices, and load the backends that step them there."""
@@ -210,8 +248,12 @@ class NativeOptimizer(SavedOptimizer):
             if not tensors.is_settled(param):
                 continue
             devices.check_backend(self.name, label, param, self.options["backend"])
-            if self.options["master_weights"]:
-                formats.check_master_weights(self.name, label, param)
+            self._host.storage(param, self.spec.defaults, label)
+            if param in self._host.state_dtypes and devices.kind(param) != "cpu":
+                raise NotImplementedError(
+                    f"{self.name}: state_dtype is for parameters in main memory, {label} is on {param.device}, where "
+                    "steps read and write float32 and float64 alone; leave it out for this parameter"
+                )
             if self.options["flatten"] and devices.kind(param) != "cpu":
                 raise ValueError(
                     f"{self.name}: flatten=True is for parameters in main memory, {label} is on {param.device}, where "
@@ -256,7 +298,9 @@ class NativeOptimizer(SavedOptimizer):
         super().add_param_group(param_group)
         state = self.__dict__["state"]
         known = set(map(id, state))
+        own = dict(self._host.state_dtypes)
         try:
+            self._take_state_dtypes(len(self.param_groups) - 1)
             self._check_groups(self.param_groups)
             self._check_devices(self._given.get("flush_denormals"))
             self._flatten()
@@ -264,6 +308,7 @@ class NativeOptimizer(SavedOptimizer):
                 self._hook(self.param_groups[-1:])
         except BaseException:
             self.param_groups.pop()
+            self._host.state_dtypes = own
             for key in [key for key in state if id(key) not in known]:
                 del state[key]
             raise
@@ -498,7 +543,9 @@ def _initializer(torch_class: type) -> Callable[..., None]:
     def __init__(self: NativeOptimizer, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
         _check_convention(self, kwargs.pop("convention", "torch"))
-        torch_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
+        makes_states = torch_class is torch.optim.Adagrad and state_dtypes.is_given(given, *args[:1])
+        with state_dtypes.Undecided() if makes_states else contextlib.nullcontext():
+            torch_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
         self._check_groups(self.param_groups)
         self._set_up(given)
 

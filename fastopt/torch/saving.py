@@ -10,10 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..checks import flag
 from ..definitions.specs import Spec
 from ..state.torch_form import StateDict
 from ..step.options import STEP_OPTIONS
-from .state_dicts import Fitting, convert_state_dict
+from .state_dicts import Fitting, convert_state_dict, with_states
+from .state_dtypes import Chosen
 from .stepping import flattening, states
 from .stepping.host import Host
 from .stepping.stepper import Stepper
@@ -36,6 +38,7 @@ class SavedOptimizer(torch.optim.Optimizer):
         given: dict[str, Any],
         early: Mapping[Tensor, dict[str, float]] | None = None,
         buffers: Sequence[flattening.Buffer] | None = None,
+        chosen: Mapping[Tensor, Chosen] | None = None,
     ) -> None:
         raise NotImplementedError
 
@@ -50,16 +53,49 @@ class SavedOptimizer(torch.optim.Optimizer):
             state = self.__dict__["state"]
             states.make_states_early(self._host, state, self._init_group, self.param_groups, placed)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, encoded: bool = False) -> dict[str, Any]:
         """As torch's; with `stochastic_rounding`, also the "seed".
+
+        Parameters
+        ----------
+        encoded: bool, default False
+            What to save of states that `state_dtype` has stored in fewer bits: False for copies in float32, which
+            torch's classes load, too; True for a dict of the name of the "codec", the "shape", and the "codes" (which
+            share the state's memory, as all else in torch's state dicts). Both load into an optimizer with any
+            `state_dtype`, and training goes on with the same bits.
 
         Raises
         ------
         RuntimeError
             Another thread is in the middle of a step.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from fastopt.torch import SGD
+        >>> w = torch.nn.Parameter(torch.ones(5000))
+        >>> optimizer = SGD([w], lr=0.1, momentum=0.9, state_dtype="float8")
+        >>> w.sum().backward()
+        >>> optimizer.step()
+        >>> optimizer.state_dict()["state"][0]["momentum_buffer"].dtype
+        torch.float32
+        >>> saved = optimizer.state_dict(encoded=True)["state"][0]["momentum_buffer"]
+        >>> saved["codec"], saved["shape"], saved["codes"].dtype, saved["codes"].nbytes
+        ('float8', [5000], torch.uint8, 5140)
         """
-        saved: dict[str, Any] = self._stepper.alone(super().state_dict)
+        shown = functools.partial(with_states, encoded=flag("encoded", encoded))
+        saved: dict[str, Any] = self._stepper.alone(functools.partial(self._state_dict, shown))
         return {**saved, "seed": self.options["seed"]} if self.options["stochastic_rounding"] else saved
+
+    def _state_dict(self, shown: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+        if not self._host.state_dtypes:
+            return super().state_dict()
+        # Before users' hooks, which may look at everything.
+        handle = self.register_state_dict_post_hook(lambda _, each: shown(each), prepend=True)
+        try:
+            return super().state_dict()
+        finally:
+            handle.remove()
 
     @torch._disable_dynamo  # type: ignore[attr-defined]
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -92,7 +128,7 @@ class SavedOptimizer(torch.optim.Optimizer):
         # After users' hooks, which may rewrite everything, and before those that look at what was loaded.
         handles = [
             self.register_load_state_dict_pre_hook(lambda _, each: fitting.read(each)),
-            self.register_load_state_dict_post_hook(lambda _: fitting.restore_dtypes(self.state), prepend=True),
+            self.register_load_state_dict_post_hook(lambda _: self._restore(fitting), prepend=True),
         ]
         try:
             super().load_state_dict(state_dict)
@@ -103,6 +139,10 @@ class SavedOptimizer(torch.optim.Optimizer):
             self.options["seed"] = seed
             self._given = {**self._given, "seed": seed}
 
+    def _restore(self, fitting: Fitting) -> None:
+        """Give loaded states what torch's loading has taken from them: their dtypes and formats."""
+        fitting.restore_dtypes(self.param_groups, self.__dict__["state"], self._host)
+
     def __getstate__(self) -> dict[str, Any]:
         return self._stepper.alone(self._contents)
 
@@ -112,6 +152,7 @@ class SavedOptimizer(torch.optim.Optimizer):
             "_given": self._given,
             "in_backward": self.in_backward,
             "_early": dict(self._host.early),
+            "_state_dtypes": dict(self._host.state_dtypes),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -120,9 +161,9 @@ class SavedOptimizer(torch.optim.Optimizer):
             self._host.early.clear()
             self._make_states_early()
         else:
-            own = {name: state.get(name) for name in ("in_backward", "_early", "_buffers")}
+            own = {name: state.get(name) for name in ("in_backward", "_early", "_buffers", "_state_dtypes")}
             super().__setstate__({name: value for name, value in state.items() if name not in own})
-            self._set_up(self._given, own["_early"], own["_buffers"])
+            self._set_up(self._given, own["_early"], own["_buffers"], own["_state_dtypes"] or {})
             if own["in_backward"]:  # So is a copy, with its own parameters.
                 self.step_in_backward()
         self._stepper.forget()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from numbers import Integral, Number
 from typing import Any
 
@@ -14,8 +14,11 @@ from ..definitions.specs import Spec
 from ..state.torch_form import as_tensor, torch_form
 from ..step.operations import ACCUMULATOR
 from ..step.storage import REST
-from .stepping import tensors
-from .stepping.states import state_names
+from .stepping import coded_states, tensors
+from .stepping.coded_states import CodedState
+from .stepping.host import PLAIN, Host
+from .stepping.hyperparameters import read_hyperparameters
+from .stepping.states import state_names, state_of
 
 
 def convert_state_dict(state_dict: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,6 +81,22 @@ def check_nothing_is_accumulated(owner: str, state_dict: Mapping[str, Any]) -> N
         )
 
 
+def with_states(state_dict: dict[str, Any], encoded: bool) -> dict[str, Any]:
+    """A state dict with coded states as they are saved: as dicts with their codes, or as float32."""
+    states = {
+        key: _saved(coded_states.encoded(state), encoded) if isinstance(state, coded_states.CodedStates) else state
+        for key, state in state_dict["state"].items()
+    }
+    return {**state_dict, "state": states}
+
+
+def _saved(states: dict[str, Any], encoded: bool) -> dict[str, Any]:
+    return {
+        name: value if not isinstance(value, CodedState) else value.saved() if encoded else value.decoded()
+        for name, value in states.items()
+    }
+
+
 class Fitting:
     """What an optimizer does to a state dict before torch loads it; the dict that it is given stays as it is.
 
@@ -93,8 +112,8 @@ class Fitting:
         self.spec = spec
         self.groups = groups
         self.adapted_by_hooks = adapted_by_hooks
-        self.saved: list[dict[str, Tensor]] = []
-        """For each parameter of all groups, the tensors of its state that steps use, as they were saved."""
+        self.saved: list[dict[str, Any]] = []
+        """For each parameter of all groups, the tensors and coded states that steps use, as they were saved."""
 
     def match_names(self, state_dict: Any) -> Any:
         """The state dict with groups and parameters in the optimizer's order, by name, where both have names.
@@ -160,11 +179,22 @@ class Fitting:
                 f"{_listed(params)}"
             )
         known = (*self.spec.carried, *self.spec.all_states, REST)
+        keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         self.saved = [
-            {name: value for name in known if isinstance(value := read.get(key, {}).get(name), Tensor)}
-            for group in state_dict["param_groups"]
-            for key in group["params"]
+            {
+                name: value
+                for name in known
+                if isinstance(value := read.get(key, {}).get(name), Tensor) or coded_states.is_saved(value)
+            }
+            for key in keys
         ]
+        params = [param for group in self.groups for param in group["params"]]
+        for key, param, found in zip(keys, params, self.saved, strict=False):  # torch refuses other lengths
+            own = {name: value for name, value in found.items() if coded_states.is_saved(value)}
+            label = f"{self.owner}: state_dict['state'][{key!r}]"
+            found.update((name, coded_states.read_saved(f"{label}[{name!r}]", own[name], param)) for name in own)
+            if own:  # torch would cast codes to the parameter's dtype; None keeps their place
+                read[key] = {**read[key], **dict.fromkeys(own)}
         return {**state_dict, "state": read}
 
     def _read_state(self, key: Any, state: Any, names: Sequence[str]) -> Any:
@@ -176,7 +206,9 @@ class Fitting:
             out_of_date = name == REST and isinstance(value, Tensor) and value.dtype is not tensors.REST_DTYPE
             if name == ACCUMULATOR or out_of_date:
                 continue
-            if name in names and not (value is None or isinstance(value, (Tensor, np.ndarray, Number))):
+            if name in names and not (
+                value is None or isinstance(value, (Tensor, np.ndarray, Number)) or coded_states.is_saved(value)
+            ):
                 raise TypeError(
                     f"{self.owner}: state_dict['state'][{key!r}][{name!r}] must be a tensor or an array, got {value!r}"
                 )
@@ -185,20 +217,35 @@ class Fitting:
             read[name] = as_tensor(name, value, torch) if is_array or is_number else value
         return read
 
-    def restore_dtypes(self, states: Mapping[Tensor, dict[str, Any]]) -> None:
-        """Give what was saved with more digits than torch keeps its dtype back.
+    def restore_dtypes(
+        self, groups: Sequence[dict[str, Any]], states: MutableMapping[Tensor, dict[str, Any]], host: Host
+    ) -> None:
+        """Give what torch does not keep its dtype back, and let states be stored as `state_dtype` says.
 
         Torch loads all but `step` in the parameter's dtype. It would round numbers that are carried from step to step,
-        and states of float32 where parameters are halves.
+        and states of float32 where parameters are halves. `groups` are those that were loaded.
         """
-        params = [param for group in self.groups for param in group["params"]]
-        for param, saved in zip(params, self.saved, strict=True):
-            for name, value in saved.items():
-                loaded = states[param].get(name)
-                if isinstance(loaded, Tensor):
-                    dtype = _dtype_to_load(value.dtype, param.dtype, name in self.spec.carried)
-                    if loaded.dtype is not dtype:
-                        states[param][name] = value.to(loaded.device, dtype)
+        for group in groups:
+            values = read_hyperparameters(self.owner, self.spec, group) if host.state_dtypes else {}
+            for param in group["params"]:
+                saved = self.saved.pop(0)
+                storage = host.storage(param, values) if saved and param in host.state_dtypes else PLAIN
+                for name, value in saved.items():
+                    state = state_of(states, param, storage)
+                    codec = storage.formats.get(name)
+                    if isinstance(value, CodedState):
+                        state[name] = value if value.codec == codec else _stored(codec, value.decoded(), param)
+                    elif codec is not None:
+                        state[name] = _stored(codec, value, param)
+                    elif isinstance(loaded := dict.get(state, name), Tensor):
+                        dtype = _dtype_to_load(value.dtype, param.dtype, name in self.spec.carried)
+                        if loaded.dtype is not dtype:
+                            state[name] = value.to(loaded.device, dtype)
+
+
+def _stored(codec: str | None, value: Tensor, param: Tensor) -> Any:
+    """Numbers of float32 in this format; None for none."""
+    return value if codec is None or value.shape != param.shape else CodedState.of(codec, value, param)
 
 
 def _dtype_to_load(saved: torch.dtype, param_dtype: torch.dtype, is_number: bool) -> torch.dtype:

@@ -32,6 +32,7 @@ ADDED = {
     "nonfinite": "propagate",
     "max_consecutive_skips": None,
     "zero_grads": False,
+    "state_dtype": None,
     "stochastic_rounding": False,
     "seed": 0,
     "master_weights": False,

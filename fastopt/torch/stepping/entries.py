@@ -9,19 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...step.param_storage import ParamStorage
 from . import tensors
 from .flattening import Buffer
 
 
 @dataclass(eq=False)
 class Entry:
-    """A parameter that is stepped: the tensor that stands for it in memory, its states in the rule's order, and the
-    numbers in its state in the order of `StateNumbers.names`."""
+    """A parameter that is stepped: the tensor that stands for it in memory, the names of its states and their memory
+    (codes, for those in a format), and the numbers in its state in the order of `StateNumbers.names`."""
 
     label: str
     position: int
     group: int
     param: Tensor
+    storage: ParamStorage
+    names: tuple[str, ...]
     states: list[Tensor] = field(default_factory=list)
     numbers: list[Tensor] = field(default_factory=list)
     memory: Tensor = field(init=False)

@@ -5,49 +5,49 @@ With `master_weights=True`, a bfloat16 parameter and its state `REST` hold a flo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...kernels.backends import Backend
-from ...kernels.constants import GRAD, PARAM
 from ...kernels.engine.plan import OperandForm
 from ...state import coded
-from ...step import param_storage
-from ...step.storage import REST, codec
+from ...step import param_storage, storage
 from . import tensors
 
 
 def operand_forms(
-    backend: Backend, names: Sequence[str], operands: Sequence[Tensor], stochastic: bool
+    backend: Backend,
+    states: Sequence[str],
+    memory: Sequence[Tensor],
+    formats: Mapping[str, str],
+    stochastic: bool,
 ) -> tuple[OperandForm, ...] | None:
-    """The forms of these operands of a segment, or None if kernels read all of them directly.
+    """The forms of a segment's operands, or None if kernels read all of them directly.
 
-    If `stochastic`, a step rounds them stochastically; the gradient is not rounded, nor are parameters with a `REST`.
+    Parameters
+    ----------
+    states: the names of the states.
+    memory: the tensors of the parameter and of each state.
+    formats: of those states that hold codes. Others with a dtype of 16 bits are of the format of this name.
+    stochastic: whether a step rounds them stochastically.
     """
-    formats = [tensors.HALVES.get(each.dtype) for each in operands]
-    rest = names.index(REST) if REST in names else -1
-    if rest >= 0:
-        formats[PARAM] = "split_bfloat16"
-    if not any(formats):
-        return None
-    return tuple(
-        OperandForm(
-            name,
-            tensors.ARRAY_DTYPES[operand.dtype],
-            codec(backend, stored, rounds) if stored else None,
-            rest if position == PARAM else -1,
-        )
-        for position, (name, operand, stored) in enumerate(zip(names, operands, formats, strict=True))
-        for rounds in [stochastic and position != GRAD and not (position == PARAM and rest >= 0)]
-    )
+    names = ("param", "grad", *states)
+    halves = {
+        name: tensors.HALVES[each.dtype]
+        for name, each in zip(states, memory[1:], strict=True)
+        if each.dtype in tensors.HALVES
+    }
+    dtypes = [tensors.ARRAY_DTYPES[each.dtype] for each in (memory[0], *memory)]
+    found = storage.formats_of(names, tensors.dtype_name(memory[0]), {**halves, **formats})
+    return storage.operand_forms(backend, names, dtypes, found, stochastic=stochastic)
 
 
 def check_master_weights(owner: str, label: str, param: Tensor) -> None:
     """Raise a TypeError if a parameter cannot have master weights: if it is of float16."""
-    param_storage.check_master_weights(f"{owner}: ", label, str(param.dtype))
+    param_storage.check_master_weights(f"{owner}: ", label, tensors.dtype_name(param))
 
 
 def joined(param: Tensor, rest: Tensor | None) -> Tensor:

@@ -13,9 +13,12 @@ from torch import Tensor
 from ...definitions.specs import Spec
 from ...kernels.engine.contract import Progress
 from ...step.nonfinite import NonfiniteGradients
-from ...step.storage import REST
+from ...step.param_storage import ParamStorage, param_storage
 from ...threads import get_num_threads
+from . import tensors
 from .flattening import Buffer
+
+PLAIN = ParamStorage()
 
 Group = dict[str, Any]
 States = defaultdict[Tensor, dict[str, Any]]
@@ -41,6 +44,8 @@ class Host:
     """With `flatten=True`, the memory that the parameters were moved to."""
     early: dict[Tensor, dict[str, float]] = field(default_factory=dict)
     """The hyperparameters that states began with, by parameter, if they were made before it had a gradient."""
+    state_dtypes: dict[Tensor, str | dict[str, str]] = field(default_factory=dict)
+    """What `state_dtype` says of a parameter, if it says anything."""
     scaler: tuple[Any, Any] = (None, None)
     """During a step on a device: a GradScaler's `found_inf` and `grad_scale`."""
 
@@ -49,17 +54,32 @@ class Host:
         """Whether torch's states have a count of steps: random bits depend on it, too."""
         return bool(self.spec.counts_steps or self.options["stochastic_rounding"])
 
-    def state_names(self, values: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
-        """The names of the states that a step of a parameter with these hyperparameters reads and writes."""
-        return (*self.spec.states(values), *((REST,) if self.is_split(param) else ()))
+    def storage(self, param: Tensor, values: Mapping[str, Any], label: str = "a parameter") -> ParamStorage:
+        """How a parameter with these hyperparameters is stored.
+
+        Raises
+        ------
+        TypeError
+            The options are not possible with its dtype.
+        """
+        wanted = self.state_dtypes.get(param)
+        if wanted is None and not self.options["master_weights"]:
+            return PLAIN
+        group = {**values, "state_dtype": wanted}
+        name, size = tensors.dtype_name(param), param.numel()
+        return param_storage(label, self.spec, group, self.options, name, size, f"{self.name}: ")
 
     def is_split(self, param: Tensor) -> bool:
         """Whether a parameter has master weights; then its states are of float32, too."""
         return bool(self.options["master_weights"]) and param.dtype is torch.bfloat16
 
+    def makes_states(self, param: Tensor) -> bool:
+        """Whether the states of a parameter are other ones than torch makes."""
+        return self.is_split(param) or param in self.state_dtypes
+
     def state_dtype(self, param: Tensor) -> torch.dtype:
-        """The dtype of a parameter's new states."""
-        return torch.float32 if self.is_split(param) else param.dtype
+        """The dtype of a parameter's new states, of those that are in no format."""
+        return torch.float32 if self.makes_states(param) else param.dtype
 
     def n_threads(self) -> int:
         """The number of threads that a step uses at most."""

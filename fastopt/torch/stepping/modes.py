@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .coded_states import stored_tensors
 from .host import Group, States
 
 transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
@@ -72,7 +73,7 @@ def run(owner: str, groups: Sequence[Group], states: States, step: Callable[[], 
     """
     check_not_traced(owner)
     stepped = [param for group in groups for param in group["params"] if param.grad is not None]
-    values = [value for param in stepped for value in states.get(param, {}).values() if isinstance(value, Tensor)]
+    values = [value for param in stepped for value in stored_tensors(states.get(param, {}))]
     number = next(_numbers)
     _steps[number] = step
     try:

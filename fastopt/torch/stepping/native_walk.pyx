@@ -222,7 +222,7 @@ cdef class NativeWalk:
         self.n_states = len(states)
         stepped = set(map(id, self.params))
         self.alive = [
-            (param, own, tuple(own.values())) if id(param) in stepped else (param, None, ())
+            (param, own, tuple(dict.values(own))) if id(param) in stepped else (param, None, ())
             for param, own in states.items()
         ]
         self.states = <StatesOf *>calloc(max(self.n_states, 1), sizeof(StatesOf))

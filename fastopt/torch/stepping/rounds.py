@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from .formats import operand_forms
 from .found import NoSegment
 from .host import Group, Host, States
 from .hyperparameters import Hyperparameters, known_values
+from .references import are_storages_held
 from .states import StateNumbers
 from .walks import READY, ArrayWalk, KnownGroup, Replacements, TensorWalk
 
@@ -61,13 +61,14 @@ class Round:
         self.backend = self.load_backend()
         self.dtype = tensors.working_dtype(self.entries[0].param.dtype if self.entries else torch.float32)
         self.planner = Planner(host.spec, self.backend, self.dtype, host.options)
-        self.group_options = check_group_options(host.options, host.options["max_grad_norm"])
+        options = {**host.options, "state_dtype": None}  # which segments have
+        self.group_options = check_group_options(options, host.options["max_grad_norm"])
         table = [
             Segment(
                 entry.group,
                 self.array(entry.memory),
                 [self.array(each) for each in entry.states],
-                forms=self.forms(contents, entry.group, [entry.memory, *entry.states]),
+                forms=self.forms(entry, [entry.memory, *entry.states]),
                 number=entry.position,
             )
             for entry in self.entries
@@ -90,10 +91,10 @@ class Round:
         """The memory of a dense tensor, as engines take it."""
         return tensors.flat_array(tensor)
 
-    def forms(self, contents: Contents, group: int, memory: Sequence[Tensor]) -> tuple[OperandForm, ...] | None:
+    def forms(self, entry: Entry, memory: Sequence[Tensor]) -> tuple[OperandForm, ...] | None:
         """The forms of a segment's operands, given the tensors of its parameter and its states."""
-        names = ("param", "grad", *self.host.state_names(contents.hyperparameters[group], memory[0]))
-        return operand_forms(self.backend, names, [memory[0], *memory], self.host.options["stochastic_rounding"])
+        stochastic = self.host.options["stochastic_rounding"]
+        return operand_forms(self.backend, entry.names, memory, entry.storage.formats, stochastic)
 
     def step_plan(self) -> StepPlan:
         plan = self.planner.step_plan()
@@ -186,6 +187,7 @@ class Round:
             and self.host.options["clip_norm"] is None
             and self.host.options["nonfinite"] == "propagate"
             and not self.host.options["stochastic_rounding"]  # whose random bits are each parameter's own
+            and not any(entry.storage.formats for entry in self.entries)  # as are blocks of codes
         )
 
     def make_flat_engine(self, contents: Contents, buffers: dict[Buffer, list[Entry]]) -> Any:
@@ -193,12 +195,9 @@ class Round:
         table = []
         for buffer, entries in buffers.items():
             group = entries[0].group
-            memory = [
-                buffer.param,
-                *(buffer.states[name] for name in self.host.state_names(contents.hyperparameters[group], buffer.param)),
-            ]
+            memory = [buffer.param, *(buffer.states[name] for name in entries[0].names)]
             param, *states = map(tensors.flat_array, memory)
-            table.append(Segment(group, param, states, forms=self.forms(contents, group, memory)))
+            table.append(Segment(group, param, states, forms=self.forms(entries[0], memory)))
             self.state_arrays += states
         return self.make_engine(contents, table, SegmentRecords.of(len(table), self.host.spec.carried.values()))
 
@@ -277,20 +276,6 @@ class Round:
                 f"own; the gradient of {entry.label} has strides {gradient.stride()}"
             )
         return tensors.laid_out_like(gradient, entry.memory)
-
-
-def are_storages_held(own: Sequence[Tensor]) -> bool:
-    """Whether anything beside these tensors refers to one of their storages."""
-    from . import native_walk  # type: ignore[attr-defined]
-
-    count_uses = torch._C._storage_Use_Count
-    least_references, least_uses = native_walk.storage_references(torch.empty(1), count_uses)
-    found = [native_walk.storage_references(each, count_uses) for each in own]
-    known = collections.Counter(each.untyped_storage()._cdata for each in own)
-    return any(
-        references > least_references or uses > least_uses - 1 + known[each.untyped_storage()._cdata]
-        for each, (references, uses) in zip(own, found, strict=True)
-    )
 
 
 def _accept(index: int, gradient: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,10 @@ from ...definitions.specs import Spec
 from ...kernels.engine.contract import SegmentRecords
 from ...kernels.formulas import registry
 from ...state.states import UNUSED
-from .host import Group, Host, InitGroup, States
+from ...step.param_storage import ParamStorage
+from ...step.storage import REST
+from .coded_states import CodedState, CodedStates, encoded
+from .host import PLAIN, Group, Host, InitGroup, States
 from .hyperparameters import read_hyperparameters
 
 ADAGRAD_NEEDS_STATES = torch.__version__ < "2.12"
@@ -57,29 +60,38 @@ def optional_states(spec: Spec) -> set[str]:
 def has_state(names: Sequence[str], states: Mapping[Tensor, dict[str, Any]], param: Tensor) -> bool:
     """Whether a parameter has a state of one of these names; others may keep things beside them."""
     state = states.get(param)
-    return bool(state) and any(state.get(name) is not None for name in names)  # type: ignore[union-attr]
+    return bool(state) and any(dict.get(state, name) is not None for name in names)  # type: ignore[arg-type]
 
 
-def is_unused(state: Tensor) -> bool:
+def is_unused(state: Tensor | CodedState) -> bool:
     """Whether a state has the value `UNUSED` everywhere; looks at all elements only if the first one has it."""
+    if isinstance(state, CodedState):
+        return state.is_filled(UNUSED)
     if not state.numel():
         return True
     first = state[(0,) * state.ndim]
     return bool(first == 0 and first.signbit()) and bool(((state == 0) & state.signbit()).all())
 
 
-def has_begun(states: Sequence[Tensor]) -> bool:
+def has_begun(states: dict[str, Any], names: Sequence[str]) -> bool:
     """Whether a step has used one of these states; the rest of a parameter does not tell."""
-    return not all(is_unused(each) for each in states if each.is_floating_point())
+    return not all(is_unused(dict.__getitem__(states, name)) for name in names if name != REST)
 
 
 def new_state(
-    spec: Spec, values: Mapping[str, Any], name: str, param: Tensor, dtype: torch.dtype | None = None
-) -> Tensor:
-    """A state as a new optimizer with these hyperparameters has it before its first step, by default of the
-    parameter's dtype."""
+    spec: Spec,
+    values: Mapping[str, Any],
+    name: str,
+    param: Tensor,
+    dtype: torch.dtype | None = None,
+    codec: str | None = None,
+) -> Tensor | CodedState:
+    """A state as a new optimizer with these hyperparameters has it before its first step: in the format `codec`, or of
+    this dtype, by default the parameter's."""
     start = spec.initial.get(name, 0.0 if spec.counts_steps else UNUSED)
     value = float(values[start]) if isinstance(start, str) else start
+    if codec is not None:
+        return CodedState.filled(codec, param, value)
     return torch.full_like(param, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
 
 
@@ -90,16 +102,29 @@ def new_number(value: float) -> Tensor:
 
 
 def add_missing(
-    spec: Spec, values: Mapping[str, Any], state: dict[str, Any], param: Tensor, dtype: torch.dtype | None = None
+    spec: Spec,
+    values: Mapping[str, Any],
+    state: dict[str, Any],
+    param: Tensor,
+    dtype: torch.dtype | None = None,
+    formats: Mapping[str, str] = PLAIN.formats,
 ) -> None:
     """Give a parameter's state what it has not, as it is before a first step."""
     numbers = {"step": 0.0} if spec.counts_steps else {}
     for name, start in {**numbers, **spec.carried}.items():
-        if state.get(name) is None:
+        if dict.get(state, name) is None:
             state[name] = new_number(start)
     for name in spec.states(values):
-        if state.get(name) is None:
-            state[name] = new_state(spec, values, name, param, dtype)
+        if dict.get(state, name) is None:
+            state[name] = new_state(spec, values, name, param, dtype, formats.get(name))
+
+
+def state_of(states: MutableMapping[Tensor, dict[str, Any]], param: Tensor, storage: ParamStorage) -> dict[str, Any]:
+    """A parameter's state, which is a dict that can have states in these formats."""
+    state = states[param]
+    if storage.formats and not isinstance(state, CodedStates):
+        state = states[param] = CodedStates(state)
+    return state
 
 
 def make_states(host: Host, states: States, init_group: InitGroup, group: Group, params: list[Tensor]) -> None:
@@ -109,21 +134,23 @@ def make_states(host: Host, states: States, init_group: InitGroup, group: Group,
     """
     lists: list[list[Any]] = [[] for _ in range(len(inspect.signature(init_group).parameters) - 1)]
     values = read_hyperparameters(host.name, host.spec, group)
-    others = {param: dict(states[param]) for param in params if states.get(param)}
+    others = {param: encoded(states[param]) for param in params if states.get(param)}
     for param in others:
         states[param].clear()  # torch makes states only where there is nothing
     try:
         with torch.no_grad():
-            whole = [param for param in params if not host.is_split(param)]
+            whole = [param for param in params if not host.makes_states(param)]
             if ADAGRAD_NEEDS_STATES and host.spec.name == "Adagrad":
                 for param in whole:
                     add_missing(host.spec, values, states[param], param)
             init_group({**group, "params": whole}, *lists)
             for param in params if host.spec.states(values) else ():
-                add_missing(host.spec, values, states[param], param, host.state_dtype(param))
+                storage = host.storage(param, values)
+                state = state_of(states, param, storage)
+                add_missing(host.spec, values, state, param, host.state_dtype(param), storage.formats)
     finally:
         for param, kept in others.items():
-            made = dict(states[param])
+            made = encoded(states[param])
             states[param].clear()
             states[param].update({**kept, **made})
 
@@ -165,13 +192,16 @@ def follow_hyperparameters(
         starts, state = host.early.get(param), states.get(param, {})
         if starts is None:
             continue
-        if state.get("step") != 0:
+        if dict.get(state, "step") != 0:
             del host.early[param]
             continue
         for name, start in host.spec.initial.items():
             if not isinstance(start, str) or starts[start] == values[start]:
                 continue
-            begun_with = torch.tensor(starts[start], dtype=state[name].dtype)
-            if bool((state[name] == begun_with).all()):
-                state[name].fill_(values[start])
+            value = dict.__getitem__(state, name)
+            if isinstance(value, CodedState):
+                if value.is_filled(starts[start]):
+                    value.fill(values[start])
+            elif bool((value == torch.tensor(starts[start], dtype=value.dtype)).all()):
+                value.fill_(values[start])
         host.early[param] = {start: values[start] for start in starts}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...kernels.engine.contract import BUSY
 from . import modes
+from .coded_states import hide_all
 from .host import Group, Host, InitGroup, States
 from .updates import Update
 from .walks import READY, REREAD, TensorWalk
@@ -74,6 +75,7 @@ class Stepper:
         if not self.settling.acquire(blocking=False):
             raise RuntimeError(BUSY)
         try:
+            hide_all(states)
             update = self.update
             if update is None or not self.reread(groups, states):
                 update = self.make_update(groups, states, init_group)

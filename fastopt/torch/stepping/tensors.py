@@ -26,8 +26,13 @@ COUNT_DTYPES = {**REALS, torch.int32: np.dtype(np.int32), torch.int64: np.dtype(
 REST_DTYPE = torch.int16
 """Of the state that holds the rest of bfloat16 parameters; torch 2.13 cannot pickle uint16."""
 
-ARRAY_DTYPES = {**COUNT_DTYPES, **DTYPES, REST_DTYPE: np.dtype(np.uint16)}
+ARRAY_DTYPES = {**COUNT_DTYPES, **DTYPES, REST_DTYPE: np.dtype(np.uint16), torch.uint8: np.dtype(np.uint8)}
 """The dtypes of arrays over the memory of everything that a step reads or writes."""
+
+
+def dtype_name(tensor: Tensor) -> str:
+    """The name of a tensor's dtype, as NumPy has it."""
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def working_dtype(dtype: torch.dtype) -> np.dtype[Any]:
@@ -129,6 +134,11 @@ def has_memory(tensor: Tensor) -> bool:
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     needed = (tensor.storage_offset() + reach + 1) * tensor.element_size()
     return not tensor._is_zerotensor() and tensor.untyped_storage().nbytes() >= needed
+
+
+def is_without_memory(value: Any) -> bool:
+    """Whether something is a tensor on the meta device."""
+    return isinstance(value, Tensor) and value.is_meta
 
 
 def as_plain(tensor: Tensor) -> Tensor:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...step.param_storage import operand_names
 from ...step.storage import REST
-from . import devices, formats, tensors
+from . import devices, tensors
+from .coded_states import CodedState, encoded, stored_tensor, stored_tensors
 from .device_rounds import DeviceRound
 from .entries import Entry, assign_rounds
 from .host import Group, Host, InitGroup, States
@@ -26,6 +28,7 @@ from .states import (
     new_state,
     optional_states,
     state_names,
+    state_of,
 )
 from .walks import REBUILD, REPLACE, Replacements
 
@@ -71,7 +74,7 @@ class Update:
             n_rounds = assign_rounds(active)
             self.check_rounds(active, n_rounds)
             on_device = {entry.round for entry in active if devices.kind(entry.param) == "cuda"}
-            contents = Contents(groups, states, self.hyperparameters, entries, self.counts(active, steps))
+            contents = Contents(groups, states, self.hyperparameters, entries, self.counts(states, active, steps))
             self.rounds = [
                 (DeviceRound if number in on_device else Round)(host, contents, number) for number in range(n_rounds)
             ]
@@ -94,17 +97,17 @@ class Update:
             not tensors.can_update(param)
             or (not has_state(self.names, states, param) and host.spec.states(self.hyperparameters[group]))
             or not tensors.has_memory(param)
-            or not all(tensors.has_memory(value) for value in state.values() if isinstance(value, Tensor))
+            or not all(tensors.has_memory(value) for value in stored_tensors(state))
         ):
             return None
         tensors.check_param(host.name, label, param)
         tensors.check_memory(host.name, label, param)
         devices.check_backend(host.name, label, param, host.options["backend"])
-        if host.options["master_weights"]:
-            formats.check_master_weights(host.name, label, param)
         if param.grad is not None:
             tensors.check_gradient(host.name, label, param, param.grad)
-        return Entry(label, position, group, param)
+        storage = host.storage(param, self.hyperparameters[group], label)
+        names = operand_names(host.spec.states(self.hyperparameters[group]), storage)
+        return Entry(label, position, group, param, storage, names)
 
     def make_states(
         self, groups: Sequence[Group], states: States, init_group: InitGroup, entries: Sequence[Entry]
@@ -121,7 +124,7 @@ class Update:
     def remember(self, states: States, param: Tensor) -> None:
         """Note what is in a parameter's state before something is added."""
         if param not in self.before:
-            self.before[param] = dict(states[param]) if param in states else None
+            self.before[param] = encoded(states[param]) if param in states else None
 
     def drop_made_states(self, states: States) -> None:
         """Leave the states as they were: a step that is not done makes none."""
@@ -133,14 +136,14 @@ class Update:
                 states[param].update(before)
         self.before = {}
 
-    def counts(self, entries: Sequence[Entry], known: dict[int, int]) -> dict[int, int]:
+    def counts(self, states: States, entries: Sequence[Entry], known: dict[int, int]) -> dict[int, int]:
         """The number of steps of each parameter by id, where torch keeps no count; 1 stands for any above 0."""
         if self.host.counts_steps:
             return {}
         return {
             id(entry.param): 0
             if entry.param in self.before
-            else known.get(id(entry.param), 0) or int(has_begun(entry.states))
+            else known.get(id(entry.param), 0) or int(has_begun(states.get(entry.param, {}), entry.names))
             for entry in entries
         }
 
@@ -154,48 +157,46 @@ class Update:
         """
         host, state = self.host, states.get(entry.param, {})
         hyperparameters = self.hyperparameters[entry.group]
-        missing = {name for name in host.spec.states(hyperparameters) if state.get(name) is None}
+        if state:
+            state = state_of(states, entry.param, entry.storage)
+        missing = {name for name in host.spec.states(hyperparameters) if dict.get(state, name) is None}
         if missing and missing <= self.optional:  # Something was turned on, and begins as in a new optimizer.
             self.remember(states, entry.param)
-            add_missing(host.spec, hyperparameters, state, entry.param, host.state_dtype(entry.param))
+            state = state_of(states, entry.param, entry.storage)
+            dtype = host.state_dtype(entry.param)
+            add_missing(host.spec, hyperparameters, state, entry.param, dtype, entry.storage.formats)
         for name in host.spec.states(hyperparameters):
-            value = state.get(name)
+            label = f"{name!r} in the state of {entry.label}"
+            value = self.in_format(entry, label, dict.get(state, name), entry.storage.formats.get(name))
+            if isinstance(value, CodedState):
+                state[name] = value
+                entry.states.append(value.codes)
+                continue
             if not isinstance(value, Tensor):
                 variants = ", ".join(f"{key}={hyperparameters[key]!r}" for key in host.spec.variants)
                 raise ValueError(
                     f"{host.name}: the state of {entry.label} has no {name!r}, which {variants or 'a step'} needs "
                     f"(it has {', '.join(map(repr, state)) or 'nothing'})"
                 )
-            label = f"{name!r} in the state of {entry.label}"
-            tensors.check_param(host.name, label, value)
-            tensors.check_memory(host.name, label, value)
-            if host.is_split(entry.param) and value.dtype is entry.param.dtype:
-                is_new = name in host.spec.initial and state.get("step") == 0  # Adagrad's constructor makes it
-                value = state[name] = (
-                    new_state(host.spec, hyperparameters, name, entry.param, torch.float32) if is_new else value.float()
-                )
-            if not tensors.fits(value.dtype, entry.param.dtype) or value.shape != entry.param.shape:
-                cure = "; optimizer.load_state_dict(optimizer.state_dict()) converts the states"
-                raise ValueError(
-                    f"{host.name}: {label} must be of its parameter's dtype and shape, {entry.param.dtype} "
-                    f"{tuple(entry.param.shape)}, got {value.dtype} {tuple(value.shape)}"
-                    + cure
-                    * (value.shape == entry.param.shape)
-                )
-            if value.device != entry.param.device:
-                raise ValueError(
-                    f"{host.name}: {label} must be on its parameter's device {entry.param.device}, got {value.device}"
-                )
+            self.check_state(entry, label, value)
+            if host.makes_states(entry.param) and value.dtype is not torch.float32:
+                is_new = name in host.spec.initial and dict.get(state, "step") == 0  # Adagrad's constructor makes it
+                like = entry.param
+                made = new_state(host.spec, hyperparameters, name, like, torch.float32) if is_new else value.float()
+                assert isinstance(made, Tensor)
+                value = made
             if not tensors.is_dense(value) or not tensors.lies_like(value, entry.memory):
-                value = state[name] = tensors.laid_out_like(value, entry.memory)
+                value = tensors.laid_out_like(value, entry.memory)
+            if value is not dict.get(state, name):
+                state[name] = value
             entry.states.append(value)
-        if REST in host.state_names(hyperparameters, entry.param):
+        if entry.storage.split:
             entry.states.append(self.rest(states, entry))
             state = states[entry.param]
         if host.counts_steps and not host.spec.counts_steps and state.get("step") is None:
             self.remember(states, entry.param)
             state = states[entry.param]
-            state["step"] = new_number(float(has_begun(entry.states)))
+            state["step"] = new_number(float(has_begun(state, entry.names)))
         for name in StateNumbers(host.spec, host.counts_steps).names:
             value, label = state.get(name), f"{name!r} in the state of {entry.label}"
             dtypes = tensors.COUNT_DTYPES if name == "step" else tensors.DTYPES
@@ -209,6 +210,37 @@ class Update:
                     f"{host.name}: {label} is on {value.device}; it must be in main memory, as its parameter is"
                 )
             entry.numbers.append(value)
+
+    def in_format(self, entry: Entry, label: str, value: Any, codec: str | None) -> Any:
+        """A state as it is stored with `state_dtype`, if it is a state at all."""
+        if isinstance(value, CodedState):
+            if value.codec == codec and value.shape == entry.param.shape and value.lies_like(entry.memory):
+                return value
+            value = value.decoded()
+        if codec is None or not isinstance(value, Tensor):
+            return value
+        self.check_state(entry, label, value)
+        return CodedState.of(codec, value, entry.memory)
+
+    def check_state(self, entry: Entry, label: str, value: Tensor) -> None:
+        """Check that a state is a tensor like its parameter.
+
+        Raises
+        ------
+        RuntimeError, TypeError, ValueError
+            It is not.
+        """
+        name, param = self.host.name, entry.param
+        tensors.check_param(name, label, value)
+        tensors.check_memory(name, label, value)
+        if not tensors.fits(value.dtype, param.dtype) or value.shape != param.shape:
+            cure = "; optimizer.load_state_dict(optimizer.state_dict()) converts the states"
+            raise ValueError(
+                f"{name}: {label} must be of its parameter's dtype and shape, {param.dtype} {tuple(param.shape)}, got "
+                f"{value.dtype} {tuple(value.shape)}" + cure * (value.shape == param.shape)
+            )
+        if value.device != param.device:
+            raise ValueError(f"{name}: {label} must be on its parameter's device {param.device}, got {value.device}")
 
     def rest(self, states: States, entry: Entry) -> Tensor:
         """What a bfloat16 parameter does not hold of its float32: nothing at first.
@@ -244,10 +276,11 @@ class Update:
         for buffer in self.host.buffers:
             own = [by_param[id(param)] for param in buffer.params if id(param) in by_param]
             if len(own) == len(buffer.params) and len({entry.group for entry in own}) == 1 and buffer.holds_params():
-                names = self.host.state_names(self.hyperparameters[own[0].group], buffer.param)
-                buffer.take_states(states, names)
+                coded = {name for entry in own for name in entry.storage.formats}
+                buffer.take_states(states, [name for name in own[0].names if name not in coded])
                 for entry in own:
-                    entry.states = [states[entry.param][name] for name in names]
+                    state = states.get(entry.param, {})
+                    entry.states = [stored_tensor(dict.__getitem__(state, name)) for name in entry.names]
                     entry.buffer = buffer
 
     def check_rounds(self, entries: Sequence[Entry], n_rounds: int) -> None:

@@ -122,7 +122,8 @@ class PythonWalk(ABC):
         params = set(map(id, self.params))
         self.states = [(key, own if id(key) in params else None) for key, own in states.items()]
         """The keys, and the states of parameters; what others keep under other keys may change."""
-        self.state_values = [[] if own is None else list(own.values()) for _, own in self.states]
+        # dict's own functions see codes where those of `CodedStates` show numbers.
+        self.state_values = [[] if own is None else list(dict.values(own)) for _, own in self.states]
         self.forms = [Form(each.dtype, each.device, each.shape, each.stride(), each.data_ptr()) for each in self.memory]
         self.written = sorted(
             (each.data_ptr(), each.data_ptr() + each.numel() * each.element_size())
@@ -207,7 +208,9 @@ class PythonWalk(ABC):
             if key is not known_key:
                 return REBUILD
             if its is not None and (
-                state is not its or len(state) != len(values_in_it) or not all(map(is_, state.values(), values_in_it))
+                state is not its
+                or len(state) != len(values_in_it)
+                or not all(map(is_, dict.values(state), values_in_it))
             ):
                 return REBUILD
         return result
