@@ -86,7 +86,7 @@ class Optimizer:
         Round bfloat16 and float16 parameters, and all states that `state_dtype` stores in fewer bits, up or down at
         random once a step, so that the expected value is the number itself. Otherwise they are rounded to the nearest.
         What is random depends on `seed`, the count of updates, and the positions of parameter and element only: the
-        bits are the same from every backend and number of threads.
+        bits are the same from every backend and number of threads. Where all is float32 or float64 it changes nothing.
     seed: int, default 0
         At least 0 and less than 2**64. State dicts hold it, and loading one takes it over.
     master_weights: bool, default False
@@ -782,7 +782,7 @@ class Optimizer:
         """Lines that say how the parameters of a group and their states are stored."""
         contents = self._contents
         group, span = contents.groups[index], contents.params.spans[index]
-        params = [(param.dtype, param.size) for param in contents.params.of_group(index)]
+        params = [(param.dtype.name, param.size) for param in contents.params.of_group(index)]
         states = (*contents.spec.states(group), *extra_states(contents.options))
         storages = contents.storages[span.start : span.stop]
         return describe_storage(params, storages, states, contents.options, contents.seed)

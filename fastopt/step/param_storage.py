@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..definitions.specs import Spec
 from ..kernels.backends import Backend
 from ..kernels.formulas.storage import FORMATS
-from .storage import HALVES, REST, working_dtype
+from .storage import HALVES, REST
 
 STATE_FORMATS: dict[str, tuple[str, str]] = {
     "bfloat16": ("bfloat16", "bfloat16"),
@@ -122,14 +120,18 @@ def operand_names(states: Sequence[str], storage: ParamStorage) -> tuple[str, ..
     return (*states, REST) if storage.split else tuple(states)
 
 
+BYTES = {"float32": 4, "float64": 8}
+"""Of an element of each dtype that kernels compute in."""
+
+
 def describe_storage(
-    params: Sequence[tuple[np.dtype[Any], int]],
+    params: Sequence[tuple[str, int]],
     storages: Sequence[ParamStorage],
     states: Sequence[str],
     options: Mapping[str, Any],
     seed: int,
 ) -> list[str]:
-    """Lines that say how the parameters of a group, given as dtypes and sizes, and their states are stored.
+    """Lines that say how the parameters of a group, given as names of dtypes and sizes, and their states are stored.
 
     None if all of it is of the dtype that kernels compute in.
     """
@@ -137,12 +139,13 @@ def describe_storage(
     plain = True
     for (dtype, size), storage in zip(params, storages, strict=True):
         names = operand_names(states, storage)
-        formats = {"param": dtype.name, **{name: storage.formats.get(name, "float32") for name in names}}
+        computed = "float64" if dtype == "float64" else "float32"
+        formats = {"param": dtype, **{name: storage.formats.get(name, computed) for name in names}}
         if storage.split:
             formats[REST] = "the other 16 bits of float32"
-        plain = plain and not storage.formats and working_dtype(dtype) == dtype
+        plain = plain and not storage.formats and dtype == computed
         nbytes = sum(
-            size * 2 if name == REST else FORMATS[each].nbytes(size) if each in FORMATS else size * 4
+            size * 2 if name == REST else FORMATS[each].nbytes(size) if each in FORMATS else size * BYTES[each]
             for name, each in formats.items()
         )
         words = tuple(f"{name} {each.replace('_', ' ')}" for name, each in formats.items())

@@ -10,7 +10,7 @@ import weakref
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 import torch
 from torch import Tensor
@@ -20,7 +20,8 @@ from ..checks import Fixed, flag
 from ..definitions.specs import SPECS, Spec
 from ..kernels.engine.contract import Progress
 from ..step.nonfinite import NonfiniteGradients
-from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options
+from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options, words
+from ..step.param_storage import ParamStorage, describe_storage
 from ..step.storage import REST
 from . import state_dtypes
 from .saving import SavedOptimizer
@@ -93,7 +94,8 @@ class NativeOptimizer(SavedOptimizer):
         once a step, so that the expected value is the number itself. Otherwise they are rounded to the nearest, and
         changes of less than half the distance between neighbouring numbers are lost. What is random depends on `seed`,
         the parameter's count of steps, its position among all parameters and the element's only: bits are the same from
-        every backend and number of threads.
+        every backend and number of threads. Where all is float32 or float64 it changes nothing, which is no error: a
+        group that is added later may use it.
     seed: int, default 0
         At least 0 and less than 2**64. State dicts hold it, and loading one takes it over.
     master_weights: bool, default False
@@ -463,6 +465,47 @@ class NativeOptimizer(SavedOptimizer):
         state = self.__dict__["state"]
         params = [param for group in self.param_groups for param in group["params"]]
         return self._stepper.alone(lambda: [formats.joined(param, state.get(param, {}).get(REST)) for param in params])
+
+    def describe(self, file: TextIO | None = None) -> None:
+        """Print the exact update that the next step does, in maths, with its numbers, and how states are stored.
+
+        Parameters
+        ----------
+        file: text file, optional
+            Where to print; the standard output by default.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from fastopt.torch import RMSprop
+        >>> w = torch.nn.Parameter(torch.ones(5000, dtype=torch.bfloat16))
+        >>> RMSprop([w], state_dtype="float8").describe()
+        RMSprop, the arithmetic of PyTorch
+          lr=0.01, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False, ...
+        Before the first step: square_avg = 0
+        Step t = 1, 2, 3, ...:
+            square_avg = 0.99 * square_avg + 0.01 * grad^2
+            param = param - 0.01 * grad / (sqrt(square_avg) + 1e-08)
+        Stored, and rounded to the nearest once a step:
+            1 parameter, 3.028 bytes an element: param bfloat16, square_avg unsigned float8
+        """
+        from ..definitions.describe import description  # rarely needed
+
+        values = [hyperparameters.read_hyperparameters(self.name, self.spec, group) for group in self.param_groups]
+        around = [words({**self.options, "state_dtype": None})] * len(values)
+        stored = [self._stored(*each) for each in zip(self.param_groups, values, strict=True)]
+        print(description(self.spec, values, around, stored), file=file)
+
+    def _stored(self, group: dict[str, Any], values: Mapping[str, Any]) -> list[str]:
+        """Lines that say how the parameters of a group that a step may update and their states are stored."""
+        params = [each for each in group["params"] if tensors.is_settled(each)]
+        storages = [self._host.storage(each, values) for each in params]
+        states = self.spec.states(values)
+        for index, param in enumerate(params):
+            if param.dtype in tensors.HALVES and not self._host.makes_states(param):  # as in torch
+                storages[index] = ParamStorage(dict.fromkeys(states, tensors.HALVES[param.dtype]))
+        sizes = [(tensors.dtype_name(each), each.numel()) for each in params]
+        return describe_storage(sizes, storages, states, self.options, self.options["seed"])
 
     # --- what a user reads ------------------------------------------------------------------------------------------
 

@@ -188,8 +188,8 @@ class Fitting:
             }
             for key in keys
         ]
-        params = [param for group in self.groups for param in group["params"]]
-        for key, param, found in zip(keys, params, self.saved, strict=False):  # torch refuses other lengths
+        own_params = [param for group in self.groups for param in group["params"]]
+        for key, param, found in zip(keys, own_params, self.saved, strict=False):  # torch refuses other lengths
             own = {name: value for name, value in found.items() if coded_states.is_saved(value)}
             label = f"{self.owner}: state_dict['state'][{key!r}]"
             found.update((name, coded_states.read_saved(f"{label}[{name!r}]", own[name], param)) for name in own)

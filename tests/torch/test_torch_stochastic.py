@@ -207,3 +207,36 @@ def test_a_bad_seed_in_a_state_dict_changes_nothing() -> None:
     with pytest.raises(ValueError, match=r"state_dict\['seed'\] must be at least 0"):
         optimizer.load_state_dict(saved)
     assert optimizer.seed == 4
+
+
+def test_momentum_that_is_turned_on_later_begins_undampened() -> None:
+    """As in torch, although steps were counted before; the count begins anew with it."""
+    found = []
+    for options in ({}, {"stochastic_rounding": True}):
+        param = Parameter(torch.linspace(-1, 1, 50))
+        module = fastopt.torch if options else torch.optim
+        optimizer = module.SGD([param], lr=0.1, dampening=0.5, **options)
+        for step in range(5):
+            optimizer.param_groups[0]["momentum"] = 0.9 if step > 1 else 0.0
+            param.grad = torch.full_like(param, step + 1.0)
+            optimizer.step()
+        found.append((param.detach(), optimizer.state[param]))
+    (theirs, their_state), (mine, state) = found
+    assert torch.equal(state["momentum_buffer"], their_state["momentum_buffer"])
+    torch.testing.assert_close(mine, theirs)
+    assert int(state["step"]) == 3
+
+
+def test_it_changes_nothing_where_all_is_float32() -> None:
+    """It is no error: a group that is added later may use it."""
+    params, others = parameters(torch.float32), parameters(torch.float32)
+    mine = fastopt.torch.Adam(params.values(), stochastic_rounding=True)
+    theirs = fastopt.torch.Adam(others.values())
+    train(mine, params, range(3))
+    train(theirs, others, range(3))
+    assert all(same_bits(param, others[name]) for name, param in params.items())
+    half = Parameter(torch.full((10_000,), 1.0, dtype=torch.bfloat16))
+    mine.add_param_group({"params": [half], "lr": 1e-4})
+    half.grad = torch.ones_like(half)
+    mine.step()
+    assert 0 < int((half != 1).sum()) < 10_000

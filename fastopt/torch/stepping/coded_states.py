@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import collections
 import sys
 import weakref
 from collections.abc import ItemsView, Iterator, Mapping, Sequence, ValuesView
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -164,8 +165,8 @@ class CodedStates(dict[str, Any]):
 
     __slots__ = ("__weakref__", "shown")
 
-    latest: tuple[weakref.ref[CodedStates], str] | None = None
-    """The state that was read last, of any parameter."""
+    recent: ClassVar[collections.deque[tuple[weakref.ref[CodedStates], str]]] = collections.deque(maxlen=8)
+    """The states that were read last, of any parameters, and may be shown still."""
 
     def __init__(self, values: dict[str, Any] | None = None) -> None:
         super().__init__()
@@ -175,21 +176,24 @@ class CodedStates(dict[str, Any]):
 
     def show(self, name: str) -> Tensor:
         """Decode a state."""
-        if CodedStates.latest is not None:  # Whoever goes over all states needs only one at a time.
-            reference, other = CodedStates.latest
+        for _ in range(len(CodedStates.recent)):  # Whoever goes over all states needs few of them at a time.
+            reference, other = CodedStates.recent.popleft()
             states = reference()
-            if states is not None and not states.is_held(other):
-                states.hide(other)
+            if states is not None and other in states.shown:
+                if states.is_held(other):
+                    CodedStates.recent.append((reference, other))
+                else:
+                    states.hide(other)
         state = dict.__getitem__(self, name)
         tensor: Tensor = state.decoded()
         self.shown[name] = (tensor, state)
         dict.__setitem__(self, name, tensor)
-        CodedStates.latest = (weakref.ref(self), name)
+        CodedStates.recent.append((weakref.ref(self), name))
         return tensor
 
     def is_held(self, name: str) -> bool:
-        """Whether anybody still has a state that was shown, or shares its memory; or it is no longer shown."""
-        if name not in self.shown or sys.getrefcount(self.shown[name][0]) > KNOWN_REFERENCES:
+        """Whether anybody still has a state that was shown, or shares its memory."""
+        if sys.getrefcount(self.shown[name][0]) > KNOWN_REFERENCES:
             return True
         return are_storages_held([self.shown[name][0]])
 

@@ -165,6 +165,8 @@ class Update:
             state = state_of(states, entry.param, entry.storage)
             dtype = host.state_dtype(entry.param)
             add_missing(host.spec, hyperparameters, state, entry.param, dtype, entry.storage.formats)
+            if host.counts_steps and not host.spec.counts_steps:
+                state["step"] = new_number(0.0)  # torch's SGD takes the first gradient of a momentum undampened
         for name in host.spec.states(hyperparameters):
             label = f"{name!r} in the state of {entry.label}"
             value = self.in_format(entry, label, dict.get(state, name), entry.storage.formats.get(name))
