@@ -21,7 +21,7 @@ STEPS = 8
 BEFORE, AFTER = range(4), range(4, 7)
 """Steps before something happens, and after it."""
 
-INFOS: dict[str, OptimizerInfo] = {info.name: info for info in optim_db if hasattr(fastopt.torch, info.name)}
+INFOS: dict[str, OptimizerInfo] = {info.name: info for info in optim_db if info.name in fastopt.torch.NATIVE}
 """Those of torch's optimizers that are ours too, as PyTorch's own tests know them."""
 
 INFOS |= {spec.name: torch_peers.info_of(spec) for spec in torch_peers.NOT_IN_TORCH}
