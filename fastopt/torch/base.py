@@ -254,7 +254,7 @@ class NativeOptimizer(SavedOptimizer):
             if param in self._host.state_dtypes and devices.kind(param) != "cpu":
                 raise NotImplementedError(
                     f"{self.name}: state_dtype is for parameters in main memory, {label} is on {param.device}, where "
-                    "steps read and write float32 and float64 alone; leave it out for this parameter"
+                    "states have their parameter's dtype, or float32; leave it out for this parameter"
                 )
             if self.options["flatten"] and devices.kind(param) != "cpu":
                 raise ValueError(
