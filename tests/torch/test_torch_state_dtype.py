@@ -601,11 +601,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @by_case
 @pytest.mark.parametrize("option", OPTIONS)
-def test_options_give_the_bits_of_numpys_classes(case: Case, option: str, carry_in: CarryIn) -> None:
+@pytest.mark.parametrize("stochastic", [False, True], ids=["nearest", "stochastic"])
+def test_options_give_the_bits_of_numpys_classes(case: Case, option: str, stochastic: bool, carry_in: CarryIn) -> None:
     carry_in(case.optimizer, torch.float64)
     params = parameters((70, 80), (37,), (LARGE,))
     arrays = [param.detach().numpy().copy() for param in params]
-    options = {"state_dtype": "float8", "stochastic_rounding": True, **OPTIONS[option]}
+    options = {"state_dtype": "float8", "stochastic_rounding": stochastic, **OPTIONS[option]}
     optimizer = make(case, params, **options)
     options.pop("flatten", None)
     expected = case.make(arrays, **options)
