@@ -444,8 +444,9 @@ def test_states_are_never_larger_than_their_codes() -> None:
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     adam, adagrad = map(float, done.stdout.split())
     slack = (4 << 20) / SIZE
-    assert 1.9 < adam < 2.1 + slack
-    assert 0.9 < adagrad < 1.05 + slack
+    # The lower bounds say that it measures anything; some memory may have been there before.
+    assert 1.5 < adam < 2.1 + slack
+    assert 0.5 < adagrad < 1.05 + slack
 
 
 # --- saving and loading -----------------------------------------------------------------------------------------------
