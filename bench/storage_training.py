@@ -121,10 +121,12 @@ def _theirs(name: str, make: Callable[..., Any], package: str = "torch", dtype: 
 
 AT_RANDOM: Mapping[str, Any] = {"stochastic_rounding": True}
 FLOAT32 = _ours("float32")
+MIXED: Mapping[str, Any] = {"state_dtype": {"exp_avg": "float8", "exp_avg_sq": "bfloat16"}}
 BFLOAT16, FLOAT8 = {"dtype": "bfloat16"}, {"state_dtype": "float8"}
 ROWS = (
     FLOAT32,
     _ours("float8 states", **FLOAT8, **AT_RANDOM),
+    _ours("float8 states, exp_avg_sq bfloat16", **MIXED, **AT_RANDOM),
     _ours("float8 states, to nearest", **FLOAT8),
     _ours("bfloat16 weights", **BFLOAT16, **AT_RANDOM),
     _ours("bfloat16 weights, to nearest", **BFLOAT16),
@@ -277,12 +279,18 @@ def table(losses: Losses) -> str:
     return "\n".join(lines)
 
 
+EDGE = 3.5
+"""How far a panel reaches to the right of float32's losses, in their range."""
+
 COLORS = ("#d55e00", "#0072b2")
 """fastopt's, and those of others; as in the plots of times."""
 
 
 def draw(losses: Losses, path: Path) -> None:
-    """A panel for each network: the loss of each seed, and where those of float32 lie."""
+    """A panel for each network: the loss of each seed, and where those of float32 lie.
+
+    What is too far to the right, or NaN, is an arrowhead at the edge.
+    """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -293,11 +301,15 @@ def draw(losses: Losses, path: Path) -> None:
         figure = Figure(figsize=(9.5, 0.27 * len(shown) + 0.9), layout="constrained")
         for index, (name, found) in enumerate((task.name, losses[task.name]) for task in TASKS):
             float32 = found[FLOAT32.name].values()
+            edge = max(float32) + EDGE * (max(float32) - min(float32))
             axes = figure.add_subplot(1, len(losses), index + 1)
             axes.axvspan(min(float32), max(float32), color="0.85", linewidth=0)
             for place, row in enumerate(shown):
                 own, color = list(found[row.name].values()), COLORS[":" in row.name]
-                axes.plot(own, [place] * len(own), "o", color=color, markersize=3.5, alpha=0.7)
+                near = [loss for loss in own if loss < edge]
+                axes.plot(near, [place] * len(near), "o", color=color, markersize=3.5, alpha=0.7)
+                if len(near) < len(own):  # NaN is not less either
+                    axes.plot(edge, place, ">", color=color, markersize=5)
             axes.set(xlabel="held-out loss")
             axes.set_title(name, loc="left", fontweight="bold")
             axes.set_yticks(range(len(shown)), [row.name if index == 0 else "" for row in shown])
