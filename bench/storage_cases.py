@@ -169,5 +169,7 @@ BESIDE_PEERS: tuple[tuple[Variant, Storage, tuple[Peer, ...]], ...] = (
     (ADAM, MASTER, (TORCH_FUSED,)),
 )
 BESIDE_FLOAT32: tuple[tuple[Variant, Storage], ...] = tuple(
-    (VARIANTS[name], FLOAT8) for name in ("Adam", "RMSprop", "Adagrad", "SGD momentum", "Lion")
+    (VARIANTS[name], storage)
+    for storage in (FLOAT8, FLOAT8_NEAREST)
+    for name in ("Adam", "RMSprop", "Adagrad", "SGD momentum", "Lion")
 )

@@ -23,7 +23,7 @@ from fastopt.kernels.formulas import registry
 from fastopt.rules import maximum, select
 from fastopt.step.planning import Planner
 from fastopt.step.rates import rate_at
-from fastopt.step.storage import operand_forms
+from fastopt.step.storage import formats_of, operand_forms
 
 pytest.importorskip("numba_cuda", reason="numba-cuda, of the extra `test-all`, is not installed")
 from cuda.core import Linker, LinkerOptions, ObjectCode
@@ -201,7 +201,10 @@ def test_halves_are_loaded_four_at_a_time(half: str, stored: dict[str, Any]) -> 
     opt: Any = fastopt.Adam([np.zeros(5, np.float32)], backend="reference", max_grad_norm=1.0)
     planner = Planner(opt.spec, BACKEND, np.dtype(np.float32), opt._contents.options)
     group = opt._contents.groups[0]
-    forms = operand_forms(BACKEND, ("param", "grad", "exp_avg", "exp_avg_sq"), HALVES[half], **stored)
+    names = ("param", "grad", "exp_avg", "exp_avg_sq")
+    formats = formats_of(names, half, stored.get("formats", {}))
+    dtypes = [HALVES[formats[name]] if name in formats else np.dtype(np.float32) for name in names]
+    forms = operand_forms(BACKEND, names, dtypes, formats, stochastic=stored.get("stochastic", False))
     structures = [Structure.of(planner.group_plan(group, rate_at(group, 0)), forms)]
     codes = 2 + len(stored.get("formats", {}))
     source = update_source(structures, "float32", STEP, 8192)
