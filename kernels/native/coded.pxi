@@ -128,7 +128,7 @@ cdef inline bint runs_over_bfloat16(const Segment *segment, const Program *progr
     """Whether the one loop of a program can decode and encode by itself."""
     cdef int kind = segment.layout.all_bfloat16
     return (
-        kind and program.plain and program.operations[0].over_bfloat16[kind - 1] != NULL
+        kind and program.over_bfloat16[kind - 1] != NULL
         and segment.row == 0 and not segment.direct_gradient and segment.operands[GRAD] != NULL
     )
 
@@ -140,7 +140,7 @@ cdef void run_over_bfloat16(Table *table, Segment *segment, const Coefficients *
     cdef int each
     for each in range(operation.n_operands):
         operands[each] = operand_at(table, segment, each, first)
-    operation.over_bfloat16[segment.layout.all_bfloat16 - 1](
+    program.over_bfloat16[segment.layout.all_bfloat16 - 1](
         operands, last - first, <const char *>coefficients + operation.first_coefficient * table.itemsize,
         segment.keys, <uint32_t>first
     )

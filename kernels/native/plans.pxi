@@ -58,16 +58,15 @@ cdef int read_program(Program *program, tuple operations) except -1:
         for operand in operation.writes:
             if operand >= 0:
                 program.operations[k].written |= 1 << <int>operand
-        for each in range(2):
-            program.operations[k].over_bfloat16[each] = <bfloat16_loop_function><uintptr_t>(
-                operation.over_bfloat16[each] if operation.over_bfloat16 else 0
-            )
         for stage, position in operation.pick:
             if not (0 <= stage < MAX_STAGES and 0 <= position < MAX_RESULTS):
                 raise ValueError(f"the operation is too large for the engine: {operation}")
             program.pick[program.n_coefficients] = stage * MAX_RESULTS + position
             program.n_coefficients += 1
     program.plain = len(operations) == 1 and operations[0].operands == tuple(range(len(operations[0].operands)))
+    over_bfloat16 = operations[0].over_bfloat16 if program.plain else None
+    for k in range(2):
+        program.over_bfloat16[k] = <bfloat16_loop_function><uintptr_t>(over_bfloat16[k] if over_bfloat16 else 0)
     return 0
 
 

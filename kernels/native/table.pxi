@@ -12,7 +12,6 @@ cdef struct Operation:
     int operands[MAX_LOOP_OPERANDS]
     int first_coefficient
     int written                 # the operands that it writes, a bit for each
-    bfloat16_loop_function over_bfloat16[2]  # if all operands are bfloat16: to nearest, stochastically; NULL: none
 
 cdef struct Program:
     int n_operations
@@ -20,6 +19,7 @@ cdef struct Program:
     Operation operations[MAX_OPERATIONS]
     int n_coefficients
     int pick[MAX_COEFFICIENTS]  # the results of stages that the operations take, in their order
+    bfloat16_loop_function over_bfloat16[2]  # of a plain program, if all operands are bfloat16: to nearest, stochastically
 
 cdef struct RowOperation:
     sum_function sum
@@ -98,7 +98,6 @@ cdef struct Table:
     Py_ssize_t total
     Py_ssize_t itemsize         # of the elements that loops compute with, of coefficients, and of a thread's own blocks
     Py_ssize_t prefetch
-    bint beyond_cache           # whether it is more than the processor's caches hold
     uint32_t *keys              # MAX_OPERANDS for each segment, if any is rounded stochastically; or NULL
     char *scratch               # SCRATCH_BYTES for each of n_scratch threads, for the thread's own blocks
     char *scratch_memory        # the allocation that it is in
@@ -109,6 +108,7 @@ cdef struct Table:
     int program
     bint backwards              # goes through the elements from the last to the first, block by block
     bint adding                 # adds up the gradients, and writes only partial sums
+    bint beyond_cache           # its operands are more than the processor's caches hold
 
 
 cdef enum:
