@@ -97,7 +97,7 @@ def split_bfloat16_nearest(bits):
 
 # --- small floating-point numbers -------------------------------------------------------------------------------------
 #
-# A small number has a sign, four or five bits of exponent and some bits of fraction. Like those of IEEE 754 it is
+# A small number has a sign, some bits of exponent and some of fraction. Like those of IEEE 754 it is
 # 2^(exponent + base - 127) * 1.fraction, or without the leading 1 where the exponent is 0. `shift` is 23 less the bits
 # of fraction.
 

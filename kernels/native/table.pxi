@@ -43,7 +43,7 @@ cdef struct Layout:             # the forms of all operands of a segment
     double element_bytes        # of all operands together
     double cost                 # nanoseconds to decode and encode an element
     Py_ssize_t block            # elements that no two threads share
-    int all_bfloat16            # whether all operands are bfloat16: 1 + the index in Operation.over_bfloat16, or 0
+    int all_bfloat16            # whether all operands are bfloat16: 1 + the index in Program.over_bfloat16, or 0
 
 cdef struct Group:
     double cost                 # nanoseconds per element on one thread, in cache; decides the number of threads

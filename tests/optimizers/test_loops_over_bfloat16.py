@@ -41,6 +41,21 @@ def test_every_rule_has_them() -> None:
     assert backends.load("reference").over_bfloat16("adam") is None
 
 
+@pytest.mark.skipif(loops.LEVEL == "x86-64", reason="this instruction set has none")
+@pytest.mark.parametrize("dtype", [BFLOAT16, np.dtype(np.float32)], ids=str)
+def test_steps_take_them(dtype: Any, monkeypatch: pytest.MonkeyPatch, rng: np.random.Generator) -> None:
+    """With the loop of another rule in its place, Adam's step is another one; unless the gradient is of float32."""
+    start, gradient = half(rng.standard_normal(100)), half(rng.standard_normal(100)).astype(dtype)
+    options: dict[str, Any] = {"state_dtype": dict.fromkeys(("exp_avg", "exp_avg_sq"), "bfloat16"), "backend": "cython"}
+    found = []
+    for name in ("adam", "adabelief"):
+        monkeypatch.setitem(loops._module.OVER_BFLOAT16, ("adam", False), loops._module.OVER_BFLOAT16[name, False])
+        param = start.copy()
+        fastopt.Adam(param, lr=0.5, **options).step(gradient)
+        found.append(param)
+    assert (found[0] == found[1]).all() == (dtype == np.float32)
+
+
 @by_case
 @by_rounding
 @pytest.mark.usefixtures("threads_always")
