@@ -50,5 +50,5 @@ def test_what_a_rank_raises_is_told() -> None:
 def test_ranks_that_die_or_hang_end_the_run() -> None:
     with pytest.raises(AssertionError, match=r"rank \d: "):
         run_ranks(one_dies, 2)
-    with pytest.raises(AssertionError, match="ranks .* hang"):
+    with pytest.raises(AssertionError, match=r"ranks .* hang"):
         run_ranks(one_is_missing, 2, patience=3.0)
