@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+import types
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
 import numpy as np
+import pytest
 
 import fastopt
 from fastopt.definitions.conventions import conventions_of, spec_of
@@ -151,6 +154,25 @@ PLAIN = [Case(spec.name, {}) for spec in SPECS.values()]
 def dealt(cases: list[Case], hand: int, hands: int) -> list[Case]:
     """Of cases dealt to so many hands, those of one: all hands together have each case once."""
     return cases[hand % hands :: hands]
+
+
+def each_pair(**tables: Mapping[str, Any] | Iterable[Any]) -> pytest.MarkDecorator:
+    """Parametrize by three tables or more: every second combination, so that any two values still occur together."""
+    rows = [
+        list(table.items()) if isinstance(table, Mapping) else [(_name(value), value) for value in table]
+        for table in tables.values()
+    ]
+    assert sum(len(each) > 1 for each in rows) > 2, "with two tables, half of the pairs would be lost"
+    chosen = [
+        pytest.param(*(value for _, (_, value) in each), id="-".join(name for _, (name, _) in each))
+        for each in product(*map(enumerate, rows))
+        if sum(index for index, _ in each) % 2 == 0
+    ]
+    return pytest.mark.parametrize(tuple(tables), chosen)
+
+
+def _name(value: Any) -> str:
+    return value.__name__ if isinstance(value, type | types.FunctionType) else str(value)
 
 
 def repr_without_addresses(value: Any) -> str:

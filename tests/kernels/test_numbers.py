@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, CASES, DTYPES, Case, equal_bits
+from cases import BACKENDS, CASES, DTYPES, Case, each_pair, equal_bits
 
 import fastopt
 from fastopt.definitions.specs import SPECS
@@ -42,9 +42,7 @@ def after_steps(case: Case, count: int, dtype: Any, backend: str) -> tuple[np.nd
     return param, optimizer
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("count", COUNTS)
-@by_dtype
+@each_pair(case=CASES, count=COUNTS, dtype=DTYPES)
 def test_counts_are_exact_and_backends_agree(case: Case, count: int, dtype: Any) -> None:
     results = [after_steps(case, count, dtype, backend) for backend in BACKENDS]
     for param, optimizer in results:
@@ -114,9 +112,7 @@ def still(case: Case, values: list[float], dtype: Any, backend: str, **options: 
     return before, param
 
 
-@pytest.mark.parametrize("case", WITH_RATE, ids=str)
-@by_dtype
-@by_backend
+@each_pair(case=WITH_RATE, dtype=DTYPES, backend=BACKENDS)
 def test_a_rate_of_zero_changes_no_bit(case: Case, dtype: Any, backend: str) -> None:
     info = np.finfo(dtype)
     values = [0.0, 1.0, -1.0, 0.1, -1 / 3, info.tiny, -info.tiny, info.eps, info.max**0.25, -(info.max**0.25)]
@@ -127,9 +123,7 @@ def test_a_rate_of_zero_changes_no_bit(case: Case, dtype: Any, backend: str) -> 
     assert equal_bits(before, after)
 
 
-@pytest.mark.parametrize("case", WITH_RATE, ids=str)
-@by_dtype
-@by_backend
+@each_pair(case=WITH_RATE, dtype=DTYPES, backend=BACKENDS)
 def test_what_a_rate_of_zero_does_change(case: Case, dtype: Any, backend: str) -> None:
     """As docs/guarantees.md says."""
     _, zeros = still(case, [-0.0, float(np.finfo(dtype).tiny) / 8], dtype, backend)
@@ -201,9 +195,7 @@ def by_textbook(name: str, gradients: list[float]) -> np.ndarray:
     return param
 
 
-@pytest.mark.parametrize("case", WITH_EPS, ids=str)
-@by_dtype
-@by_backend
+@each_pair(case=WITH_EPS, dtype=DTYPES, backend=BACKENDS)
 def test_without_eps_nothing_over_nothing_is_nan_as_in_torch(case: Case, dtype: Any, backend: str) -> None:
     divides_at_once = bool(np.isnan(by_textbook(case.optimizer, [0.0])).all())
     for gradients, is_nan in (([0.0], divides_at_once), ([0.0] * 7, True), ([1.0, 0.0, 0.0], False)):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, CASES, PLAIN, Case, equal_bits
+from cases import BACKENDS, CASES, PLAIN, Case, each_pair, equal_bits
 
 import fastopt
 
@@ -193,9 +193,7 @@ def test_writing_to_a_state_reaches_the_kernel() -> None:
     assert w.tolist() == [-2.0, -2.0]
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("how", ["deepcopy", "pickle", "state_dict"])
-@pytest.mark.parametrize("steps", [0, 3])
+@each_pair(case=CASES, how=["deepcopy", "pickle", "state_dict"], steps=[0, 3])
 def test_copies_go_on_alike(case: Case, how: str, steps: int, rng: np.random.Generator) -> None:
     params = arrays(rng, 7, (2, 2))
     original = case.make([{"params": params[:1], "lr": 0.5}, {"params": params[1:], "name": "second"}])

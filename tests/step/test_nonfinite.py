@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, DTYPES, PLAIN, Case, equal_bits
+from cases import BACKENDS, DTYPES, PLAIN, Case, each_pair, equal_bits
 
 import fastopt
 from fastopt.definitions.specs import SPECS
@@ -46,10 +46,7 @@ def as_groups(values: list[list[np.ndarray]]) -> list[Any]:
     return [{"W": values[0][0]}, values[1]]
 
 
-@by_case
-@by_backend
-@pytest.mark.parametrize("options", WITH.values(), ids=WITH)
-@pytest.mark.parametrize("policy", ["skip", "raise"])
+@each_pair(case=PLAIN, backend=BACKENDS, options=WITH, policy=["skip", "raise"])
 def test_nothing_changes(case: Case, backend: str, options: dict[str, Any], policy: str) -> None:
     optimizer = make(case, backend=backend, nonfinite=policy, **options)
     for _ in range(3):

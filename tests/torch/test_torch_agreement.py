@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import DTYPES, Case
+from cases import DTYPES, Case, each_pair
 from torch_peers import IN_TORCH, TORCH, CarryIn, rounding, torch_options
 
 import fastopt
@@ -92,10 +92,7 @@ def test_fifty_steps(case: Case, dtype: Any, carry_in: CarryIn) -> None:
     pair.check()
 
 
-@by_case
-@by_dtype
-@pytest.mark.parametrize("direction", ["to torch", "from torch"])
-@pytest.mark.parametrize("steps_before", [0, 7])
+@each_pair(case=IN_TORCH, dtype=DTYPES, direction=["to torch", "from torch"], steps_before=[0, 7])
 def test_state_dicts_load_both_ways(
     case: Case, dtype: Any, direction: str, steps_before: int, carry_in: CarryIn
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case
+from cases import Case, each_pair
 from torch import Tensor
 from torch.nn import Parameter
 from torch_pairs import TOLERANCE, by_case, by_class, check_tensor, make, parameters, set_gradients
@@ -106,9 +106,7 @@ def check_gradients(mine: list[Parameter], theirs: list[Parameter]) -> None:
         check_tensor(my.grad, their.grad, f"gradient {index}", TOLERANCE[torch.float32])
 
 
-@by_params
-@pytest.mark.parametrize("max_norm", [0, 0.1, 3.0, 1e20, INF])
-@pytest.mark.parametrize("norm_type", [2, 2.0, 1, 3.5, 0, INF])
+@each_pair(make_params=MADE, max_norm=[0, 0.1, 3.0, 1e20, INF], norm_type=[2, 2.0, 1, 3.5, 0, INF])
 def test_norms_are_clipped_as_by_torch(
     make_params: Callable[[], list[Parameter]], max_norm: float, norm_type: Any
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Case, random_gradient
+from cases import Case, each_pair, random_gradient
 from torch import nn
 from torch_peers import IN_TORCH, TORCH, CarryIn, torch_options
 
@@ -40,9 +40,7 @@ def step(optimizer: torch.optim.Optimizer, params: list[nn.Parameter], gradients
     optimizer.step()
 
 
-@pytest.mark.parametrize("case", IN_TORCH, ids=str)
-@pytest.mark.parametrize("steps_before", [0, 3])
-@pytest.mark.parametrize("way", ["as it is", "converted"])
+@each_pair(case=IN_TORCH, steps_before=[0, 3], way=["as it is", "converted"])
 def test_steps_go_on_with_the_same_bits(way: str, case: Case, steps_before: int, carry_in: CarryIn) -> None:
     carry_in(case.optimizer, torch.float64)
     arrays, gradients = problem()

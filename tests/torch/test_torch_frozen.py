@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from cases import each_pair
 from torch import Tensor, nn
 from torch.nn import Parameter
-from torch_pairs import by_class, parameters, set_gradients
+from torch_pairs import CLASSES, by_class, parameters, set_gradients
 from torch_peers import TORCH, makes_states_early
 
 import fastopt.torch
@@ -73,9 +74,7 @@ def makes_its_states(name: str, frozen: Tensor) -> bool:
     return True
 
 
-@by_class
-@pytest.mark.parametrize("make_frozen", FROZEN.values(), ids=FROZEN)
-@pytest.mark.parametrize("options", [{}, {"flatten": True}, {"backend": "reference"}], ids=str)
+@each_pair(name=CLASSES, make_frozen=FROZEN, options=[{}, {"flatten": True}, {"backend": "reference"}])
 def test_frozen_parameters_are_let_through(
     name: str, make_frozen: Callable[[], Tensor], options: dict[str, Any]
 ) -> None:

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import Case, equal_bits
+from cases import Case, each_pair, equal_bits
 from torch.nn import Parameter
 from torch_cases import (
     AFTER,
     BEFORE,
+    DTYPES,
     INFOS,
     TOLERANCE,
     as_arrays,
     assert_alike,
     assert_same_bits,
     by_case,
-    by_dtype,
     by_name,
     in_two_groups,
     make,
@@ -33,7 +33,7 @@ from torch_cases import (
     train,
     train_numpy,
 )
-from torch_peers import TORCH, CarryIn
+from torch_peers import IN_TORCH, TORCH, CarryIn
 
 import fastopt
 import fastopt.torch
@@ -44,19 +44,19 @@ def through_a_file(saved: dict[str, Any], path: Path) -> Any:
     return torch.load(path / "optimizer.pt", weights_only=True)
 
 
-@by_case
-@by_dtype
-@pytest.mark.parametrize(
-    ("first", "second", "exact"),
-    [
-        pytest.param(fastopt.torch, TORCH, False, id="ours to torch's"),
-        pytest.param(TORCH, fastopt.torch, False, id="torch's to ours"),
-        pytest.param(fastopt.torch, fastopt.torch, True, id="ours to ours"),
-    ],
-)
+WAYS = {
+    "ours to torch's": (fastopt.torch, TORCH),
+    "torch's to ours": (TORCH, fastopt.torch),
+    "ours to ours": (fastopt.torch, fastopt.torch),
+}
+
+
+@each_pair(case=IN_TORCH, dtype=DTYPES, way=WAYS)
 def test_training_goes_on_from_a_state_dict(
-    case: Case, dtype: torch.dtype, first: Any, second: Any, exact: bool, tmp_path: Path, carry_in: CarryIn
+    case: Case, dtype: torch.dtype, way: tuple[Any, Any], tmp_path: Path, carry_in: CarryIn
 ) -> None:
+    first, second = way
+    exact = first is second
     carry_in(case.optimizer, dtype)
     params, others = parameters(dtype), parameters(dtype)
     one = make(first, case, params)
@@ -85,10 +85,7 @@ def saved_whole(optimizer: Any, params: dict[str, Parameter]) -> Any:
     return torch.load(file, weights_only=False)
 
 
-@by_case
-@by_dtype
-@pytest.mark.parametrize("duplicate", [deep_copy, pickled, saved_whole])
-@pytest.mark.parametrize("steps", [0, 4])
+@each_pair(case=IN_TORCH, dtype=DTYPES, duplicate=[deep_copy, pickled, saved_whole], steps=[0, 4])
 def test_a_copy_goes_on_alike(case: Case, dtype: torch.dtype, duplicate: Any, steps: int, carry_in: CarryIn) -> None:
     carry_in(case.optimizer, dtype)
     params = parameters(dtype)
@@ -104,9 +101,7 @@ def test_a_copy_goes_on_alike(case: Case, dtype: torch.dtype, duplicate: Any, st
     assert_alike(copied, optimizer, others, params, 0)
 
 
-@by_case
-@by_dtype
-@pytest.mark.parametrize("direction", ["to NumPy", "from NumPy"])
+@each_pair(case=IN_TORCH, dtype=DTYPES, direction=["to NumPy", "from NumPy"])
 def test_state_dicts_and_numpy(case: Case, dtype: torch.dtype, direction: str, carry_in: CarryIn) -> None:
     """Between `fastopt.torch` and `fastopt` over NumPy arrays: the same bits as without the change."""
     carry_in(case.optimizer, torch.float64)
