@@ -25,7 +25,7 @@ from ..step.param_storage import ParamStorage, describe_storage
 from ..step.storage import REST
 from . import state_dtypes
 from .saving import SavedOptimizer
-from .stepping import devices, flattening, formats, gradient_hooks, hyperparameters, modes, tensors
+from .stepping import devices, flattening, formats, gradient_hooks, hyperparameters, modes, shards, tensors
 from .stepping.host import Host
 from .stepping.stepper import Stepper
 
@@ -250,6 +250,7 @@ class NativeOptimizer(SavedOptimizer):
             if not tensors.is_settled(param):
                 continue
             devices.check_backend(self.name, label, param, self.options["backend"])
+            shards.check_options(self.name, label, param, self.options)
             self._host.storage(param, self.spec.defaults, label)
             if param in self._host.state_dtypes and devices.kind(param) != "cpu":
                 raise NotImplementedError(

@@ -17,7 +17,7 @@ from ..kernels import backends
 from ..kernels.engine.plan import Codec
 from ..step.storage import codec
 from ..threads import get_num_threads
-from .stepping import devices, tensors
+from .stepping import devices, shards, tensors
 
 
 def clip_grad_norm_(
@@ -156,6 +156,8 @@ class Gradients:
         for index, param in enumerate(parameters):
             gradient = param.grad
             if gradient is not None:
+                if shards.is_sharded(gradient):
+                    raise NotImplementedError(f"{owner}: parameters[{index}] is a DTensor; use torch.nn.utils for it")
                 if gradient.dtype in tensors.DTYPES:
                     by_dtype.setdefault(gradient.dtype, []).append(gradient)
                 else:

@@ -14,7 +14,7 @@ from ..definitions.specs import Spec
 from ..state.torch_form import as_tensor, torch_form
 from ..step.operations import ACCUMULATOR
 from ..step.storage import REST
-from .stepping import coded_states, tensors
+from .stepping import coded_states, shards, tensors
 from .stepping.coded_states import CodedState
 from .stepping.host import PLAIN, Host
 from .stepping.hyperparameters import read_hyperparameters
@@ -245,7 +245,10 @@ class Fitting:
 
 def _stored(codec: str | None, value: Tensor, param: Tensor) -> Any:
     """Numbers of float32 in this format; None for none."""
-    return value if codec is None or value.shape != param.shape else CodedState.of(codec, value, param)
+    own, spec = shards.local(param), shards.spec_of(param)
+    if codec is None or not shards.are_alike(shards.spec_of(value), spec) or shards.local(value).shape != own.shape:
+        return value
+    return CodedState.of(codec, value, own, spec)
 
 
 def _dtype_to_load(saved: torch.dtype, param_dtype: torch.dtype, is_number: bool) -> torch.dtype:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...kernels.formulas.storage import FORMATS
 from ...state import coded
-from . import tensors
+from . import shards, tensors
 from .references import are_storages_held
 
 CODE_DTYPES = {np.dtype(np.uint8): torch.uint8, np.dtype(np.uint16): torch.int16}
@@ -29,25 +29,39 @@ class CodedState:
     codec: the format's name.
     shape, strides: of the state; they have no gaps.
     codes: of all elements in their memory order, in one dimension.
+    spec: of the DTensor whose shard the state is, see `shards.around`; None: it is none.
     """
 
-    __slots__ = ("codec", "codes", "shape", "strides")
+    __slots__ = ("codec", "codes", "shape", "spec", "strides")
 
-    def __init__(self, codec: str, codes: Tensor, shape: Sequence[int], strides: Sequence[int]) -> None:
+    def __init__(
+        self, codec: str, codes: Tensor, shape: Sequence[int], strides: Sequence[int], spec: Any = None
+    ) -> None:
         self.codec, self.codes, self.shape, self.strides = codec, codes, tuple(shape), tuple(strides)
+        self.spec = spec
 
     @classmethod
     def filled(cls, codec: str, like: Tensor, value: float) -> CodedState:
         """A state of a parameter whose elements are all this number."""
-        codes = _tensor_of(coded.filled(codec, value, (like.numel(),)))
-        return cls(codec, codes, like.shape, dense_strides(like))
+        own = shards.local(like)
+        codes = _tensor_of(coded.filled(codec, value, (own.numel(),)))
+        return cls(codec, codes, own.shape, dense_strides(own), shards.spec_of(like))
 
     @classmethod
-    def of(cls, codec: str, values: Tensor, like: Tensor) -> CodedState:
-        """A state of a parameter with these numbers."""
-        made = cls(codec, torch.empty(0), like.shape, dense_strides(like))
+    def of(cls, codec: str, values: Tensor, like: Tensor, spec: Any = None) -> CodedState:
+        """A state with these numbers that lies like this tensor in the memory of this process."""
+        made = cls(codec, torch.empty(0), like.shape, dense_strides(like), spec)
         made.codes = _tensor_of(coded.encoded(codec, made._flat(values)))
         return made
+
+    def fits(self, param: Tensor) -> bool:
+        """Whether each process has the same elements of this state and a parameter."""
+        return self.shape == shards.local(param).shape and shards.are_alike(self.spec, shards.spec_of(param))
+
+    def is_shown_as(self, tensor: Tensor) -> bool:
+        """Whether a tensor can be what `decoded` returned, with other numbers."""
+        own = shards.local(tensor)
+        return own.shape == self.shape and own.dtype is torch.float32
 
     def lies_like(self, other: Tensor) -> bool:
         """Whether its elements are in the same order as those of a tensor of its shape."""
@@ -57,7 +71,7 @@ class CodedState:
         """A new tensor of float32 with its numbers."""
         found = torch.empty_strided(self.shape, self.strides, dtype=torch.float32)
         coded.decode_into(tensors.flat_array(found), self.codec, self._array())
-        return found
+        return shards.around(found, self.spec)
 
     def write(self, values: Tensor) -> None:
         """Take over other numbers, in place."""
@@ -89,7 +103,7 @@ class CodedState:
 
     def _flat(self, values: Tensor) -> np.ndarray:
         """Numbers in the memory order of this state."""
-        values = values.detach().as_subclass(Tensor)
+        values = shards.local(values).detach().as_subclass(Tensor)
         if (
             values.dtype is not torch.float32
             or not tensors.is_dense(values)
@@ -100,10 +114,10 @@ class CodedState:
         return tensors.flat_array(values)
 
     def __getstate__(self) -> tuple[Any, ...]:
-        return (self.codec, self.codes, self.shape, self.strides)
+        return (self.codec, self.codes, self.shape, self.strides, self.spec)
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        self.codec, self.codes, self.shape, self.strides = state
+        self.codec, self.codes, self.shape, self.strides, self.spec = (*state, None)[:5]  # earlier versions had no spec
 
 
 def is_saved(value: Any) -> bool:
@@ -119,15 +133,17 @@ def read_saved(label: str, value: Mapping[str, Any], param: Tensor) -> CodedStat
     TypeError, ValueError
         It is damaged, or of another shape.
     """
-    saved = coded.read_saved(label, value, param.shape)
-    strides = dense_strides(param)
+    own, spec = shards.local(param), shards.spec_of(param)
+    saved = coded.read_saved(label, value, own.shape)
+    strides = dense_strides(own)
     if FORMATS[saved.codec].has_base:
-        if list(saved.order) != memory_order(param.shape, strides):
-            return torch.from_numpy(np.ascontiguousarray(saved.decoded()).reshape(saved.shape))
-        return CodedState(saved.codec, _tensor_of(saved.codes.copy()), saved.shape, strides)
+        if list(saved.order) != memory_order(own.shape, strides):
+            decoded = torch.from_numpy(np.ascontiguousarray(saved.decoded()).reshape(saved.shape))
+            return shards.around(decoded, spec)
+        return CodedState(saved.codec, _tensor_of(saved.codes.copy()), saved.shape, strides, spec)
     codes = torch.empty_strided(saved.shape, strides, dtype=torch.int16)
     codes.copy_(torch.from_numpy(saved.codes.view(np.int16).copy()).reshape(saved.shape))
-    return CodedState(saved.codec, codes.as_strided((codes.numel(),), (1,)), saved.shape, strides)
+    return CodedState(saved.codec, codes.as_strided((codes.numel(),), (1,)), saved.shape, strides, spec)
 
 
 def dense_strides(param: Tensor) -> tuple[int, ...]:
@@ -195,13 +211,16 @@ class CodedStates(dict[str, Any]):
         """Whether anybody still has a state that was shown, or shares its memory."""
         if sys.getrefcount(self.shown[name][0]) > KNOWN_REFERENCES:
             return True
-        return are_storages_held([self.shown[name][0]])
+        own = shards.local(self.shown[name][0])
+        return bool(own is not self.shown[name][0] and sys.getrefcount(own) > KNOWN_REFERENCES) or are_storages_held(
+            [own]
+        )
 
     def hide(self, *names: str) -> None:
         """Encode states again that were shown, all or those of these names, unless something else took their place."""
         for name in names or tuple(self.shown):
             tensor, state = self.shown[name]
-            if dict.get(self, name) is tensor and tensor.shape == state.shape and tensor.dtype is torch.float32:
+            if dict.get(self, name) is tensor and state.is_shown_as(tensor):
                 state.write(tensor)
                 dict.__setitem__(self, name, state)
             del self.shown[name]
@@ -258,8 +277,8 @@ def encoded(states: Mapping[str, Any]) -> dict[str, Any]:
         return dict(states)
     found = {name: dict.__getitem__(states, name) for name in states}
     for name, (tensor, state) in states.shown.items():
-        if found.get(name) is tensor and tensor.shape == state.shape and tensor.dtype is torch.float32:
-            found[name] = CodedState.of(state.codec, tensor, state.layout())
+        if found.get(name) is tensor and state.is_shown_as(tensor):
+            found[name] = CodedState.of(state.codec, tensor, state.layout(), state.spec)
     return found
 
 

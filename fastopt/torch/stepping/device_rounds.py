@@ -41,6 +41,7 @@ class DeviceRound(Round):
             [entry.memory for entry in self.entries],
             [entry.states for entry in self.entries],
             contents.states,
+            self.wholes(),
             numbers_changed=self.numbers_changed,
             scaler=self.scaler,
         )

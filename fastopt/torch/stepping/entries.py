@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from ...step.param_storage import ParamStorage
-from . import tensors
+from . import shards, tensors
 from .flattening import Buffer
 
 
 @dataclass(eq=False)
 class Entry:
-    """A parameter that is stepped: the tensor that stands for it in memory, the names of its states and their memory
-    (codes, for those in a format), and the numbers in its state in the order of `StateNumbers.names`."""
+    """A parameter that is stepped: its own tensor or, of a DTensor, its shard in this process; the tensor that stands
+    for that in memory; the names of its states and their memory (codes, for those in a format), and the numbers in its
+    state in the order of `StateNumbers.names`."""
 
     label: str
     position: int
@@ -26,22 +27,31 @@ class Entry:
     storage: ParamStorage
     names: tuple[str, ...]
     states: list[Tensor] = field(default_factory=list)
+    wholes: list[Tensor | None] = field(default_factory=list)
+    """For each of `states` the DTensor whose shard it is; None: it is plain."""
     numbers: list[Tensor] = field(default_factory=list)
+    local: Tensor = field(init=False)
     memory: Tensor = field(init=False)
     buffer: Buffer | None = None
     round: int = 0
 
     def __post_init__(self) -> None:
-        self.memory = self.param if tensors.is_dense(self.param) else torch.empty_like(self.param, requires_grad=False)
+        self.local = shards.local(self.param)
+        self.memory = self.local if tensors.is_dense(self.local) else torch.empty_like(self.local, requires_grad=False)
+
+    def add_state(self, value: Tensor) -> None:
+        """Note the next state; of a DTensor, a step writes to its shard."""
+        self.states.append(shards.local(value))
+        self.wholes.append(value if shards.is_sharded(value) else None)
 
     @property
     def in_place(self) -> bool:
-        return self.memory is self.param
+        return self.memory is self.local
 
     def spans(self) -> list[tuple[int, int]]:
         """The ranges of addresses [begin, end) that a step writes to, gaps between elements included."""
         spans = []
-        for tensor in (self.param, *self.states):
+        for tensor in (self.local, *self.states):
             if tensor.numel():
                 reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
                 spans.append((tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size()))
@@ -75,7 +85,7 @@ def assign_rounds(entries: Sequence[Entry]) -> int:
         seen.append((entries[index], own))
     rounds: dict[Any, int] = {}
     keys = [
-        (depths.get(id(entry), 0), tensors.working_dtype(entry.param.dtype).name, str(entry.param.device))
+        (depths.get(id(entry), 0), tensors.working_dtype(entry.local.dtype).name, str(entry.local.device))
         for entry in entries
     ]
     for key in sorted(set(keys)):

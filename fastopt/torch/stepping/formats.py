@@ -15,7 +15,7 @@ from ...kernels.backends import Backend
 from ...kernels.engine.plan import OperandForm
 from ...state import coded
 from ...step import param_storage, storage
-from . import tensors
+from . import shards, tensors
 
 
 def operand_forms(
@@ -52,6 +52,8 @@ def check_master_weights(owner: str, label: str, param: Tensor) -> None:
 
 def joined(param: Tensor, rest: Tensor | None) -> Tensor:
     """A copy of a parameter, with its rest, in the dtype that kernels compute in."""
+    if shards.is_sharded(param):
+        return shards.wrapped(joined(shards.local(param), shards.local(rest)), param)
     param = tensors.as_plain(param).detach()
     if rest is None or param.dtype is not torch.bfloat16:
         return param.to(torch.float32, copy=True) if param.dtype in tensors.HALVES else param.clone()

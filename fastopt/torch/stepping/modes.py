@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import shards
 from .coded_states import stored_tensors
 from .host import Group, States
 
@@ -78,7 +79,9 @@ def run(owner: str, groups: Sequence[Group], states: States, step: Callable[[], 
     _steps[number] = step
     try:
         with torch.no_grad():
-            _operation()(stepped, [param.grad for param in stepped], values, number)
+            seen = (stepped, [param.grad for param in stepped], values)
+            # Their shards: DTensors have no rule for this operation.
+            _operation()(*([shards.local(each) for each in found] for found in seen), number)
     finally:
         del _steps[number]
 

@@ -46,13 +46,14 @@ cdef struct Placement:              # the memory layout that a parameter has and
     char *flat                   # the address of its gradient when gradients lie one after the other
     Py_ssize_t first_kept        # where its states start in `NativeWalk.kept`
     Py_ssize_t end_kept
-    bint negated                 # its gradient, of one element, negates what is in memory
+    bint refused                 # its gradient is not what memory says: of one element that negates it, or no such shard
     char *apart                  # the address of its last gradient, known not to overlap any memory that a step writes
     uint8_t apart_bits           # of the elements of that gradient
 
 cdef struct Kept:                # a state or a number, and the address at which the engine expects it
     PyObject *tensor
     char *data
+    PyObject *whole              # the DTensor whose shard the tensor is, or NULL
 
 cdef struct StatesOf:            # a parameter's entry in the owner's dict of states, and the values in it
     PyObject *param
@@ -109,6 +110,8 @@ cdef class NativeWalk:
         The owner's dict of states: parameter -> dict of its states.
     increment_version: callable(list of tensors)
         Called after a step with the tensors that the step wrote to.
+    access: `shards.Access` or None
+        How to get to the shards of DTensors, if parameters are some.
     runs_python: bool
         Whether to get a gradient can run Python code, as it can with subclasses of tensors.
     """
@@ -144,10 +147,16 @@ cdef class NativeWalk:
     cdef Kept *kept
     cdef readonly list odd       # (segment, gradient)
     cdef PyObject **found        # for each parameter, its gradient in the step under way, which this keeps; or NULL
+    cdef object access           # None: no parameter is a DTensor
+    cdef object sharded          # the type of DTensors
+    cdef object local_slot, spec_slot
+    cdef descrgetfunc get_local, get_spec
+    cdef list shards             # for each parameter its shard, or None; what the step writes to, as the walk was made
+    cdef list specs              # for each parameter the spec of its last gradient, which was right
     cdef list written            # the tensors that the step under way writes to
 
     def __cinit__(self, plain, attribute, Engine engine, list groups, list segments, list memory, bint counts_steps,
-                  list numbers, list kept, states, increment_version, bint runs_python):
+                  list numbers, list kept, states, increment_version, access, bint runs_python):
         cdef Py_ssize_t index, each, n_extents = 0, n_kept = 0, n_segments = len(memory)
         cdef double work = 0
         cdef DLTensor description
@@ -181,11 +190,14 @@ cdef class NativeWalk:
         if not (self.segments and self.found and self.placements and self.extents and self.numbers and self.kept):
             raise MemoryError("no memory for the table of tensors")
         n_extents = 0
+        self.take_access(access)
         self.stepped = [None] * n_segments
         for index in range(self.n_params):
             self.segments[index] = segments[index]
             if segments[index] >= 0:
                 self.stepped[segments[index]] = self.params[index]
+                if access is not None and self.shards[index] is not None:
+                    self.stepped.append(self.shards[index])
         for index in range(n_segments):
             if not describe_tensor(self.interface, PyList_GET_ITEM(memory, index), &description):
                 raise TypeError(f"parameter {index} has no memory that DLPack can describe")
@@ -200,11 +212,13 @@ cdef class NativeWalk:
                 self.extents[n_extents + description.ndim + axis] = description.strides[axis]
             n_extents += 2 * description.ndim
             self.placements[index].first_kept = n_kept
-            for tensor in kept[index]:
+            for each, tensor in enumerate(kept[index]):
                 if not describe_tensor(self.interface, <PyObject *>tensor, &description):
                     raise TypeError(f"a state of parameter {index} has no memory that DLPack can describe")
                 self.kept[n_kept].tensor = <PyObject *>tensor
                 self.kept[n_kept].data = description.data
+                if access is not None and access.wholes[index][each] is not None:
+                    self.kept[n_kept].whole = <PyObject *>access.wholes[index][each]
                 n_kept += 1
             self.placements[index].end_kept = n_kept
             work += engine.cost(index)
@@ -213,6 +227,19 @@ cdef class NativeWalk:
         self.shares = work > NANOSECONDS_TO_SHARE
         engine.keeps_gil = not self.shares
         self.keep_states(states)
+
+    cdef int take_access(self, access) except -1:
+        """Note how to get to the shards of DTensors."""
+        self.access = access
+        if access is None:
+            return 0
+        self.sharded, self.local_slot, self.spec_slot = access.sharded, access.local, access.spec
+        self.get_local, self.get_spec = Py_TYPE(self.local_slot).tp_descr_get, Py_TYPE(self.spec_slot).tp_descr_get
+        if self.get_local == NULL or self.get_spec == NULL:
+            raise TypeError(f"expected descriptors of attributes, got {self.local_slot!r} and {self.spec_slot!r}")
+        self.shards = access.shards
+        self.specs = [None] * self.n_params
+        return 0
 
     cdef int keep_states(self, states) except -1:
         """Note the contents of the owner's dict of states."""
@@ -261,8 +288,8 @@ cdef class NativeWalk:
     def are_states_held(self, dict owner, Py_ssize_t n_walks):
         """Whether there are references to `owner["state"]`, its dicts or their tensors beside those that are known.
 
-        They are those of the owner, of `n_walks` walks like this, and two more to each tensor: in this walk's `kept`,
-        and in the lists that it was made from.
+        They are those of the owner, of `n_walks` walks like this, and two more to each tensor: in this walk's `kept`
+        (for DTensors in `access`), and in the lists that it was made from.
         """
         cdef Py_ssize_t index, n_kept = 0
         cdef PyObject *states = PyDict_GetItem(owner, "state")
@@ -274,7 +301,10 @@ cdef class NativeWalk:
         if self.engine.n_segments:
             n_kept = self.placements[self.engine.n_segments - 1].end_kept
         for index in range(n_kept):
-            if Py_REFCNT(self.kept[index].tensor) > 1 + n_walks + 2:
+            if self.kept[index].whole != NULL:  # which has the tensor, and is itself in the owner's dicts
+                if Py_REFCNT(self.kept[index].whole) > 1 + n_walks + 2 or Py_REFCNT(self.kept[index].tensor) > 1 + 2:
+                    return True
+            elif Py_REFCNT(self.kept[index].tensor) > 1 + n_walks + 2:
                 return True
         return False
 
@@ -444,7 +474,48 @@ cdef class NativeWalk:
             kept = &self.kept[index]
             if not describe_tensor(self.interface, kept.tensor, &description) or description.data != kept.data:
                 return False
+            if kept.whole != NULL and not self.is_shard(kept.tensor, kept.whole):
+                return False
         return True
+
+    cdef bint is_shard(self, PyObject *tensor, PyObject *whole) noexcept:
+        """Whether a tensor is the shard of a DTensor."""
+        cdef PyObject *shard
+        try:
+            shard = self.get_local(self.local_slot, <object>whole, self.sharded)
+        except AttributeError:
+            return False
+        Py_XDECREF(shard)  # The DTensor keeps it.
+        return shard == tensor
+
+    cdef int find_shard(self, Py_ssize_t index) except -1:
+        """Let the shard of a DTensor's gradient that was fetched take its place, if it is one like the parameter's."""
+        cdef PyObject *gradient = self.found[index]
+        cdef PyObject *shard
+        cdef PyObject *spec
+        cdef bint is_known
+        cdef Placement *placement = &self.placements[self.segments[index]]
+        placement.refused = True
+        if type(<object>gradient) is not self.sharded:
+            return 0
+        spec = self.get_spec(self.spec_slot, <object>gradient, self.sharded)
+        is_known = spec == PyList_GET_ITEM(self.specs, index)
+        known = <object>spec
+        Py_XDECREF(spec)  # `known` has it
+        if not is_known:
+            if self.access.readable(self.params[index], <object>gradient) is None:
+                return 0
+            self.specs[index] = known
+        shard = self.get_local(self.local_slot, <object>gradient, self.sharded)
+        if type(<object>shard) is not self.plain:  # which can still be under way
+            Py_XDECREF(shard)
+            if self.access.readable(self.params[index], <object>gradient) is None:
+                return 0
+            shard = self.get_local(self.local_slot, <object>gradient, self.sharded)
+        self.found[index] = shard
+        Py_XDECREF(gradient)
+        placement.refused = placement.size == 1 and (<object>shard).is_neg()
+        return 0
 
     cdef int fetch(self, Py_ssize_t first, Py_ssize_t last) except -1:
         """Get the gradients of parameters [first, last), to be dropped by `drop`.
@@ -464,9 +535,12 @@ cdef class NativeWalk:
                 continue
             self.found[index] = gradient
             if self.segments[index] >= 0:
+                if self.access is not None and self.shards[index] is not None:
+                    self.find_shard(index)
+                    continue
                 placement = &self.placements[self.segments[index]]
                 if placement.size == 1 and type(<object>gradient) is self.plain:  # larger ones do not pass for memory
-                    placement.negated = (<object>gradient).is_neg()
+                    placement.refused = (<object>gradient).is_neg()
         return 0
 
     cdef void drop(self, Py_ssize_t first, Py_ssize_t last) noexcept:
@@ -503,7 +577,7 @@ cdef class NativeWalk:
     cdef int gather(self, dict replacements, Py_ssize_t first, Py_ssize_t last, bint thorough) except -1:
         """Note the addresses of the gradients; `replacements` holds, by segment, tensors that replace gradients."""
         cdef Py_ssize_t index, segment, n_found = 0
-        cdef bint negated
+        cdef bint refused
         cdef Placement *placement
         cdef DLTensor description
         cdef WatchedArrays arrays = self.engine.arrays
@@ -525,6 +599,10 @@ cdef class NativeWalk:
                 return REBUILD
             placement = &self.placements[segment]
             param = PyList_GET_ITEM(self.params, index)
+            if self.access is not None and PyList_GET_ITEM(self.shards, index) != <PyObject *>None:
+                if not self.is_shard(PyList_GET_ITEM(self.shards, index), param):
+                    return REBUILD
+                param = PyList_GET_ITEM(self.shards, index)
             if param == PyList_GET_ITEM(self.memory, segment) and not (
                 describe_tensor(self.interface, param, &description)
                 and description.data == placement.data
@@ -534,12 +612,12 @@ cdef class NativeWalk:
                 return REBUILD
             if thorough and not self.keeps_states(placement):
                 return REBUILD
-            negated = placement.size == 1 and placement.negated
+            refused = placement.refused
             if replacements:
                 replacement = replacements.get(segment, <object>found)
-                negated = negated and <PyObject *>replacement == found
+                refused = refused and <PyObject *>replacement == found
                 found = <PyObject *>replacement
-            if negated or not self.is_readable(found, placement, &description):
+            if refused or not self.is_readable(found, placement, &description):
                 self.odd.append((segment, <object>found))
                 continue
             arrays.accepted[segment] = description.data if placement.size else <char *>&empty_gradient
@@ -549,16 +627,25 @@ cdef class NativeWalk:
             n_found += 1
             if arrays.zeroed:
                 self.written.append(<object>found)
+                if self.access is not None and self.shards[index] is not None:
+                    self.written.append(self.params[index].grad)
         if last - first < self.n_params:
             if n_found:
-                self.written.append(self.params[first])
-        elif n_found < len(self.stepped):
+                self.note_written(first)
+        elif n_found < self.engine.n_segments:
             for index in range(self.n_params):
                 if self.found[index] != NULL and self.segments[index] >= 0:
-                    self.written.append(self.params[index])
+                    self.note_written(index)
         elif n_found:
             self.written = self.written + self.stepped if self.written else self.stepped
         return REPLACE if self.odd else READY
+
+    cdef int note_written(self, Py_ssize_t index) except -1:
+        """Note that the step under way writes to a parameter."""
+        self.written.append(self.params[index])
+        if self.access is not None and self.shards[index] is not None:
+            self.written.append(self.shards[index])
+        return 0
 
     cdef int find(self, list param_groups, states, dict replacements, bint reread, Py_ssize_t only,
                   bint thorough) except -1:

@@ -14,7 +14,7 @@ from ...kernels.engine.contract import EngineInputs, SegmentRecords, SegmentSett
 from ...kernels.engine.plan import OperandForm, Segment, StepPlan
 from ...step.options import check_group_options
 from ...step.planning import Planner
-from . import devices, tensors
+from . import devices, shards, tensors
 from .entries import Entry
 from .flattening import Buffer
 from .formats import operand_forms
@@ -59,7 +59,7 @@ class Round:
         self.gapped = [entry for entry in self.entries if not entry.in_place]
         """They are stepped in memory without gaps."""
         self.backend = self.load_backend()
-        self.dtype = tensors.working_dtype(self.entries[0].param.dtype if self.entries else torch.float32)
+        self.dtype = tensors.working_dtype(self.entries[0].local.dtype if self.entries else torch.float32)
         self.planner = Planner(host.spec, self.backend, self.dtype, host.options)
         options = {**host.options, "state_dtype": None}  # which segments have
         self.group_options = check_group_options(options, host.options["max_grad_norm"])
@@ -118,11 +118,17 @@ class Round:
             memory,
             kept,
             contents.states,
+            self.wholes(),
             numbers=self.numbers,
             arrays=self.number_arrays,
             records=self.records,
             progress=self.host.progress,
         )
+
+    def wholes(self) -> list[tuple[Tensor, Tensor]]:
+        """The states that are DTensors, with their shards."""
+        both = [pair for entry in self.entries for pair in zip(entry.wholes, entry.states, strict=True)]
+        return [(whole, shard) for whole, shard in both if whole is not None]
 
     # --- engines ------------------------------------------------------------------------------------------------------
 
@@ -165,6 +171,7 @@ class Round:
             kept,
             contents.states,
             torch.autograd.graph.increment_version,
+            self.shard_access(contents),
             torch.overrides.has_torch_function([param for group in contents.groups for param in group["params"]]),
         )
         if self.is_flat():
@@ -178,6 +185,13 @@ class Round:
             walk.set_flat(flat, [len(buffer.params) for buffer in buffers], addresses)
         found: TensorWalk = walk
         return found
+
+    def shard_access(self, contents: Contents) -> shards.Access | None:
+        """How the compiled walk gets to the shards of DTensors, if parameters are some."""
+        own = [
+            entry.local if entry is not None and shards.is_sharded(entry.param) else None for entry in contents.entries
+        ]
+        return shards.access(own, [[*entry.wholes, *(None for _ in entry.numbers)] for entry in self.entries])
 
     def is_flat(self) -> bool:
         """Whether buffers hold all parameters, and no option needs to know of each parameter by itself."""
@@ -251,12 +265,12 @@ class Round:
         """Step all parameters that have a gradient, or `only` the one at this position."""
         gapped = [entry for entry in self.gapped if entry.param.grad is not None]
         for entry in gapped:
-            entry.memory.copy_(entry.param)
+            entry.memory.copy_(entry.local)
         found = self.walk.step(groups, states, self.host.n_threads(), False, replacements, True, only)
         if found != READY:
             raise RuntimeError(f"{self.host.name}: parameters, gradients or states were changed during a step")
         for entry in gapped:
-            entry.param.copy_(entry.memory)
+            entry.local.copy_(entry.memory)
 
     def check_memory(self) -> None:
         """Check that parameters that are copied have memory to copy; walks look at all others."""
@@ -269,7 +283,9 @@ class Round:
         return {segment: self.readable_copy(self.entries[segment], gradient) for segment, gradient in self.walk.odd}
 
     def readable_copy(self, entry: Entry, gradient: Tensor) -> Tensor:
-        tensors.check_gradient(self.host.name, entry.label, entry.param, gradient)
+        whole: Any = entry.param.grad if shards.is_sharded(entry.param) else gradient
+        tensors.check_gradient(self.host.name, entry.label, entry.param, whole)
+        gradient = shards.local(whole)
         if self.host.options["zero_grads"]:
             raise ValueError(
                 f"{self.host.name}: zero_grads=True needs gradients with their parameters' strides and memory of their "

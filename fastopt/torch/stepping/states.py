@@ -15,6 +15,7 @@ from ...kernels.formulas import registry
 from ...state.states import UNUSED
 from ...step.param_storage import ParamStorage
 from ...step.storage import REST
+from . import shards
 from .coded_states import CodedState, CodedStates, encoded
 from .host import PLAIN, Group, Host, InitGroup, States
 from .hyperparameters import read_hyperparameters
@@ -67,10 +68,11 @@ def is_unused(state: Tensor | CodedState) -> bool:
     """Whether a state has the value `UNUSED` everywhere; looks at all elements only if the first one has it."""
     if isinstance(state, CodedState):
         return state.is_filled(UNUSED)
-    if not state.numel():
+    own: Tensor = shards.local(state)
+    if not own.numel():
         return True
-    first = state[(0,) * state.ndim]
-    return bool(first == 0 and first.signbit()) and bool(((state == 0) & state.signbit()).all())
+    first = own[(0,) * own.ndim]
+    return bool(first == 0 and first.signbit()) and bool(((own == 0) & own.signbit()).all())
 
 
 def has_begun(states: dict[str, Any], names: Sequence[str]) -> bool:
@@ -92,7 +94,9 @@ def new_state(
     value = float(values[start]) if isinstance(start, str) else start
     if codec is not None:
         return CodedState.filled(codec, param, value)
-    return torch.full_like(param, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+    own = shards.local(param)
+    made = torch.full_like(own, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+    return shards.wrapped(made, param)
 
 
 def new_number(value: float) -> Tensor:
@@ -202,6 +206,6 @@ def follow_hyperparameters(
             if isinstance(value, CodedState):
                 if value.is_filled(starts[start]):
                     value.fill(values[start])
-            elif bool((value == torch.tensor(starts[start], dtype=value.dtype)).all()):
-                value.fill_(values[start])
+            elif bool((shards.local(value) == torch.tensor(starts[start], dtype=value.dtype)).all()):
+                shards.local(value).fill_(values[start])
         host.early[param] = {start: values[start] for start in starts}

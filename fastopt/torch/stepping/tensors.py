@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import devices
+from . import devices, shards
 
 REALS: dict[torch.dtype, np.dtype[Any]] = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 """The dtypes that kernels compute in, which are those of numbers in states, and NumPy's names for them."""
@@ -58,6 +58,8 @@ def check_param(owner: str, label: str, param: Tensor, dtypes: Collection[torch.
     RuntimeError, TypeError, ValueError
         They cannot; the message says why, and what to use instead. It begins with `owner`, the optimizer's name.
     """
+    shards.check_param(owner, label, param)
+    param = shards.local(param)
     _check(owner, label, param, dtypes)
     if param.is_neg():
         raise ValueError(f"{owner}: {label} is a view that negates; give it memory of its own with .resolve_neg()")
@@ -74,6 +76,8 @@ def check_gradient(owner: str, label: str, param: Tensor, gradient: Tensor) -> N
         They cannot; the message says why.
     """
     label = f"the gradient of {label}"
+    shards.check_gradient(owner, label, param, gradient)
+    param, gradient = shards.local(param), shards.local(gradient)
     _check(owner, label, gradient)
     if not gradient._is_zerotensor():
         check_memory(owner, label, gradient)
@@ -119,6 +123,7 @@ def check_memory(owner: str, label: str, tensor: Tensor) -> None:
     RuntimeError
         Its storage was resized, as those do that move tensors out of memory for a while.
     """
+    tensor = shards.local(tensor)
     if not has_memory(tensor):
         raise RuntimeError(
             f"{owner}: {label} has {tensor.numel()} elements, but its storage has {tensor.untyped_storage().nbytes()} "
@@ -128,7 +133,7 @@ def check_memory(owner: str, label: str, tensor: Tensor) -> None:
 
 def has_memory(tensor: Tensor) -> bool:
     """Whether a tensor's storage has memory for all its elements."""
-    tensor = as_plain(tensor)
+    tensor = as_plain(shards.local(tensor))
     if tensor.numel() == 0:
         return True
     reach = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

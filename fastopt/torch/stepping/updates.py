@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...step.param_storage import operand_names
 from ...step.storage import REST
-from . import devices, tensors
+from . import devices, shards, tensors
 from .coded_states import CodedState, encoded, stored_tensor, stored_tensors
 from .device_rounds import DeviceRound
 from .entries import Entry, assign_rounds
@@ -60,7 +60,7 @@ class Update:
             if not entry.in_place and entry.param.grad is not None:
                 with torch.no_grad():
                     # If torch cannot write to it, the error comes now, before anything has changed.
-                    entry.param.copy_(entry.memory.copy_(entry.param))
+                    entry.local.copy_(entry.memory.copy_(entry.local))
         self.before: dict[Tensor, dict[str, Any] | None] = {}
         """What was in the states to which this update has added, until a step has used them; None: there was none."""
         try:
@@ -73,7 +73,7 @@ class Update:
                 follow_hyperparameters(host, states, own if host.early else (), values)
             n_rounds = assign_rounds(active)
             self.check_rounds(active, n_rounds)
-            on_device = {entry.round for entry in active if devices.kind(entry.param) == "cuda"}
+            on_device = {entry.round for entry in active if devices.kind(entry.local) == "cuda"}
             contents = Contents(groups, states, self.hyperparameters, entries, self.counts(states, active, steps))
             self.rounds = [
                 (DeviceRound if number in on_device else Round)(host, contents, number) for number in range(n_rounds)
@@ -103,6 +103,7 @@ class Update:
         tensors.check_param(host.name, label, param)
         tensors.check_memory(host.name, label, param)
         devices.check_backend(host.name, label, param, host.options["backend"])
+        shards.check_options(host.name, label, param, host.options)
         if param.grad is not None:
             tensors.check_gradient(host.name, label, param, param.grad)
         storage = host.storage(param, self.hyperparameters[group], label)
@@ -172,7 +173,7 @@ class Update:
             value = self.in_format(entry, label, dict.get(state, name), entry.storage.formats.get(name))
             if isinstance(value, CodedState):
                 state[name] = value
-                entry.states.append(value.codes)
+                entry.add_state(value.codes)
                 continue
             if not isinstance(value, Tensor):
                 variants = ", ".join(f"{key}={hyperparameters[key]!r}" for key in host.spec.variants)
@@ -181,19 +182,21 @@ class Update:
                     f"(it has {', '.join(map(repr, state)) or 'nothing'})"
                 )
             self.check_state(entry, label, value)
-            if host.makes_states(entry.param) and value.dtype is not torch.float32:
+            own = shards.local(value)
+            if host.makes_states(entry.param) and own.dtype is not torch.float32:
                 is_new = name in host.spec.initial and dict.get(state, "step") == 0  # Adagrad's constructor makes it
                 like = entry.param
-                made = new_state(host.spec, hyperparameters, name, like, torch.float32) if is_new else value.float()
-                assert isinstance(made, Tensor)
-                value = made
-            if not tensors.is_dense(value) or not tensors.lies_like(value, entry.memory):
-                value = tensors.laid_out_like(value, entry.memory)
+                made = new_state(host.spec, hyperparameters, name, like, torch.float32) if is_new else own.float()
+                own = shards.local(made)
+            if not tensors.is_dense(own) or not tensors.lies_like(own, entry.memory):
+                own = tensors.laid_out_like(own, entry.memory)
+            if own is not shards.local(value):
+                value = shards.wrapped(own, entry.param)
             if value is not dict.get(state, name):
                 state[name] = value
-            entry.states.append(value)
+            entry.add_state(value)
         if entry.storage.split:
-            entry.states.append(self.rest(states, entry))
+            entry.add_state(self.rest(states, entry))
             state = states[entry.param]
         if host.counts_steps and not host.spec.counts_steps and state.get("step") is None:
             self.remember(states, entry.param)
@@ -207,7 +210,7 @@ class Update:
                 raise TypeError(f"{host.name}: {label} must be a {kinds} tensor of one element, got {value!r}")
             tensors.check_param(host.name, label, value, dtypes)
             tensors.check_memory(host.name, label, value)
-            if devices.kind(entry.param) == "cpu" and devices.kind(value) != "cpu":
+            if devices.kind(entry.local) == "cpu" and devices.kind(value) != "cpu":
                 raise ValueError(
                     f"{host.name}: {label} is on {value.device}; it must be in main memory, as its parameter is"
                 )
@@ -216,13 +219,13 @@ class Update:
     def in_format(self, entry: Entry, label: str, value: Any, codec: str | None) -> Any:
         """A state as it is stored with `state_dtype`, if it is a state at all."""
         if isinstance(value, CodedState):
-            if value.codec == codec and value.shape == entry.param.shape and value.lies_like(entry.memory):
+            if value.codec == codec and value.fits(entry.param) and value.lies_like(entry.memory):
                 return value
             value = value.decoded()
         if codec is None or not isinstance(value, Tensor):
             return value
         self.check_state(entry, label, value)
-        return CodedState.of(codec, value, entry.memory)
+        return CodedState.of(codec, value, entry.memory, shards.spec_of(entry.param))
 
     def check_state(self, entry: Entry, label: str, value: Tensor) -> None:
         """Check that a state is a tensor like its parameter.
@@ -232,9 +235,11 @@ class Update:
         RuntimeError, TypeError, ValueError
             It is not.
         """
-        name, param = self.host.name, entry.param
+        name, param = self.host.name, entry.local
         tensors.check_param(name, label, value)
         tensors.check_memory(name, label, value)
+        shards.check_state(name, label, entry.param, value)
+        value = shards.local(value)
         if not tensors.fits(value.dtype, param.dtype) or value.shape != param.shape:
             cure = "; optimizer.load_state_dict(optimizer.state_dict()) converts the states"
             raise ValueError(
@@ -255,9 +260,10 @@ class Update:
         value, label = states.get(entry.param, {}).get(REST), f"{REST!r} in the state of {entry.label}"
         if value is None:
             self.remember(states, entry.param)
-            value = torch.zeros(entry.memory.numel(), dtype=tensors.REST_DTYPE).as_strided(
+            made = torch.zeros(entry.memory.numel(), dtype=tensors.REST_DTYPE).as_strided(
                 entry.memory.shape, entry.memory.stride()
             )
+            value = shards.wrapped(made, entry.param)
         elif not isinstance(value, Tensor) or value.dtype is not tensors.REST_DTYPE or value.shape != entry.param.shape:
             raise ValueError(
                 f"{self.host.name}: {label} must be a {tensors.REST_DTYPE} tensor of its parameter's shape "
@@ -266,9 +272,11 @@ class Update:
         else:
             tensors.check_param(self.host.name, label, value, [tensors.REST_DTYPE])
             tensors.check_memory(self.host.name, label, value)
-            if not tensors.is_dense(value) or not tensors.lies_like(value, entry.memory):
-                there = torch.empty_strided(entry.memory.shape, entry.memory.stride(), dtype=value.dtype)
-                value = there.copy_(value)
+            shards.check_state(self.host.name, label, entry.param, value)
+            own = shards.local(value)
+            if not tensors.is_dense(own) or not tensors.lies_like(own, entry.memory):
+                there = torch.empty_strided(entry.memory.shape, entry.memory.stride(), dtype=own.dtype)
+                value = shards.wrapped(there.copy_(own), entry.param)
         states[entry.param][REST] = value
         return value
 

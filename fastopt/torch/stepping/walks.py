@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...kernels.engine.contract import Progress, SegmentRecords
 from ...kernels.floating_point import with_denormals
-from . import tensors
+from . import shards, tensors
 from .found import LOW_ADDRESS, Found, NoSegment
 from .host import Group, States
 from .states import StateNumbers
@@ -102,6 +102,8 @@ class PythonWalk(ABC):
         The engine's states, and whatever else must stay at its address.
     states: dict
         The optimizer's, from parameter to the dict of its states.
+    wholes: list of (DTensor, tensor)
+        The states that are DTensors, and their shards, which are in `kept`.
     """
 
     def __init__(
@@ -112,10 +114,13 @@ class PythonWalk(ABC):
         memory: Sequence[Tensor],
         kept: Sequence[Sequence[Tensor]],
         states: States,
+        wholes: Sequence[tuple[Tensor, Tensor]],
     ) -> None:
         self.engine = engine
+        self.wholes = wholes
         self.groups = groups
         self.params = [param for group, _, _ in groups for param in group["params"]]
+        self.shards = [shards.local(param) for param in self.params]
         self.segments = list(segments)
         self.memory = list(memory)
         self.kept = [(tensor, tensor.data_ptr()) for each in kept for tensor in each]
@@ -169,6 +174,7 @@ class PythonWalk(ABC):
             written = self.stepped
             if self.engine.plan.clears:
                 written = [*written, *(param.grad for param in written if param.grad is not None)]
+            written = [*written, *(shards.local(each) for each in written if shards.is_sharded(each))]
             torch.autograd.graph.increment_version(written)
         return found
 
@@ -217,7 +223,9 @@ class PythonWalk(ABC):
 
     def is_kept(self, thorough: bool) -> bool:
         """Whether the engine still has the states: their memory and, if `thorough`, numbers that it keeps itself."""
-        return all(tensor.data_ptr() == address for tensor, address in self.kept)
+        return all(tensor.data_ptr() == address for tensor, address in self.kept) and all(
+            shards.local(whole) is shard for whole, shard in self.wholes
+        )
 
     def overlaps_written(self, begin: int, end: int) -> bool:
         position = bisect.bisect_left(self.written, (end,)) - 1
@@ -236,34 +244,37 @@ class PythonWalk(ABC):
                 continue
             if segment == WITHOUT_GRADIENT:
                 return REBUILD
-            form = self.forms[segment]
-            if self.memory[segment] is param and (
-                param.data_ptr() != form.address or param.stride() != form.strides or param.shape != form.shape
+            form, own = self.forms[segment], shards.local(param)
+            if own is not param and own is not self.shards[index]:
+                return REBUILD
+            if self.memory[segment] is own and (
+                own.data_ptr() != form.address or own.stride() != form.strides or own.shape != form.shape
             ):
                 return REBUILD
+            found = gradient if own is param else shards.readable(param, gradient)
             if replacements:
-                gradient = replacements.get(segment, gradient)
+                found = replacements.get(segment, found)
             if (
-                type(gradient) is not Tensor
-                or gradient.layout is not torch.strided
-                or gradient.shape != form.shape
-                or (gradient.stride() != form.strides and not tensors.lies_like(gradient, self.memory[segment]))
-                or not tensors.fits(gradient.dtype, form.dtype)
-                or gradient.device != form.device
-                or gradient.is_neg()
+                type(found) is not Tensor
+                or found.layout is not torch.strided
+                or found.shape != form.shape
+                or (found.stride() != form.strides and not tensors.lies_like(found, self.memory[segment]))
+                or not tensors.fits(found.dtype, form.dtype)
+                or found.device != form.device
+                or found.is_neg()
             ):
                 self.odd.append((segment, gradient))
                 continue
-            address = gradient.data_ptr()
-            if address < LOW_ADDRESS and not tensors.has_memory(gradient):
+            address = found.data_ptr()
+            if address < LOW_ADDRESS and not tensors.has_memory(found):
                 self.odd.append((segment, gradient))
                 continue
-            span = (address, address + gradient.numel() * gradient.element_size())
+            span = (address, address + found.numel() * found.element_size())
             if span != self.apart[segment] and self.overlaps_written(*span):
                 self.odd.append((segment, gradient))
                 continue
             addresses[segment] = address
-            gradients[segment] = gradient
+            gradients[segment] = found
             self.apart[segment] = span
             self.stepped.append(param)
         return REPLACE if self.odd else READY
