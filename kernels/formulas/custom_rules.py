@@ -270,6 +270,9 @@ def syntax_of(function: Any, source: str | None = None) -> tuple[ast.FunctionDef
     try:
         lines, first = inspect.getsourcelines(function)
         tree = ast.parse(textwrap.dedent("".join(lines)))
+        if path == "<string>" and not isinstance(tree.body[0], ast.FunctionDef):
+            # From Python 3.13, this is the text of a command that has executed another text.
+            raise OSError("it is of a text that was executed")
     except (OSError, SyntaxError) as error:
         raise SourceError(
             f"the source of {name} cannot be read (from {path}: {error}); a rule is compiled from its source, so write "

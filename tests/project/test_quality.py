@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import runpy
@@ -61,11 +62,12 @@ def test_doctests(name: str) -> None:
     "cls", [getattr(fastopt, name) for name in fastopt.definitions.specs.SPECS], ids=lambda cls: cls.__name__
 )
 def test_docstrings_document_every_argument(cls: type) -> None:
-    assert cls.__doc__ is not None
+    text = inspect.getdoc(cls)
+    assert text is not None
     for section in ("Parameters", "Notes", "Examples", "References"):
-        assert f"    {section}\n    ---" in cls.__doc__
+        assert f"\n{section}\n---" in text
     for name in fastopt.definitions.specs.SPECS[cls.__name__].arguments:
-        assert re.search(rf"^    (.*, )?{name}[,:\n]", cls.__doc__, re.MULTILINE), name
+        assert re.search(rf"^(.*, )?{name}[,:\n]", text, re.MULTILINE), name
 
 
 def readme_blocks() -> list[str]:
