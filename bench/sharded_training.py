@@ -99,8 +99,9 @@ def train(run: Run, rank: int, meeting: str, answers: Any) -> None:
 
     import torch
     import torch.distributed as dist
-    import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+    from torch.distributed.checkpoint.state_dict_loader import load
+    from torch.distributed.checkpoint.state_dict_saver import save
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -114,14 +115,14 @@ def train(run: Run, rank: int, meeting: str, answers: Any) -> None:
     optimizer = importlib.import_module(run.package).AdamW(model.parameters(), lr=1e-3, **dict(run.options))
     if run.load_from is not None:
         states, optim = get_state_dict(model, optimizer)
-        dcp.load({"model": states, "optim": optim}, checkpoint_id=run.load_from)
+        load({"model": states, "optim": optim}, checkpoint_id=run.load_from)
         set_state_dict(model, optimizer, model_state_dict=states, optim_state_dict=optim)
     mine = sum(param.to_local().numel() for param in model.parameters())
     found = Outcome([], [], [], mine, 0)
     for step in range(run.first, run.last):
         if step == run.save_before:
             states, optim = get_state_dict(model, optimizer)
-            dcp.save({"model": states, "optim": optim}, checkpoint_id=run.save_to)
+            save({"model": states, "optim": optim}, checkpoint_id=run.save_to)
             del states, optim
         if step == run.kill_before and rank == run.ranks - 1:
             os.kill(os.getpid(), signal.SIGKILL)
