@@ -62,6 +62,10 @@ SECTIONS = {
     "torch: memory of gradients": (
         "The peak size of all gradients during a training iteration, counted tensor by tensor."
     ),
+    "spaCy: whole epochs": (
+        "nlp.update over all documents with a text classifier of the architecture of spaCy's quickstart, and thinc's "
+        "Adam with its settings there. The optimizers are found by their names in thinc's registry."
+    ),
     "CUDA: flat tensors": (
         "One tensor on a GPU, with bound gradients. The roofline is a copy of the same number of bytes on the "
         "GPU. Steps are launched back to back, and synchronized at the end of each turn."

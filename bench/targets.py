@@ -71,6 +71,7 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     *_ratios(FLAT, "Adagrad", "torch fused", {MILLION: 1.25, HUNDRED_MILLION: 1.1}),
     *_ratios(FLAT, "SGD momentum", "torch fused", {MILLION: 1.25, HUNDRED_MILLION: 1.1}),
     Target(LISTS, "Adam, 500 tensors of 256", "torch fused", at_least=30),
+    Target("spaCy: whole epochs", "*", "thinc", at_least=1.1),
     Target("Numba and Cython", "*", "fastopt cython", at_least=0.85),
     *_ratios("A custom rule", "Adam", "fastopt numba", {10**5: 0.95, MILLION: 0.95, TEN_MILLION: 0.95}),
     Target("Loops of 100 updates", "Adam, 1,000", "step() from Python", at_least=1.0),

@@ -210,6 +210,7 @@ def extra_options() -> dict[str, dict[str, Any]]:
         "accumulate, clipped": {"accumulate_steps": 2, "max_grad_norm": 0.5, "grad_scale": 2.0},
         "accumulate, values": {"accumulate_steps": 3, "clip_value": 0.1, "nonfinite": "skip", "grad_scale": 4.0},
         "average": {"ema_decay": 0.75},
+        "average, warmup": {"ema_decay": 0.35, "ema_warmup": True},
         "average, overwritten": {"ema_decay": 0.75, "ema_overwrite_frequency": 3},
         "zero_grads": {"zero_grads": True},
         "box": {"projection": c.Box(-0.5, 0.75)},

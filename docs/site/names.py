@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import re
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
 
 MODULES = (
     "fastopt",
@@ -14,14 +17,23 @@ MODULES = (
     "fastopt.jit",
     "fastopt.rules",
     "fastopt.schedules",
+    "fastopt.thinc",
     "fastopt.torch",
     "fastopt.tuning",
 )
 """The modules that a user may import from."""
 
 
+WITH_EXTRAS = ("fastopt.thinc",)
+"""Those of them that import what neither the site nor the core tests need: they are read, not imported."""
+
+
 def names_of(module_name: str) -> list[str]:
     """The public names of a module; modules among them are listed by themselves, in `MODULES`."""
+    if module_name in WITH_EXTRAS:
+        path = ROOT.joinpath(*module_name.split("."), "__init__.py")
+        (names,) = re.findall(r"^__all__ = (\[.*?\])$", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+        return sorted(ast.literal_eval(names))
     module = importlib.import_module(module_name)
     if module_name == "fastopt.jit":  # which makes its functions when they are asked for
         return sorted(dir(module))

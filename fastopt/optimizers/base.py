@@ -71,6 +71,9 @@ class Optimizer:
         Keeps an exponential moving average of the parameters, as Keras does from the first step on:
         average = ema_decay * average + (1 - ema_decay) * p. It is `opt.state[i]["param_average"]`; see
         `averaged_params`.
+    ema_warmup: bool, default False
+        The decay in a parameter's update t = 1, 2, ... is (1 + t) / (10 + t) for as long as that is less than
+        `ema_decay`, as in TensorFlow's averages with `num_updates`, and in thinc.
     ema_overwrite_frequency: int, optional
         Number of steps after which the parameters are set to their average, again and again.
     zero_grads: bool, default False

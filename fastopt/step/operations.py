@@ -75,7 +75,11 @@ def _overwrites(values: Values) -> bool:
 
 
 def _averaging_numbers(values: Values) -> dict[str, float]:
-    return {"ema_decay": values["ema_decay"], "ema_overwrite_frequency": float(values["ema_overwrite_frequency"] or 1)}
+    return {
+        "ema_decay": values["ema_decay"],
+        "ema_warmup": float(values["ema_warmup"]),
+        "ema_overwrite_frequency": float(values["ema_overwrite_frequency"] or 1),
+    }
 
 
 def _is_elementwise(constraint: Any) -> bool:

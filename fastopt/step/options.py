@@ -33,6 +33,7 @@ class Options(TypedDict, total=False):
     max_consecutive_skips: int | None
     accumulate_steps: int
     ema_decay: float | None
+    ema_warmup: bool
     ema_overwrite_frequency: int | None
     zero_grads: bool
     state_dtype: str | Mapping[str, str] | None
@@ -207,6 +208,9 @@ STEP_OPTIONS: dict[str, Option] = {
         is_given,
         after="param_average = {value:g} * param_average + {rest:g} * param, and = param in the first step",
     ),
+    "ema_warmup": Option(
+        False, flag, is_a_number, after="in which the decay is at most (1 + t) / (10 + t) in update t = 1, 2, ..."
+    ),
     "ema_overwrite_frequency": Option(
         None, _whole_or_none, is_given, after="param = param_average in every step that {value} divides"
     ),
@@ -263,6 +267,8 @@ def read_step_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options = {name: option.check(name, given.get(name, option.default)) for name, option in STEP_OPTIONS.items()}
     if options["ema_overwrite_frequency"] is not None and options["ema_decay"] is None:
         raise ValueError("ema_overwrite_frequency needs ema_decay: there is no average to overwrite parameters with")
+    if options["ema_warmup"] and options["ema_decay"] is None:
+        raise ValueError("ema_warmup needs ema_decay: there is no average whose decay could grow")
     if options["max_consecutive_skips"] is not None and options["nonfinite"] != "skip":
         raise ValueError(f"max_consecutive_skips needs nonfinite='skip', got nonfinite={options['nonfinite']!r}")
     if options["seed"] and not options["stochastic_rounding"]:

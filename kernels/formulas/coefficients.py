@@ -435,8 +435,11 @@ def preparation(gather_divisor, value_divisor, clip_value):
     return gather_factor, value_factor, clip_value
 
 
-def averaging(step, averaged, ema_decay, ema_overwrite_frequency):
+def averaging(step, averaged, ema_decay, ema_warmup, ema_overwrite_frequency):
     # As in Keras, the average starts as the parameters after the first step in which there is one.
+    # The warmup is that of TensorFlow's ExponentialMovingAverage(num_updates=step), and of thinc.
+    grown = (1 + step) / (10 + step)
+    ema_decay = select(ema_warmup != 0, select(grown < ema_decay, grown, ema_decay), ema_decay)
     ema_weight = select(averaged == 0, 0, ema_decay)
     averaged = 1
     ema_rest = 1 - ema_weight

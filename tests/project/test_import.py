@@ -20,6 +20,8 @@ HEAVY = (
     "fastopt.schedules.plateau",
     "fastopt.schedules",
     "fastopt.tuning",
+    "fastopt.thinc",
+    "thinc",
 )
 
 

@@ -66,7 +66,9 @@ def test_the_policies_name_every_public_module(names: ModuleType) -> None:
 
 
 def test_every_public_class_and_function_has_a_docstring(names: ModuleType) -> None:
-    values = {name: value_of(name) for name in names.public_names() if name not in MADE}
+    left_out = tuple(f"{module}." for module in names.WITH_EXTRAS)  # whose own tests look at them
+    checked = [name for name in names.public_names() if name not in MADE and not name.startswith(left_out)]
+    values = {name: value_of(name) for name in checked}
     assert [name for name, value in values.items() if callable(value) and not inspect.getdoc(value)] == []
 
 

@@ -74,6 +74,7 @@ AROUND = st.fixed_dictionaries(
         "nonfinite": st.sampled_from(["propagate", "skip", "raise"]),
         "max_consecutive_skips": st.sampled_from([1, 2]),
         "ema_decay": st.sampled_from([0.0, 0.5, 0.9]),
+        "ema_warmup": st.just(True),
         "ema_overwrite_frequency": st.sampled_from([1, 2, 3]),
         "zero_grads": st.just(True),
         **{name: st.sampled_from(values[1:]) for name, values in CONSTRAINTS.items()},
@@ -90,6 +91,7 @@ def draw_around(data: st.DataObject) -> dict[str, Any]:
         del options["prox"]
     if options.get("ema_decay") is None:
         options.pop("ema_overwrite_frequency", None)
+        options.pop("ema_warmup", None)
     if options.get("nonfinite") != "skip":
         options.pop("max_consecutive_skips", None)
     return options

@@ -22,6 +22,7 @@ shared = ones(10)
 NUMBERLESS = ("1", None, True, np.True_, [1.0], ones(2), 1j)
 NEEDS: dict[str, dict[str, Any]] = {
     "ema_overwrite_frequency": {"ema_decay": 0.5},
+    "ema_warmup": {"ema_decay": 0.5},
     "max_consecutive_skips": {"nonfinite": "skip"},
     "seed": {"stochastic_rounding": True},
 }
@@ -35,6 +36,7 @@ AROUND: dict[str, tuple[str, tuple[Any, ...], tuple[Any, ...]]] = {
     "max_consecutive_skips": ("integer|at least 1", ("1", True, np.True_, 1.0, NAN, INF, ones(2)), (0, -1, 2**31)),
     "accumulate_steps": ("integer|at least 1", ("1", None, True, 2.0, NAN, INF, ones(2)), (0, -1, np.int64(2**31))),
     "ema_decay": ("at least 0|real number", ("1", True, [0.5], 1j), (-0.1, 1, 1.5, NAN, INF, np.float64(1))),
+    "ema_warmup": ("True or False", (1, 0, "yes", None, ones(2)), ()),
     "ema_overwrite_frequency": ("integer|at least 1", ("1", True, 1.5, NAN, INF, ones(2)), (0, -1, 2**31)),
     "zero_grads": ("True or False", (1, 0, "yes", None, ones(2)), ()),
     "state_dtype": (
@@ -117,6 +119,7 @@ TOGETHER = [
         {"prox": c.GroupLasso(1.0), "projection": c.L2Ball(0.5)},
         r"must have the same per, got GroupLasso\(.*per='row'\) and L2Ball\(.*per='param'\)",
     ),
+    ({"ema_warmup": True}, "ema_warmup needs ema_decay"),
     ({"ema_overwrite_frequency": 2}, "ema_overwrite_frequency needs ema_decay"),
     ({"max_consecutive_skips": 2}, "max_consecutive_skips needs nonfinite='skip', got nonfinite='propagate'"),
     ({"max_consecutive_skips": 2, "nonfinite": "raise"}, "got nonfinite='raise'"),

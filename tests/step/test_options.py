@@ -241,6 +241,8 @@ def one_by_one(
                 continue
             state = plain.state[index]
             decay = 0.0 if state["step"] == 1 else options.get("ema_decay", 0.0)
+            if options.get("ema_warmup"):
+                decay = min(decay, (1 + state["step"]) / (10 + state["step"]))
             averages[index] = decay * averages[index] + (1 - decay) * param
             frequency = options.get("ema_overwrite_frequency")
             if frequency and state["step"] % frequency == 0:

@@ -75,6 +75,7 @@ NUMBERS_OF_STEP: dict[str, tuple[Any, Any]] = {
     "grad_scale": (1.0, 4.0),
     "max_grad_norm": (0.5, 0.25),
     "ema_decay": (0.5, 0.75),
+    "ema_warmup": (False, True),
     "ema_overwrite_frequency": (2, 3),
     "seed": (0, 2**64 - 1),
 }
@@ -97,6 +98,7 @@ STRUCTURES_OF_STEP: dict[str, list[tuple[Any, Any]]] = {
 
 NEEDS: dict[str, dict[str, Any]] = {
     "ema_overwrite_frequency": {"ema_decay": 0.5},
+    "ema_warmup": {"ema_decay": 0.5},
     "max_consecutive_skips": {"nonfinite": "skip"},
     "seed": {"stochastic_rounding": True},
 }
