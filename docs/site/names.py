@@ -15,6 +15,7 @@ MODULES = (
     "fastopt.constraints",
     "fastopt.guard",
     "fastopt.jit",
+    "fastopt.keras",
     "fastopt.rules",
     "fastopt.schedules",
     "fastopt.thinc",
@@ -24,7 +25,7 @@ MODULES = (
 """The modules that a user may import from."""
 
 
-WITH_EXTRAS = ("fastopt.thinc",)
+WITH_EXTRAS = ("fastopt.keras", "fastopt.thinc")
 """Those of them that import what neither the site nor the core tests need: they are read, not imported."""
 
 

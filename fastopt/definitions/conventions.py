@@ -70,7 +70,7 @@ def _check_nesterov(values: Mapping[str, Any]) -> str | None:
     return "Nesterov momentum requires a momentum" if values["nesterov"] and values["momentum"] <= 0 else None
 
 
-_SGD_KERAS = {"coefficients": "sgd_keras", "check": _check_nesterov}
+_SGD_KERAS = {"coefficients": "sgd_keras", "constants": {"negated": 0.0}, "check": _check_nesterov}
 
 
 def _check_alpha_below_one(values: Mapping[str, Any]) -> str | None:

@@ -49,13 +49,15 @@ def sgd_torch(step, lr, momentum, dampening):
     return momentum, grad_weight, nesterov_momentum, nesterov_grad_weight, param_step_size, step_size
 
 
-def sgd_keras(lr, momentum):
+def sgd_keras(lr, momentum, negated):
     # The buffer accumulates gradients times their rates, so a new rate leaves earlier contributions unchanged.
+    # It is negated where it is Keras' own, to which Keras adds what it takes off the parameter.
+    direction = 1 - 2 * negated
     step_size = lr
-    param_step_size = 1
+    param_step_size = direction
     nesterov_momentum = momentum
-    nesterov_grad_weight = lr
-    grad_weight = lr
+    nesterov_grad_weight = direction * lr
+    grad_weight = direction * lr
     return momentum, grad_weight, nesterov_momentum, nesterov_grad_weight, param_step_size, step_size
 
 

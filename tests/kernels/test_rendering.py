@@ -24,7 +24,7 @@ from fastopt.kernels.numba import loops as numba_loops
 from fastopt.kernels.numba import machine_code
 from fastopt.kernels.render.spelling import ALONE
 
-FLAGS = {name for name, each in HYPERPARAMETERS.items() if each.flag} | {"eps_outside"}
+FLAGS = {name for name, each in HYPERPARAMETERS.items() if each.flag} | {"eps_outside", "negated"}
 SHARED = ("clip_coefficient", "factor", "threshold")
 """What coefficient functions of clipping and of rows return."""
 

@@ -33,7 +33,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("fastopt/state",),
     ("fastopt/norms.py", "fastopt/optimizers", "fastopt/torch/stepping", "fastopt/jit"),
     ("fastopt/torch",),
-    ("fastopt/guard", "fastopt/rules.py", "fastopt/thinc"),
+    ("fastopt/guard", "fastopt/rules.py", "fastopt/keras", "fastopt/thinc"),
     ("fastopt/checkpoints",),
     ("fastopt/__init__.py",),
     ("examples",),
@@ -64,6 +64,7 @@ NARROWER: Mapping[str, tuple[str, ...]] = {
 THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
     "torch": (
         "fastopt/torch",
+        "fastopt/keras",
         "fastopt/checkpoints/models.py",
         "fastopt/checkpoints/tensors.py",
         "fastopt/guard/torch_target.py",
@@ -71,6 +72,7 @@ THIRD_PARTY: Mapping[str, tuple[str, ...]] = {
         "bench",
         "examples",
     ),
+    "keras": ("fastopt/keras", "bench"),
     "thinc": ("fastopt/thinc", "bench"),
     "safetensors": ("fastopt/checkpoints/files.py",),
     "numba": ("kernels/numba", "kernels/cuda", "fastopt/jit", "fastopt/schedules/base.py", "bench", "examples"),

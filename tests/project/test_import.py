@@ -20,7 +20,9 @@ HEAVY = (
     "fastopt.schedules.plateau",
     "fastopt.schedules",
     "fastopt.tuning",
+    "fastopt.keras",
     "fastopt.thinc",
+    "keras",
     "thinc",
 )
 

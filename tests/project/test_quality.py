@@ -40,7 +40,7 @@ def test_mypy(tmp_path: Path) -> None:
     run("mypy", cwd=tmp_path)
 
 
-WITH_EXTRAS = ("fastopt.thinc",)
+WITH_EXTRAS = ("fastopt.keras", "fastopt.thinc")
 """Packages that the core tests cannot import; their own tests run their doctests."""
 
 
