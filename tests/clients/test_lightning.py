@@ -99,7 +99,7 @@ def test_training_in_bfloat16(tmp_path: Path) -> None:
     trainer(tmp_path, precision="bf16-true").fit(theirs)
     assert counts == {"fastopt.torch.AdamW": EPOCHS * BATCHES}
     assert all(each.dtype == torch.bfloat16 for each in weights(ours).values())
-    assert distance(weights(ours), weights(theirs)) == 0  # fused, torch rounds once a step, too
+    check_agreement(weights(ours), weights(theirs), weights(Digits()), 2e-3, 10)  # 0 measured: fused rounds once, too
 
 
 def test_manual_optimization(tmp_path: Path) -> None:

@@ -111,10 +111,12 @@ FOLLOWING = [
 
 
 def test_every_block_is_of_a_kind_that_is_run() -> None:
-    """`python` by test_quality.py, `py` in cuda.md by test_cuda_pages.py, the others here."""
+    """`python` by test_quality.py, `py` in clients.md by tests/clients and in cuda.md by test_cuda_pages.py, the others
+    here."""
     others = {"learning-rates.md": {"py"}, "cuda.md": {"py"}, "conventions.md": {"text"}, "divergence.md": {"text"}}
     others |= {"thinc.md": {"py", "ini"}, "keras.md": {"py"}}  # by tests/in_thinc and tests/in_keras
     others |= {"learning-rates.md": {"py", "text"}, "README.md": {"cython"}}  # cython_package's
+    others |= {"clients.md": {"py", "json"}}
     known = {"", "sh", "python", "cython", "c"}
     unknown = [
         (page.name, language)
