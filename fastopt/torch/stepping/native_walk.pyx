@@ -14,6 +14,8 @@ from libc.string cimport memset
 cimport cython
 cimport numpy as cnp
 
+from types import MemberDescriptorType
+
 from fastopt.kernels.native.engine cimport Engine, Pieces, WatchedArrays
 
 cnp.import_array()
@@ -33,6 +35,11 @@ cdef extern from "Python.h":  # by pointer: others keep the objects alive, so a 
     PyTypeObject *Py_TYPE(object) noexcept
     Py_ssize_t Py_REFCNT(PyObject *) noexcept
     void Py_XDECREF(PyObject *) noexcept
+    void Py_INCREF(PyObject *) noexcept
+    ctypedef struct PyMemberDef:
+        Py_ssize_t offset
+    ctypedef struct PyMemberDescrObject:
+        PyMemberDef *d_member
 
 include "tensor_lists.pxi"
 
@@ -61,6 +68,11 @@ cdef struct StatesOf:            # a parameter's entry in the owner's dict of st
     Py_ssize_t n_values
     Py_ssize_t first             # where its values start in `NativeWalk.state_values`
     Py_ssize_t position          # the position from which PyDict_Next finds it
+
+cdef inline PyObject *in_slot(PyObject *container, Py_ssize_t offset) noexcept:
+    """What an object has in a slot, which keeps it; NULL for nothing."""
+    return (<PyObject **>(<char *>container + offset))[0]
+
 
 cdef double NANOSECONDS_TO_SHARE = 500000.0  # the least work during which other Python threads may run
 
@@ -149,8 +161,7 @@ cdef class NativeWalk:
     cdef PyObject **found        # for each parameter, its gradient in the step under way, which this keeps; or NULL
     cdef object access           # None: no parameter is a DTensor
     cdef object sharded          # the type of DTensors
-    cdef object local_slot, spec_slot
-    cdef descrgetfunc get_local, get_spec
+    cdef Py_ssize_t local_slot, spec_slot  # where a DTensor keeps its shard and its spec
     cdef list shards             # for each parameter its shard, or None; what the step writes to, as the walk was made
     cdef list specs              # for each parameter the spec of its last gradient, which was right
     cdef list written            # the tensors that the step under way writes to
@@ -233,10 +244,11 @@ cdef class NativeWalk:
         self.access = access
         if access is None:
             return 0
-        self.sharded, self.local_slot, self.spec_slot = access.sharded, access.local, access.spec
-        self.get_local, self.get_spec = Py_TYPE(self.local_slot).tp_descr_get, Py_TYPE(self.spec_slot).tp_descr_get
-        if self.get_local == NULL or self.get_spec == NULL:
-            raise TypeError(f"expected descriptors of attributes, got {self.local_slot!r} and {self.spec_slot!r}")
+        self.sharded = access.sharded
+        if not (isinstance(access.local, MemberDescriptorType) and isinstance(access.spec, MemberDescriptorType)):
+            raise TypeError(f"expected the slots of a class, got {access.local!r} and {access.spec!r}")
+        self.local_slot = (<PyMemberDescrObject *><PyObject *>access.local).d_member.offset
+        self.spec_slot = (<PyMemberDescrObject *><PyObject *>access.spec).d_member.offset
         self.shards = access.shards
         self.specs = [None] * self.n_params
         return 0
@@ -474,44 +486,28 @@ cdef class NativeWalk:
             kept = &self.kept[index]
             if not describe_tensor(self.interface, kept.tensor, &description) or description.data != kept.data:
                 return False
-            if kept.whole != NULL and not self.is_shard(kept.tensor, kept.whole):
+            if kept.whole != NULL and in_slot(kept.whole, self.local_slot) != kept.tensor:
                 return False
         return True
-
-    cdef bint is_shard(self, PyObject *tensor, PyObject *whole) noexcept:
-        """Whether a tensor is the shard of a DTensor."""
-        cdef PyObject *shard
-        try:
-            shard = self.get_local(self.local_slot, <object>whole, self.sharded)
-        except AttributeError:
-            return False
-        Py_XDECREF(shard)  # The DTensor keeps it.
-        return shard == tensor
 
     cdef int find_shard(self, Py_ssize_t index) except -1:
         """Let the shard of a DTensor's gradient that was fetched take its place, if it is one like the parameter's."""
         cdef PyObject *gradient = self.found[index]
         cdef PyObject *shard
         cdef PyObject *spec
-        cdef bint is_known
         cdef Placement *placement = &self.placements[self.segments[index]]
         placement.refused = True
         if type(<object>gradient) is not self.sharded:
             return 0
-        spec = self.get_spec(self.spec_slot, <object>gradient, self.sharded)
-        is_known = spec == PyList_GET_ITEM(self.specs, index)
-        known = <object>spec
-        Py_XDECREF(spec)  # `known` has it
-        if not is_known:
+        spec, shard = in_slot(gradient, self.spec_slot), in_slot(gradient, self.local_slot)
+        if spec == NULL or shard == NULL:
+            return 0
+        if spec != PyList_GET_ITEM(self.specs, index) or type(<object>shard) is not self.plain:  # or it is under way
             if self.access.readable(self.params[index], <object>gradient) is None:
                 return 0
-            self.specs[index] = known
-        shard = self.get_local(self.local_slot, <object>gradient, self.sharded)
-        if type(<object>shard) is not self.plain:  # which can still be under way
-            Py_XDECREF(shard)
-            if self.access.readable(self.params[index], <object>gradient) is None:
-                return 0
-            shard = self.get_local(self.local_slot, <object>gradient, self.sharded)
+            self.specs[index] = <object>in_slot(gradient, self.spec_slot)
+            shard = in_slot(gradient, self.local_slot)
+        Py_INCREF(shard)
         self.found[index] = shard
         Py_XDECREF(gradient)
         placement.refused = placement.size == 1 and (<object>shard).is_neg()
@@ -522,6 +518,12 @@ cdef class NativeWalk:
 
         Python may run here: torch functions of subclasses and modes. After this, until a step is done, none runs.
         """
+        if self.access is None or self.runs_python:
+            return self.fetch_each(first, last)
+        with self.access.without_torch_functions():  # DTensors have none, which torch would find out for each
+            return self.fetch_each(first, last)
+
+    cdef int fetch_each(self, Py_ssize_t first, Py_ssize_t last) except -1:
         cdef Py_ssize_t index
         cdef PyObject *gradient
         cdef Placement *placement
@@ -535,7 +537,7 @@ cdef class NativeWalk:
                 continue
             self.found[index] = gradient
             if self.segments[index] >= 0:
-                if self.access is not None and self.shards[index] is not None:
+                if self.access is not None and PyList_GET_ITEM(self.shards, index) != <PyObject *>None:
                     self.find_shard(index)
                     continue
                 placement = &self.placements[self.segments[index]]
@@ -600,9 +602,9 @@ cdef class NativeWalk:
             placement = &self.placements[segment]
             param = PyList_GET_ITEM(self.params, index)
             if self.access is not None and PyList_GET_ITEM(self.shards, index) != <PyObject *>None:
-                if not self.is_shard(PyList_GET_ITEM(self.shards, index), param):
+                param = in_slot(param, self.local_slot)
+                if param != PyList_GET_ITEM(self.shards, index):
                     return REBUILD
-                param = PyList_GET_ITEM(self.shards, index)
             if param == PyList_GET_ITEM(self.memory, segment) and not (
                 describe_tensor(self.interface, param, &description)
                 and description.data == placement.data

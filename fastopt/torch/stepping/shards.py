@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -93,6 +94,7 @@ class Access:
     local: Any
     spec: Any
     readable: Callable[[Any, Any], Tensor | None]
+    without_torch_functions: Callable[[], Any]
     shards: list[Tensor | None]
     """For each parameter of all groups its shard; None: it is plain."""
     wholes: list[list[Any]]
@@ -105,7 +107,8 @@ def access(shards: Sequence[Tensor | None], wholes: Sequence[Sequence[Any]]) -> 
     if sharded is None or all(each is None for each in shards):
         return None
     local_slot, spec_slot = (inspect.getattr_static(sharded, name) for name in ("_local_tensor", "_spec"))
-    return Access(sharded, local_slot, spec_slot, readable, list(shards), list(map(list, wholes)))
+    without = torch._C.DisableTorchFunctionSubclass
+    return Access(sharded, local_slot, spec_slot, readable, without, list(shards), list(map(list, wholes)))
 
 
 def check_param(owner: str, label: str, tensor: Any) -> None:
