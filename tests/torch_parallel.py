@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
+import traceback
 from typing import Any
 
 import torch
@@ -10,8 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, Shard
-from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
 import fastopt.torch
 
@@ -68,15 +71,16 @@ def parallel(kind: str) -> nn.Sequential:
 KINDS = ("fsdp", "fsdp, later reshard", "fsdp, bfloat16", "hsdp", "tensor")
 
 
-def batch(step: int, own: bool) -> tuple[Tensor, Tensor]:
-    """The data of a step: another one for each process, or not."""
-    made = torch.Generator().manual_seed(1000 * step + own * dist.get_rank())
+def batch(step: int, kind: str) -> tuple[Tensor, Tensor]:
+    """The data of a step: of each process its own, but for those that have a layer together."""
+    together = {"tensor": dist.get_world_size(), "fsdp and tensor": 2}.get(kind, 1)
+    made = torch.Generator().manual_seed(1000 * step + dist.get_rank() // together)
     return torch.randn(8, SIZES[0], generator=made), torch.randn(8, SIZES[-1], generator=made)
 
 
-def train_parallel(model: nn.Module, optimizer: Any, steps: int, own_data: bool) -> None:
+def train_parallel(model: nn.Module, optimizer: Any, steps: int, kind: str) -> None:
     for step in range(steps):
-        x, y = batch(step, own_data)
+        x, y = batch(step, kind)
         optimizer.zero_grad()
         (model(x) - y).square().mean().backward()
         optimizer.step()
@@ -92,9 +96,8 @@ def difference_to_torch(kind: str, name: str, options: dict[str, Any]) -> tuple[
     model, other = parallel(kind), parallel(kind)
     optimizer = getattr(fastopt.torch, name)(model.parameters(), **options)
     theirs = getattr(torch.optim, name)(other.parameters(), **options)
-    own_data = kind != "tensor"
-    train_parallel(model, optimizer, 6, own_data)
-    train_parallel(other, theirs, 6, own_data)
+    train_parallel(model, optimizer, 4, kind)
+    train_parallel(other, theirs, 4, kind)
     worst, empty = 0.0, False
     for param, expected in zip(model.parameters(), other.parameters(), strict=True):
         pairs = [(param, expected)]
@@ -105,3 +108,190 @@ def difference_to_torch(kind: str, name: str, options: dict[str, Any]) -> tuple[
             worst = max(worst, float((gathered(one) - gathered(two)).abs().max()))
         empty = empty or (isinstance(param, DTensor) and not param._local_tensor.numel())
     return worst, empty
+
+
+def norms_beside_torch(kind: str, max_norm: float, **options: Any) -> list[float]:
+    """Norms with `max_grad_norm`, for which torch's class and its clip_grad_norm_ in one process are the measure."""
+    model = parallel(kind)
+    optimizer = fastopt.torch.AdamW(model.parameters(), lr=0.01, max_grad_norm=max_norm, **options)
+    whole = [nn.Parameter(gathered(param)) for param in model.parameters()]
+    theirs = torch.optim.AdamW(whole, lr=0.01)
+    norms = []
+    for step in range(3):
+        x, y = batch(step, kind)
+        model.zero_grad()
+        (model(x) - y).square().mean().backward()
+        for param, other in zip(model.parameters(), whole, strict=True):
+            other.grad = gathered(param.grad)  # type: ignore[arg-type]
+        optimizer.step()
+        norm = float(torch.nn.utils.clip_grad_norm_(whole, max_norm))
+        assert abs(optimizer.grad_norm / norm - 1) < 1e-6, kind
+        norms.append(optimizer.grad_norm)
+        theirs.step()
+    for param, expected in zip(model.parameters(), whole, strict=True):
+        assert float((gathered(param) - expected.detach()).abs().max()) < 2e-6, kind
+    return norms
+
+
+def decisions(option: dict[str, Any]) -> list[Any]:
+    """What each process makes of gradients that are not finite on one of them, and of an error on one of them."""
+    rank = dist.get_rank()
+    model = parallel("fsdp")
+    optimizer = fastopt.torch.AdamW(model.named_parameters(), lr=0.01, **option)
+    found: list[Any] = []
+    for step in range(6):
+        x, y = batch(step, "fsdp")
+        model.zero_grad()
+        (model(x) - y).square().mean().backward()
+        gradient: Any = model[0].weight.grad
+        if step in (0, 2) and rank == 1:  # also before there are states
+            gradient._local_tensor[0, :2] = float("nan")
+        if step == 3 and rank == 0:
+            model[0].weight.grad = DTensor.from_local(
+                gradient._local_tensor, gradient.device_mesh, [Shard(1)], shape=gradient.shape, stride=gradient.stride()
+            )
+        if step == 4 and rank == 0:
+            optimizer.found_inf = torch.tensor(1.0)  # as a GradScaler sets it
+        before = [param._local_tensor.clone() for param in model.parameters()]  # type: ignore[union-attr]
+        try:
+            optimizer.step()
+            found.append((optimizer.skipped_steps, optimizer.nonfinite_counts, repr(optimizer.grad_norm)))
+        except (FloatingPointError, RuntimeError, ValueError) as error:
+            found.append((type(error).__name__, str(error)))
+        optimizer.__dict__.pop("found_inf", None)
+        changed = any(
+            not torch.equal(param._local_tensor, old)  # type: ignore[union-attr]
+            for param, old in zip(model.parameters(), before, strict=True)
+        )
+        found.append(changed)
+    return found
+
+
+def clipped_gradients(kind: str, norm: float) -> None:
+    """clip_grad_norm_ of DTensors scales as torch's does in one process."""
+    model = parallel(kind)
+    x, y = batch(0, kind)
+    (model(x) - y).square().mean().backward()
+    whole = [nn.Parameter(gathered(param)) for param in model.parameters()]
+    for param, other in zip(model.parameters(), whole, strict=True):
+        other.grad = gathered(param.grad)  # type: ignore[arg-type]
+    found = fastopt.torch.clip_grad_norm_(model.parameters(), norm)
+    expected = torch.nn.utils.clip_grad_norm_(whole, norm)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    for param, other in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(gathered(param.grad), other.grad, rtol=1e-6, atol=1e-9)  # type: ignore[arg-type]
+    fastopt.torch.clip_grad_value_(model.parameters(), norm / 100)
+    torch.nn.utils.clip_grad_value_(whole, norm / 100)
+    for param, other in zip(model.parameters(), whole, strict=True):
+        torch.testing.assert_close(gathered(param.grad), other.grad, rtol=1e-6, atol=1e-9)  # type: ignore[arg-type]
+
+
+def own_norms(kind: str, backend: str) -> None:
+    """`clip_norm` is by the norm of each whole parameter."""
+    model = parallel(kind)
+    optimizer = fastopt.torch.SGD(model.parameters(), lr=1.0, clip_norm=0.05, backend=backend)
+    x, y = batch(0, kind)
+    (model(x) - y).square().mean().backward()
+    expected = []
+    for param in model.parameters():
+        gradient = gathered(param.grad)  # type: ignore[arg-type]
+        expected.append(gathered(param) - gradient * min(1.0, 0.05 / (float(gradient.norm()) + 1e-6)))
+    optimizer.step()
+    for param, other in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(gathered(param), other, rtol=0, atol=1e-6)
+
+
+def norms_of_shards(n_replicas: int, names: tuple[str, ...]) -> list[float]:
+    """Of the same shards, however many processes have each of them; the last parameter is plain, and another empty."""
+    mesh = init_device_mesh("cpu", (n_replicas, 2), mesh_dim_names=("replicate", "shard"))
+    made = torch.Generator().manual_seed(0)
+    whole = [torch.randn(size, 3, generator=made) for size in (501, 1, 77)]
+    params = [
+        nn.Parameter(distribute_tensor(each, mesh["shard"] if n_replicas == 1 else mesh, placements))
+        for each, placements in zip(whole[:2], itertools.repeat([Replicate()] * (n_replicas > 1) + [Shard(0)]))
+    ]
+    params.append(nn.Parameter(whole[2].clone()))
+    norms = []
+    for name in names:
+        optimizer = getattr(fastopt.torch, name)(params, lr=0.0, max_grad_norm=1.0)
+        for param in params:
+            param.grad = param.detach() * 1.7
+        optimizer.step()
+        norms.append(optimizer.grad_norm)
+    exact = math.sqrt(sum(float((each.double() * 1.7).square().sum()) for each in whole))
+    assert all(abs(each / exact - 1) < 1e-6 for each in norms)
+    return norms
+
+
+def sequence_parallel(accumulates: bool) -> float:
+    """With gradients added up as docs/distributed.md says: the largest difference to a model in one process."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8))
+    whole = copy.deepcopy(model)
+    plan = {
+        "0": SequenceParallel(),
+        "1": ColwiseParallel(input_layouts=Shard(1)),
+        "3": RowwiseParallel(output_layouts=Shard(1), use_local_output=False),
+    }
+    parallelize_module(model, mesh, plan)
+    x = torch.randn(2, 6, 8)
+
+    def add_up(param: Any) -> None:
+        if param.grad.placements != param.placements:
+            param.grad = param.grad.redistribute(placements=param.placements)
+
+    for param in model.parameters():
+        param.register_post_accumulate_grad_hook(add_up)
+    optimizer = fastopt.torch.AdamW(model.parameters(), lr=0.01, max_grad_norm=0.5)
+    theirs = torch.optim.AdamW(whole.parameters(), lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        theirs.zero_grad()
+        for _ in range(1 + accumulates):
+            model(distribute_tensor(x, mesh, [Shard(1)]).to_local()).square().mean().backward()
+            whole(x).square().mean().backward()
+        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(whole.parameters(), 0.5)
+        theirs.step()
+    return max(
+        float((gathered(param) - other.detach()).abs().max())
+        for param, other in zip(model.parameters(), whole.parameters(), strict=True)
+    )
+
+
+def in_backward(kind: str) -> None:
+    """step_in_backward does what step() does."""
+    model, other = parallel(kind), parallel(kind)
+    fastopt.torch.step_in_backward(model, fastopt.torch.Adam, lr=0.01)
+    theirs = fastopt.torch.Adam(other.parameters(), lr=0.01)
+    for step in range(4):
+        x, y = batch(step, kind)
+        (model(x) - y).square().mean().backward()
+        assert all(param.grad is None for param in model.parameters())
+        theirs.zero_grad()
+        (other(x) - y).square().mean().backward()
+        theirs.step()
+    for param, expected in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(gathered(param), gathered(expected))
+
+
+def all_norms(kind: str) -> list[float]:
+    """All that takes norms, which have the same bits with other backends."""
+    norms = norms_beside_torch(kind, 0.1)
+    assert norms_beside_torch(kind, 0.1, backend="reference") == norms
+    clipped_gradients(kind, 0.05)
+    for backend in ("cython", "reference"):
+        own_norms(kind, backend)
+    return norms
+
+
+def do_jobs(jobs: dict[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """The result of each of these calls; of one that raises, what it says."""
+    results = {}
+    for name, (function, *arguments) in jobs.items():
+        try:
+            results[name] = function(*arguments)
+        except Exception:
+            results[name] = traceback.format_exc()
+    return results

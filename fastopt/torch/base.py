@@ -377,6 +377,7 @@ class NativeOptimizer(SavedOptimizer):
                 self._advance_scaled()
                 return
             if getattr(self, "found_inf", None):
+                self._stepper.skip(self.param_groups)
                 return
             scale = getattr(self, "grad_scale", None)
             self._stepper.set_grad_scale(1.0 if scale is None else float(scale))
@@ -402,7 +403,7 @@ class NativeOptimizer(SavedOptimizer):
 
     def step_in_backward(self) -> None:
         """See `fastopt.torch.step_in_backward`, which makes an optimizer for this."""
-        gradient_hooks.check_params(self.name, self.param_groups)
+        gradient_hooks.check_params(self.name, self.param_groups, self.options["clip_norm"])
         self.in_backward = True
         self._hook(self.param_groups)
 
@@ -413,7 +414,7 @@ class NativeOptimizer(SavedOptimizer):
 
     def _hook(self, groups: list[dict[str, Any]]) -> None:
         """Have the parameters of these groups stepped when their gradients are complete."""
-        gradient_hooks.check_params(self.name, groups)
+        gradient_hooks.check_params(self.name, groups, self.options["clip_norm"])
         self._make_states_early()
         params = [param for group in groups for param in group["params"]]
         self._hooks.put_on(params, functools.partial(_step_one, weakref.ref(self)), self)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import types
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from ..kernels.engine.plan import Codec
 from ..step.storage import codec
 from ..threads import get_num_threads
 from .stepping import devices, shards, tensors
+from .stepping.exchange import Exchange, Path, exchange_of_gradients, path_of
 
 
 def clip_grad_norm_(
@@ -32,6 +35,8 @@ def clip_grad_norm_(
     grad = grad * min(1, max_norm / (norm + 1e-6)). Squares are added up in float64 in a fixed order, so that the result
     has the same bits on any number of threads. Gradients whose norm is small enough are not written to. Torch's own
     function clips gradients on a CUDA device.
+
+    Gradients that are DTensors are clipped by the norm over all processes, each of which must call this.
 
     The optimizers' `max_grad_norm=` does the same without writing to the gradients.
 
@@ -75,10 +80,13 @@ def clip_grad_norm_(
     max_norm = _limit("max_norm", max_norm)
     if float(norm_type) != 2:
         return torch.nn.utils.clip_grad_norm_(parameters, max_norm, norm_type, error_if_nonfinite, foreach)
-    gradients = Gradients("fastopt.torch.clip_grad_norm_", parameters)
-    if gradients.on_device:
-        return torch.nn.utils.clip_grad_norm_(parameters, max_norm, 2.0, error_if_nonfinite, foreach)
-    sum_of_squares = gradients.add_up("square")
+    owner = "fastopt.torch.clip_grad_norm_"
+    exchange = exchange_of_gradients(owner, parameters)
+    with nullcontext() if exchange is None else exchange.telling_of_errors():
+        gradients = Gradients(owner, parameters)
+        if gradients.on_device:
+            return torch.nn.utils.clip_grad_norm_(parameters, max_norm, 2.0, error_if_nonfinite, foreach)
+        sum_of_squares = gradients.add_up("square", exchange)
     norm = torch.tensor(math.sqrt(sum_of_squares), dtype=gradients.dtype)
     if error_if_nonfinite and not math.isfinite(sum_of_squares):
         raise RuntimeError(
@@ -152,37 +160,47 @@ class Gradients:
     """The gradients of some parameters, checked; one native call for each dtype adds them up or changes them."""
 
     def __init__(self, owner: str, parameters: list[Tensor]) -> None:
-        by_dtype: dict[torch.dtype, list[Tensor]] = {}
+        alike: dict[tuple[torch.dtype, Path], list[tuple[int, Tensor]]] = {}
         for index, param in enumerate(parameters):
             gradient = param.grad
             if gradient is not None:
                 if shards.is_sharded(gradient):
-                    raise NotImplementedError(f"{owner}: parameters[{index}] is a DTensor; use torch.nn.utils for it")
+                    tensors.check_gradient(owner, f"parameters[{index}]", param, gradient)
                 if gradient.dtype in tensors.DTYPES:
-                    by_dtype.setdefault(gradient.dtype, []).append(gradient)
+                    key = (gradient.dtype, tuple(path_of(gradient)))
+                    alike.setdefault(key, []).append((index, gradient))
                 else:
                     tensors.check_gradient(owner, f"parameters[{index}]", param, gradient)
-        self.dtype = torch.float64 if torch.float64 in by_dtype else torch.float32
-        self.parts = [Part(owner, parameters, dtype, gradients) for dtype, gradients in by_dtype.items()]
-        self.on_device = any(part.on_device for part in self.parts)
+        self.dtype = torch.float64 if any(dtype is torch.float64 for dtype, _ in alike) else torch.float32
+        self.parts = {key: Part(owner, parameters, key[0], gradients) for key, gradients in alike.items()}
+        self.on_device = any(part.on_device for part in self.parts.values())
 
-    def add_up(self, name: str) -> float:
-        return math.fsum(part.add_up(name) for part in self.parts)
+    def add_up(self, name: str, exchange: Exchange | None) -> float:
+        """The sum over all elements, each of them once, of all processes that have some."""
+        sums: dict[Path, list[float]] = {}
+        for (_, path), part in self.parts.items():
+            sums.setdefault(path, []).append(part.add_up(name))
+        if exchange is not None:
+            return exchange.total({path: math.fsum(found) for path, found in sums.items()})
+        return math.fsum(itertools.chain.from_iterable(sums.values()))
 
     def change(self, loop: str, coefficients: tuple[float, ...]) -> None:
-        for part in self.parts:
+        for part in self.parts.values():
             part.change(loop, coefficients)
 
 
 class Part:
-    """The gradients of one dtype.
+    """The gradients of one dtype, with their positions; of DTensors the shards.
 
     `others` are not contiguous in memory, and are read and written through contiguous copies, of float32 for halves. If
     some gradients are `on_device`, nothing here is used.
     """
 
-    def __init__(self, owner: str, parameters: list[Tensor], dtype: torch.dtype, gradients: list[Tensor]) -> None:
-        self.gradients = gradients
+    def __init__(
+        self, owner: str, parameters: list[Tensor], dtype: torch.dtype, found: list[tuple[int, Tensor]]
+    ) -> None:
+        gradients: list[Tensor] = [shards.local(gradient) for _, gradient in found]
+        self.gradients = [*gradients, *(gradient for _, gradient in found if shards.is_sharded(gradient))]
         self.repeated = len({id(gradient) for gradient in gradients}) < len(gradients)  # changed as often, as by torch
         self.dtype = tensors.working_dtype(dtype)
         self.backend = backends.load("auto")
@@ -193,8 +211,9 @@ class Part:
         self.others = [gradient for gradient in self.others if not gradient._is_zerotensor()]  # they stay as they are
         self.on_device = any(devices.kind(gradient) == "cuda" for gradient in self.others)
         for gradient in () if self.on_device else self.others:
-            index = next(index for index, param in enumerate(parameters) if param.grad is gradient)
-            tensors.check_gradient(owner, f"parameters[{index}]", parameters[index], gradient)
+            index = next(index for (index, _), each in zip(found, gradients, strict=True) if each is gradient)
+            whole: Any = parameters[index].grad
+            tensors.check_gradient(owner, f"parameters[{index}]", parameters[index], whole)
             if any(size > 1 and stride == 0 for size, stride in zip(gradient.shape, gradient.stride(), strict=True)):
                 raise RuntimeError(
                     f"{owner}: the gradient of parameters[{index}] is expanded: several of its elements share "

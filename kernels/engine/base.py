@@ -26,6 +26,7 @@ class EngineBase:
         self.plan = inputs.plan
         self.reject = inputs.reject
         self.report = inputs.report
+        self.exchange = inputs.exchange
         self.n_threads = inputs.plan.n_threads
         self.bound = False
         self.gradients: list[Any] = [None] * len(inputs.segments)

@@ -106,6 +106,24 @@ class Report(Protocol):
         skipped step, which are empty if no step was skipped since the last call of this method."""
 
 
+class Exchange(Protocol):
+    """Adds the sums over gradients to those of other processes, which step at the same time."""
+
+    def __call__(self, totals: list[tuple[int, float]], usable: bool, /) -> tuple[list[float], float] | None:
+        """Engines call this in each step, before they write anything, and it may raise.
+
+        Parameters
+        ----------
+        totals: (segment, sum over its gradient) for each segment with a gradient
+        usable: whether all these gradients are
+
+        Returns
+        -------
+        totals, total: the sums in all processes of each of the same segments, and of all segments together
+            None if gradients of any process are unusable: the step is declined.
+        """
+
+
 @dataclass(eq=False, repr=False)
 class EngineInputs:
     """The argument that every engine is constructed with."""
@@ -121,6 +139,8 @@ class EngineInputs:
     report: Report
     lock: Any = None
     """The `lock` of the engine that the new one is to replace; None for the first engine of an optimizer."""
+    exchange: Exchange | None = None
+    """Where gradients are added up over processes; then gradients are not accumulated."""
 
 
 class Engine(Protocol):

@@ -113,6 +113,8 @@ cdef class Engine:
     cdef sum_function unusable
     cdef coefficient_function clipping
     cdef object report
+    cdef object exchange
+    cdef double exchanged       # the sum over the gradients of all processes, where there is an exchange
     # the step under way
     cdef ThreadChoice choice
     cdef double nanoseconds_per_thread
@@ -138,6 +140,7 @@ cdef class Engine:
     cdef int take_gradients(self) except -1
     cdef void commit_gradients(self) noexcept
     cdef int advance(self) except -1
+    cdef int advance_together(self) except -1
     cdef Outcome advance_in_mode(self) noexcept
     cdef void list_active(self, int program) noexcept
     cdef void add_up_gradients(self, int n_threads) noexcept

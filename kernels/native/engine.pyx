@@ -144,6 +144,7 @@ cdef class Engine:
         self.grad_norm = <double *>self.address(progress.grad_norm)
         self.iterations = <int64_t *>self.address(progress.iterations)
         self.report = inputs.report
+        self.exchange = inputs.exchange
         self.choice = ThreadChoice()
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
         self.adaptive = adaptive
@@ -438,6 +439,8 @@ cdef class Engine:
 
     cdef int advance(self) except -1:
         """A step with the gradients that were committed, in a floating-point mode of its own."""
+        if self.exchange is not None:
+            return self.advance_together()
         cdef floating_point_mode caller = enter_mode(self.table.flush)
         cdef Outcome outcome = self.advance_in_mode()
         leave_mode(caller)
@@ -445,6 +448,38 @@ cdef class Engine:
             self.arrays.check()
         elif outcome == DECLINED:
             self.decline()
+        return 0
+
+    cdef int advance_together(self) except -1:
+        """A step for which sums are added to those of other processes; they decide together whether it is done."""
+        cdef Py_ssize_t k, index
+        cdef int n_threads
+        cdef bint usable
+        cdef list totals = []
+        cdef floating_point_mode caller = enter_mode(self.table.flush)
+        self.list_active(UPDATE)
+        n_threads = affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads)
+        self.add_up_gradients(n_threads)
+        usable = not self.checks or self.all_usable()
+        leave_mode(caller)
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            totals.append((index, self.table.segments[index].total))
+        added = self.exchange(totals, usable)
+        self.arrays.check()  # other threads could run meanwhile
+        if added is None:
+            self.decline()
+            return 0
+        totals, self.exchanged = added
+        for k in range(self.table.n_active):
+            self.table.segments[self.table.active[k].segment].total = totals[k]
+        caller = enter_mode(self.table.flush)
+        self.compute_coefficients(True)
+        self.table.backwards = True
+        self.run(n_threads)
+        self.table.backwards = False
+        self.count(True)
+        leave_mode(caller)
         return 0
 
     cdef Outcome advance_in_mode(self) noexcept:
@@ -600,6 +635,8 @@ cdef class Engine:
         if clips:
             for k in range(self.table.n_active):
                 total += self.table.segments[self.table.active[k].segment].total
+            if self.exchange is not None:
+                total = self.exchanged
             if self.max_grad_norm > 0:
                 self.grad_norm[0] = sqrt(total) / self.divisor
         for k in range(self.table.n_active):

@@ -92,7 +92,7 @@ class CompiledEngine(ThreadedPythonEngine):
         self.nanoseconds = sum(segment.param.size * self.plans[segment.group].cost for segment in self.segments)
         self.is_small = self.nanoseconds < NANOSECONDS_TO_RELEASE
         self.table: StepTable | None = None
-        self.is_waiting = covers(inputs, self.plans, self.plan)
+        self.is_waiting = inputs.exchange is None and covers(inputs, self.plans, self.plan)
         if self.is_waiting and (_steps_in_python >= PATIENCE or is_kept()):
             self.make_table()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextvars
+import functools
 import itertools
 import math
 import operator
@@ -208,10 +209,17 @@ class PythonEngine(EngineBase):
         if final or self.plan.checks:
             totals = {each.index: self.add_up_gradient(program, each) for each in work}
         unusable = [index for index, total in totals.items() if not self.is_usable(index, total)]
-        if self.plan.checks and unusable:
+        total = functools.reduce(float.__add__, totals.values(), 0.0)
+        declined = self.plan.checks and bool(unusable)
+        if self.exchange is not None:
+            added = self.exchange(list(totals.items()), not declined)
+            declined = added is None
+            if added is not None:
+                totals, total = dict(zip(totals, added[0], strict=True)), added[1]
+        if declined:
             self.decline(program, work)
             return
-        clip, norm = self.clip_coefficients(totals) if final else ({}, math.nan)
+        clip, norm = self.clip_coefficients(totals, total) if final else ({}, math.nan)
         records = self.records
         steps, pending, carried = records.steps.copy(), records.pending.copy(), records.carried.copy()
         for each in work:
@@ -263,11 +271,9 @@ class PythonEngine(EngineBase):
                 self.run("clear", each, 1.0)
             self.commit(work, [])
 
-    def clip_coefficients(self, totals: dict[int, float]) -> tuple[dict[int, float], float]:
+    def clip_coefficients(self, totals: dict[int, float], total: float) -> tuple[dict[int, float], float]:
         """The factor for the gradient of each segment, and the norm of all gradients."""
-        total, divisor = 0.0, self.plan.divisor
-        for each in totals.values():
-            total += each
+        divisor = self.plan.divisor
         clip = {}
         for index, own in totals.items():
             clip_norm = self.plans[self.segments[index].group].clip_norm

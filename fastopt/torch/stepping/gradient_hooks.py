@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from . import tensors
+from . import shards, tensors
 
 HOLDER = "_stepped_in_backward_by"
 
@@ -52,13 +52,15 @@ class GradientHooks:
         self.handles, self.params = [], []
 
 
-def check_params(owner: str, groups: Sequence[dict[str, Any]]) -> None:
+def check_params(owner: str, groups: Sequence[dict[str, Any]], clip_norm: float | None) -> None:
     """Check that all parameters can be stepped in the backward pass; `owner` is the optimizer's name for messages.
 
     Raises
     ------
     ValueError
         One has no gradients, or no shape yet.
+    NotImplementedError
+        One is a DTensor, and `clip_norm` asks for its norm: processes can step parameters in different orders.
     """
     params = [param for group in groups for param in group["params"]]
     for label, param in zip(tensors.labels(groups), params, strict=True):
@@ -66,3 +68,8 @@ def check_params(owner: str, groups: Sequence[dict[str, Any]]) -> None:
             raise ValueError(f"{owner}: {label} does not require gradients, so no backward pass can step it")
         if torch.nn.parameter.is_lazy(param):
             raise ValueError(f"{owner}: {label} has no shape yet; do a forward pass first")
+        if clip_norm is not None and shards.is_sharded(param):
+            raise NotImplementedError(
+                f"{owner}: clip_norm={clip_norm!r} in the backward pass is not for DTensors, and {label} is one: "
+                "processes may step parameters in different orders, in which they cannot add up their norms"
+            )

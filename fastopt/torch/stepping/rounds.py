@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from ...step.options import check_group_options
 from ...step.planning import Planner
 from . import devices, shards, tensors
 from .entries import Entry
+from .exchange import Exchange
 from .flattening import Buffer
 from .formats import operand_forms
 from .found import NoSegment
@@ -37,6 +39,8 @@ class Contents(NamedTuple):
     """For each parameter of all groups; None for those that have neither a gradient nor states yet."""
     steps: dict[int, int]
     """The number of steps of each parameter by id, where torch keeps no count."""
+    exchange: Exchange | None = None
+    """How sums are added up over processes, if steps need that."""
 
     @property
     def known_groups(self) -> list[KnownGroup]:
@@ -133,6 +137,12 @@ class Round:
     # --- engines ------------------------------------------------------------------------------------------------------
 
     def make_engine(self, contents: Contents, table: list[Segment], records: SegmentRecords) -> Any:
+        report: Any = self.host.report
+        exchange = None
+        if contents.exchange is not None:
+            positions = [entry.position for entry in self.entries]
+            report = functools.partial(contents.exchange.report, positions, report)
+            exchange = functools.partial(contents.exchange.add_up, positions)
         return self.backend.engine(
             EngineInputs(
                 dtype=self.dtype,
@@ -146,7 +156,8 @@ class Round:
                 progress=self.host.progress,
                 plan=self.step_plan(),
                 reject=_accept,
-                report=self.host.report,
+                report=report,
+                exchange=exchange,
             )
         )
 

@@ -132,7 +132,7 @@ def check_options(owner: str, label: str, param: Any, options: dict[str, Any]) -
     Raises
     ------
     NotImplementedError, ValueError
-        It is a DTensor, and they need more than its shard.
+        It is a DTensor, and they cannot.
     """
     if not is_sharded(param):
         return
@@ -141,9 +141,12 @@ def check_options(owner: str, label: str, param: Any, options: dict[str, Any]) -
             f"{owner}: flatten=True moves parameters to other memory, and {label} is a DTensor, whose shard others go "
             "on to read where it is, as fully_shard does; leave it out"
         )
-    for name, harmless in NEED_ALL_SHARDS.items():
-        if options[name] != harmless:
-            raise NotImplementedError(f"{owner}: {name}={options[name]!r} is not for DTensors, and {label} is one")
+    needs = [name for name, harmless in NEED_ALL_SHARDS.items() if options[name] != harmless]
+    if needs and local(param).device.type != "cpu":
+        raise NotImplementedError(
+            f"{owner}: {needs[0]}={options[needs[0]]!r} is for DTensors in main memory, and {label} is on "
+            f"{local(param).device}; use torch.nn.utils.clip_grad_norm_"
+        )
 
 
 NEED_ALL_SHARDS = {"max_grad_norm": None, "clip_norm": None, "nonfinite": "propagate"}

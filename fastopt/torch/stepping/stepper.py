@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ...kernels.engine.contract import BUSY
 from . import modes
 from .coded_states import hide_all
+from .exchange import Exchange, GuardedWalk, exchange_of
 from .host import Group, Host, InitGroup, States
 from .updates import Update
 from .walks import READY, REREAD, TensorWalk
@@ -30,8 +32,10 @@ class Stepper:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.update: Update | None = None
-        self.walk: TensorWalk | None = None
+        self.walk: TensorWalk | GuardedWalk | None = None
         """The walk that steps all parameters, if there is one."""
+        self.exchange: Exchange | None = None
+        """How sums are added up over processes, if steps need that."""
         self.settling = threading.Lock()
         self.claimed_by: int | None = None
         """The thread that keeps steps out, see `alone`."""
@@ -75,22 +79,33 @@ class Stepper:
         if not self.settling.acquire(blocking=False):
             raise RuntimeError(BUSY)
         try:
-            hide_all(states)
-            update = self.update
-            if update is None or not self.reread(groups, states):
-                update = self.make_update(groups, states, init_group)
-            replacements = update.look(groups, states, only)
-            if replacements is None:
-                update = self.make_update(groups, states, init_group)
-                replacements = update.look(groups, states, only)
-                assert replacements is not None, "an update that was just made is up to date"
-            with torch.no_grad():
-                done = update.step(groups, states, replacements, only)
-            if not done and update.before:  # It was skipped, and leaves no states behind.
-                update.drop_made_states(states)
-                self.forget()
+            self.exchange = exchange_of(self.host, groups, self.exchange)
+            with nullcontext() if self.exchange is None else self.exchange.telling_of_errors():
+                self.settle_alone(groups, states, init_group, only)
         finally:
             self.settling.release()
+
+    def skip(self, groups: list[Group]) -> None:
+        """Leave out a step, for reasons of this process; those that wait for its numbers leave it out, too."""
+        self.exchange = exchange_of(self.host, groups, self.exchange)
+        if self.exchange is not None:
+            self.exchange.skip()
+
+    def settle_alone(self, groups: list[Group], states: States, init_group: InitGroup, only: int) -> None:
+        hide_all(states)
+        update = self.update
+        if update is None or not self.reread(groups, states):
+            update = self.make_update(groups, states, init_group)
+        replacements = update.look(groups, states, only)
+        if replacements is None:
+            update = self.make_update(groups, states, init_group)
+            replacements = update.look(groups, states, only)
+            assert replacements is not None, "an update that was just made is up to date"
+        with torch.no_grad():
+            done = update.step(groups, states, replacements, only)
+        if not done and update.before:  # It was skipped, and leaves no states behind.
+            update.drop_made_states(states)
+            self.forget()
 
     def alone(self, function: Callable[[], Result]) -> Result:
         """The result of `function()`, with all steps kept out. It may call this again.
@@ -118,8 +133,10 @@ class Stepper:
         self.write_counts()
         self.counts_on_device = False
         try:
-            update = Update(self.host, groups, states, init_group, self.steps())
+            update = Update(self.host, groups, states, init_group, self.steps(), self.exchange)
             self.update, self.walk = update, update.single
+            if self.walk is not None and self.exchange is not None:
+                self.walk = GuardedWalk(self.walk, self.exchange)
         finally:
             self.counts_on_device = self.update is not None and any(each.on_device for each in self.update.rounds)
         return update

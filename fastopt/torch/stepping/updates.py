@@ -14,6 +14,7 @@ from . import devices, shards, tensors
 from .coded_states import CodedState, encoded, stored_tensor, stored_tensors
 from .device_rounds import DeviceRound
 from .entries import Entry, assign_rounds
+from .exchange import Exchange
 from .host import Group, Host, InitGroup, States
 from .hyperparameters import read_hyperparameters
 from .rounds import Contents, Round
@@ -41,9 +42,16 @@ class Update:
     """
 
     def __init__(
-        self, host: Host, groups: list[Group], states: States, init_group: InitGroup, steps: dict[int, int]
+        self,
+        host: Host,
+        groups: list[Group],
+        states: States,
+        init_group: InitGroup,
+        steps: dict[int, int],
+        exchange: Exchange | None = None,
     ) -> None:
         self.host = host
+        self.exchange = exchange
         self.hyperparameters = [read_hyperparameters(host.name, host.spec, group) for group in groups]
         self.names = state_names(host.spec, host.counts_steps)
         self.optional = optional_states(host.spec)
@@ -74,7 +82,8 @@ class Update:
             n_rounds = assign_rounds(active)
             self.check_rounds(active, n_rounds)
             on_device = {entry.round for entry in active if devices.kind(entry.local) == "cuda"}
-            contents = Contents(groups, states, self.hyperparameters, entries, self.counts(states, active, steps))
+            counts = self.counts(states, active, steps)
+            contents = Contents(groups, states, self.hyperparameters, entries, counts, exchange)
             self.rounds = [
                 (DeviceRound if number in on_device else Round)(host, contents, number) for number in range(n_rounds)
             ]
@@ -304,6 +313,8 @@ class Update:
         options = self.host.options
         wanted = [f"max_grad_norm={options['max_grad_norm']!r}"] * (options["max_grad_norm"] is not None)
         wanted += [f"nonfinite={options['nonfinite']!r}"] * (options["nonfinite"] != "propagate")
+        if self.exchange is not None and options["clip_norm"] is not None:
+            wanted.append(f"clip_norm={options['clip_norm']!r} of DTensors")
         if n_rounds > 1 and wanted:
             other = next(entry for entry in entries if entry.round)
             raise ValueError(
