@@ -738,7 +738,7 @@ class Optimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         from . import pickling  # loads what state dicts need; often not needed
 
-        self._construct(state["construction"], unpickled=True, storages=state.get("storages"))
+        self._construct(pickling.construction(state), unpickled=True, storages=state.get("storages"))
         self._room.build(pickling.restored(self._contents, state))
 
     def __copy__(self) -> Optimizer:

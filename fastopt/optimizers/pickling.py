@@ -10,6 +10,7 @@ from typing import Any
 from ..state import state_dicts
 from ..state.construction import Construction
 from ..state.contents import Contents
+from ..step.options import read_step_options
 
 
 def held(contents: Contents, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -33,6 +34,12 @@ def held(contents: Contents, defaults: Mapping[str, Any]) -> dict[str, Any]:
         # Other threads may step while the arrays themselves are written, or they were written before.
         "params": [contents.params.memory.to_host(param) for param in contents.params.arrays],
     }
+
+
+def construction(state: Mapping[str, Any]) -> Construction:
+    """What an optimizer is constructed from; pickles of earlier versions lack the options that came later."""
+    held_construction: Construction = state["construction"]
+    return held_construction._replace(options={**read_step_options({}), **held_construction.options})
 
 
 def restored(contents: Contents, state: Mapping[str, Any]) -> Contents:

@@ -16,6 +16,7 @@ from comparing import snapshot
 
 import fastopt
 from fastopt.schedules import ExponentialDecay
+from fastopt.step.options import STEP_OPTIONS
 
 JOBLIB = """
 import sys
@@ -158,3 +159,17 @@ def test_a_pickle_of_an_optimizer_alone_has_parameters_of_its_own() -> None:
     together.step(np.ones(3))
     assert other.tolist() == [0, 0, 0]
     assert equal_bits(alone.param_groups[0]["params"][0], other)
+
+
+@pytest.mark.parametrize("name", STEP_OPTIONS)
+def test_a_pickle_of_an_earlier_version_lacks_later_options(name: str) -> None:
+    optimizer = fastopt.Adam(np.ones(3), ema_decay=0.5)
+    optimizer.step(np.ones(3))
+    state = optimizer.__getstate__()
+    if name != "ema_decay":  # without which there is no average
+        del state["construction"].options[name]
+    earlier = fastopt.Adam.__new__(fastopt.Adam)
+    earlier.__setstate__(pickle.loads(pickle.dumps(state)))
+    for each in (optimizer, earlier):
+        each.step(np.ones(3))
+    assert equal_bits(earlier.state[0]["param_average"], optimizer.state[0]["param_average"])
