@@ -25,9 +25,12 @@ from ..step.param_storage import ParamStorage, describe_storage
 from ..step.storage import REST
 from . import state_dtypes
 from .saving import SavedOptimizer
-from .stepping import devices, flattening, formats, gradient_hooks, hyperparameters, modes, shards, tensors
+from .stepping import devices, flattening, formats, gradient_hooks, hyperparameters, modes, shards, tensors, wrappers
 from .stepping.host import Host
 from .stepping.stepper import Stepper
+
+if TYPE_CHECKING:
+    from .stepping.buckets import CommHook
 
 NOBODY, HELD, READ = 0, 1, 2
 """See `NativeOptimizer.states_seen`."""
@@ -305,6 +308,7 @@ class NativeOptimizer(SavedOptimizer):
         try:
             self._take_state_dtypes(len(self.param_groups) - 1)
             self._check_groups(self.param_groups)
+            wrappers.check_options(self.name, self.options, self.param_groups)
             self._check_devices(self._given.get("flush_denormals"))
             self._flatten()
             if self.in_backward:
@@ -401,23 +405,40 @@ class NativeOptimizer(SavedOptimizer):
 
     # --- in the backward pass ---------------------------------------------------------------------------------------
 
-    def step_in_backward(self) -> None:
-        """See `fastopt.torch.step_in_backward`, which makes an optimizer for this."""
+    def step_in_backward(
+        self,
+        comm_hook: CommHook | None = None,
+        comm_state: object = None,
+        module: torch.nn.Module | None = None,
+    ) -> None:
+        """See `fastopt.torch.step_in_backward`, which makes an optimizer for this.
+
+        `module` may be a DistributedDataParallel module that has the parameters. It is found without, in up to half a
+        second.
+        """
         gradient_hooks.check_params(self.name, self.param_groups, self.options["clip_norm"])
+        self.step_after_backward()
+        self._hooks = gradient_hooks.GradientHooks(comm_hook, comm_state)
         self.in_backward = True
-        self._hook(self.param_groups)
+        try:
+            self._hook(self.param_groups, module)
+        except BaseException:
+            self.step_after_backward()
+            raise
 
     def step_after_backward(self) -> None:
         """End what `step_in_backward` began: gradients stay, and `step()` steps them."""
         self.in_backward = False
         self._hooks.take_off()
 
-    def _hook(self, groups: list[dict[str, Any]]) -> None:
+    def _hook(self, groups: list[dict[str, Any]], module: torch.nn.Module | None = None) -> None:
         """Have the parameters of these groups stepped when their gradients are complete."""
         gradient_hooks.check_params(self.name, groups, self.options["clip_norm"])
         self._make_states_early()
-        params = [param for group in groups for param in group["params"]]
-        self._hooks.put_on(params, functools.partial(_step_one, weakref.ref(self)), self)
+        params = [param for group in self.param_groups for param in group["params"]]
+        labels = dict(zip(params, tensors.labels(self.param_groups), strict=True))
+        wanted = {param: labels[param] for group in groups for param in group["params"]}
+        self._hooks.put_on(self.name, wanted, functools.partial(_step_one, weakref.ref(self)), self, module)
 
     def _position(self, param: Tensor) -> int | None:
         """A parameter's position among all groups' as they are now; None if it was taken out of them."""
@@ -536,15 +557,16 @@ for _name in OPTIONS:
     setattr(NativeOptimizer, _name, _fixed_option(_name))
 
 
-def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:
-    """Step a parameter whose gradient is complete, and free the gradient."""
+def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> bool:
+    """Step a parameter whose gradient is complete; whether it is still one of the optimizer's."""
     optimizer = reference()
     if optimizer is None or param.grad is None:
-        return
+        return False
     if modes.is_observed():
-        group = {"params": [param]}
-        modes.run(optimizer.name, [group], optimizer.__dict__["state"], functools.partial(_step_one, reference, param))
-        return
+        group, state = {"params": [param]}, optimizer.__dict__["state"]
+        done: list[bool] = []
+        modes.run(optimizer.name, [group], state, lambda: done.append(_step_one(reference, param)))
+        return any(done)
     stepper = optimizer._stepper
     position = stepper.position(param)
     if position is None or not stepper.step(
@@ -552,9 +574,9 @@ def _step_one(reference: weakref.ref[NativeOptimizer], param: Tensor) -> None:
     ):
         position = optimizer._position(param)  # It can have another position by now, or none.
         if position is None:
-            return
+            return False
         optimizer._settle(position)
-    param.grad = None
+    return True
 
 
 _profiler: Any = torch.autograd.profiler
@@ -592,6 +614,7 @@ def _initializer(torch_class: type) -> Callable[..., None]:
         with state_dtypes.Undecided() if makes_states else contextlib.nullcontext():
             torch_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
         self._check_groups(self.param_groups)
+        wrappers.check_options(self.name, given, self.param_groups)
         self._set_up(given)
 
     added = [

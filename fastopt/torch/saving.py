@@ -17,6 +17,7 @@ from ..step.options import STEP_OPTIONS
 from .state_dicts import Fitting, convert_state_dict, with_states
 from .state_dtypes import Chosen
 from .stepping import flattening, states
+from .stepping.gradient_hooks import GradientHooks
 from .stepping.host import Host
 from .stepping.stepper import Stepper
 
@@ -32,6 +33,7 @@ class SavedOptimizer(torch.optim.Optimizer):
     _given: dict[str, Any]
     _host: Host
     _stepper: Stepper
+    _hooks: GradientHooks
 
     def _set_up(
         self,
@@ -144,6 +146,11 @@ class SavedOptimizer(torch.optim.Optimizer):
         fitting.restore_dtypes(self.param_groups, self.__dict__["state"], self._host)
 
     def __getstate__(self) -> dict[str, Any]:
+        if self._hooks.is_averaged:
+            raise RuntimeError(
+                f"{self.name}: DistributedDataParallel steps the parameters in the backward pass, and a copy of that "
+                "module would not; call step_after_backward() first, and step_in_backward() of the copy"
+            )
         return self._stepper.alone(self._contents)
 
     def _contents(self) -> dict[str, Any]:
@@ -181,7 +188,8 @@ class SavedOptimizer(torch.optim.Optimizer):
         Where the backward pass steps, this optimizer alone goes on to do so.
         """
         made: SavedOptimizer = type(self).__new__(type(self))
-        made.__setstate__({**self.__getstate__(), "in_backward": False, "_buffers": self._host.buffers})
+        contents = self._stepper.alone(self._contents)
+        made.__setstate__({**contents, "in_backward": False, "_buffers": self._host.buffers})
         return made
 
 
