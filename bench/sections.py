@@ -50,6 +50,10 @@ SECTIONS = {
         "Classes of fastopt.torch and of torch.optim on torch's parameters. Gradients are the same tensors in "
         "every step, or new tensors (their creation is not timed)."
     ),
+    "torch: sharded parameters": (
+        "DTensors: the shards that a process has, in a world of one process, where nobody waits for others. A ratio to "
+        "plain tensors below 1 is what DTensors cost fastopt."
+    ),
     "torch: clip, step, zero": "One call with max_grad_norm and zero_grads, compared with clip_grad_norm_, step and "
     "zero_grad(set_to_none=False). Gradients are refilled before each (not timed).",
     "torch: clip_grad_norm_": (
