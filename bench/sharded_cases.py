@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,9 +19,9 @@ SHARDS = tuple(Workload(f"{n} shards of 256", ((256,),) * n) for n in (6, 100, 5
 
 def mesh() -> Any:
     """A mesh of this process, which sends nothing to anybody."""
-    import torch.distributed as dist
     from torch.distributed.device_mesh import init_device_mesh
 
+    dist: Any = importlib.import_module("torch.distributed")
     if not dist.is_initialized():
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     return init_device_mesh("cpu", (1,))
@@ -41,9 +42,10 @@ class Shards(Tensors):
             return DTensor.from_local(shard, own, [Shard(0)], run_check=False)
 
         params = [torch.nn.Parameter(whole(param.detach())) for param in plain.params]
-        for param, grad in zip(params, plain.grads, strict=True):
-            param.grad = whole(grad)
-        return cls(problem, params, [param.grad.to_local() for param in params])
+        grads = list(map(whole, plain.grads))
+        for param, grad in zip(params, grads, strict=True):
+            param.grad = grad
+        return cls(problem, params, [grad.to_local() for grad in grads])
 
     def results(self) -> list[np.ndarray]:
         return [param.detach().to_local().numpy() for param in self.params]

@@ -108,6 +108,7 @@ class Segment:
     row: int = 0  # the number of elements that its row operations take together; 0 without row operations
     forms: tuple[OperandForm, ...] | None = None  # those of its operands, if one has a codec; else the group's
     number: int = 0  # which parameter it is, for random bits: its position among all parameters of the optimizer
+    offset: int = 0  # the number of its first element, for random bits: of a part of a parameter, that in the whole
 
 
 @dataclass(eq=False, repr=False)

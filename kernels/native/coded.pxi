@@ -38,7 +38,7 @@ cdef inline void encode(Table *table, const Segment *segment, int operand, Py_ss
     cdef uint32_t key = segment.keys[operand] if segment.keys != NULL else 0
     segment.layout.forms[operand].encode(
         elements, size, operand_at(table, segment, operand, first), what_else(segment, operand, first),
-        combined_key_word(key, again) if again else key, <uint32_t>first
+        combined_key_word(key, again) if again else key, segment.offset + <uint32_t>first
     )
 
 
@@ -142,7 +142,7 @@ cdef void run_over_bfloat16(Table *table, Segment *segment, const Coefficients *
         operands[each] = operand_at(table, segment, each, first)
     program.over_bfloat16[segment.layout.all_bfloat16 - 1](
         operands, last - first, <const char *>coefficients + operation.first_coefficient * table.itemsize,
-        segment.keys, <uint32_t>first
+        segment.keys, segment.offset + <uint32_t>first
     )
 
 

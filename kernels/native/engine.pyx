@@ -8,7 +8,7 @@ first element, and nothing can fail after that.
 """
 
 from libc.math cimport isfinite, isnan, sqrt
-from libc.stdint cimport int64_t, uint32_t, uintptr_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memset
 
@@ -241,6 +241,7 @@ cdef class Engine:
             segment = &self.table.segments[index]
             segment.boundary = segment.row if segment.row else BOUNDARY
             segment.number = segments[index].number
+            segment.offset = <uint32_t>(<uint64_t>segments[index].offset)
             if segments[index].forms is None:
                 continue
             if len(segments[index].forms) != 2 + len(segments[index].states):

@@ -76,6 +76,7 @@ cdef struct Segment:
     bint direct_gradient        # whether loops read this step's gradient directly, whatever the layout says
     uint32_t *keys              # for the random bits of each operand, or NULL
     Py_ssize_t number           # which parameter of the optimizer it is
+    uint32_t offset             # the number of its first element, for random bits
     Py_ssize_t boundary         # threads split it at multiples of this many elements
 
 cdef struct Active:

@@ -79,7 +79,7 @@ class Work:
             key = codecs.derived_key(self.keys[operand], again) if again else self.keys[operand]
             part = slice(start, stop)
             more = more if more is None or FORMATS[form.codec.name].has_base else more[part]
-            form.codec.encode(elements[part], codes[part], more, key, start)
+            form.codec.encode(elements[part], codes[part], more, key, self.segment.offset + start)
             elements[part] = form.codec.decode(codes[part], more)
 
     def encode_all(self, again: int = 0) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cases import Case, equal_bits
-from torch.distributed.tensor import DTensor, Partial, Replicate
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import Parameter
 from torch_cases import AFTER, BEFORE, INFOS, by_case, make, parameters, train
 from torch_peers import TORCH
@@ -130,7 +130,7 @@ def test_options(options: dict[str, Any]) -> None:
     assert any(local(each).any() for each in gradients) != bool(options.get("zero_grads"))
 
 
-@pytest.mark.parametrize("options", [{}, {"master_weights": True}, {"stochastic_rounding": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"master_weights": True}], ids=str)
 def test_halves(options: dict[str, Any]) -> None:
     mine, params, other, plain = both("AdamW", torch.bfloat16, **options)
     for steps in (BEFORE, AFTER):
@@ -142,6 +142,38 @@ def test_halves(options: dict[str, Any]) -> None:
             assert isinstance(copied, DTensor)
             assert copied.dtype == torch.float32
             assert equal_bits(local(copied).numpy(), expected.numpy())
+
+
+@by_backend
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("layout", ["rows", "transposed", "channels last", "row"])
+def test_random_bits_are_those_of_the_whole(backend: str, dtype: torch.dtype, layout: str) -> None:
+    """So that training goes on with the same bits in any number of processes."""
+    mesh, placements = mesh_of(3), [Shard(1 if layout == "transposed" else 0)]
+    values = torch.randn(1 if layout == "row" else 1000, 7, 3, 2).to(dtype)
+    if layout == "transposed":
+        values = values.transpose(0, 1).contiguous().transpose(0, 1)
+    if layout == "channels last":
+        values = values.contiguous(memory_format=torch.channels_last)
+
+    def distributed(tensor: torch.Tensor) -> DTensor:
+        shard = tensor.chunk(3, placements[0].dim)
+        own = shard[1] if len(shard) > 1 else tensor[:0]
+        return DTensor.from_local(own, mesh, placements, shape=tensor.shape, stride=tensor.stride())
+
+    plain, param = Parameter(values.clone()), Parameter(distributed(values.clone()))
+    options: dict[str, Any] = {"state_dtype": {"exp_avg": "bfloat16"}, "stochastic_rounding": True, "lr": 0.01}
+    mine, other = (fastopt.torch.Adam([each], backend=backend, **options) for each in (param, plain))
+    for step in range(3):
+        torch.manual_seed(step)
+        plain.grad = torch.randn(values.shape).to(dtype).as_strided(values.shape, values.stride())
+        param.grad = distributed(plain.grad)
+        mine.step()
+        other.step()
+    assert torch.equal(local(param), local(distributed(plain.detach())))
+    for key, value in other.state[plain].items():
+        if key != "step":
+            assert torch.equal(local(mine.state[param][key]), local(distributed(value)))
 
 
 def test_whether_states_are_compressed_depends_on_the_whole() -> None:

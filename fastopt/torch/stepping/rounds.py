@@ -74,6 +74,7 @@ class Round:
                 [self.array(each) for each in entry.states],
                 forms=self.forms(entry, [entry.memory, *entry.states]),
                 number=entry.position,
+                offset=shards.first_element(entry.param),
             )
             for entry in self.entries
         ]

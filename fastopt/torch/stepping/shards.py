@@ -66,6 +66,28 @@ def spec_of(tensor: Any) -> Any:
     return tensor._spec if is_sharded(tensor) else None
 
 
+def first_element(param: Any) -> int:
+    """Which element of the whole parameter, in its order in memory, is the first one of this process.
+
+    The others of this process follow it in the whole as well, unless a dimension is sharded that is not the outermost
+    in memory.
+    """
+    spec = spec_of(param)
+    if spec is None:
+        return 0
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    own, whole = local(param), spec.tensor_meta.shape
+    shape, offsets = compute_local_shape_and_global_offset(whole, spec.mesh, spec.placements)
+    if tuple(shape) != tuple(own.shape) or not own.numel():
+        return 0
+    first, inner = 0, 1
+    for dimension in sorted(range(own.ndim), key=lambda each: (own.stride(each), -each)):
+        first += offsets[dimension] * inner
+        inner *= whole[dimension]
+    return first
+
+
 def are_alike(spec: Any, other: Any) -> bool:
     """Whether two DTensors with these specs have the same elements on each process; None stands for plain tensors."""
     if spec is other or spec is None or other is None:
@@ -140,6 +162,10 @@ def check_options(owner: str, label: str, param: Any, options: dict[str, Any]) -
         raise ValueError(
             f"{owner}: flatten=True moves parameters to other memory, and {label} is a DTensor, whose shard others go "
             "on to read where it is, as fully_shard does; leave it out"
+        )
+    if options["stochastic_rounding"] and local(param).device.type != "cpu":
+        raise NotImplementedError(
+            f"{owner}: stochastic_rounding=True is for DTensors in main memory, and {label} is on {local(param).device}"
         )
     needs = [name for name, harmless in NEED_ALL_SHARDS.items() if options[name] != harmless]
     if needs and local(param).device.type != "cpu":
