@@ -41,6 +41,7 @@ class NativeOptimizer:
         if NativeOptimizer in cls.__bases__:
             cls.row = ROWS[cls.__name__]
 
+    @torch._disable_dynamo  # type: ignore[attr-defined]  # loads nothing until it is called
     @torch.no_grad()
     def apply(self, grads: Sequence[Any], trainable_variables: Sequence[Any] | None = None) -> None:
         """Update variables by their gradients, as Keras' `apply` does.
