@@ -102,6 +102,21 @@ def test_training_in_bfloat16(tmp_path: Path) -> None:
     check_agreement(weights(ours), weights(theirs), weights(Digits()), 2e-3, 10)  # 0 measured: fused rounds once, too
 
 
+def test_master_weights_in_bfloat16(tmp_path: Path) -> None:
+    """At this rate most updates are less than half the distance between neighbouring numbers of bfloat16."""
+    kept, rounded = Digits(master_weights=True), Digits()
+    kept.lr = rounded.lr = 1e-5
+    fitted = trainer(tmp_path, precision="bf16-true")
+    fitted.fit(kept)
+    (optimizer,) = fitted.optimizers
+    trainer(tmp_path, precision="bf16-true").fit(rounded)
+    before = [each.bfloat16() for each in weights(Digits()).values()]
+    changed = [param != old for param, old in zip(optimizer.master_params(), before, strict=True)]
+    assert all(each.float().mean() > 0.9 for each in changed)  # 1 measured
+    changed = [param != old for param, old in zip(weights(rounded).values(), before, strict=True)]
+    assert all(each.float().mean() < 0.2 for each in changed)  # 0.1 at most
+
+
 def test_manual_optimization(tmp_path: Path) -> None:
     ours, theirs = Manual(), Manual(torch.optim.AdamW)
     with counted_steps() as counts:
