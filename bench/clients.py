@@ -3,7 +3,7 @@
 Each package (the extra `clients` has them) trains a small model in turns: with torch's optimizer as it is made by
 default, with `fused=True`, and with that of `fastopt.torch`. Printed is the share of the time that `step` took, and how
 long training took with torch's two in units of fastopt's time: medians over the turns. All is on one thread, unless
-`--threads` says otherwise. It takes three minutes on a processor that does nothing else. `--quick` trains once, for a
+`--threads` says otherwise. It takes five minutes on a processor that does nothing else. `--quick` trains once, for a
 moment.
 """
 
@@ -24,7 +24,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-TURNS = 5
+TURNS = 9
 
 # --- what is measured -------------------------------------------------------------------------------------------------
 
