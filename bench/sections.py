@@ -66,6 +66,7 @@ SECTIONS = {
     "torch: memory of gradients": (
         "The peak size of all gradients during a training iteration, counted tensor by tensor."
     ),
+    "Keras: steps": "optimizer.apply on Keras' torch backend: classes of fastopt.keras and of keras.optimizers.",
     "spaCy: whole epochs": (
         "nlp.update over all documents with a text classifier of the architecture of spaCy's quickstart, and thinc's "
         "Adam with its settings there. The optimizers are found by their names in thinc's registry."

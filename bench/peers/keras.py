@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import os
@@ -115,14 +116,14 @@ LIBRARY = Library(
 )
 
 
-def start(problem: Problem) -> Runner:
+def start(problem: Problem, package: str = "keras.optimizers") -> Runner:
     keras = LIBRARY.package()
     name, arguments = LIBRARY.optimizer(problem.variant)
     values = settings(problem.variant)
     tensors = Tensors.of(problem)
     variables = [keras.Variable(param, dtype="float32") for param in problem.params]
     tensors.params.clear()  # so that the memory of only one copy is measured
-    optimizer = getattr(keras.optimizers, name)(values["lr"], **arguments(values))
+    optimizer = getattr(importlib.import_module(package), name)(values["lr"], **arguments(values))
 
     def step() -> None:
         optimizer.apply(tensors.grads, variables)
@@ -134,3 +135,4 @@ def start(problem: Problem) -> Runner:
 
 
 KERAS = Peer(f"Keras ({BACKEND})", start, LIBRARY.unavailable)
+FASTOPT_IN_KERAS = Peer("fastopt.keras", functools.partial(start, package="fastopt.keras"), LIBRARY.unavailable)
