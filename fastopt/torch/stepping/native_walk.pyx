@@ -490,6 +490,13 @@ cdef class NativeWalk:
                 return False
         return True
 
+    cdef int find_shards(self, Py_ssize_t first, Py_ssize_t last) except -1:
+        cdef Py_ssize_t index
+        for index in range(first, last):
+            if self.found[index] != NULL and self.segments[index] >= 0 and self.shards[index] is not None:
+                self.find_shard(index)
+        return 0
+
     cdef int find_shard(self, Py_ssize_t index) except -1:
         """Let the shard of a DTensor's gradient that was fetched take its place, if it is one like the parameter's."""
         cdef PyObject *gradient = self.found[index]
@@ -518,10 +525,14 @@ cdef class NativeWalk:
 
         Python may run here: torch functions of subclasses and modes. After this, until a step is done, none runs.
         """
-        if self.access is None or self.runs_python:
+        if self.access is None:
             return self.fetch_each(first, last)
-        with self.access.without_torch_functions():  # DTensors have none, which torch would find out for each
-            return self.fetch_each(first, last)
+        if self.runs_python:
+            self.fetch_each(first, last)
+        else:
+            with self.access.without_torch_functions():  # DTensors have none, which torch would find out for each
+                self.fetch_each(first, last)
+        return self.find_shards(first, last)
 
     cdef int fetch_each(self, Py_ssize_t first, Py_ssize_t last) except -1:
         cdef Py_ssize_t index
@@ -537,9 +548,6 @@ cdef class NativeWalk:
                 continue
             self.found[index] = gradient
             if self.segments[index] >= 0:
-                if self.access is not None and PyList_GET_ITEM(self.shards, index) != <PyObject *>None:
-                    self.find_shard(index)
-                    continue
                 placement = &self.placements[self.segments[index]]
                 if placement.size == 1 and type(<object>gradient) is self.plain:  # larger ones do not pass for memory
                     placement.refused = (<object>gradient).is_neg()
@@ -579,7 +587,7 @@ cdef class NativeWalk:
     cdef int gather(self, dict replacements, Py_ssize_t first, Py_ssize_t last, bint thorough) except -1:
         """Note the addresses of the gradients; `replacements` holds, by segment, tensors that replace gradients."""
         cdef Py_ssize_t index, segment, n_found = 0
-        cdef bint refused
+        cdef bint refused, sharded = self.access is not None
         cdef Placement *placement
         cdef DLTensor description
         cdef WatchedArrays arrays = self.engine.arrays
@@ -601,7 +609,7 @@ cdef class NativeWalk:
                 return REBUILD
             placement = &self.placements[segment]
             param = PyList_GET_ITEM(self.params, index)
-            if self.access is not None and PyList_GET_ITEM(self.shards, index) != <PyObject *>None:
+            if sharded and PyList_GET_ITEM(self.shards, index) != <PyObject *>None:
                 param = in_slot(param, self.local_slot)
                 if param != PyList_GET_ITEM(self.shards, index):
                     return REBUILD
@@ -629,7 +637,7 @@ cdef class NativeWalk:
             n_found += 1
             if arrays.zeroed:
                 self.written.append(<object>found)
-                if self.access is not None and self.shards[index] is not None:
+                if sharded and self.shards[index] is not None:
                     self.written.append(self.params[index].grad)
         if last - first < self.n_params:
             if n_found:
