@@ -32,6 +32,11 @@ from .stepping.stepper import Stepper
 if TYPE_CHECKING:
     from .stepping.buckets import CommHook
 
+NO_GRAPH = (
+    "optimizer.step() of fastopt.torch is native code, which no graph can hold; compile the model, or the loss and its "
+    "gradients, and call step() outside, or compile without fullgraph=True"
+)
+
 NOBODY, HELD, READ = 0, 1, 2
 """See `NativeOptimizer.states_seen`."""
 
@@ -358,6 +363,7 @@ class NativeOptimizer(SavedOptimizer):
             Gradients are not finite, and `nonfinite` asks for an error. Nothing has been changed.
         """
         if _is_traced():
+            torch._dynamo.graph_break(msg=NO_GRAPH)  # with fullgraph=True, an error with this message
             return _untraced_step(self, closure)
         if (
             self._optimizer_step_pre_hooks

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cases import Case, equal_bits
+from custom_momentum import Momentum
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import Parameter
 from torch_cases import AFTER, BEFORE, INFOS, by_case, make, parameters, train
@@ -61,6 +62,17 @@ def test_backends_and_meshes(backend: str, sizes: tuple[int, ...]) -> None:
     train_shards(mine, params, BEFORE)
     train(other, plain, BEFORE)
     assert_same_shards(mine, params, other, plain)
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_custom_rules(backend: str) -> None:
+    plain = parameters(torch.float32)
+    params = sharded(plain, mesh_of(3))
+    mine, other = (Momentum.torch(each.values(), nesterov=True, backend=backend) for each in (params, plain))
+    for steps in (BEFORE, AFTER):
+        train_shards(mine, params, steps)
+        train(other, plain, steps)
+        assert_same_shards(mine, params, other, plain)
 
 
 @pytest.mark.parametrize("name", INFOS)
@@ -384,6 +396,23 @@ def test_parameters_of_other_dtypes_and_devices() -> None:
     for shard, error in ((torch.ones(2, dtype=torch.complex64), TypeError), (torch.ones(2, device="meta"), ValueError)):
         with pytest.raises(error, match=r"params\[0\] is (torch.complex64|on meta)"):
             fastopt.torch.Adam([Parameter(whole(shard, mesh_of(3)))])
+
+
+@pytest.mark.parametrize("flag", ["capturable", "differentiable"])
+def test_flags_that_a_native_step_does_not_support(flag: str) -> None:
+    param = Parameter(whole(torch.ones(2), mesh_of(3)))
+    with pytest.raises(ValueError, match=f"does not support {flag}=True"):
+        fastopt.torch.Adam([param], **{flag: True})
+
+
+def test_a_sparse_gradient() -> None:
+    param = Parameter(whole(torch.ones(2, 3), mesh_of(3)))
+    optimizer = fastopt.torch.Adam([param])
+    param.grad = whole(torch.ones(2, 3), mesh_of(3))
+    param.grad._local_tensor = torch.ones(2, 3).to_sparse()  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match=r"does not support sparse .* the gradient of params\[0\] is"):
+        optimizer.step()
+    assert torch.equal(local(param), torch.ones(2, 3))
 
 
 def test_a_subclass_of_dtensor_is_refused() -> None:

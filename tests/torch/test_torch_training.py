@@ -495,3 +495,15 @@ def test_torch_compile_leaves_steps_alone(name: str) -> None:
         return model
 
     check_models(run(fastopt.torch, True), run(TORCH, False))
+
+
+@pytest.mark.slow
+def test_a_step_in_a_full_graph_says_what_to_do() -> None:
+    torch._dynamo.reset()
+    param = torch.nn.Parameter(torch.ones(2))
+    param.grad = torch.ones(2)
+    optimizer = fastopt.torch.Adam([param])
+    step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend="eager")
+    with pytest.raises(RuntimeError, match="native code, which no graph can hold; compile the model, or the loss"):
+        step()
+    assert torch.equal(param.detach(), torch.ones(2))
