@@ -15,8 +15,8 @@ from ...kernels.formulas import registry
 from ...state.states import UNUSED
 from ...step.param_storage import ParamStorage
 from ...step.storage import REST
-from . import shards
-from .coded_states import CodedState, CodedStates, encoded
+from . import shards, tensors
+from .coded_states import CodedState, CodedStates, dense_strides, encoded
 from .host import PLAIN, Group, Host, InitGroup, States
 from .hyperparameters import read_hyperparameters
 
@@ -170,19 +170,39 @@ def make_states_early(
             for param in group["params"]
             if (only is None or id(param) in only) and not has_state(names, states, param)
         ]
-        if not new or not host.spec.states(read_hyperparameters(host.name, host.spec, group)):
-            continue
-        gradients = [param.grad for param in new]
-        try:
-            for param in new:
-                param.grad = param.detach()  # torch makes states only for what has a gradient
-            with torch.inference_mode(False):  # States must be usable outside of it.
-                make_states(host, states, init_group, group, new)
-        finally:
-            for param, gradient in zip(new, gradients, strict=True):
-                param.grad = gradient
+        if new and host.spec.states(read_hyperparameters(host.name, host.spec, group)):
+            gradients = [param.grad for param in new]
+            try:
+                for param in new:
+                    param.grad = param.detach()  # torch makes states only for what has a gradient
+                with torch.inference_mode(False):  # States must be usable outside of it.
+                    make_states(host, states, init_group, group, new)
+            finally:
+                for param, gradient in zip(new, gradients, strict=True):
+                    param.grad = gradient
+        for param in new:
+            add_own(host, states, param)
         starts = {name: float(group[name]) for name in host.spec.initial.values() if isinstance(name, str)}
         host.early.update((param, starts) for param in new if starts)
+
+
+def add_own(host: Host, states: States, param: Tensor) -> None:
+    """Give a parameter's state what only options ask for, as it is before a first step, where it is missing.
+
+    A checkpoint is loaded into states that are there: what is not would stay as it is in a new optimizer.
+    """
+    with torch.inference_mode(False):
+        if host.is_split(param) and dict.get(states.get(param, {}), REST) is None:
+            states[param][REST] = new_rest(param)
+        if host.counts_steps and not host.spec.counts_steps and dict.get(states.get(param, {}), "step") is None:
+            states[param]["step"] = new_number(0.0)
+
+
+def new_rest(param: Tensor) -> Tensor:
+    """What a bfloat16 parameter does not hold of its float32, before a first step: nothing."""
+    own = shards.local(param)
+    made = torch.zeros(own.numel(), dtype=tensors.REST_DTYPE).as_strided(own.shape, dense_strides(own))
+    return shards.wrapped(made, param)
 
 
 def follow_hyperparameters(

@@ -26,6 +26,7 @@ from .states import (
     has_state,
     make_states,
     new_number,
+    new_rest,
     new_state,
     optional_states,
     state_names,
@@ -269,10 +270,7 @@ class Update:
         value, label = states.get(entry.param, {}).get(REST), f"{REST!r} in the state of {entry.label}"
         if value is None:
             self.remember(states, entry.param)
-            made = torch.zeros(entry.memory.numel(), dtype=tensors.REST_DTYPE).as_strided(
-                entry.memory.shape, entry.memory.stride()
-            )
-            value = shards.wrapped(made, entry.param)
+            value = new_rest(entry.param)
         elif not isinstance(value, Tensor) or value.dtype is not tensors.REST_DTYPE or value.shape != entry.param.shape:
             raise ValueError(
                 f"{self.host.name}: {label} must be a {tensors.REST_DTYPE} tensor of its parameter's shape "
