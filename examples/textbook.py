@@ -197,6 +197,57 @@ def adan(  # type: ignore[no-untyped-def]
     negated[:] = -grads
 
 
+def lamb(  # type: ignore[no-untyped-def]
+    params, grads, mean, mean_square, beta1, rest1, beta2, rest2, divisor, root, eps, weight_decay, lr, adapts
+):
+    mean *= beta1
+    mean += rest1 * grads
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    direction = mean / divisor / (np.sqrt(mean_square) / root + eps) + weight_decay * params
+    length, other = np.sqrt(np.sum(np.square(params))), np.sqrt(np.sum(np.square(direction)))
+    if adapts and length > 0 and other > 0:
+        direction *= length / other
+    params -= lr * direction
+
+
+def lars(  # type: ignore[no-untyped-def]
+    params, grads, buffer, lr, weight_decay, trust_coeff, eps, adapts, momentum, weight
+):
+    length, other = np.sqrt(np.sum(np.square(params))), np.sqrt(np.sum(np.square(grads)))
+    found = grads + weight_decay * params
+    if adapts and length > 0 and other > 0:
+        found *= trust_coeff * length / (other + weight_decay * length + eps)
+    buffer *= momentum
+    buffer += weight * found
+    params -= lr * buffer
+
+
+def lars_nesterov(  # type: ignore[no-untyped-def]
+    params, grads, buffer, lr, weight_decay, trust_coeff, eps, adapts, momentum, weight
+):
+    length, other = np.sqrt(np.sum(np.square(params))), np.sqrt(np.sum(np.square(grads)))
+    found = grads + weight_decay * params
+    if adapts and length > 0 and other > 0:
+        found *= trust_coeff * length / (other + weight_decay * length + eps)
+    buffer *= momentum
+    buffer += weight * found
+    params -= lr * (found + momentum * buffer)
+
+
+def stable_adamw(  # type: ignore[no-untyped-def]
+    params, grads, mean, mean_square, beta1, rest1, beta2, rest2, lr, eps, weight_decay
+):
+    mean *= beta1
+    mean += rest1 * grads
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    ratio = np.sqrt(np.sum(np.square(grads) / np.maximum(mean_square, eps * eps)) / max(grads.size, 1))
+    rate = lr / max(1.0, ratio)
+    params *= 1 - rate * weight_decay
+    params -= rate * mean / (np.sqrt(mean_square) + eps)
+
+
 # --- the optimizers ---------------------------------------------------------------------------------------------------
 
 
@@ -501,6 +552,79 @@ class Adan(Textbook):
         rates = (self.lr / (1 - beta1**self.steps), self.lr * beta2 / (1 - beta2**self.steps))
         root = math.sqrt(1 - beta3**self.steps)
         return float(self.steps == 1), *averaging, self.keep, *rates, root, self.eps, self.divisor
+
+
+class LAMB(Textbook):
+    """Adam whose steps are as long, beside the array, as the rate says."""
+
+    update = staticmethod(lamb)
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 1e-2,
+        bias_correction: bool = True,
+        always_adapt: bool = False,
+    ) -> None:
+        super().__init__(params, 2)
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+        self.bias_correction, self.adapts = bias_correction, always_adapt or weight_decay != 0
+
+    def numbers(self) -> tuple[float, ...]:
+        beta1, beta2 = self.betas
+        corrections = [1 - beta**self.steps if self.bias_correction else 1.0 for beta in self.betas]
+        averaging = (beta1, 1 - beta1, beta2, 1 - beta2)
+        roots = (corrections[0], math.sqrt(corrections[1]), self.eps)
+        return *averaging, *roots, self.weight_decay, self.lr, float(self.adapts)
+
+
+class LARS(Textbook):
+    """SGD whose gradients are as long, beside the array, as `trust_coeff` says."""
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        trust_coeff: float = 1e-3,
+        eps: float = 1e-8,
+        always_adapt: bool = False,
+    ) -> None:
+        super().__init__(params, 1)
+        adapts = float(always_adapt or weight_decay != 0)
+        self.shared = (lr, weight_decay, trust_coeff, eps, adapts)
+        self.momentum, self.dampening = momentum, dampening
+        self.update = lars_nesterov if nesterov else lars
+
+    def numbers(self) -> tuple[float, ...]:
+        return *self.shared, self.momentum, 1.0 if self.steps == 1 else 1 - self.dampening
+
+
+class StableAdamW(Textbook):
+    """AdamW with steps shortened where the gradient is large beside its average."""
+
+    update = staticmethod(stable_adamw)
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(params, 2)
+        self.lr, self.betas, self.eps, self.weight_decay = lr, betas, eps, weight_decay
+
+    def numbers(self) -> tuple[float, ...]:
+        rests = [(1 - beta) / (1 - beta**self.steps) for beta in self.betas]
+        return 1 - rests[0], rests[0], 1 - rests[1], rests[1], self.lr, self.eps, self.weight_decay
 
 
 TEXTBOOK: dict[str, Callable[..., Textbook]] = {

@@ -78,6 +78,8 @@ def rule(
     domain: Mapping[str, str] | None = None,
     source: str | None = None,
     unsigned: Iterable[str] = (),
+    sums: Callable[..., Any] | None = None,
+    sums_over_all: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], type[RuleOptimizer]]:
     """Make an optimizer class from a function that updates one element.
 
@@ -110,6 +112,15 @@ def rule(
         States that are never negative, such as averages of squares. With `state_dtype="float8"` they are stored without
         a sign, and only 0 is stored as 0, so that nothing is divided by a 0 that rounding made.
 
+    sums: function, optional
+        What is added up over each parameter before anything is written: `(param, grad, *state, *coefficients) ->
+        terms` takes those of the rule's arguments that it needs, of one element, as they are before the update, and
+        returns variables, whose names are those of the sums: at most three. The rule, or `coefficients`, takes the
+        sums by these names, and `numel`, the parameter's number of elements. They are added up in float64, in a fixed
+        order; a term that is a square, `x * x`, is also squared there. A segment of a packed buffer is a parameter.
+    sums_over_all: function, optional
+        The same for sums over all parameters that the step updates. They are three together.
+
     Returns
     -------
     decorator: function -> class
@@ -135,6 +146,9 @@ def rule(
     in `~/.cache/fastopt` (FASTOPT_CACHE_DIR names another folder; set to nothing, nothing is kept), by all that they
     are made of, so that nothing there can be stale.
 
+    Rules are element-wise: elements depend on each other by sums alone, so matrix products, sorting and medians are not
+    possible. Sums are not for `fastopt.jit`, nor for CUDA.
+
     A proximal step (`prox=` of one element) is not possible: what the rate of an element is, is not known.
 
     Examples
@@ -159,6 +173,23 @@ def rule(
     >>> AdaBelief(np.zeros(3), beta1=1.0)
     Traceback (most recent call last):
     ValueError: Invalid beta1 value: 1 (expected beta1 in [0, 1))
+
+    Gradient descent by the direction of each parameter's gradient alone:
+
+    >>> def norm(grad):
+    ...     grad_square_sum = grad * grad
+    ...     return grad_square_sum
+    >>> def normalized(lr, grad_square_sum):
+    ...     step_size = lr / sqrt(grad_square_sum)
+    ...     return step_size
+    >>> @fastopt.rule(state=(), hyper=dict(lr=1.0), coefficients=normalized, sums=norm)
+    ... def Normalized(param, grad, step_size):
+    ...     param = param - step_size * grad
+    ...     return param
+    >>> w, v = np.zeros(2), np.zeros(1)
+    >>> Normalized([w, v]).step([np.array([3.0, 4.0]), np.array([-7.0])])
+    >>> w, v
+    (array([-0.6, -0.8]), array([1.]))
     """
     if callable(state):
         raise TypeError("rule needs its arguments: write @fastopt.rule(state=(...), hyper=dict(lr=...))")
@@ -169,9 +200,13 @@ def rule(
     if source is not None and not isinstance(source, str):
         raise TypeError(f"source must be a string, the code that has the function, got {source!r}")
 
+    for name, given in (("sums", sums), ("sums_over_all", sums_over_all)):
+        if given is not None and not callable(given):
+            raise TypeError(f"{name} must be a function of one element that returns terms, got {given!r}")
+
     def decorate(function: Callable[..., Any]) -> type[RuleOptimizer]:
         inputs = (*(name for name in defaults if name not in COMMON), *GIVEN)
-        custom = custom_rules.register(function, tuple(initial), inputs, coefficients, source)
+        custom = custom_rules.register(function, tuple(initial), inputs, coefficients, source, sums, sums_over_all)
         last = custom.coefficients[-1]
         returned = last.returned_names
         starts = {name: value for name, value in initial.items() if value != 0}

@@ -13,8 +13,12 @@ PARAM, GRAD = 0, 1
 PREPARED, CLIPPED = -1, -2
 """Operands in a block private to each thread: the gathered gradient, and the gradient with its values clipped."""
 
-PROGRAMS = ("update", "gather", "clear", "swap")
-"""Programs of a call on a segment: a whole step, only keep the gradient, only zero it, swap parameter and average."""
+FIRST_TERM, MAX_SUMS = -3, 3
+"""The first of the operands that hold the terms of a rule's sums, -3, -4...; and the most sums of a rule."""
+
+PROGRAMS = ("update", "gather", "clear", "swap", "terms")
+"""Programs of a call on a segment: a whole step, only keep the gradient, only zero it, swap parameter and average, only
+compute the terms of the rule's sums."""
 
 ENGINE_ARGUMENTS = ("step", "lr", "weight_decay", "clip_coefficient")
 """Arguments of coefficient functions that engines set, because their values differ by step or by segment."""

@@ -44,6 +44,7 @@ FULL: dict[str, Any] = {
     "threshold": 4.0,
     "beta3_warmup": 6.0,
     "alpha_warmup": 9.0,
+    "trust_coeff": 0.5,
 }
 EXTRAS: tuple[dict[str, Any], ...] = (
     {},

@@ -76,19 +76,21 @@ def torch_options(options: dict[str, Any], name: str) -> dict[str, Any]:
 
 def info_of(spec: Spec) -> OptimizerInfo:
     """What torch's table of tests would have of an optimizer, if torch had it: as of Adamax."""
-    betas = tuple(0.5 + 0.25 * index / len(spec.defaults["betas"]) for index in range(len(spec.defaults["betas"])))
+    n_betas = len(spec.defaults.get("betas", ()))
+    betas = tuple(0.5 + 0.25 * index / n_betas for index in range(n_betas))
 
     def inputs(device: Any, dtype: Any = None) -> list[OptimizerInput]:
         """Without what is for CUDA alone; and other betas."""
         found: list[OptimizerInput] = optim_inputs_func_adamax("cpu", dtype)
-        return [*found, OptimizerInput(params=None, kwargs={"betas": betas}, desc="non-default betas")]
+        more = [OptimizerInput(params=None, kwargs={"betas": betas}, desc="non-default betas")] if betas else []
+        return [*found, *more]
 
     def error_inputs(device: Any, dtype: Any) -> list[Any]:
         found = optim_error_inputs_func_adamax(device, dtype)
         for each in found:
             if "betas" in each.optimizer_error_input.kwargs:
                 each.optimizer_error_input.kwargs["betas"] = (0.0, 1.0, *betas[2:])
-        return found
+        return [each for each in found if betas or "betas" not in each.optimizer_error_input.kwargs]
 
     return OptimizerInfo(
         getattr(TORCH, spec.name),

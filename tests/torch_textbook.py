@@ -36,7 +36,8 @@ class _WithStep(PlainOptimizer):
 def step_one(spec: Spec, group: dict[str, Any], param: Tensor, state: dict[str, Any]) -> None:
     """One update of a parameter and its states."""
     values = {name: plain(group.get(name, default)) for name, default in spec.defaults.items()}
-    arrays = [as_array(each) for each in (param, param.grad, *(state[name] for name in spec.all_states))]
+    names = spec.states(values)
+    arrays = [as_array(each) for each in (param, param.grad, *(state[name] for name in names))]
     new, grad, *states = arrays
     if values.pop("maximize"):
         grad = -grad
@@ -53,7 +54,7 @@ def step_one(spec: Spec, group: dict[str, Any], param: Tensor, state: dict[str, 
     with np.errstate(all="ignore"):
         textbook.step(grad)
     state["step"] += 1
-    for tensor, array in zip((param, *(state[name] for name in spec.all_states)), (new, *states), strict=True):
+    for tensor, array in zip((param, *(state[name] for name in names)), (new, *states), strict=True):
         tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..kernels.formulas import registry
 from ..kernels.formulas.dialect import Function
+from ..kernels.formulas.rule_sums import NUMEL, Terms
 from . import conventions
 from .specs import SPECS, Spec
 
@@ -155,6 +156,9 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
         lines.append(("lr", _simplified(_call(functions["decayed_rate"], given, functions))))
         lr = ast.Name("lr")
     environment["lr"] = lr
+    terms = registry.terms(spec.rule(values))
+    sums = () if terms is None else terms.names
+    environment |= {name: ast.Name(name) for name in (*sums, NUMEL)}
     results: dict[str, ast.expr] = {}
     for name in (spec.regularize, spec.coefficients):
         seen = dict(environment)  # each sees the hyperparameters, not the other's results
@@ -176,7 +180,43 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
         }
         lines += _run(function, inner, rules, kept)
         grad = inner.get("grad", grad)
-    return lines
+    if terms is None:
+        return lines
+    return _with_sums(lines, terms, environment, spec, values)
+
+
+def _with_sums(
+    lines: Lines, terms: Terms, environment: Mapping[str, ast.expr], spec: Spec, values: Mapping[str, Any]
+) -> Lines:
+    """The lines of an update, and those of the rule's sums before the first line that needs them."""
+    known = {(name, ast.dump(expression)) for name, expression in lines}
+    loop = registry.loop(registry.terms_name(spec.rule(values)))
+    functions = {each.name: each for each in loop.functions}
+    inner: dict[str, ast.expr] = {}
+    added: Lines = []
+    names = iter(terms.names)
+    kinds = iter(zip(terms.reductions, terms.over_all, strict=True))
+    for function in terms.functions:
+        inner = {name: environment.get(name, ast.Name(name)) for name in function.arguments}
+        inner |= {name: ast.Name(name) for name in loop.operands if name in function.arguments}
+        found = _run(function, inner, functions)
+        results = set(function.returned_names)
+        added += [each for each in found if each[0] not in results and (each[0], ast.dump(each[1])) not in known]
+        assigned = dict(found)
+        for result in function.returned_names:
+            reduction, over_all = next(kinds)
+            term = assigned.get(result, inner[result])
+            if reduction == "square":
+                term = ast.BinOp(term, ast.Pow(), ast.Constant(2))
+            added.append((next(names), ast.Call(ast.Name("sum_over_all" if over_all else "sum"), [term], [])))
+    dependent, first, later = set(terms.names), [], []
+    for name, expression in lines:
+        if {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)} & dependent:
+            dependent.add(name)
+            later.append((name, expression))
+        else:
+            first.append((name, expression))
+    return [*first, *added, *later]
 
 
 def _run(
@@ -276,7 +316,8 @@ def _number(node: ast.AST) -> float | None:
 
 
 def _same(one: ast.AST, other: ast.AST) -> bool:
-    return ast.dump(one) == ast.dump(other)
+    number = _number(one)
+    return ast.dump(one) == ast.dump(other) or (number is not None and number == _number(other))
 
 
 class _Simplification(ast.NodeTransformer):

@@ -159,6 +159,8 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         _at_least_zero("alpha_warmup", "alpha_warmup value"),
         _flag("use_clipping"),
         _flag("no_prox"),
+        _flag("always_adapt"),
+        _at_least_zero("trust_coeff", "trust_coeff value"),
     )
 }
 """Every hyperparameter of every optimizer; a name has one meaning everywhere, except with `with_three_betas`."""

@@ -108,12 +108,14 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
     Raises
     ------
     TypeError, ValueError
-        The optimizer does not have one of these hyperparameters, or a value is not allowed.
+        The optimizer does not have one of these hyperparameters, or a value is not allowed; or its rule has sums.
     """
     values = spec.convert({**spec.defaults, **options})
     if callable(values.get("lr")):
         raise TypeError(f"lr must be a number, got {values['lr']!r}; call a schedule's `jit` in the loop")
     rule = spec.rule(values)
+    if spec.has_sums:
+        raise ValueError(no_single_updates(spec))
     numbers = {"lr": values.get("lr", 0.0), **_IN_GENERAL, **spec.numbers(values)}
     function = registry.coefficient_function(spec.coefficients)
     used = _arguments_for(function, set(registry.rule(rule).coefficients) | set(spec.carried))
@@ -144,6 +146,12 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
     )
 
 
+def no_single_updates(spec: Spec) -> str:
+    """What to say where an update of one array is asked for, by itself."""
+    instead = "the class itself" if spec.custom else f"fastopt.{spec.name} or fastopt.torch.{spec.name}"
+    return f"{spec.name} adds up whole parameters before it updates them, which single updates do not; use {instead}"
+
+
 def _is_impossible(spec: Spec, values: Mapping[str, Any], name: str) -> bool:
     """Whether a hyperparameter is 0 and this variant refuses every other value."""
     return not isinstance(values[name], bool) and spec.check({**values, name: 0.5}) is not None
@@ -166,6 +174,8 @@ def _names(node: ast.AST) -> set[str]:
 
 def _signatures() -> Iterator[Signature]:
     for spec in SPECS.values():
+        if spec.has_sums:
+            continue
         seen = set()
         for switches in product((False, True), repeat=len(spec.variants)):
             rule = spec.rules.get(switches)

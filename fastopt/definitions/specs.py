@@ -97,6 +97,16 @@ class Spec:
         return self.proximal[rule]
 
     @property
+    def has_sums(self) -> bool:
+        """Whether a rule adds something up before its update; see `formulas.rule_sums`."""
+        return any(registry.terms(rule) is not None for rule in self.rules.values())
+
+    @property
+    def has_sums_over_all(self) -> bool:
+        """Whether a rule adds something up over all parameters."""
+        return any(any(terms.over_all) for rule in self.rules.values() if (terms := registry.terms(rule)) is not None)
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         """The hyperparameters that a user can set, in the order of the defaults."""
         return tuple(name for name in self.defaults if name not in self.fixed)
@@ -398,6 +408,56 @@ SPECS: dict[str, Spec] = {
             costs={"adan": (0.45, 1.00)},
             unsigned=("exp_avg_sq",),
             proximal={"adan": adaptive("exp_avg_sq")},
+            in_torch=False,
+        ),
+        Spec(
+            "LAMB",
+            defaults={
+                "lr": 1e-3,
+                "betas": (0.9, 0.999),
+                "eps": 1e-6,
+                "weight_decay": 1e-2,
+                "bias_correction": True,
+                "always_adapt": False,
+                **_EVERYWHERE,
+            },
+            rules={(): "lamb"},
+            coefficients="lamb",
+            regularize="regularize_without_decay",
+            costs={"lamb": (0.35, 0.95)},
+            unsigned=("exp_avg_sq",),
+            in_torch=False,
+        ),
+        Spec(
+            "LARS",
+            defaults={
+                "lr": 1.0,
+                "momentum": 0.9,
+                "dampening": 0.0,
+                "weight_decay": 0.0,
+                "nesterov": False,
+                "trust_coeff": 1e-3,
+                "eps": 1e-8,
+                "always_adapt": False,
+                **_EVERYWHERE,
+            },
+            variants=("nesterov",),
+            rules={(False,): "lars", (True,): "lars_nesterov"},
+            coefficients="lars",
+            regularize="regularize_without_decay",
+            costs={"lars": (0.16, 0.30), "lars_nesterov": (0.16, 0.30)},
+            check=_check_nesterov,
+            squares=False,
+            in_torch=False,
+        ),
+        Spec(
+            "StableAdamW",
+            defaults={"lr": 1e-3, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 1e-2, **_EVERYWHERE},
+            rules={(): "stable_adamw"},
+            coefficients="stable_adamw",
+            regularize="regularize_without_decay",
+            costs={"stable_adamw": (0.32, 0.90)},
+            unsigned=("exp_avg_sq",),
             in_torch=False,
         ),
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..definitions.signatures import signatures
+from ..definitions.signatures import no_single_updates, signatures
+from ..definitions.specs import SPECS
 from . import states
 from .making import Functions, built_in, functions
 from .modes import flush_denormals, restore_denormals
@@ -24,7 +25,9 @@ def __getattr__(name: str) -> Any:
     else:
         value = states.find(name)
         if value is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            with_sums = [spec for spec in SPECS.values() if spec.has_sums and name.split("_")[0] == spec.name.lower()]
+            why = f": {no_single_updates(with_sums[0])}" if with_sums else ""
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}{why}")
     globals()[name] = value
     return value
 

@@ -213,7 +213,13 @@ def programs(wanted: Iterable[Fused], spec: Spec, group: Mapping[str, Any]) -> d
             operands = {**operands, "grad": gradient}
         for program in each.programs:
             found[program].append((name, operands))
+        if each is RULE and registry.terms(name) is not None:
+            found["terms"].append((registry.terms_name(name), operands))
+        elif each.gradient and "update" in each.programs:
+            found["terms"].append((name, operands))
         gradient = each.gradient or gradient
+    if registry.terms(spec.rule(group)) is None:
+        found["terms"].clear()
     return found
 
 

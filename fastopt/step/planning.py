@@ -12,9 +12,10 @@ import numpy as np
 
 from ..definitions.specs import Spec
 from ..kernels.backends import Backend
-from ..kernels.constants import CLIPPED, ENGINE_ARGUMENTS, PREPARED
-from ..kernels.engine.plan import GroupPlan, OperandForm, Operation, RowOperation, Stage, StepPlan
+from ..kernels.constants import CLIPPED, ENGINE_ARGUMENTS, FIRST_TERM, MAX_SUMS, PREPARED
+from ..kernels.engine.plan import GroupPlan, OperandForm, Operation, RowOperation, RuleSum, Stage, StepPlan
 from ..kernels.formulas import registry
+from ..kernels.formulas.rule_sums import NUMEL, Terms
 from .operations import (
     ACCUMULATOR,
     Fused,
@@ -31,6 +32,7 @@ from .options import CONSTRAINTS
 from .structure import structure_key
 
 BLOCKS = {"prepared": PREPARED, "clipped": CLIPPED}
+BLOCKS |= {registry.term_operand(index): FIRST_TERM - index for index in range(MAX_SUMS)}
 """Operands that are a thread's own block."""
 
 
@@ -49,9 +51,9 @@ def _row_constraints(group: Mapping[str, Any]) -> list[Any]:
     return [group[name] for name in CONSTRAINTS if group[name] is not None and group[name].row is not None]
 
 
-StageShape = tuple[Any, tuple[str, ...], tuple[int, ...], tuple[int, ...], bool]
-"""A coefficient function, the names of its arguments, `plan.Stage.positions` and `carried`, and whether it is the
-optimizer's own."""
+StageShape = tuple[Any, tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]
+"""A coefficient function, the names of its arguments, `plan.Stage.positions`, `carried` and `sums`, and whether it is
+the optimizer's own."""
 
 Positions = dict[tuple[str, str], tuple[int, int]]
 """(coefficient function, its result) -> (stage, which of its results)."""
@@ -69,6 +71,7 @@ class Shape(NamedTuple):
     rows_after: int
     accumulator: int
     carried: tuple[tuple[int, int], ...]
+    sums: tuple[RuleSum, ...]
 
 
 class Planner:
@@ -134,8 +137,8 @@ class Planner:
         seen = {True: {**around, **own}, False: {**own, **around}}
         return GroupPlan(
             stages=tuple(
-                Stage(function, tuple(seen[is_own].get(argument, 0.0) for argument in arguments), positions, carried)
-                for function, arguments, positions, carried, is_own in shape.stages
+                Stage(function, tuple(seen[is_own].get(each, 0.0) for each in arguments), positions, carried, sums)
+                for function, arguments, positions, carried, sums, is_own in shape.stages
             ),
             programs=shape.programs,
             operands=shape.operands,
@@ -150,6 +153,7 @@ class Planner:
             accumulator=shape.accumulator,
             carried=shape.carried,
             divisor=shape.reading[0].divisor,
+            sums=shape.sums,
         )
 
     def shape(self, group: Mapping[str, Any]) -> Shape:
@@ -157,7 +161,7 @@ class Planner:
         wanted = wanted_operations(group, self.options)
         named = programs(wanted, self.spec, group)
         names = ("param", "grad", *self.spec.states(group), *extra_states(self.options))
-        stages, positions = self.stages(wanted, named)
+        stages, positions = self.stages(wanted, named, registry.terms(self.spec.rule(group)))
         updates = [each for each in wanted if "update" in each.programs]
         return Shape(
             reading=readers(wanted),
@@ -175,10 +179,18 @@ class Planner:
                 *(positions[self.spec.coefficients, name] for name in self.spec.carried),
                 *(positions[each.coefficients or "", each.begun] for each in wanted if each.begun is not None),
             ),
+            sums=self.sums(registry.terms(self.spec.rule(group))),
         )
 
+    def sums(self, terms: Terms | None) -> tuple[RuleSum, ...]:
+        """The sums that the coefficients of a rule depend on."""
+        if terms is None:
+            return ()
+        functions = [self.backend.sum_over(each, self.dtype) for each in terms.reductions]
+        return tuple(map(RuleSum, functions, terms.over_all))
+
     def stages(
-        self, wanted: Sequence[Fused], named: Mapping[str, Sequence[Named]]
+        self, wanted: Sequence[Fused], named: Mapping[str, Sequence[Named]], terms: Terms | None
     ) -> tuple[tuple[StageShape, ...], Positions]:
         """The coefficient functions that these operations need, and the place of each of their results."""
         used = {name for operations in named.values() for name, _ in operations}
@@ -198,7 +210,9 @@ class Planner:
             found = zip(numbers_carried, _positions(name, numbers_carried), strict=True)
             carried = tuple(position if own == (number in self.spec.carried) else -1 for number, position in found)
             address = self.backend.coefficient_function(name)
-            stages.append((address, function.arguments, _positions(name, ENGINE_ARGUMENTS), carried, own))
+            known = () if terms is None else (*terms.names, NUMEL)
+            sums = _positions(name, known) if own else (-1,) * len(known)
+            stages.append((address, function.arguments, _positions(name, ENGINE_ARGUMENTS), carried, sums, own))
         return tuple(stages), positions
 
     def position(self, operation: str, coefficient: str, positions: Positions) -> tuple[int, int]:
@@ -210,7 +224,7 @@ class Planner:
         return positions[around[0], coefficient]
 
     def is_rule(self, operation: str) -> bool:
-        return operation in self.spec.rules.values()
+        return operation.removesuffix(registry.TERMS) in self.spec.rules.values()
 
     def limit(self) -> float:
         """The largest element of a gradient that does not overflow, before it is divided by its scale.

@@ -95,6 +95,11 @@ def step_in_backward(
             raise ValueError(
                 f"{name}={options[name]!r} needs all gradients at once; in the backward pass there is one at a time"
             )
+    if optimizer_class.spec.has_sums_over_all:
+        raise ValueError(
+            f"{optimizer_class.__name__} adds something up over all parameters; in the backward pass there is the "
+            "gradient of one at a time"
+        )
     params: Any = module
     whole = None
     if isinstance(module, torch.nn.Module):

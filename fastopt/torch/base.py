@@ -258,7 +258,7 @@ class NativeOptimizer(SavedOptimizer):
             if not tensors.is_settled(param):
                 continue
             devices.check_backend(self.name, label, param, self.options["backend"])
-            shards.check_options(self.name, label, param, self.options)
+            shards.check_options(self.name, label, param, self.options, self.spec.has_sums)
             self._host.storage(param, self.spec.defaults, label)
             if param in self._host.state_dtypes and devices.kind(param) != "cpu":
                 raise NotImplementedError(
@@ -314,6 +314,7 @@ class NativeOptimizer(SavedOptimizer):
             self._take_state_dtypes(len(self.param_groups) - 1)
             self._check_groups(self.param_groups)
             wrappers.check_options(self.name, self.options, self.param_groups)
+            wrappers.check_sums(self.name, self.spec, self.param_groups)
             self._check_devices(self._given.get("flush_denormals"))
             self._flatten()
             if self.in_backward:
@@ -621,6 +622,7 @@ def _initializer(torch_class: type) -> Callable[..., None]:
             torch_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
         self._check_groups(self.param_groups)
         wrappers.check_options(self.name, given, self.param_groups)
+        wrappers.check_sums(self.name, self.spec, self.param_groups)
         self._set_up(given)
 
     added = [

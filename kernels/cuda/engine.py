@@ -71,6 +71,11 @@ class CudaEngine(EngineBase):
                 "backend='cuda' has no constraints on rows or whole parameters (L2Ball, L1Ball, Simplex, GroupLasso); "
                 "use another backend, or those on single elements (Box, NonNegative, L1, L2, ElasticNet)"
             )
+        if any(each.sums for each in inputs.plans):
+            raise ValueError(
+                "backend='cuda' has no optimizers that add up whole parameters before they update them; use another "
+                "backend, with parameters in main memory"
+            )
         super().__init__(inputs)
         segments = self.segments
         self.skipped = self.report.skipped  # a new engine continues the count

@@ -18,6 +18,7 @@ class Stage:
     arguments: tuple[float, ...]
     positions: tuple[int, ...]  # of constants.ENGINE_ARGUMENTS among the arguments; -1: not an argument
     carried: tuple[int, ...] = ()  # positions of carried numbers among the arguments; -1: not an argument
+    sums: tuple[int, ...] = ()  # positions of the rule's sums and of the parameter's size; -1: not an argument
 
 
 class Codec(NamedTuple):
@@ -78,6 +79,13 @@ class RowOperation:
     iterates: bool
 
 
+class RuleSum(NamedTuple):
+    """A sum that the coefficients of a rule depend on, over terms that the program "terms" computes."""
+
+    function: Any  # a sum over a block of terms: an address for the native engine, a callable for the Python one
+    over_all: bool  # whether it is over all parameters that a step updates, rather than over each
+
+
 @dataclass(eq=False, repr=False)
 class GroupPlan:
     """How the parameters of a group are updated."""
@@ -96,6 +104,7 @@ class GroupPlan:
     accumulator: int = -1  # the operand that accumulates the gradients of earlier calls, or -1
     carried: tuple[tuple[int, int], ...] = ()  # for each carried number: (stage, result) that is its next value
     divisor: str = "update_divisor"  # the argument that divides a gradient by its scale when it is first read
+    sums: tuple[RuleSum, ...] = ()  # of the rule, in the order of their operands
 
 
 @dataclass(eq=False, repr=False)

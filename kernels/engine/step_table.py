@@ -150,6 +150,7 @@ def _covers_group(plan: GroupPlan) -> bool:
     operations = plan.programs["update"]
     return (
         not plan.rows
+        and not plan.sums
         and plan.accumulator < 0
         and len(plan.stages) <= MAX_STAGES
         and all(len(stage.arguments) <= MAX_ARGUMENTS for stage in plan.stages)

@@ -33,6 +33,14 @@ def regularize_adan(lr, weight_decay, no_prox, maximize, update_divisor, clip_co
     return grad_factor, weight_decay, param_decay
 
 
+def regularize_without_decay(maximize, update_divisor, clip_coefficient):
+    """For rules that decay weights themselves."""
+    grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
+    param_decay = 1
+    weight_decay = 0
+    return grad_factor, weight_decay, param_decay
+
+
 def decayed_rate(step, lr, decay):
     """Inverse time decay: the first step is not decayed."""
     return lr / (1 + (step - 1) * decay)
@@ -428,6 +436,57 @@ def rprop_torch(etaminus, etaplus, step_size_min, step_size_max):
 
 
 # --- around the update: coefficients of `operations` ------------------------------------------------------------------
+
+
+def trust_ratio(param_square_sum, other_square_sum):
+    """The norm of a parameter divided by another norm; 1 if one of them is 0 or NaN."""
+    ratio = sqrt(param_square_sum) / sqrt(other_square_sum)
+    return select(param_square_sum > 0, select(other_square_sum > 0, ratio, 1), 1)
+
+
+def lamb(step, lr, beta1, beta2, eps, weight_decay, bias_correction, always_adapt, param_square_sum, update_square_sum):
+    one_minus_beta1 = 1 - beta1
+    one_minus_beta2 = 1 - beta2
+    bias_correction1 = select(bias_correction != 0, 1 - beta1**step, 1)
+    bias_correction2_sqrt = select(bias_correction != 0, sqrt(1 - beta2**step), 1)
+    direction = bias_correction2_sqrt / bias_correction1
+    eps_in = 0
+    eps_out = eps * bias_correction2_sqrt
+    param_weight = weight_decay
+    ratio = trust_ratio(param_square_sum, update_square_sum)
+    step_size = lr * select(weight_decay == 0, select(always_adapt != 0, ratio, 1), ratio)
+    return one_minus_beta1, beta2, one_minus_beta2, direction, eps_in, eps_out, param_weight, step_size
+
+
+def lars(
+    step, lr, momentum, dampening, weight_decay, trust_coeff, eps, always_adapt, param_square_sum, grad_square_sum
+):
+    param_norm = sqrt(param_square_sum)
+    grad_norm = sqrt(grad_square_sum)
+    ratio = trust_coeff * param_norm / (grad_norm + weight_decay * param_norm + eps)
+    ratio = select(param_norm > 0, select(grad_norm > 0, ratio, 1), 1)
+    trust = select(weight_decay == 0, select(always_adapt != 0, ratio, 1), ratio)
+    param_weight = weight_decay
+    step_size = lr
+    grad_weight = select(step == 1, 1, 1 - dampening)
+    return trust, param_weight, step_size, grad_weight, momentum
+
+
+def debiased(beta, step):
+    """The decay of an average that needs no other correction of its start: 0 in the first step."""
+    return beta * (1 - beta ** (step - 1)) / (1 - beta**step)
+
+
+def stable_adamw(step, lr, beta1, beta2, eps, weight_decay, ratio_sum, numel):
+    one_minus_beta1 = 1 - debiased(beta1, step)
+    beta2 = debiased(beta2, step)
+    one_minus_beta2 = 1 - beta2
+    least_square = eps * eps
+    step_size = lr / maximum(sqrt(ratio_sum / numel), 1)
+    keep = 1 - step_size * weight_decay
+    eps_in = 0
+    eps_out = eps
+    return one_minus_beta1, beta2, one_minus_beta2, least_square, keep, step_size, eps_in, eps_out
 
 
 def preparation(gather_divisor, value_divisor, clip_value):

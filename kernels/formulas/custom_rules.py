@@ -20,10 +20,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..constants import MAX_ARGUMENTS, MAX_LOOP_OPERANDS, MAX_RESULTS
+from ..constants import MAX_ARGUMENTS, MAX_LOOP_OPERANDS, MAX_RESULTS, MAX_SUMS
 from ..formulas import registry
 from . import vocabulary
 from .dialect import VOCABULARY, Function, error_at, read_function
+from .rule_sums import NUMEL, arguments_for
 
 DIGEST_LENGTH = 16
 """Hexadecimal digits of the digest in names: 64 bits distinguish more rules than anyone will write."""
@@ -48,11 +49,14 @@ def register(
     inputs: Sequence[str],
     coefficients: Callable[..., Any] | None,
     source: str | None = None,
+    sums: Callable[..., Any] | None = None,
+    sums_over_all: Callable[..., Any] | None = None,
 ) -> registry.CustomRule:
     """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and add it to the registry.
 
     `inputs` are the names of the available numbers: hyperparameters, `step` and carried numbers. `source` is a text
-    that has functions whose source Python cannot find.
+    that has functions whose source Python cannot find. `sums` and `sums_over_all` are the functions of the terms that
+    are added up before the update, see `rule_sums`.
 
     Raises
     ------
@@ -64,7 +68,17 @@ def register(
     functions, node, path = read(update, source=source)
     function = functions[-1] = _with_named_results(functions[-1], ("param", *states))
     _check_states(function, states, node, path)
-    wanted = function.arguments[2 + len(states) :]
+    arrays = ("param", "grad", *states)
+    read_sums = [None if each is None else read(each, source=source) for each in (sums, sums_over_all)]
+    terms = [each for each in read_sums if each is not None]
+    names = tuple(name for each, *_ in terms for name in each[-1].returned_names)
+    if terms and NUMEL in inputs:
+        raise ValueError(f"{NUMEL!r} is the number of elements where a rule has sums; choose another name in hyper")
+    inputs = (*inputs, *names, *((NUMEL,) if terms else ()))
+    for each, term_node, term_path in terms:
+        _check_sums(each[-1], arrays, inputs, term_node, term_path)
+    of_terms = (name for each, *_ in terms for name in each[-1].arguments if name not in arrays)
+    wanted = tuple(dict.fromkeys((*function.arguments[len(arrays) :], *of_terms)))
     if coefficients is None:
         _check_inputs(wanted, inputs, node, path, "the rule takes it, and there is no coefficients function")
         coefficient_functions = [Function(function.name, wanted, (), tuple(ast.Name(name) for name in wanted))]
@@ -72,16 +86,20 @@ def register(
         coefficient_functions, coefficient_node, coefficient_path = read(coefficients, powers=True, source=source)
         _check_coefficients(coefficient_functions[-1], wanted, inputs, coefficient_node, coefficient_path)
     last = coefficient_functions[-1]
+    for each, term_node, term_path in terms:
+        _check_order(each[-1], last, names, arrays, term_node, term_path)
+    _check_room(names, {name for each, *_ in terms for name in each[-1].arguments if name in states})
     if len(last.arguments) > MAX_ARGUMENTS or len(last.returns) > MAX_RESULTS:
         raise ValueError(
             f"{last.name}: at most {MAX_ARGUMENTS} arguments and {MAX_RESULTS} results, got {len(last.arguments)} and "
             f"{len(last.returns)}"
         )
-    digest = _digest([*functions, *coefficient_functions], states)
+    own, over_all = (tuple(each[0]) if each is not None else () for each in read_sums)
+    digest = _digest([*functions, *coefficient_functions, *own, *over_all], states)
     name = f"{function.name}_{digest}"
     renamed = replace(coefficient_functions[-1], name=name)
     return registry.add_custom_rule(
-        replace(function, name=name), functions[:-1], (*coefficient_functions[:-1], renamed)
+        replace(function, name=name), functions[:-1], (*coefficient_functions[:-1], renamed), (own, over_all)
     )
 
 
@@ -151,6 +169,55 @@ def _check_coefficients(
     if missing:
         raise error_at(
             path, node.body[-1], f"{function.name} must return all that the rule takes; {', '.join(missing)} is missing"
+        )
+
+
+def _check_sums(
+    function: Function, arrays: Sequence[str], inputs: Sequence[str], node: ast.FunctionDef, path: str
+) -> None:
+    """Check that a function returns terms, by names of their own."""
+    names = function.returned_names
+    if not names or not set(names) <= set(function.local_names):
+        given = ", ".join(map(ast.unparse, function.returns))
+        raise error_at(
+            path,
+            node.body[-1],
+            f"{function.name} must return variables that it assigns, whose names are those of the sums; it returns "
+            f"{given}",
+        )
+    for name in names:
+        check_name(f"{function.name} returns", name, (*arrays, *RESERVED_STREAMS))
+        if inputs.count(name) > 1:
+            raise error_at(path, node.body[-1], f"{function.name}: there are two numbers called {name!r}")
+    if function.keywords:
+        raise error_at(path, node, f"{function.name}: no keyword-only arguments")
+
+
+def _check_order(
+    function: Function,
+    coefficients: Function,
+    sums: Sequence[str],
+    arrays: Sequence[str],
+    node: ast.FunctionDef,
+    path: str,
+) -> None:
+    """Check that terms can be computed before their sums are known."""
+    for name in function.arguments:
+        if name not in arrays and arguments_for(coefficients, {name}) & set(sums):
+            raise error_at(
+                path,
+                node,
+                f"{function.name} takes {name!r}, which depends on a sum; terms are computed before all sums",
+            )
+
+
+def _check_room(sums: Sequence[str], states: set[str]) -> None:
+    if len(sums) > MAX_SUMS:
+        raise ValueError(f"at most {MAX_SUMS} sums in a rule, got {len(sums)}: {', '.join(sums)}")
+    if 2 + len(states) + len(sums) > MAX_LOOP_OPERANDS:
+        raise ValueError(
+            f"the states that sums read and the sums can be {MAX_LOOP_OPERANDS - 2} together, got {len(states)} and "
+            f"{len(sums)}"
         )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from .dialect import Function, Operation, Rule, called_functions, is_operation, is_rule, read_module
 from .passing import stores_as_given
+from .rule_sums import SUMS, SUMS_OVER_ALL, Terms, read_terms
 
 HERE = Path(__file__).parent
 REALS = {"float32": "float", "float64": "double"}
@@ -88,8 +89,29 @@ class Loop:
 
 
 def loops() -> dict[str, Loop]:
-    """The loop of every rule (`regularize`, then the rule) and of every operation, by its name."""
-    return {name: _built_in_loop(name) for name in (*rules(), *operations())}
+    """The loop of every rule (`regularize`, then the rule), of every operation, and of the terms of sums, by name."""
+    terms = (terms_name(name) for name in rules() if _built_in_terms(name) is not None)
+    return {name: _built_in_loop(name) for name in (*rules(), *operations(), *terms)}
+
+
+def terms_name(rule_name: str) -> str:
+    """The name of the loop that computes the terms of a rule's sums."""
+    return f"{rule_name if rule_name in CUSTOM_RULES else _with_terms(rule_name)}{TERMS}"
+
+
+TERMS = "_terms"
+
+
+@functools.cache
+def _built_in_terms(name: str) -> Terms | None:
+    own, over_all = (rule_functions().get(_with_terms(name) + suffix) for suffix in (SUMS, SUMS_OVER_ALL))
+    return read_terms(own, over_all)
+
+
+def _with_terms(name: str) -> str:
+    """The rule whose sums a built-in rule has: its own, or those of the rule whose variant it is."""
+    has_own = any(name + suffix in rule_functions() for suffix in (SUMS, SUMS_OVER_ALL))
+    return name if has_own else name.partition("_")[0]
 
 
 IDLE = (1.0, 0.0, 1.0)
@@ -101,6 +123,11 @@ def _built_in_loop(name: str) -> Loop:
     """The loop of one rule or operation: a first step needs few loops, and so reads few files."""
     if name in rules():
         return rule_loop(rules()[name], rule_functions())
+    if name.endswith(TERMS):
+        of = name.removesuffix(TERMS)
+        terms = _built_in_terms(of)
+        assert terms is not None
+        return terms_loop(rules()[of], terms, rule_functions())
     operation = operations()[name]
     call = (operation.function, operation.function.arguments, operation.writes)
     functions = (
@@ -128,7 +155,39 @@ def rule_loop(rule: Rule, known: Mapping[str, Function]) -> Loop:
     return Loop(rule.name, rule.operands, coefficients, calls, between, (regularize, *functions), alone)
 
 
+def terms_loop(rule: Rule, terms: Terms, known: Mapping[str, Function]) -> Loop:
+    """The loop that computes the terms of a rule's sums: `regularize`, then their functions, as before the rule."""
+    regularize = rule_functions()["regularize"]
+    shared = regularize.arguments[2:]
+    between = {"param": "param_i", "grad": "grad_i"}
+    targets = tuple(term_operand(index) for index in range(len(terms.names)))
+    calls: list[tuple[Function, tuple[str, ...], tuple[str, ...]]] = [
+        (regularize, ("param", "grad", *shared), tuple(between.values()))
+    ]
+    functions = [regularize]
+    for function in terms.functions:
+        arguments = tuple(between.get(name, name) for name in function.arguments)
+        count = len(function.returns)
+        calls.append((function, arguments, targets[:count]))
+        targets = targets[count:]
+        functions += [each for each in (*called_functions(function, known), function) if each not in functions]
+    states = tuple(name for name in rule.states if name in terms.coefficients)
+    coefficients = tuple(name for name in terms.coefficients if name not in ("param", "grad", *states))
+    operands = ("param", "grad", *states, *(term_operand(index) for index in range(len(terms.names))))
+    name = terms_name(rule.name)
+    return Loop(name, operands, (*shared, *coefficients), tuple(calls), tuple(between.values()), tuple(functions))
+
+
+def term_operand(index: int) -> str:
+    """The operand of a loop that holds the terms of one sum."""
+    return f"term_{index}"
+
+
 # --- by name, custom ones included ------------------------------------------------------------------------------------
+
+
+SumFunctions = tuple[tuple[Function, ...], tuple[Function, ...]]
+"""The functions of sums over each parameter, and over all parameters: callees first, or none."""
 
 
 @dataclass(frozen=True)
@@ -139,26 +198,42 @@ class CustomRule:
     loop: Loop
     coefficients: tuple[Function, ...]
     """The functions that the coefficient function calls, then that function itself, named like the rule."""
+    sums: SumFunctions = ((), ())
+
+    @functools.cached_property
+    def terms(self) -> Terms | None:
+        own, over_all = (each[-1] if each else None for each in self.sums)
+        return read_terms(own, over_all)
+
+    @functools.cached_property
+    def terms_loop(self) -> Loop:
+        assert self.terms is not None
+        return terms_loop(self.rule, self.terms, {each.name: each for called in self.sums for each in called})
 
     def __reduce__(self) -> Any:
         """A pickle has the source of the rule, and registers it where it is read."""
         _, *called, _ = self.loop.functions
-        return add_custom_rule, (self.rule.function, tuple(called), self.coefficients)
+        return add_custom_rule, (self.rule.function, tuple(called), self.coefficients, self.sums)
 
 
 CUSTOM_RULES: dict[str, CustomRule] = {}
 """The custom rules, by name; the built-in ones are not here."""
 
 
-def add_custom_rule(function: Function, called: Sequence[Function], coefficients: Sequence[Function]) -> CustomRule:
+def add_custom_rule(
+    function: Function,
+    called: Sequence[Function],
+    coefficients: Sequence[Function],
+    sums: SumFunctions = ((), ()),
+) -> CustomRule:
     """The custom rule with this function, which is registered if it is new.
 
-    `function` is named like the rule and calls the `called` functions, callees first; see `CustomRule.coefficients`.
+    `function` is named like the rule and calls the `called` functions, callees first; see `CustomRule` for the others.
     """
     if function.name not in CUSTOM_RULES:
         rule = Rule(function)
         loop = rule_loop(rule, {each.name: each for each in called})
-        CUSTOM_RULES[function.name] = CustomRule(rule, loop, tuple(coefficients))
+        CUSTOM_RULES[function.name] = CustomRule(rule, loop, tuple(coefficients), sums)
     return CUSTOM_RULES[function.name]
 
 
@@ -169,7 +244,15 @@ def rule(name: str) -> Rule:
 
 def loop(name: str) -> Loop:
     """The loop of a rule, built in or custom, or of an operation."""
-    return CUSTOM_RULES[name].loop if name in CUSTOM_RULES else _built_in_loop(name)
+    if name in CUSTOM_RULES:
+        return CUSTOM_RULES[name].loop
+    of = name.removesuffix(TERMS)
+    return CUSTOM_RULES[of].terms_loop if of in CUSTOM_RULES else _built_in_loop(name)
+
+
+def terms(name: str) -> Terms | None:
+    """What a rule, built in or custom, adds up before its update; None if it needs no sums."""
+    return CUSTOM_RULES[name].terms if name in CUSTOM_RULES else _built_in_terms(name)
 
 
 def coefficient_function(name: str) -> Function:

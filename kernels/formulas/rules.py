@@ -353,3 +353,81 @@ def rprop(param, grad, prev, step_size, etaminus, etaplus, step_size_min, step_s
     prev = select(product < 0, 0, grad)
     param = param - sign(prev) * step_size
     return param, prev, step_size
+
+
+def decayed_direction(param, exp_avg, exp_avg_sq, direction, eps_in, eps_out, param_weight):
+    """Adam's direction and the decay of weights together; without decay nothing is added."""
+    update = direction * exp_avg / root(exp_avg_sq, eps_in, eps_out)
+    return select(param_weight == 0, update, update + param_weight * param)
+
+
+def lamb(
+    param,
+    grad,
+    exp_avg,
+    exp_avg_sq,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    direction,
+    eps_in,
+    eps_out,
+    param_weight,
+    step_size,
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    update = decayed_direction(param, exp_avg, exp_avg_sq, direction, eps_in, eps_out, param_weight)
+    param = param - step_size * update
+    return param, exp_avg, exp_avg_sq
+
+
+def lamb_sums(
+    param, grad, exp_avg, exp_avg_sq, one_minus_beta1, beta2, one_minus_beta2, direction, eps_in, eps_out, param_weight
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    update = decayed_direction(param, exp_avg, exp_avg_sq, direction, eps_in, eps_out, param_weight)
+    param_square_sum = param * param
+    update_square_sum = update * update
+    return param_square_sum, update_square_sum
+
+
+def trusted_gradient(param, grad, trust, param_weight):
+    """LARS' gradient; without decay nothing is added."""
+    return trust * select(param_weight == 0, grad, grad + param_weight * param)
+
+
+def lars(param, grad, momentum_buffer, trust, param_weight, momentum, grad_weight, step_size):
+    grad = trusted_gradient(param, grad, trust, param_weight)
+    momentum_buffer = momentum * momentum_buffer + grad_weight * grad
+    param = param - step_size * momentum_buffer
+    return param, momentum_buffer
+
+
+def lars_nesterov(param, grad, momentum_buffer, trust, param_weight, momentum, grad_weight, step_size):
+    grad = trusted_gradient(param, grad, trust, param_weight)
+    momentum_buffer = momentum * momentum_buffer + grad_weight * grad
+    param = param - step_size * (grad + momentum * momentum_buffer)
+    return param, momentum_buffer
+
+
+def lars_sums(param, grad):
+    param_square_sum = param * param
+    grad_square_sum = grad * grad
+    return param_square_sum, grad_square_sum
+
+
+def stable_adamw(
+    param, grad, exp_avg, exp_avg_sq, one_minus_beta1, beta2, one_minus_beta2, keep, step_size, eps_in, eps_out
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    param = keep * param - step_size * exp_avg / root(exp_avg_sq, eps_in, eps_out)
+    return param, exp_avg, exp_avg_sq
+
+
+def stable_adamw_sums(grad, exp_avg_sq, beta2, one_minus_beta2, least_square):
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    ratio_sum = grad * grad / maximum(exp_avg_sq, least_square)
+    return ratio_sum

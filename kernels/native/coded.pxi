@@ -61,7 +61,7 @@ cdef inline int prefetch_codes(const Table *table, const Segment *segment, int o
 
 cdef void run_coded_operations(
     Table *table, Segment *segment, const Coefficients *coefficients, const Program *program, int begin, int end,
-    Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped, char *slots, Py_ssize_t ahead
+    Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped, char *slots, Py_ssize_t ahead, char *terms
 ) noexcept nogil:
     """Run operations [begin, end) of a program on elements [first, first + size), at most CODED_BLOCK of them.
 
@@ -88,6 +88,8 @@ cdef void run_coded_operations(
                 operands[each] = prepared
             elif operand == CLIPPED:
                 operands[each] = clipped
+            elif operand < 0:
+                operands[each] = terms + (FIRST_TERM - operand) * TERM_BYTES
             elif is_coded(segment, operand):
                 operands[each] = slots + operand * SLOT_BYTES
                 if not decoded >> operand & 1:
@@ -119,7 +121,7 @@ cdef void run_coded_blocks(
         run_coded_operations(
             table, segment, coefficients, program, begin, end, first, min(<Py_ssize_t>CODED_BLOCK, last - first),
             gathered(table, group, segment, first, prepared), prepared + SLOT_BYTES, scratch,
-            min(<Py_ssize_t>CODED_BLOCK, last - first - CODED_BLOCK) if table.beyond_cache else 0
+            min(<Py_ssize_t>CODED_BLOCK, last - first - CODED_BLOCK) if table.beyond_cache else 0, NULL
         )
         first += CODED_BLOCK
 
@@ -167,6 +169,21 @@ cdef void run_coded(Table *table, Segment *segment, const Coefficients *coeffici
     run_coded_blocks(table, segment, coefficients, program, before_rows, program.n_operations, first, last, scratch)
 
 
+cdef void coded_terms(Table *table, Segment *segment, const Coefficients *coefficients, const Program *program,
+                      Py_ssize_t first, Py_ssize_t size, char *scratch, char *terms) noexcept nogil:
+    """Compute at most BLOCK terms of each of the rule's sums."""
+    cdef char *prepared = scratch + MAX_OPERANDS * SLOT_BYTES
+    cdef Group *group = &table.groups[segment.group]
+    cdef Py_ssize_t start = 0
+    while start < size:
+        run_coded_operations(
+            table, segment, coefficients, program, 0, program.n_operations, first + start,
+            min(<Py_ssize_t>CODED_BLOCK, size - start), gathered(table, group, segment, first + start, prepared),
+            prepared + SLOT_BYTES, scratch, 0, terms + start * 4
+        )
+        start += CODED_BLOCK
+
+
 cdef char *coded_gradient(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first,
                           Py_ssize_t size, char *scratch) noexcept nogil:
     """At most SUM_BLOCK elements of the gradient, or of the accumulated gradient, as loops read them."""
@@ -180,7 +197,7 @@ cdef char *coded_gradient(Table *table, Segment *segment, const Coefficients *co
         while start < size:  # The first operation gathers.
             run_coded_operations(
                 table, segment, coefficients, &group.programs[table.program], 0, 1, first + start,
-                min(<Py_ssize_t>CODED_BLOCK, size - start), elements + start * 4, NULL, scratch, 0
+                min(<Py_ssize_t>CODED_BLOCK, size - start), elements + start * 4, NULL, scratch, 0, NULL
             )
             start += CODED_BLOCK
         return elements

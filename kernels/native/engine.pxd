@@ -96,6 +96,7 @@ cdef class Engine:
     cdef int n_carried
     cdef double *carried        # n_carried for each segment
     cdef double *next_carried   # their values after this step, n_carried for each of the table's coefficients
+    cdef double *sums           # of the rule of each segment, MAX_SUMS each; NULL: no rule has sums
     # contract.Progress
     cdef int64_t *accumulated
     cdef int64_t *calls
@@ -144,11 +145,15 @@ cdef class Engine:
     cdef Outcome advance_in_mode(self) noexcept
     cdef void list_active(self, int program) noexcept
     cdef void add_up_gradients(self, int n_threads) noexcept
+    cdef int set_sums(self) except -1
+    cdef void add_up_terms(self, int n_threads, bint added) noexcept
     cdef bint all_usable(self) noexcept
     cdef int decline(self) except -1
     cdef double clip_coefficient(self, Group *group, Py_ssize_t segment, double total) noexcept
     cdef void compute_coefficients(self, bint added) noexcept
-    cdef void compute_shared(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept
+    cdef void compute_shared(
+        self, Group *group, const double *values, Py_ssize_t segment, Py_ssize_t index
+    ) noexcept
     cdef void run(self, int n_threads) noexcept
     cdef void count(self, bint final) noexcept
 

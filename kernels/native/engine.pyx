@@ -185,6 +185,7 @@ cdef class Engine:
             for k, state in enumerate(segments[index].states):
                 self.table.segments[index].operands[2 + k] = self.address(state)
         self.set_partials()
+        self.set_sums()
         self.set_layouts(plans, segments)
         for index in range(self.n_groups):
             if (self.n_layouts or not works_in_place(&self.table.groups[index])) and not reserve_scratch(self.table, 1):
@@ -199,8 +200,11 @@ cdef class Engine:
             free(self.table.partials)
             free(self.table.scratch_memory)
             free(self.table.keys)
+            free(self.table.term_partials)
+            free(self.table.first_term)
         free(self.table)
         free(self.next_carried)
+        free(self.sums)
         free(self.layouts)
 
     cdef char *address(self, cnp.ndarray array):
@@ -218,6 +222,26 @@ cdef class Engine:
             self.table.partials = <double *>calloc(max(n_partials, 1), sizeof(double))
             if not self.table.partials:
                 raise MemoryError("no memory for partial sums")
+        return 0
+
+    cdef int set_sums(self) except -1:
+        """Allocate the sums of rules and their partial sums, if a rule has some."""
+        cdef Py_ssize_t index, n_blocks = 0
+        cdef bint has_sums = False
+        for index in range(self.n_groups):
+            has_sums = has_sums or self.table.groups[index].n_sums > 0
+        if not has_sums:
+            return 0
+        self.table.first_term = <Py_ssize_t *>calloc(max(self.n_segments, 1), sizeof(Py_ssize_t))
+        self.sums = <double *>calloc(max(self.n_segments * MAX_SUMS, 1), sizeof(double))
+        if not (self.table.first_term and self.sums):
+            raise MemoryError("no memory for partial sums")
+        for index in range(self.n_segments):
+            self.table.first_term[index] = n_blocks
+            n_blocks += (self.table.segments[index].size + BLOCK - 1) // BLOCK
+        self.table.term_partials = <double *>calloc(max(n_blocks * MAX_SUMS, 1), sizeof(double))
+        if not self.table.term_partials:
+            raise MemoryError("no memory for partial sums")
         return 0
 
     cdef int set_layouts(self, list plans, list segments) except -1:
@@ -502,9 +526,13 @@ cdef class Engine:
                 return MOVED
             if self.checks and not self.all_usable():
                 return DECLINED
+        if final and self.sums != NULL:
+            self.add_up_terms(n_threads, final)
+            if self.shared and self.arrays.moved() != NULL:
+                return MOVED
         self.compute_coefficients(final)
-        # Start with the gradients that were added up last: they are still in a cache.
-        self.table.backwards = self.adds and final
+        # Start with what was added up last: it is still in a cache.
+        self.table.backwards = (self.adds or self.sums != NULL) and final
         self.run(n_threads)
         self.table.backwards = False
         if learning:
@@ -536,6 +564,8 @@ cdef class Engine:
             work += segment.size * group.cost
             if group.sum != NULL:
                 reading += segment.size * NANOSECONDS_TO_ADD
+            if group.n_sums and program == UPDATE:
+                work += segment.size * group.cost
             if segment.layout == NULL:
                 nbytes += segment.size * group.element_bytes
             else:
@@ -564,6 +594,43 @@ cdef class Engine:
             for block in range(n_blocks):
                 total += self.table.partials[segment.first_partial + block]
             segment.total = total
+
+    cdef void add_up_terms(self, int n_threads, bint added) noexcept:
+        """Compute the sums of the rule of each active segment, from partial sums in a fixed order."""
+        cdef Py_ssize_t k, index, block, n_blocks
+        cdef int each
+        cdef Group *group
+        cdef double *partials
+        cdef double *sums
+        cdef double over_all[MAX_SUMS]
+        cdef int program = self.table.program
+        for k in range(self.table.n_active):
+            for each in range(MAX_SUMS):
+                self.sums[self.table.active[k].segment * MAX_SUMS + each] = 0.0
+        self.table.program = TERMS
+        self.compute_coefficients(added)
+        self.table.adding = True
+        self.run(n_threads)
+        self.table.adding = False
+        self.table.program = program
+        for each in range(MAX_SUMS):
+            over_all[each] = 0.0
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            group = &self.table.groups[self.table.segments[index].group]
+            n_blocks = (self.table.segments[index].size + BLOCK - 1) // BLOCK
+            sums = self.sums + index * MAX_SUMS
+            partials = self.table.term_partials + self.table.first_term[index] * MAX_SUMS
+            for each in range(group.n_sums):
+                for block in range(n_blocks):
+                    sums[each] += partials[block * MAX_SUMS + each]
+                over_all[each] += sums[each]
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            group = &self.table.groups[self.table.segments[index].group]
+            for each in range(group.n_sums):
+                if group.over_all[each]:
+                    self.sums[index * MAX_SUMS + each] = over_all[each]
 
     cdef bint all_usable(self) noexcept:
         cdef Py_ssize_t k
@@ -632,7 +699,7 @@ cdef class Engine:
         cdef int64_t count = -1
         cdef double total = 0.0, clip_coefficient = 1.0
         cdef bint clips = self.clips and added
-        cdef bint uniform = self.uniform and (not clips or self.max_grad_norm > 0)
+        cdef bint uniform = self.uniform and (not clips or self.max_grad_norm > 0) and self.sums == NULL
         if clips:
             for k in range(self.table.n_active):
                 total += self.table.segments[self.table.active[k].segment].total
@@ -652,7 +719,7 @@ cdef class Engine:
                 values[LR] = self.table.groups[group].lr * self.lr_scale[index]
                 values[WEIGHT_DECAY] = self.weight_decay[index]
                 values[CLIP_COEFFICIENT] = clip_coefficient
-                self.compute_shared(&self.table.groups[group], values, &self.carried[index * self.n_carried], n_shared)
+                self.compute_shared(&self.table.groups[group], values, index, n_shared)
                 n_shared += 1
             segment.lr = values[LR]
             self.table.active[k].coefficients = n_shared - 1
@@ -665,7 +732,10 @@ cdef class Engine:
                 return False
         return True
 
-    cdef void compute_shared(self, Group *group, const double *values, const double *carried, Py_ssize_t index) noexcept:
+    cdef void compute_shared(
+        self, Group *group, const double *values, Py_ssize_t segment, Py_ssize_t index
+    ) noexcept:
+        cdef const double *carried = &self.carried[segment * self.n_carried]
         cdef double results[MAX_STAGES * MAX_RESULTS]
         cdef Program *program = &group.programs[self.table.program]
         cdef Coefficients *coefficients = &self.table.coefficients[index]
@@ -683,6 +753,12 @@ cdef class Engine:
             for each in range(self.n_carried):
                 if stage.carried[each] >= 0:
                     stage.arguments[stage.carried[each]] = carried[each]
+            if self.sums != NULL:
+                for each in range(group.n_sums):
+                    if stage.sums[each] >= 0:
+                        stage.arguments[stage.sums[each]] = self.sums[segment * MAX_SUMS + each]
+                if stage.numel >= 0:
+                    stage.arguments[stage.numel] = <double>self.table.segments[segment].size
             decay = stage.positions[WEIGHT_DECAY]
             if decay >= 0 and not isnan(values[WEIGHT_DECAY]):  # in place of the group's
                 kept = stage.arguments[decay]

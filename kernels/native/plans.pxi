@@ -21,6 +21,9 @@ cdef int read_group(Group *group, plan) except -1:
             raise ValueError(f"too many carried numbers for the engine: {len(stage.carried)}")
         for position in range(MAX_CARRIED):
             group.stages[k].carried[position] = stage.carried[position] if position < len(stage.carried) else -1
+        for position in range(MAX_SUMS):
+            group.stages[k].sums[position] = stage.sums[position] if position < len(plan.sums) else -1
+        group.stages[k].numel = stage.sums[len(plan.sums)] if stage.sums else -1
     for k, name in enumerate(PROGRAM_NAMES):
         read_program(&group.programs[k], plan.programs.get(name, ()))
     group.n_row_operations = len(plan.rows)
@@ -33,6 +36,12 @@ cdef int read_group(Group *group, plan) except -1:
         row_operation.argument = row.argument
         row_operation.start = row.start
         row_operation.iterates = row.iterates
+    if len(plan.sums) > MAX_SUMS:
+        raise ValueError(f"too many sums for the engine: {plan}")
+    group.n_sums = len(plan.sums)
+    for k, each in enumerate(plan.sums):
+        group.sums[k] = <sum_function><uintptr_t>each.function
+        group.over_all[k] = each.over_all
     if len(plan.carried) > MAX_CARRIED:
         raise ValueError(f"too many carried numbers for the engine: {len(plan.carried)}")
     for k, (stage_index, position) in enumerate(plan.carried):

@@ -5,6 +5,8 @@ cdef struct Stage:
     double arguments[MAX_ARGUMENTS]
     int positions[N_ENGINE_ARGUMENTS]  # of the arguments that each step sets; -1: not an argument
     int carried[MAX_CARRIED]    # positions of the carried numbers; -1: not an argument
+    int sums[MAX_SUMS]          # positions of the rule's sums; -1: not an argument
+    int numel                   # position of the number of elements; -1: not an argument
 
 cdef struct Operation:
     loop_function loop
@@ -62,6 +64,9 @@ cdef struct Group:
     double clip_norm
     int accumulator
     int carried[MAX_CARRIED]    # for each carried number, the result of a stage that is its next value
+    int n_sums
+    sum_function sums[MAX_SUMS]  # over the terms that the program TERMS computes
+    bint over_all[MAX_SUMS]     # whether each is over all segments
 
 cdef struct Segment:
     char *operands[MAX_OPERANDS]  # the parameter, its gradient (NULL: none this step), each state
@@ -110,10 +115,14 @@ cdef struct Table:
     bint backwards              # goes through the elements from the last to the first, block by block
     bint adding                 # adds up the gradients, and writes only partial sums
     bint beyond_cache           # its operands are more than the processor's caches hold
+    double *term_partials       # MAX_SUMS for each BLOCK of terms, if a rule has sums
+    Py_ssize_t *first_term      # for each segment, the index of its first BLOCK among all
 
 
 cdef enum:
-    SCRATCH_BYTES = (MAX_OPERANDS + 2) * BLOCK * 4 + SUM_BLOCK * 8  # decoded operands, and sums
+    TERMS_OFFSET = (MAX_OPERANDS + 2) * BLOCK * 4  # after decoded operands
+    TERM_BYTES = BLOCK * 8
+    SCRATCH_BYTES = TERMS_OFFSET + SUM_BLOCK * 8  # for sums; MAX_SUMS * TERM_BYTES are not more
     # Not on the stack, which can be as small as 16 kB for a thread of OpenMP's.
 
 
@@ -142,7 +151,7 @@ cdef inline char *operand_at(const Table *table, const Segment *segment, int ope
 
 cdef inline void run_operations(
     Table *table, Segment *segment, const Coefficients *coefficients, const Program *program, int begin, int end,
-    Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped
+    Py_ssize_t first, Py_ssize_t size, char *prepared, char *clipped, char *terms
 ) noexcept nogil:
     """Run operations [begin, end) of a program on elements [first, first + size).
 
@@ -161,6 +170,8 @@ cdef inline void run_operations(
                 operands[each] = prepared
             elif operand == CLIPPED:
                 operands[each] = clipped
+            elif operand < 0:
+                operands[each] = terms + (FIRST_TERM - operand) * TERM_BYTES
             else:
                 missing = missing or segment.operands[operand] == NULL
                 operands[each] = operand_at(table, segment, operand, first)
@@ -242,7 +253,7 @@ cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coeffic
         while start < end:
             size = min(<Py_ssize_t>BLOCK, end - start)
             run_operations(table, segment, coefficients, program, 0, before_rows, start, size,
-                           gathered(table, group, segment, start, prepared), clipped)
+                           gathered(table, group, segment, start, prepared), clipped, NULL)
             start += BLOCK
         if with_rows:
             start = begin
@@ -251,7 +262,7 @@ cdef void run_blocks(Table *table, Segment *segment, const Coefficients *coeffic
                     run_row_operation(table, &group.row_operations[k], segment, start, NULL, 0)
                 start += segment.row
             run_operations(table, segment, coefficients, program, before_rows, program.n_operations, begin, end - begin,
-                           NULL, NULL)
+                           NULL, NULL, NULL)
         begin = end
 
 
@@ -276,10 +287,40 @@ cdef void add_up_gradient(Table *table, Segment *segment, const Coefficients *co
             elements = operand_at(table, segment, GRAD, start)
         else:  # The first operation gathers.
             elements = gathered(table, group, segment, start, prepared)
-            run_operations(table, segment, coefficients, &group.programs[table.program], 0, 1, start, size, prepared, NULL)
+            run_operations(
+                table, segment, coefficients, &group.programs[table.program], 0, 1, start, size, prepared, NULL, NULL
+            )
         sum(elements, size, group.limit, results)
         table.partials[segment.first_partial + start // SUM_BLOCK] = results[0]
         start += SUM_BLOCK
+
+
+cdef void add_up_terms(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first,
+                       Py_ssize_t last, char *scratch) noexcept nogil:
+    """Compute partial sums over the terms of the rule's sums; writes only partial sums."""
+    cdef double results[2]
+    cdef Group *group = &table.groups[segment.group]
+    cdef Program *program = &group.programs[TERMS]
+    cdef char *terms = scratch + TERMS_OFFSET
+    cdef double *partials
+    cdef Py_ssize_t size
+    cdef int k
+    if group.n_sums == 0:
+        return
+    while first < last:
+        size = min(<Py_ssize_t>BLOCK, last - first)
+        if segment.layout != NULL:
+            coded_terms(table, segment, coefficients, program, first, size, scratch, terms)
+        else:
+            run_operations(
+                table, segment, coefficients, program, 0, program.n_operations, first, size,
+                gathered(table, group, segment, first, scratch), scratch + BLOCK * 8, terms
+            )
+        partials = table.term_partials + (table.first_term[segment - table.segments] + first // BLOCK) * MAX_SUMS
+        for k in range(group.n_sums):
+            group.sums[k](terms + k * TERM_BYTES, size, 0.0, results)
+            partials[k] = results[0]
+        first += BLOCK
 
 
 cdef void run_segment(Table *table, Active *active, Py_ssize_t first, Py_ssize_t last, char *scratch) noexcept nogil:
@@ -287,12 +328,14 @@ cdef void run_segment(Table *table, Active *active, Py_ssize_t first, Py_ssize_t
     cdef Group *group = &table.groups[segment.group]
     cdef Program *program = &group.programs[table.program]
     cdef const Coefficients *coefficients = &table.coefficients[active.coefficients]
-    if table.adding:
+    if table.adding and table.program == TERMS:
+        add_up_terms(table, segment, coefficients, first, last, scratch)
+    elif table.adding:
         add_up_gradient(table, segment, coefficients, first, last, scratch)
     elif segment.layout != NULL:
         run_coded(table, segment, coefficients, first, last, scratch)
     elif program.plain and segment.row == 0:
-        run_operations(table, segment, coefficients, program, 0, 1, first, last - first, NULL, NULL)
+        run_operations(table, segment, coefficients, program, 0, 1, first, last - first, NULL, NULL, NULL)
     else:
         run_blocks(table, segment, coefficients, first, last, scratch)
 

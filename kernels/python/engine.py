@@ -19,7 +19,17 @@ from typing import Any
 import numpy as np
 
 from .. import cpu
-from ..constants import BLOCK, BOUNDARY, CLIPPED, ENGINE_ARGUMENTS, GRAD, MAX_ROW_OPERATIONS, PARAM, PREPARED
+from ..constants import (
+    BLOCK,
+    BOUNDARY,
+    CLIPPED,
+    ENGINE_ARGUMENTS,
+    FIRST_TERM,
+    GRAD,
+    MAX_ROW_OPERATIONS,
+    PARAM,
+    PREPARED,
+)
 from ..engine.base import EngineBase, check_apart
 from ..engine.contract import EngineInputs
 from ..engine.host_memory import address, as_plain, owners, resized_message, with_owners
@@ -40,6 +50,7 @@ class Work:
     ----------
     operands: the new elements, in the dtype that loops compute in; what loops write to is in `touched`.
     keys: for each operand, the key of its random bits in this step.
+    sums: those of the rule, as soon as they are known.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class Work:
         self.forms = list(forms)
         self.keys = keys
         self.touched: set[int] = set()
+        self.sums: tuple[float, ...] = ()
         self.old = [segment.param, gradient, *segment.states]
         if gradient is not None and gradient.dtype == np.float32:  # read directly, whatever the form says
             self.forms[GRAD] = OperandForm(forms[GRAD].name, gradient.dtype)
@@ -220,13 +232,15 @@ class PythonEngine(EngineBase):
             self.decline(program, work)
             return
         clip, norm = self.clip_coefficients(totals, total) if final else ({}, math.nan)
+        if final:
+            self.add_up_terms(work, clip)
         records = self.records
         steps, pending, carried = records.steps.copy(), records.pending.copy(), records.carried.copy()
         for each in work:
             self.run(program, each, clip.get(each.index, 1.0))
             picks = self.plans[each.segment.group].carried
             if final and picks:
-                results = self.results(each.index, 1.0)
+                results = self.results(each.index, 1.0, each.sums)
                 carried[each.index] = [results[stage][position] for stage, position in picks]
             steps[each.index] += final
             pending[each.index] = not final
@@ -254,9 +268,38 @@ class PythonEngine(EngineBase):
                 gradient = work.operands[plan.accumulator]
             else:
                 gradient = np.empty_like(gradient)
-                scalars = self.coefficients(program, work.index, 1.0)
+                scalars = self.coefficients(program, work.index, 1.0, ())
                 self.run_operations(plan.programs[program][:1], work.operands, scalars, gradient, gradient)
         return add_up(sum_over, gradient, plan.limit)[0]
+
+    def add_up_terms(self, work: list[Work], clip: dict[int, float]) -> None:
+        """Compute the sums that the coefficients of rules depend on."""
+        over_all: dict[int, float] = {}
+        for each in work:
+            plan = self.plans[each.segment.group]
+            if plan.sums:
+                terms = self.run_terms(each, clip.get(each.index, 1.0))
+                each.sums = tuple(
+                    add_up(of.function, term, 0.0, BLOCK)[0] for of, term in zip(plan.sums, terms, strict=True)
+                )
+                for index, total in enumerate(each.sums):
+                    over_all[index] = over_all.get(index, 0.0) + total
+        for each in work:
+            sums = self.plans[each.segment.group].sums
+            each.sums = tuple(over_all[k] if of.over_all else each.sums[k] for k, of in enumerate(sums))
+
+    def run_terms(self, work: Work, clip_coefficient: float) -> list[np.ndarray]:
+        """The terms of each sum of a segment's rule; nothing else is written."""
+        plan, operands = self.plans[work.segment.group], work.operands
+        scalars = self.coefficients("terms", work.index, clip_coefficient, ())
+        terms = [np.empty(work.segment.param.size, self.dtype) for _ in plan.sums]
+        for start in range(0, work.segment.param.size, BLOCK):
+            part = [elements(each, start, start + BLOCK) for each in operands]
+            own = np.empty((2, part[PARAM].size), self.dtype)
+            gathered = part[plan.accumulator] if operands[GRAD] is None else own[0]
+            found = [each[start : start + BLOCK] for each in terms]
+            self.run_operations(plan.programs["terms"], part, scalars, gathered, own[1], found)
+        return terms
 
     def is_usable(self, index: int, total: float) -> bool:
         plan = self.plans[self.segments[index].group]
@@ -286,8 +329,8 @@ class PythonEngine(EngineBase):
     def rate(self, index: int) -> float:
         return float(self.plans[self.segments[index].group].lr * self.settings.lr_scale[index])
 
-    def results(self, index: int, clip_coefficient: float) -> list[list[float]]:
-        """The results of the coefficient functions of all stages of a segment."""
+    def results(self, index: int, clip_coefficient: float, sums: Sequence[float] = ()) -> list[list[float]]:
+        """The results of the coefficient functions of all stages of a segment, given the sums of its rule."""
         plan, records = self.plans[self.segments[index].group], self.records
         known = (records.steps[index] + 1, self.rate(index), self.settings.weight_decay[index], clip_coefficient)
         results = []
@@ -299,13 +342,18 @@ class PythonEngine(EngineBase):
             for position, value in zip(stage.carried, records.carried[index], strict=True):
                 if position >= 0:
                     arguments[position] = value
+            # Without its sums, a rule can compute the coefficients of their terms.
+            known_sums = (*(sums or (0.0,) * len(plan.sums)), self.segments[index].param.size)
+            for position, value in zip(stage.sums, known_sums if stage.sums else (), strict=True):
+                if position >= 0:
+                    arguments[position] = np.float64(value)
             values = stage.function(*arguments)
             results.append([float(value) for value in (values if isinstance(values, tuple) else (values,))])
         return results
 
-    def coefficients(self, program: str, index: int, clip_coefficient: float) -> list[list[Any]]:
+    def coefficients(self, program: str, index: int, clip_coefficient: float, sums: Sequence[float]) -> list[list[Any]]:
         """The coefficients of each operation of a program for this segment."""
-        plan, results = self.plans[self.segments[index].group], self.results(index, clip_coefficient)
+        plan, results = self.plans[self.segments[index].group], self.results(index, clip_coefficient, sums)
         return [
             [self.dtype.type(results[stage][position]) for stage, position in operation.pick]
             for operation in plan.programs[program]
@@ -316,7 +364,7 @@ class PythonEngine(EngineBase):
         segment, operands = work.segment, work.operands
         plan = self.plans[segment.group]
         operations = plan.programs[program]
-        scalars = self.coefficients(program, work.index, clip_coefficient)
+        scalars = self.coefficients(program, work.index, clip_coefficient, work.sums)
         # Without a gradient in this call, the gradients gathered earlier are the entire gradient.
         was_gathered = operands[GRAD] is None and plan.accumulator >= 0
         with_rows = program == "update" and segment.row > 0
@@ -346,9 +394,10 @@ class PythonEngine(EngineBase):
         scalars: list[list[Any]],
         prepared: np.ndarray,
         clipped: np.ndarray,
+        terms: Sequence[np.ndarray] = (),
     ) -> set[int]:
         """Run operations on arrays; returns the operands that they wrote to."""
-        own = {PREPARED: prepared, CLIPPED: clipped}
+        own = {PREPARED: prepared, CLIPPED: clipped, **{FIRST_TERM - k: each for k, each in enumerate(terms)}}
         written: set[int] = set()
         for operation, values in zip(operations, scalars, strict=False):
             arrays = [own[index] if index < 0 else operands[index] for index in operation.operands]

@@ -25,7 +25,9 @@ Sum = Callable[[np.ndarray, float], tuple[float, float]]
 
 def loop(name: str, dtype: np.dtype) -> Loop:
     """The loop of a rule or an operation over arrays of float32 or float64."""
-    return operation_loop(name) if name in registry.operations() else rule_loop(name, dtype)
+    if name in registry.operations():
+        return operation_loop(name)
+    return terms_loop(name, dtype) if name.endswith(registry.TERMS) else rule_loop(name, dtype)
 
 
 def rule_loop(name: str, dtype: np.dtype) -> Loop:
@@ -42,6 +44,25 @@ def rule_loop(name: str, dtype: np.dtype) -> Loop:
             new_param, new_grad = rules.regularize(param, grad, *scalars[:shared])
             results = update(new_param, new_grad, *states, *scalars[shared:])
             store((param, *states), results)
+
+    return run
+
+
+def terms_loop(name: str, dtype: np.dtype) -> Loop:
+    """The loop that computes the terms of a rule's sums."""
+    found = registry.loop(name)
+    functions = {each.name: custom_function(found.functions, dtype, each.name) for each in found.functions}
+
+    def run(operands: Sequence[np.ndarray], scalars: Sequence[Any]) -> None:
+        for start in range(0, operands[0].size, BLOCK):
+            arrays = [operand[start : start + BLOCK] for operand in operands]
+            values = dict(zip((*found.operands, *found.coefficients), (*arrays, *scalars), strict=True))
+            for function, arguments, targets in found.calls:
+                results = functions[function.name](*(values[each] for each in arguments))
+                if set(targets).isdisjoint(found.writes):
+                    values.update(zip(targets, results, strict=True))
+                else:
+                    store([values[each] for each in targets], results)
 
     return run
 
@@ -95,11 +116,11 @@ def fold(terms: np.ndarray, size: int) -> float:
     return float(lanes[0])
 
 
-def add_up(sum_over: Any, elements: np.ndarray, coefficient: float) -> tuple[float, float]:
+def add_up(sum_over: Any, elements: np.ndarray, coefficient: float, block: int = SUM_BLOCK) -> tuple[float, float]:
     """Both results of a sum over any number of elements, added block by block."""
     first = second = 0.0
-    for start in range(0, elements.size, SUM_BLOCK):
-        results = sum_over(elements[start : start + SUM_BLOCK], coefficient)
+    for start in range(0, elements.size, block):
+        results = sum_over(elements[start : start + block], coefficient)
         first += results[0]
         second += results[1]
     return first, second
@@ -129,13 +150,13 @@ def coefficient_function(name: str) -> Callable[..., Any]:
     return function
 
 
-def custom_function(functions: Sequence[Function], dtype: np.dtype) -> Callable[..., Any]:
-    """The last function of a custom rule, over arrays; its numbers have the dtype, as they have for Numba.
+def custom_function(functions: Sequence[Function], dtype: np.dtype, name: str = "") -> Callable[..., Any]:
+    """A function of a custom rule, by default the last one, over arrays; its numbers have the dtype, as with Numba.
 
     The functions cannot run as written, because Python computes expressions like 1 - 0.9 in double precision.
     """
     words = {name: getattr(vocabulary, name) for name in vocabulary.__all__}
     namespace: dict[str, Any] = {"inline": lambda each: each, "number": dtype.type, "power": operator.pow, **words}
     exec("\n\n".join(functions_source(functions)), namespace)
-    function: Callable[..., Any] = namespace[functions[-1].name]
+    function: Callable[..., Any] = namespace[name or functions[-1].name]
     return function

@@ -23,6 +23,7 @@ from ..formulas.registry import (
     rule_functions,
     rules,
     sum_functions,
+    terms,
 )
 from .bfloat16_source import bfloat16_source
 from .codecs_source import codecs_source
@@ -300,11 +301,17 @@ def _table(name: str, keys: Iterable[str], suffix: str, reals: Iterable[str] = R
     return f"{name} = {{\n{indent(lines, 1)}\n}}"
 
 
+def term_functions() -> list[Function]:
+    """The functions of the terms of all rules' sums."""
+    found = {each.name: each for rule in rules() for each in getattr(terms(rule), "functions", ())}
+    return list(found.values())
+
+
 def loops_source(level: str) -> str:
     """The Cython module of all loops and sums for one instruction set; only LEVEL differs between instruction sets."""
     parts = [_cython_function(function, "float64") for function in sum_functions().values()]
     for real in REALS:
-        functions = (*rule_functions().values(), *operation_functions().values())
+        functions = (*rule_functions().values(), *operation_functions().values(), *term_functions())
         parts += [_cython_function(function, real) for function in functions]
         if real != "float64":
             parts += [_cython_function(sum_functions()[name], real) for name in sorted(counts())]

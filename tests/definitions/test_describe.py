@@ -31,15 +31,34 @@ def described(optimizer: fastopt.Optimizer) -> str:
     return file.getvalue()
 
 
-def run_lines(lines: list[str], variables: dict[str, Any]) -> None:
+NAMES_OF_ARRAYS: dict[str, Any] = {"sqrt": np.sqrt, "max": np.maximum, "sum": np.sum, "select": np.where}
+
+
+def run_lines(lines: list[str], variables: dict[str, Any], names: dict[str, Any] = NAMES) -> None:
     """Run printed assignments element by element, as Python."""
     for line in lines:
         name, _, expression = line.partition(" = ")
         code = expression.replace("^", "**").replace(" = ", " == ")
-        variables[name] = np.float64(eval(code, NAMES, variables))
+        variables[name] = np.float64(eval(code, names, variables))
 
 
-@pytest.mark.parametrize("case", [*CASES, *CONVENTION_CASES], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.spec.has_sums], ids=str)
+def test_the_printed_lines_of_rules_with_sums_are_the_update(case: Case, rng: np.random.Generator) -> None:
+    param = rng.standard_normal(5)
+    optimizer = case.make(param)
+    lines = update_lines(optimizer.spec, optimizer.param_groups[0])
+    assert any(" = sum(" in line for line in lines)
+    states = {name: value for name, value in optimizer.state[0].items() if isinstance(value, np.ndarray)}
+    variables = {"param": param.copy(), "numel": 5, **{name: value.copy() for name, value in states.items()}}
+    for t in range(1, 9):
+        gradient = rng.standard_normal(5)
+        optimizer.step(gradient)
+        variables |= {"t": t, "grad": gradient}
+        run_lines(lines, variables, NAMES_OF_ARRAYS)
+    np.testing.assert_allclose(variables["param"], param, rtol=1e-9)
+
+
+@pytest.mark.parametrize("case", [case for case in (*CASES, *CONVENTION_CASES) if not case.spec.has_sums], ids=str)
 def test_the_printed_lines_are_the_update(case: Case, rng: np.random.Generator) -> None:
     param = rng.standard_normal(3)
     optimizer = case.make(param)

@@ -130,7 +130,10 @@ def test_what_a_rate_of_zero_does_change(case: Case, dtype: Any, backend: str) -
     assert not zeros.any()
     before, nonfinite = still(case, [math.inf, -math.inf, math.nan], dtype, backend)
     coupled = not {**case.spec.defaults, **case.options}.get("decoupled_weight_decay", True)
-    assert equal_bits(nonfinite, np.full_like(before, np.nan) if coupled else before)
+    if case.spec.has_sums:  # one such element is in the sum that all others are multiplied by
+        assert np.isnan(nonfinite).any()
+    else:
+        assert equal_bits(nonfinite, np.full_like(before, np.nan) if coupled else before)
 
 
 @by_dtype
@@ -171,7 +174,7 @@ NO_EPS = {"weight_decay": 0.0, "initial_accumulator_value": 0.0, "eps": 0.0}
 WITH_EPS = [
     Case(case.optimizer, {**case.options, **{key: value for key, value in NO_EPS.items() if key in case.options}})
     for case in CASES
-    if "eps" in SPECS[case.optimizer].defaults
+    if "eps" in SPECS[case.optimizer].defaults and case.optimizer != "LARS"  # whose eps is added to norms
 ]
 
 

@@ -101,6 +101,9 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
         function = registry.coefficient_function(spec.coefficients)
         used_functions.add(spec.coefficients)
         known = {"step", "lr", *spec.carried}
+        for name in spec.rules.values():
+            terms = registry.terms(name)
+            known |= set() if terms is None else {*terms.names, "numel"}
         known |= spec.numbers(spec.convert(spec.defaults)).keys()
         # What a convention does not have is 0.
         absent = {part for each in specs if each.coefficients == spec.coefficients for part in numbers_of(each)}

@@ -13,8 +13,8 @@ from cases import Case, equal_bits
 from custom_momentum import Momentum
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import Parameter
-from torch_cases import AFTER, BEFORE, INFOS, by_case, make, parameters, train
-from torch_peers import TORCH
+from torch_cases import AFTER, BEFORE, INFOS, make, parameters, train
+from torch_peers import IN_TORCH, TORCH
 from torch_shards import assert_same_shards, local, mesh_of, set_gradients, sharded, train_shards, whole, world
 
 import fastopt.torch
@@ -42,7 +42,7 @@ def both(
 # --- the same bits as plain tensors ----------------------------------------------------------------------------------
 
 
-@by_case
+@pytest.mark.parametrize("case", [case for case in IN_TORCH if not case.spec.has_sums], ids=str)
 def test_shards_have_the_bits_of_plain_tensors(case: Case) -> None:
     plain = parameters(torch.float32)
     params = sharded(plain, mesh_of(3), "matrix", "empty")
@@ -75,7 +75,7 @@ def test_custom_rules(backend: str) -> None:
         assert_same_shards(mine, params, other, plain)
 
 
-@pytest.mark.parametrize("name", INFOS)
+@pytest.mark.parametrize("name", [name for name in INFOS if not SPECS[name].has_sums])
 def test_steps_find_nothing_to_do_before_the_native_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is all that makes them fast: gradients are new, as from every backward pass, and no state is held."""
     param = Parameter(whole(torch.ones(5), mesh_of(3)))
@@ -295,7 +295,7 @@ def test_a_gradient_that_is_still_under_way() -> None:
 # --- copies ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", INFOS)
+@pytest.mark.parametrize("name", [name for name in INFOS if not SPECS[name].has_sums])
 def test_copies_and_state_dicts_go_on_with_the_same_bits(name: str) -> None:
     mine, params, other, plain = both(name, without="gapped")  # of which torch copies no DTensor
     train_shards(mine, params, BEFORE)
@@ -459,3 +459,9 @@ def test_modes_see_shards() -> None:
         mine.step()
     assert [name for name, _ in seen] == ["fastopt.step.default"]
     assert set(seen[0][1]) <= {torch.Tensor, Parameter}
+
+
+@pytest.mark.parametrize("name", [spec.name for spec in SPECS.values() if spec.has_sums])
+def test_sums_over_whole_parameters_are_refused(name: str) -> None:
+    with pytest.raises(NotImplementedError, match=r"adds up whole parameters, and params\[0\] is a DTensor"):
+        getattr(fastopt.torch, name)([Parameter(whole(torch.ones(5), mesh_of(3)))])

@@ -212,6 +212,7 @@ class Round:
             and all(entry.buffer is not None for entry in self.entries)
             and self.host.options["clip_norm"] is None
             and self.host.options["nonfinite"] == "propagate"
+            and not self.host.spec.has_sums  # over each parameter
             and not self.host.options["stochastic_rounding"]  # whose random bits are each parameter's own
             and not any(entry.storage.formats for entry in self.entries)  # as are blocks of codes
         )

@@ -113,7 +113,7 @@ class Update:
         tensors.check_param(host.name, label, param)
         tensors.check_memory(host.name, label, param)
         devices.check_backend(host.name, label, param, host.options["backend"])
-        shards.check_options(host.name, label, param, host.options)
+        shards.check_options(host.name, label, param, host.options, host.spec.has_sums)
         if param.grad is not None:
             tensors.check_gradient(host.name, label, param, param.grad)
         storage = host.storage(param, self.hyperparameters[group], label)

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ...definitions.specs import Spec
+
 NEED_ALL_GRADIENTS: dict[str, Any] = {"max_grad_norm": None, "nonfinite": "propagate"}
 """Options that are decided by all gradients together, and the values with which they are not."""
 
@@ -41,6 +43,25 @@ def check_options(owner: str, options: Mapping[str, Any], groups: Sequence[dict[
         f"{owner}: {wanted[0]}={options[wanted[0]]!r} goes by all gradients together, but under {where} each process "
         f"has an optimizer of some of them; {cure}"
     )
+
+
+def check_sums(owner: str, spec: Spec, groups: Sequence[dict[str, Any]]) -> None:
+    """Check that this process has all that the rules of an optimizer add up; `owner` is its name for messages.
+
+    Raises
+    ------
+    ValueError
+        It has not.
+    """
+    if spec.has_sums and any(is_flattened(param) for group in groups for param in group["params"]):
+        raise ValueError(
+            f"{owner} adds up whole parameters, but under FullyShardedDataParallel each process has parts of them"
+        )
+    if spec.has_sums_over_all and _is_made_by_zero():
+        raise ValueError(
+            f"{owner} adds something up over all parameters, but under ZeroRedundancyOptimizer each process has an "
+            "optimizer of some of them"
+        )
 
 
 def is_flattened(param: Tensor) -> bool:

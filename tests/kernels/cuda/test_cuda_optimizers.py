@@ -21,6 +21,10 @@ from fastopt.constraints import NonNegative
 from fastopt.definitions.specs import SPECS
 from fastopt.kernels.cuda.availability import is_simulated
 
+PLAIN = [case for case in PLAIN if not case.spec.has_sums]  # which devices do not compute
+VARIANTS = [case for case in VARIANTS if not case.spec.has_sums]  # which devices do not compute
+SPECS = {name: spec for name, spec in SPECS.items() if not spec.has_sums}
+
 SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (7,), (), (0, 4), (130,))
 STEPS = 4
 
@@ -665,3 +669,8 @@ def test_what_cuda_runs_on_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     fastopt.show_config()
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("cuda:"))
     assert ("simulator" if _simulated() else "compute capability") in line
+
+
+def test_rules_with_sums_are_refused() -> None:
+    with pytest.raises(ValueError, match="has no optimizers that add up whole parameters"):
+        fastopt.LAMB(to_device([np.ones(3)]), backend="cuda")
