@@ -358,6 +358,23 @@ def test_gradients_that_lie_elsewhere(backend: str, gradient: Any, error: type[E
         optimizer.step()
 
 
+@by_backend
+def test_a_gradient_that_processes_have_yet_to_add_up(backend: str) -> None:
+    """Of a parameter that all processes have, as SequenceParallel leaves it."""
+    param = Parameter(whole(torch.ones(2), mesh_of(3), [Replicate()]))
+    optimizer = fastopt.torch.Adam([param], backend=backend)
+    for kind in (Partial(), Replicate(), Partial()):
+        param.grad = whole(torch.ones(2), mesh_of(3), [kind])
+        before = local(param).clone()
+        if kind == Replicate():
+            optimizer.step()
+            assert (local(param) != before).all()
+            continue
+        with pytest.raises(ValueError, match=r"params\[0\] must have .*and \(Partial\(sum\),\); .*redistribute"):
+            optimizer.step()
+        assert torch.equal(local(param), before)
+
+
 def test_a_gradient_that_is_a_dtensor_of_a_plain_parameter() -> None:
     param = Parameter(torch.ones(4))
     optimizer = fastopt.torch.Adam([param])
