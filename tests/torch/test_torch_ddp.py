@@ -16,6 +16,8 @@ from torch_peers import torch_options
 import fastopt.torch
 from fastopt.torch import step_in_backward
 
+pytestmark = pytest.mark.slow
+
 
 def check_ranks_agree(found: list[list[list[Tensor]]]) -> None:
     for others in found[1:]:

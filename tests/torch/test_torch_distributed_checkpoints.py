@@ -13,6 +13,8 @@ from ranks import run_ranks
 from torch import Tensor
 from torch_peers import torch_options
 
+pytestmark = pytest.mark.slow
+
 FLAT = {"flatten_optimizer_state_dict": True}
 SETUPS = {
     "AdamW": Setup("AdamW", {"amsgrad": True}),
@@ -23,22 +25,18 @@ SETUPS = {
     "master weights": Setup("AdamW", {"master_weights": True, "lr": 0.01}, dtype=torch.bfloat16),
     "no states": Setup("SGD", {"master_weights": True, "lr": 0.1}, dtype=torch.bfloat16),
     "bfloat16": Setup("Adam", {"state_dtype": {"exp_avg": "bfloat16"}}, dtype=torch.bfloat16),
-}
-UNSHARDED = {
     "stochastic": Setup("SGD", {"momentum": 0.9, "lr": 0.1, "stochastic_rounding": True}, dtype=torch.bfloat16),
 }
-"""Random bits are those of a shard's own elements, so that other shards train with other ones."""
-
-OPTIONS = {case.optimizer: torch_options(case.options, case.optimizer) for case in CASES}
+OPTIONS = {case.optimizer: torch_options(case.options, case.optimizer) for case in CASES if not case.spec.has_sums}
 ALL = {f"every {name}": Setup(name, options) for name, options in OPTIONS.items()}
-FEW = {name: SETUPS[name] for name in ("SGD", "master weights")}
+FEW = {name: SETUPS[name] for name in ("SGD", "master weights", "stochastic")}
 TORCHS = {"AdamW": SETUPS["AdamW"]}
 PAIRS = {
     ("plain 1", "fully_shard 2"): SETUPS,
     ("fully_shard 2", "plain 1"): SETUPS,
     ("fully_shard 2", "fully_shard 4"): SETUPS,
-    ("plain 1", "in backward 2"): FEW | UNSHARDED,
-    ("flat 1", "flat 1"): FEW | UNSHARDED,
+    ("plain 1", "in backward 2"): FEW,
+    ("flat 1", "flat 1"): FEW,
     ("flat 1", "fully_shard 2"): FEW,
     ("fully_shard 2", "flat 1"): FEW,
     ("fully_shard 2", "ddp 2"): FEW,
@@ -90,7 +88,7 @@ def resumed(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, dict[str, lis
 @pytest.fixture(scope="module")
 def expected() -> dict[str, list[Tensor]]:
     """What is trained in one process without an interruption."""
-    setups = SETUPS | UNSHARDED | ALL
+    setups = SETUPS | ALL
     return dict(zip(setups, run_ranks(uninterrupted, 1, list(setups.values()))[0], strict=True))
 
 
@@ -123,11 +121,14 @@ def test_from_and_to_torchs_class(
 
 
 def test_from_and_to_zero(expected: dict[str, list[Tensor]]) -> None:
-    results = run_ranks(through_zero, 2, list(SETUPS.values()))
+    setups = {
+        name: setup for name, setup in SETUPS.items() if name != "stochastic"
+    }  # parameters have other numbers there
+    results = run_ranks(through_zero, 2, list(setups.values()))
     n_params = 6
     for results_of_rank in results:
-        for name, (from_plain, _) in zip(SETUPS, results_of_rank, strict=True):
+        for name, (from_plain, _) in zip(setups, results_of_rank, strict=True):
             check_equal(from_plain, expected[name][:n_params])
-    for name, (_, from_zero) in zip(SETUPS, results[0], strict=True):
+    for name, (_, from_zero) in zip(setups, results[0], strict=True):
         assert from_zero is not None
         check_equal(from_zero, expected[name][:n_params])
