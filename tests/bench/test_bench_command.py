@@ -168,7 +168,7 @@ NEEDED = ("pytest", "pytest_benchmark", "rich")
     ("name", "arguments"),
     [
         *[(name, (*ONE_CASE, "--report", "report")) for name in (*NEEDED, "matplotlib")],
-        *[(name, arguments) for name in NEEDED for arguments in (("--quick",), ("--list",), ("--peers", "numpy"))],
+        *zip(NEEDED, (("--quick",), ("--list",), ("--peers", "numpy")), strict=True),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -20,11 +20,11 @@ from torch.nn import Parameter
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, OptimizerInfo, optim_db
 from torch_cases import (
+    DTYPES,
     INFOS,
     STEPS,
     TOLERANCE,
     assert_alike,
-    by_dtype,
     by_name,
     in_two_groups,
     parameters,
@@ -225,14 +225,14 @@ def implementations(name: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("setup", "implementation"),
+    ("setup", "implementation", "dtype"),
     [
-        pytest.param(setup, implementation, id=f"{setup}-{implementation}")
-        for setup in SETUPS
-        for implementation in implementations(setup.optimizer)
+        pytest.param(setup, implementation, dtype, id=f"{setup}-{implementation}-{dtype}")
+        for number, setup in enumerate(SETUPS)
+        for position, implementation in enumerate(implementations(setup.optimizer))
+        for dtype in (DTYPES[(number + position) % 2],)  # in turn
     ],
 )
-@by_dtype
 def test_every_input(setup: Setup, implementation: str, dtype: torch.dtype, carry_in: CarryIn) -> None:
     carry_in(setup.optimizer, dtype)
     flags = IMPLEMENTATIONS[implementation]

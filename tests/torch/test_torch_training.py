@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case
+from cases import Case, each_pair
 from processes import in_a_fresh_process
 from torch.nn import Parameter
 from torch.optim import lr_scheduler
@@ -370,9 +370,7 @@ def check_models(mine: torch.nn.Module, theirs: torch.nn.Module, tolerance: floa
         )
 
 
-@by_class
-@pytest.mark.parametrize("named", [False, True])
-@pytest.mark.parametrize("maximize", [False, True])
+@each_pair(name=CLASSES, named=[False, True], maximize=[False, True])
 def test_a_model_with_tied_weights(name: str, named: bool, maximize: bool) -> None:
     check_models(*(trained(module, name, named=named, maximize=maximize) for module in MODULES))
 
