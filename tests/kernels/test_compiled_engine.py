@@ -29,6 +29,7 @@ COVERED = {
     "clip_value, scaled",
     "average",
     "average, overwritten",
+    "average, warmup",
     "zero_grads",
     "box",
     "non-negative",
