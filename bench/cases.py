@@ -38,9 +38,14 @@ class Variant:
 
     @property
     def bytes_per_parameter(self) -> int:
-        """Bytes moved by a float32 step: it reads parameter, gradient and states, and writes parameter and states."""
+        """Bytes moved by a float32 step: it reads parameter, gradient and states, and writes parameter and states.
+
+        Rules with sums read once more, before, what their sums are made of.
+        """
         reads, writes = 2 + len(self.states), 1 + len(self.states)
-        return (reads + writes) * FLOAT32.itemsize
+        terms = registry.terms(self.rule)
+        before = 0 if terms is None else len(registry.loop(registry.terms_name(self.rule)).operands) - len(terms.names)
+        return (before + reads + writes) * FLOAT32.itemsize
 
 
 def _variants(spec: Spec) -> list[Variant]:

@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from fastopt.definitions.specs import SPECS
 from fastopt.examples.textbook import TEXTBOOK, Textbook
 
 from ..cases import Problem, copies
@@ -41,6 +42,13 @@ def unavailable_in_numba(problem: Problem) -> str | None:
 
     most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
     return None if problem.n_threads <= most else f"NUMBA_NUM_THREADS is {most}, not {problem.n_threads}"
+
+
+def unavailable_in_loops(problem: Problem) -> str | None:
+    variant = problem.variant
+    if SPECS[variant.optimizer].has_sums:
+        return f"{variant.optimizer} adds up whole arrays, which a loop over elements does not"
+    return unavailable_in_numba(problem)
 
 
 def njit(source: Source, parallel: bool, optimizer: Textbook, problem: Problem) -> Callable[..., None]:
@@ -102,7 +110,8 @@ NUMPY = Peer("NumPy", partial(start, None), unavailable, by_hand=True)
 
 
 def numba_peer(name: str, source: Source, parallel: bool = False) -> Peer:
-    return Peer(name, partial(start, partial(njit, source, parallel)), unavailable_in_numba, by_hand=True)
+    reason = unavailable_in_numba if source is as_it_is else unavailable_in_loops
+    return Peer(name, partial(start, partial(njit, source, parallel)), reason, by_hand=True)
 
 
 NJIT = numba_peer("numba.njit", as_it_is)
