@@ -117,7 +117,7 @@ def train(run: Run, rank: int, meeting: str, answers: Any) -> None:
     for block in model[:-1]:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    optimizer = importlib.import_module(run.package).AdamW(model.parameters(), lr=1e-3, **dict(run.options))
+    optimizer = importlib.import_module(run.package).AdamW(model.parameters(), lr=1e-5, **dict(run.options))
     if run.load_from is not None:
         states, optim = get_state_dict(model, optimizer)
         load({"model": states, "optim": optim}, checkpoint_id=run.load_from)
@@ -135,6 +135,8 @@ def train(run: Run, rank: int, meeting: str, answers: Any) -> None:
         inputs, targets = batch_of(step, run.width, rank, run.ranks)
         loss = torch.nn.functional.mse_loss(model(inputs), targets)
         loss.backward()
+        if step == run.first:  # The states would lie where gathered parameters lay.
+            memory.give_memory_back()
         before = memory.resident_bytes() if step == run.first else 0
         ready = time.perf_counter()
         optimizer.step()
