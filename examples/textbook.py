@@ -212,7 +212,7 @@ def lamb(  # type: ignore[no-untyped-def]
 
 
 def lars(  # type: ignore[no-untyped-def]
-    params, grads, buffer, lr, weight_decay, trust_coeff, eps, adapts, momentum, weight
+    params, grads, buffer, lr, weight_decay, trust_coeff, eps, adapts, momentum, weight, nesterov
 ):
     length, other = np.sqrt(np.sum(np.square(params))), np.sqrt(np.sum(np.square(grads)))
     found = grads + weight_decay * params
@@ -220,19 +220,10 @@ def lars(  # type: ignore[no-untyped-def]
         found *= trust_coeff * length / (other + weight_decay * length + eps)
     buffer *= momentum
     buffer += weight * found
-    params -= lr * buffer
-
-
-def lars_nesterov(  # type: ignore[no-untyped-def]
-    params, grads, buffer, lr, weight_decay, trust_coeff, eps, adapts, momentum, weight
-):
-    length, other = np.sqrt(np.sum(np.square(params))), np.sqrt(np.sum(np.square(grads)))
-    found = grads + weight_decay * params
-    if adapts and length > 0 and other > 0:
-        found *= trust_coeff * length / (other + weight_decay * length + eps)
-    buffer *= momentum
-    buffer += weight * found
-    params -= lr * (found + momentum * buffer)
+    if nesterov:
+        params -= lr * (found + momentum * buffer)
+    else:
+        params -= lr * buffer
 
 
 def stable_adamw(  # type: ignore[no-untyped-def]
@@ -584,6 +575,8 @@ class LAMB(Textbook):
 class LARS(Textbook):
     """SGD whose gradients are as long, beside the array, as `trust_coeff` says."""
 
+    update = staticmethod(lars)
+
     def __init__(
         self,
         params: np.ndarray,
@@ -599,11 +592,10 @@ class LARS(Textbook):
         super().__init__(params, 1)
         adapts = float(always_adapt or weight_decay != 0)
         self.shared = (lr, weight_decay, trust_coeff, eps, adapts)
-        self.momentum, self.dampening = momentum, dampening
-        self.update = lars_nesterov if nesterov else lars
+        self.momentum, self.dampening, self.nesterov = momentum, dampening, float(nesterov)
 
     def numbers(self) -> tuple[float, ...]:
-        return *self.shared, self.momentum, 1.0 if self.steps == 1 else 1 - self.dampening
+        return *self.shared, self.momentum, 1.0 if self.steps == 1 else 1 - self.dampening, self.nesterov
 
 
 class StableAdamW(Textbook):

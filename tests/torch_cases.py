@@ -169,13 +169,13 @@ def train_numpy(optimizer: Any, arrays: dict[str, np.ndarray], params: dict[str,
         optimizer.step([gradients[:4], gradients[4:]])
 
 
-IN_ANOTHER_ORDER = 1e-13
-"""Of sums over the elements of float64 tensors: they are added up as they lie in memory."""
+IN_ANOTHER_ORDER = 2e-15
+"""Of sums over the elements of float64 tensors, which are added up as they lie in memory: 1.2e-16 measured."""
 
 
 def equal_in_any_layout(spec: Spec, one: np.ndarray, other: np.ndarray) -> bool:
-    """The same bits; of rules with sums, which layouts change, nearly so."""
-    if spec.has_sums:
+    """The same bits; of rules with sums, which layouts change, nearly so where a layout is not the usual one."""
+    if spec.has_sums and not (one.flags.c_contiguous and other.flags.c_contiguous):
         return bool((abs(one - other) <= IN_ANOTHER_ORDER * abs(other).max(initial=1.0)).all())
     return equal_bits(one, other)
 

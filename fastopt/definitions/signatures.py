@@ -6,7 +6,6 @@ module.
 
 from __future__ import annotations
 
-import ast
 import functools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 
 from ..kernels.formulas import registry
 from ..kernels.formulas.dialect import Function
+from ..kernels.formulas.rule_sums import arguments_for
 from .specs import SPECS, Spec
 
 GRAD_SCALE = "grad_scale"
@@ -118,7 +118,7 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
         raise ValueError(no_single_updates(spec))
     numbers = {"lr": values.get("lr", 0.0), **_IN_GENERAL, **spec.numbers(values)}
     function = registry.coefficient_function(spec.coefficients)
-    used = _arguments_for(function, set(registry.rule(rule).coefficients) | set(spec.carried))
+    used = arguments_for(function, set(registry.rule(rule).coefficients) | set(spec.carried))
     used |= {"weight_decay", "decoupled_weight_decay", "maximize", "decay"}
     if "weight_decay" in spec.defaults:
         used.add("lr")
@@ -155,21 +155,6 @@ def no_single_updates(spec: Spec) -> str:
 def _is_impossible(spec: Spec, values: Mapping[str, Any], name: str) -> bool:
     """Whether a hyperparameter is 0 and this variant refuses every other value."""
     return not isinstance(values[name], bool) and spec.check({**values, name: 0.5}) is not None
-
-
-def _arguments_for(function: Function, results: set[str]) -> set[str]:
-    """The arguments that these results depend on."""
-    needed = results & set(function.returned_names)
-    for statement in reversed(function.body):
-        target = statement.targets[0]
-        targets = {node.id for node in ast.walk(target) if isinstance(node, ast.Name)}
-        if targets & needed:
-            needed = needed - targets | _names(statement.value)
-    return needed & set(function.arguments)
-
-
-def _names(node: ast.AST) -> set[str]:
-    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
 
 
 def _signatures() -> Iterator[Signature]:

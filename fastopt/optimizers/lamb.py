@@ -47,8 +47,7 @@ class LAMB(Optimizer):
     -----
     State: `step`, `exp_avg` (m), `exp_avg_sq` (v). Bytes moved a float32 parameter: 44, since the norm of u is needed
     before the first element can be written. Norms are added up in float64. A segment of a packed buffer is a parameter
-    of its own. torch.optim has no LAMB: with `convention="torch"` this is that of timm and of NVIDIA's Apex, without
-    their clipping.
+    of its own. torch.optim has no LAMB: with `convention="torch"` this is that of timm, without its clipping.
 
     Examples
     --------

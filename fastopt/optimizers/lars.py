@@ -52,7 +52,7 @@ class LARS(Optimizer):
     -----
     State: `step`, `momentum_buffer` (b). Bytes moved a float32 parameter: 28, of which 8 are read for the norms, which
     are added up in float64. A segment of a packed buffer is a parameter of its own.
-    torch.optim has no LARS: with `convention="torch"` this is that of timm and of NVIDIA's Apex.
+    torch.optim has no LARS: with `convention="torch"` this is that of timm.
 
     Examples
     --------

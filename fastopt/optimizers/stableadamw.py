@@ -44,7 +44,7 @@ class StableAdamW(Optimizer):
     -----
     State: `step`, `exp_avg` (m), `exp_avg_sq` (v). Bytes moved a float32 parameter: 40, of which 12 are read for the
     mean, which is added up in float64. A segment of a packed buffer is a parameter of its own. torch.optim has no
-    StableAdamW: with `convention="torch"` this is that of pytorch_optimizer and of optimi.
+    StableAdamW: with `convention="torch"` this is that of pytorch_optimizer.
 
     Examples
     --------
