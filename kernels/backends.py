@@ -96,6 +96,8 @@ class Backend:
     engine: Callable[[EngineInputs], Any]
     """Creates a `contract.Engine`, or a `contract.DeviceEngine` if steps run on a device."""
     loop: Callable[[str, Any], Any]
+    """The loop of a rule, an operation or terms, in a precision. The operands of terms are arrays of them; for the
+    compiled engine they are `constants.LANES` partial sums of each term, to which the loop adds."""
     sum_over: Callable[[str, Any], Any]
     coefficient_function: Callable[[str], Any]
     codec: Callable[[str, bool], tuple[Any, Any]] = _no_codec
@@ -197,7 +199,7 @@ def _numba() -> Backend:
         return Backend(
             "numba",
             native.Engine,
-            numba_loops.loop,
+            numba_loops.loop_of_engine,
             cython_loops.sum_over,
             coefficient_function,
             cython_loops.codec,

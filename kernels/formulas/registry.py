@@ -81,6 +81,8 @@ class Loop:
     alone: Loop | None = None
     """The loop of a rule without `regularize`, if that gives the same bits wherever `regularize` has the coefficients
     `IDLE`. It takes the coefficients that follow those of `regularize`."""
+    reductions: tuple[str, ...] = ()
+    """In a loop of terms, for each of its last operands, which hold one term each: the sum that adds them up."""
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -175,7 +177,15 @@ def terms_loop(rule: Rule, terms: Terms, known: Mapping[str, Function]) -> Loop:
     coefficients = tuple(name for name in terms.coefficients if name not in ("param", "grad", *states))
     operands = ("param", "grad", *states, *(term_operand(index) for index in range(len(terms.names))))
     name = terms_name(rule.name)
-    return Loop(name, operands, (*shared, *coefficients), tuple(calls), tuple(between.values()), tuple(functions))
+    return Loop(
+        name,
+        operands,
+        (*shared, *coefficients),
+        tuple(calls),
+        tuple(between.values()),
+        tuple(functions),
+        reductions=terms.reductions,
+    )
 
 
 def term_operand(index: int) -> str:

@@ -171,7 +171,7 @@ cdef void run_coded(Table *table, Segment *segment, const Coefficients *coeffici
 
 cdef void coded_terms(Table *table, Segment *segment, const Coefficients *coefficients, const Program *program,
                       Py_ssize_t first, Py_ssize_t size, char *scratch, char *terms) noexcept nogil:
-    """Compute at most BLOCK terms of each of the rule's sums."""
+    """Add at most BLOCK terms of each of the rule's sums to their partial sums."""
     cdef char *prepared = scratch + MAX_OPERANDS * SLOT_BYTES
     cdef Group *group = &table.groups[segment.group]
     cdef Py_ssize_t start = 0
@@ -179,7 +179,7 @@ cdef void coded_terms(Table *table, Segment *segment, const Coefficients *coeffi
         run_coded_operations(
             table, segment, coefficients, program, 0, program.n_operations, first + start,
             min(<Py_ssize_t>CODED_BLOCK, size - start), gathered(table, group, segment, first + start, prepared),
-            prepared + SLOT_BYTES, scratch, 0, terms + start * 4
+            prepared + SLOT_BYTES, scratch, 0, terms
         )
         start += CODED_BLOCK
 

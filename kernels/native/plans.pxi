@@ -40,7 +40,6 @@ cdef int read_group(Group *group, plan) except -1:
         raise ValueError(f"too many sums for the engine: {plan}")
     group.n_sums = len(plan.sums)
     for k, each in enumerate(plan.sums):
-        group.sums[k] = <sum_function><uintptr_t>each.function
         group.over_all[k] = each.over_all
     if len(plan.carried) > MAX_CARRIED:
         raise ValueError(f"too many carried numbers for the engine: {len(plan.carried)}")

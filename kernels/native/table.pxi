@@ -64,8 +64,7 @@ cdef struct Group:
     double clip_norm
     int accumulator
     int carried[MAX_CARRIED]    # for each carried number, the result of a stage that is its next value
-    int n_sums
-    sum_function sums[MAX_SUMS]  # over the terms that the program TERMS computes
+    int n_sums                  # of the rule, over terms that the program TERMS computes
     bint over_all[MAX_SUMS]     # whether each is over all segments
 
 cdef struct Segment:
@@ -121,7 +120,7 @@ cdef struct Table:
 
 cdef enum:
     TERMS_OFFSET = (MAX_OPERANDS + 2) * BLOCK * 4  # after decoded operands
-    TERM_BYTES = BLOCK * 8
+    TERM_BYTES = LANES * 8  # of partial sums of one term
     SCRATCH_BYTES = TERMS_OFFSET + SUM_BLOCK * 8  # for sums; MAX_SUMS * TERM_BYTES are not more
     # Not on the stack, which can be as small as 16 kB for a thread of OpenMP's.
 
@@ -298,17 +297,18 @@ cdef void add_up_gradient(Table *table, Segment *segment, const Coefficients *co
 cdef void add_up_terms(Table *table, Segment *segment, const Coefficients *coefficients, Py_ssize_t first,
                        Py_ssize_t last, char *scratch) noexcept nogil:
     """Compute partial sums over the terms of the rule's sums; writes only partial sums."""
-    cdef double results[2]
     cdef Group *group = &table.groups[segment.group]
     cdef Program *program = &group.programs[TERMS]
     cdef char *terms = scratch + TERMS_OFFSET
     cdef double *partials
-    cdef Py_ssize_t size
+    cdef double *lanes
+    cdef Py_ssize_t size, lane, half
     cdef int k
     if group.n_sums == 0:
         return
     while first < last:
         size = min(<Py_ssize_t>BLOCK, last - first)
+        memset(terms, 0, group.n_sums * TERM_BYTES)
         if segment.layout != NULL:
             coded_terms(table, segment, coefficients, program, first, size, scratch, terms)
         else:
@@ -318,8 +318,13 @@ cdef void add_up_terms(Table *table, Segment *segment, const Coefficients *coeff
             )
         partials = table.term_partials + (table.first_term[segment - table.segments] + first // BLOCK) * MAX_SUMS
         for k in range(group.n_sums):
-            group.sums[k](terms + k * TERM_BYTES, size, 0.0, results)
-            partials[k] = results[0]
+            lanes = <double *>(terms + k * TERM_BYTES)
+            half = LANES // 2
+            while half > 0:
+                for lane in range(half):
+                    lanes[lane] += lanes[lane + half]
+                half = half // 2
+            partials[k] = lanes[0]
         first += BLOCK
 
 

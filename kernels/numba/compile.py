@@ -12,7 +12,7 @@ from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -35,6 +35,33 @@ def _prefetch(typing_context: Any, pointer: Any, index: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(pointer, types.intp), generate
+
+
+@intrinsic
+def _doubles(typing_context: Any, pointer: Any) -> Any:
+    """The same pointer, to float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.DoubleType().as_pointer())
+
+    return types.CPointer(types.float64)(pointer), generate
+
+
+@functools.cache
+def _has_fused() -> bool:
+    """Whether this processor multiplies and adds in one instruction."""
+    return bool(binding.get_host_cpu_features().get("fma")) or "x86" not in binding.get_process_triple()
+
+
+@intrinsic
+def _add_square(typing_context: Any, total: Any, x: Any) -> Any:
+    """total + x * x of float64, rounded once where the processor has an instruction for that."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        total, x = arguments
+        return builder.fma(x, x, total) if _has_fused() else builder.fadd(total, builder.fmul(x, x))
+
+    return types.float64(types.float64, types.float64), generate
 
 
 @intrinsic
@@ -87,6 +114,9 @@ def vocabulary(real: str) -> dict[str, Any]:
     return {
         "inline": _inline,
         "number": number,
+        "float64": np.float64,
+        "doubles": _doubles,
+        "add_square": _add_square,
         "prefetch": _prefetch,
         "sqrt": np.sqrt,
         "floor": np.floor,

@@ -17,7 +17,7 @@ import numpy as np
 from .. import constants, registers
 from ..engine import step_table
 from ..formulas import registry
-from ..render.numba_source import coefficients_source, numba_source, sum_source
+from ..render.numba_source import adding_source, coefficients_source, numba_source, sum_source
 from . import machine_code, object_cache
 
 _compiling = threading.Lock()
@@ -64,6 +64,10 @@ def _loop_parts(name: str, real: str) -> tuple[str, str, str, str]:
     return numba_source(registry.loop(name), real), f"{name}_loop", real, "loop"
 
 
+def _adding_parts(name: str, real: str) -> tuple[str, str, str, str]:
+    return adding_source(registry.loop(name), real), f"{name}_loop", real, "loop"
+
+
 def _coefficients_parts(name: str) -> tuple[str, str, str, str]:
     source = coefficients_source(registry.functions_of_coefficients(name))
     return source, f"{name}_coefficients", "float64", "coefficients"
@@ -72,6 +76,11 @@ def _coefficients_parts(name: str) -> tuple[str, str, str, str]:
 @functools.cache
 def _loop(name: str, real: str) -> int:
     return _address(*_loop_parts(name, real))
+
+
+@functools.cache
+def _adding_loop(name: str, real: str) -> int:
+    return _address(*_adding_parts(name, real))
 
 
 @functools.cache
@@ -105,6 +114,12 @@ def loop(name: str, dtype: np.dtype) -> int:
     """The address of the loop of a rule or an operation over float32 or float64; compiles it the first time."""
     with _compiling:
         return _loop(name, dtype.name)
+
+
+def loop_of_engine(name: str, dtype: np.dtype) -> int:
+    """The same for the compiled engine: its loops of terms add them up."""
+    with _compiling:
+        return (_adding_loop if registry.loop(name).reductions else _loop)(name, dtype.name)
 
 
 def coefficient_function(name: str) -> int:

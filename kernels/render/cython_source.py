@@ -27,7 +27,7 @@ from ..formulas.registry import (
 )
 from .bfloat16_source import bfloat16_source
 from .codecs_source import codecs_source
-from .spelling import ALONE, call_lines, indent, statements
+from .spelling import ALONE, call_lines, indent, statements, without_terms
 
 BY_FMA = "float32_by_fma"
 """float32, with square roots computed by multiplications (square_root.h)."""
@@ -43,8 +43,8 @@ and the divider computes the others. This split keeps both busy on the Intel pro
 
 
 def takes_roots(loop: Loop) -> bool:
-    """Whether a loop computes a square root for each element."""
-    return any("sqrt" in _words(function) for function in loop.functions)
+    """Whether a loop that writes each element computes its square root."""
+    return not loop.reductions and any("sqrt" in _words(function) for function in loop.functions)
 
 
 def _words(function: Function) -> set[str]:
@@ -62,8 +62,14 @@ cdef extern from *:
     '''
     #include <math.h>
     #include "square_root.h"
+    #if defined(__FP_FAST_FMA)
+    #define add_square(sum, x) fma(x, x, sum)
+    #else
+    #define add_square(sum, x) ((sum) + (x) * (x))
+    #endif
 {vocabulary}
     '''
+    double add_square(double, double) noexcept nogil
 {declarations}
 """
 
@@ -167,7 +173,7 @@ cdef inline void {name}_alone_{real}({operand_arguments}, Py_ssize_t size, const
 
 def _declared(loop: Loop, c: str) -> str:
     """The variables of a loop, and its coefficients."""
-    lines = [f"cdef {c} {name}" for name in loop.local_names]
+    lines = [f"cdef {c} l_{name}" for name in loop.local_names]
     lines += [f"cdef {c} c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
     return indent(lines, 1)
 
@@ -198,6 +204,62 @@ def _cython_loop(loop: Loop, real: str) -> str:
         per_line=CACHE_LINE // itemsize,
         prefetches=indent([f"prefetch_for_update(s_{name} + i)" for name in loop.operands], 4),
         body_in_block=indent(body, 4),
+        body=indent(body, 2),
+    )
+
+
+_CYTHON_ADDING_LOOP = """\
+cdef inline void {name}_over_{real}({operand_arguments}, {term_arguments}, Py_ssize_t size,
+                                    const {c} *coefficients, Py_ssize_t prefetch) noexcept nogil:
+{locals}
+    cdef Py_ssize_t i, lane, row, whole = size // LANES * LANES
+    for row in range(0, whole, {lanes}):
+        if prefetch > 0:
+            for i in range(row + prefetch, row + prefetch + LANES, {per_line}):
+{prefetches}
+        for lane in range(LANES):
+            i = row + lane
+{body_in_row}
+    for lane in range(size - whole):
+        i = whole + lane
+{body}
+
+
+cdef void {name}_loop_{real}(void **operands, Py_ssize_t size, const void *coefficients,
+                             Py_ssize_t prefetch) noexcept nogil:
+    {name}_over_{real}({operands}, {terms}, size, <const {c} *>coefficients, prefetch)
+"""
+"""A loop of terms, which adds each term to one of LANES partial sums, as the sums do.
+
+The operands of terms are these partial sums, to which it adds."""
+
+
+def added(number: str, reduction: str, term: str, real: str) -> str:
+    """A partial sum, and a term of one number added to it."""
+    if reduction == "square" and real == "float32":  # fused, since the square of a float32 is exact in float64
+        return f"{number} = add_square({number}, {term})"
+    return f"{number} += {reduction}_float64({term}, 0)"
+
+
+def _cython_adding_loop(loop: Loop, real: str) -> str:
+    own = without_terms(loop)
+    first = len(own.operands)
+    terms = loop.operands[first:]
+    add = [added(f"s_{term}[lane]", each, f"l_{term}", real) for term, each in zip(terms, loop.reductions, strict=True)]
+    body = [*call_lines(own, call="{}_" + real), *add]
+    return _CYTHON_ADDING_LOOP.format(
+        name=loop.name,
+        real=real,
+        c=REALS[real],
+        lanes=LANES,
+        operand_arguments=", ".join(f"{real}_operand s_{name}" for name in own.operands),
+        term_arguments=", ".join(f"float64_operand s_{name}" for name in terms),
+        operands=", ".join(f"<{real}_operand>operands[{index}]" for index in range(first)),
+        terms=", ".join(f"<float64_operand>operands[{first + index}]" for index in range(len(terms))),
+        locals=_declared(own, REALS[real]),
+        per_line=CACHE_LINE // (4 if real == "float32" else 8),
+        prefetches=indent([f"prefetch_for_update(s_{name} + i)" for name in own.operands], 4),
+        body_in_row=indent(body, 3),
         body=indent(body, 2),
     )
 
@@ -315,7 +377,7 @@ def loops_source(level: str) -> str:
         parts += [_cython_function(function, real) for function in functions]
         if real != "float64":
             parts += [_cython_function(sum_functions()[name], real) for name in sorted(counts())]
-        parts += [_cython_loop(loop, real) for loop in loops().values()]
+        parts += [(_cython_adding_loop if each.reductions else _cython_loop)(each, real) for each in loops().values()]
         parts += [_cython_sum(function, real) for function in sum_functions().values()]
     sharing = [loop for loop in loops().values() if takes_roots(loop)]
     by_fma = {each.name: each for loop in sharing for each in loop.functions}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ..constants import CACHE_LINE, LANES, PREFETCH_BLOCK
 from ..formulas.dialect import Function
-from ..formulas.registry import IDLE, Loop
-from .spelling import ALONE, call_lines, indent, statements
+from ..formulas.registry import IDLE, Loop, sum_functions
+from .spelling import ALONE, call_lines, indent, statements, without_terms
 
 _NUMBA_FUNCTION = """\
 @inline
@@ -38,6 +39,26 @@ def {name}_loop(operands, size, coefficients, prefetch_distance):
     for i in range(blocks * {block}, size):
 {body}
 """
+
+
+_NUMBA_ADDING_LOOP = """\
+def {name}_loop(operands, size, coefficients, prefetch_distance):
+{locals}
+    rows = size // {lanes}
+    for row in range(rows):
+        if prefetch_distance > 0:
+            for i in range(row * {lanes} + prefetch_distance, (row + 1) * {lanes} + prefetch_distance, {per_line}):
+{prefetches}
+        for lane in range({lanes}):
+            i = row * {lanes} + lane
+{body_in_row}
+    for lane in range(size - rows * {lanes}):
+        i = rows * {lanes} + lane
+{body}
+"""
+"""A loop of terms, which adds each term to one of LANES partial sums, as the sums do.
+
+The operands of terms are these partial sums, float64, to which it adds."""
 
 
 _NUMBA_SUM = """\
@@ -95,6 +116,36 @@ def numba_source(loop: Loop, real: str) -> str:
         )
     )
     return "\n\n".join(parts)
+
+
+def adding_source(loop: Loop, real: str) -> str:
+    """The same for a loop of terms that adds them up; it also expects `float64`, `doubles` and `add_square` in its
+    globals."""
+    own = without_terms(loop)
+    first = len(own.operands)
+    terms = loop.operands[first:]
+    known = sum_functions()
+    sums = [replace(known[each], name=f"{loop.name}_{each}") for each in dict.fromkeys(loop.reductions)]
+    add = []
+    for term, each in zip(terms, loop.reductions, strict=True):
+        if each == "square" and real == "float32":  # fused, since the square of a float32 is exact in float64
+            add.append(f"s_{term}[lane] = add_square(s_{term}[lane], float64(l_{term}))")
+        else:
+            add.append(f"s_{term}[lane] += {loop.name}_{each}(float64(l_{term}), 0.0)")
+    body = [*call_lines(own, call="{}"), *add]
+    local = [f"s_{name} = operands[{index}]" for index, name in enumerate(own.operands)]
+    local += [f"s_{name} = doubles(operands[{first + index}])" for index, name in enumerate(terms)]
+    local += [f"c_{name} = coefficients[{index}]" for index, name in enumerate(loop.coefficients)]
+    written = _NUMBA_ADDING_LOOP.format(
+        name=loop.name,
+        lanes=LANES,
+        per_line=CACHE_LINE // (4 if real == "float32" else 8),
+        locals=indent(local, 1),
+        prefetches=indent([f"prefetch(s_{name}, i)" for name in own.operands], 4),
+        body_in_row=indent(body, 3),
+        body=indent(body, 2),
+    )
+    return "\n\n".join([*functions_source((*loop.functions, *sums)), written])
 
 
 def functions_source(functions: Sequence[Function]) -> list[str]:

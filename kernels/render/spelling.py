@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ..formulas.dialect import VOCABULARY, Function
@@ -70,6 +71,13 @@ def call_lines(loop: Loop, call: str, element: str = "s_{}[i]") -> list[str]:
         f"{', '.join(map(spelled, targets))} = {call.format(function.name)}({', '.join(map(spelled, arguments))})"
         for function, arguments, targets in loop.calls
     ]
+
+
+def without_terms(loop: Loop) -> Loop:
+    """A loop of terms, with a variable of each element in place of each operand that holds terms."""
+    terms = loop.operands[len(loop.operands) - len(loop.reductions) :]
+    operands = loop.operands[: len(loop.operands) - len(terms)]
+    return replace(loop, operands=operands, local_names=(*loop.local_names, *terms))
 
 
 assert set(VOCABULARY) == {"sqrt", "floor", "log", "select", "maximum", "clip", "sign"}, (
