@@ -46,6 +46,10 @@ GIVEN = ("step", *CARRIED)
 """What a rule or its coefficients can take beside hyperparameters."""
 
 
+AS_PARAM = "param"
+"""What a state starts with that starts as a copy of the parameter."""
+
+
 class _ForTorch:
     """The class of the same rule for PyTorch's parameters, made when it is first asked for."""
 
@@ -92,7 +96,8 @@ def rule(
     ----------
     state: tuple of names, or dict
         The arrays that are kept for each parameter, of its shape and dtype, in the function's order: at most six. They
-        start at zero; a dict says what each starts with, a number or the name of a hyperparameter.
+        start at zero; a dict says what each starts with: a number, the name of a hyperparameter, or "param", for a copy
+        of the parameter. That is the parameter as the function first sees it, in the first update.
     hyper: dict
         The hyperparameters and their defaults: numbers, True or False. One is `lr`, the rate. They are the class'
         keyword arguments, in this order, with `weight_decay`, `decoupled_weight_decay` and `maximize`, which every
@@ -206,10 +211,13 @@ def rule(
 
     def decorate(function: Callable[..., Any]) -> type[RuleOptimizer]:
         inputs = (*(name for name in defaults if name not in COMMON), *GIVEN)
-        custom = custom_rules.register(function, tuple(initial), inputs, coefficients, source, sums, sums_over_all)
+        copies = tuple(name for name, start in initial.items() if start == AS_PARAM)
+        custom = custom_rules.register(
+            function, tuple(initial), inputs, coefficients, source, sums, sums_over_all, copies
+        )
         last = custom.coefficients[-1]
         returned = last.returned_names
-        starts = {name: value for name, value in initial.items() if value != 0}
+        starts = {name: value for name, value in initial.items() if value != 0 and name not in copies}
         spec = Spec(
             function.__name__,
             defaults=defaults,
@@ -217,6 +225,7 @@ def rule(
             coefficients=custom.rule.name,
             costs={custom.rule.name: cost(custom.loop)},
             initial=starts,
+            starts_as_param=copies,
             unsigned=without_sign,
             squares=squares(custom.rule, custom.loop),
             carried={name: start for name, start in CARRIED.items() if name in returned},
@@ -294,10 +303,10 @@ def _read_state(state: Any, defaults: Mapping[str, Any]) -> dict[str, float | st
         raise ValueError(f"state can be at most {custom_rules.MAX_STATES} arrays, got {len(starts)}")
     for name, start in starts.items():
         custom_rules.check_name("state", name, (*custom_rules.RESERVED_STREAMS, *CARRIED, *defaults, "params"))
-        if isinstance(start, str):
+        if isinstance(start, str) and start != AS_PARAM:
             if start not in defaults or isinstance(defaults[start], bool):
-                raise ValueError(f"state[{name!r}] starts with {start!r}, which is no number in hyper")
-        else:
+                raise ValueError(f"state[{name!r}] starts with {start!r}, which is no number in hyper, nor 'param'")
+        elif start != AS_PARAM:
             starts[name] = real_number(f"state[{name!r}]", start)
             if not math.isfinite(starts[name]):
                 raise ValueError(f"state[{name!r}] must start with a finite number, got {start!r}")
@@ -313,7 +322,7 @@ def _read_unsigned(unsigned: Any, states: Mapping[str, float | str]) -> tuple[st
         if name not in states:
             raise ValueError(f"unsigned has {name!r}, which is no name in state")
         start = states[name]
-        if not isinstance(start, str) and start < 0:
+        if start == AS_PARAM or (not isinstance(start, str) and start < 0):
             raise ValueError(f"unsigned has {name!r}, which starts with {start!r}")
     return names
 

@@ -117,6 +117,8 @@ def _states(spec: Spec, values: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _start(spec: Spec, values: Mapping[str, Any], name: str) -> str:
+    if name in spec.starts_as_param:
+        return "param"
     source = spec.carried.get(name, spec.initial.get(name, 0.0))
     value = values[source] if isinstance(source, str) else source
     return repr(value) if callable(value) else _text(ast.Constant(value))

@@ -30,6 +30,9 @@ class Spec:
     constants: arguments of these two functions that are not hyperparameters.
     fixed: hyperparameters that define the optimizer, so no argument sets them.
     initial: per state, the hyperparameter or the number that it starts with; a state without an entry starts at 0.
+    starts_as_param: the states that start as a copy of the parameter. Memory has that copy from the beginning, but the
+        parameter can change before its first update, so the rule itself takes it there again: see `begun` in
+        `kernels/formulas/rules.py`.
     unsigned: the states that are never negative: the formats that store them have no sign, and keep 0 for 0 alone.
     exact: per rule, states that are always stored in float32, whatever `state_dtype` says: rounded, they would make
         updates wrong by far more than they are rounded.
@@ -59,6 +62,7 @@ class Spec:
     fixed: tuple[str, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     initial: Mapping[str, str | float] = field(default_factory=dict)
+    starts_as_param: tuple[str, ...] = ()
     unsigned: tuple[str, ...] = ()
     exact: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     clipping: str = "clipping_torch"

@@ -55,8 +55,8 @@ def initial_states(
         for param, storage, state in zip(params, storages, states, strict=True):
             if start is not None and name in storage.formats:
                 start_state(memory, state[name], param, storage.formats[name], start)
-            if name in STATES and STATES[name].starts_as_param:
-                memory.copy(state[name], param if memory is host_memory else widened(memory, param))
+            if name in spec.starts_as_param or (name in STATES and STATES[name].starts_as_param):
+                start_as_param(memory, state[name], param, storage.formats.get(name))
     split = [(param, state) for param, storage, state in zip(params, storages, states, strict=True) if storage.split]
     _allocate(REST, [(CODE_DTYPES[16], param.shape) for param, _ in split], [state for _, state in split], memory)
     return states
@@ -101,6 +101,14 @@ def start_state(memory: Memory, state: Any, param: Any, format_name: str | None,
         memory.fill(state, value)
     else:
         memory.copy(state, coded.filled(format_name, value, param.shape))
+
+
+def start_as_param(memory: Memory, state: Any, param: Any, format_name: str | None) -> None:
+    """Let a state, whose format is None or has this name, be a copy of its parameter."""
+    if format_name is not None:
+        memory.copy(state, coded.encoded(format_name, memory.to_host(param).astype(np.float32)))
+    else:
+        memory.copy(state, param if memory is host_memory else widened(memory, param))
 
 
 def initial_value(spec: Spec, group: Mapping[str, Any], name: str) -> float:

@@ -41,6 +41,11 @@ def regularize_without_decay(maximize, update_divisor, clip_coefficient):
     return grad_factor, weight_decay, param_decay
 
 
+def first(step):
+    """1 in the first update of a parameter, then 0: for states that start as the parameter, see `begun` in `rules`."""
+    return select(step == 1, 1, 0)
+
+
 def decayed_rate(step, lr, decay):
     """Inverse time decay: the first step is not decayed."""
     return lr / (1 + (step - 1) * decay)

@@ -31,7 +31,7 @@ DIGEST_LENGTH = 16
 
 RESERVED_STREAMS = (
     *("param", "grad", "param_i", "grad_i", "prepared", "clipped", "grad_accumulator", "param_average"),
-    "step",
+    *("step", "is_first_update"),
 )
 """Names already used for the arrays of a step and for the numbers kept beside them."""
 
@@ -51,12 +51,13 @@ def register(
     source: str | None = None,
     sums: Callable[..., Any] | None = None,
     sums_over_all: Callable[..., Any] | None = None,
+    starts_as_param: Sequence[str] = (),
 ) -> registry.CustomRule:
     """Read a rule `(param, grad, *states, *coefficients) -> (param, *states)` and add it to the registry.
 
     `inputs` are the names of the available numbers: hyperparameters, `step` and carried numbers. `source` is a text
     that has functions whose source Python cannot find. `sums` and `sums_over_all` are the functions of the terms that
-    are added up before the update, see `rule_sums`.
+    are added up before the update, see `rule_sums`. `starts_as_param` are the states that start as the parameter.
 
     Raises
     ------
@@ -85,6 +86,11 @@ def register(
     else:
         coefficient_functions, coefficient_node, coefficient_path = read(coefficients, powers=True, source=source)
         _check_coefficients(coefficient_functions[-1], wanted, inputs, coefficient_node, coefficient_path)
+    if starts_as_param:
+        functions[-1] = function = _begun(function, starts_as_param)
+        coefficient_functions[-1] = _with_is_first(coefficient_functions[-1])
+        for each, *_ in terms:
+            each[-1] = _begun(each[-1], starts_as_param)
     last = coefficient_functions[-1]
     for each, term_node, term_path in terms:
         _check_order(each[-1], last, names, arrays, term_node, term_path)
@@ -101,6 +107,28 @@ def register(
     return registry.add_custom_rule(
         replace(function, name=name), functions[:-1], (*coefficient_functions[:-1], renamed), (own, over_all)
     )
+
+
+IS_FIRST = "is_first_update"
+"""The coefficient that is 1 in the first update of a parameter, where a state starts as the parameter."""
+
+
+def _begun(function: Function, states: Sequence[str]) -> Function:
+    """The function with those of its arguments that are such states replaced by the parameter, in the first update."""
+    own = [name for name in function.arguments if name in states]
+    if not own:
+        return function
+    begun = ast.parse("\n".join(f"{name} = select({IS_FIRST} != 0, param, {name})" for name in own)).body
+    arguments = function.arguments if "param" in function.arguments else ("param", *function.arguments)
+    return replace(function, arguments=(*arguments, IS_FIRST), body=(*begun, *function.body))  # type: ignore[arg-type]
+
+
+def _with_is_first(coefficients: Function) -> Function:
+    """The coefficient function, which returns `IS_FIRST`, too."""
+    arguments = coefficients.arguments if "step" in coefficients.arguments else (*coefficients.arguments, "step")
+    (is_first,) = ast.parse(f"{IS_FIRST} = select(step == 1, 1, 0)").body
+    body, returns = (is_first, *coefficients.body), (*coefficients.returns, ast.Name(IS_FIRST, ast.Load()))
+    return replace(coefficients, arguments=arguments, body=body, returns=returns)  # type: ignore[arg-type]
 
 
 def _digest(functions: Sequence[Function], states: Sequence[str]) -> str:

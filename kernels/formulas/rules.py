@@ -37,6 +37,11 @@ def average_square(square_avg, grad, beta, one_minus_beta):
     return beta * square_avg + one_minus_beta * grad * grad
 
 
+def begun(state, param, is_first):
+    """A state that starts as the parameter, as it is before its first update; `is_first` is 1 there, and then 0."""
+    return select(is_first != 0, param, state)
+
+
 def root(square, eps_in, eps_out):
     return sqrt(square + eps_in) + eps_out
 

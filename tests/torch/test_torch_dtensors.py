@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from cases import Case, equal_bits
-from custom_momentum import Momentum
+from custom_momentum import Anchored, Momentum
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import Parameter
 from torch_cases import AFTER, BEFORE, INFOS, make, parameters, train
@@ -65,10 +65,11 @@ def test_backends_and_meshes(backend: str, sizes: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["numba", "reference"])
-def test_custom_rules(backend: str) -> None:
+@pytest.mark.parametrize(("rule", "options"), [(Momentum, {"nesterov": True}), (Anchored, {})])
+def test_custom_rules(backend: str, rule: Any, options: dict[str, Any]) -> None:
     plain = parameters(torch.float32)
     params = sharded(plain, mesh_of(3))
-    mine, other = (Momentum.torch(each.values(), nesterov=True, backend=backend) for each in (params, plain))
+    mine, other = (rule.torch(each.values(), backend=backend, **options) for each in (params, plain))
     for steps in (BEFORE, AFTER):
         train_shards(mine, params, steps)
         train(other, plain, steps)

@@ -90,12 +90,22 @@ def new_state(
 ) -> Tensor | CodedState:
     """A state as a new optimizer with these hyperparameters has it before its first step: in the format `codec`, or of
     this dtype, by default the parameter's."""
+    if name in spec.starts_as_param:
+        return _copy_of(param, dtype, codec)
     start = spec.initial.get(name, 0.0 if spec.counts_steps else UNUSED)
     value = float(values[start]) if isinstance(start, str) else start
     if codec is not None:
         return CodedState.filled(codec, param, value)
     own = shards.local(param)
     made = torch.full_like(own, value, dtype=dtype, requires_grad=False, memory_format=torch.preserve_format)
+    return shards.wrapped(made, param)
+
+
+def _copy_of(param: Tensor, dtype: torch.dtype | None, codec: str | None) -> Tensor | CodedState:
+    own = shards.local(param).detach()
+    if codec is not None:
+        return CodedState.of(codec, own, own, shards.spec_of(param))
+    made = own.to(dtype or own.dtype, copy=True, memory_format=torch.preserve_format)
     return shards.wrapped(made, param)
 
 
