@@ -8,7 +8,7 @@ import re
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import combinations, product
 from typing import Any
 
 import numpy as np
@@ -158,18 +158,32 @@ def dealt(cases: list[Case], hand: int, hands: int) -> list[Case]:
 
 
 def each_pair(**tables: Mapping[str, Any] | Iterable[Any]) -> pytest.MarkDecorator:
-    """Parametrize by three tables or more: every second combination, so that any two values still occur together."""
+    """Parametrize by three tables or more: few combinations, in which any two values still occur together."""
     rows = [
         list(table.items()) if isinstance(table, Mapping) else [(_name(value), value) for value in table]
         for table in tables.values()
     ]
-    assert sum(len(each) > 1 for each in rows) > 2, "with two tables, half of the pairs would be lost"
-    chosen = [
-        pytest.param(*(value for _, (_, value) in each), id="-".join(name for _, (name, _) in each))
-        for each in product(*map(enumerate, rows))
-        if sum(index for index, _ in each) % 2 == 0
-    ]
-    return pytest.mark.parametrize(tuple(tables), chosen)
+    assert sum(len(each) > 1 for each in rows) > 2, "with two tables, all combinations are needed"
+    chosen = sorted(_covering(tuple(map(len, rows))))
+    values = [[row[index] for row, index in zip(rows, each, strict=True)] for each in chosen]
+    return pytest.mark.parametrize(
+        tuple(tables),
+        [pytest.param(*(value for _, value in each), id="-".join(name for name, _ in each)) for each in values],
+    )
+
+
+@functools.cache
+def _covering(sizes: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Combinations of indices in which each pair occurs; first those with the most pairs that are new."""
+    chosen: list[tuple[int, ...]] = []
+    covered: set[Any] = set()
+    every = [(each, set(combinations(enumerate(each), 2))) for each in product(*map(range, sizes))]
+    for new in range(len(sizes) * (len(sizes) - 1) // 2, 0, -1):
+        for each, pairs in every:
+            if len(pairs - covered) >= new:
+                chosen.append(each)
+                covered |= pairs
+    return chosen
 
 
 def _name(value: Any) -> str:

@@ -167,7 +167,7 @@ NEEDED = ("pytest", "pytest_benchmark", "rich")
 @pytest.mark.parametrize(
     ("name", "arguments"),
     [
-        *[(name, (*ONE_CASE, "--report", "report")) for name in (*NEEDED, "matplotlib")],
+        ("matplotlib", (*ONE_CASE, "--report", "report")),
         *zip(NEEDED, (("--quick",), ("--list",), ("--peers", "numpy")), strict=True),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
