@@ -239,6 +239,13 @@ def stable_adamw(  # type: ignore[no-untyped-def]
     params -= rate * mean / (np.sqrt(mean_square) + eps)
 
 
+def asgd(params, grads, average, keep, rate, weight):  # type: ignore[no-untyped-def]
+    if keep != 1:
+        params *= keep
+    params -= rate * grads
+    average += weight * (params - average)
+
+
 # --- the optimizers ---------------------------------------------------------------------------------------------------
 
 
@@ -428,6 +435,23 @@ class RAdam(Adam):
             return *self.averaging, 0.0, self.rate, self.eps
         variance = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
         return *self.averaging, 1.0, self.rate * math.sqrt(variance * self.correction), self.eps
+
+
+class ASGD(Textbook):
+    """Stochastic gradient descent with a falling rate, and the average of the parameters from step `t0` on."""
+
+    update = staticmethod(asgd)
+
+    def __init__(
+        self, params: np.ndarray, lr: float = 1e-2, lambd: float = 1e-4, alpha: float = 0.75, t0: float = 1e6
+    ) -> None:
+        super().__init__(params, 1)
+        self.lr, self.lambd, self.alpha, self.t0 = lr, lambd, alpha, t0
+
+    def numbers(self) -> tuple[float, ...]:
+        earlier = self.steps - 1
+        rate = self.lr / (1 + self.lambd * self.lr * earlier) ** self.alpha
+        return 1 - self.lambd * rate, rate, 1 / max(1.0, earlier - self.t0)
 
 
 class Lion(Textbook):

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .checks import bound_arguments, real_number
 from .definitions.hyperparameters import HYPERPARAMETERS, Hyperparameter, between
-from .definitions.specs import CARRIED, Spec
+from .definitions.specs import SPECS, Spec
 from .kernels.constants import ENGINE_ARGUMENTS
 from .kernels.formulas import custom_rules
 from .kernels.formulas.costs import cost, squares
@@ -41,6 +41,9 @@ COMMON: dict[str, Any] = {"weight_decay": 0.0, "decoupled_weight_decay": False, 
 """Hyperparameters that every rule has without taking them: they are seen to before it."""
 
 MISSING: Any = inspect.Parameter.empty
+
+CARRIED = SPECS["NAdam"].carried
+"""The numbers that a custom rule can carry from step to step, and their initial values."""
 
 GIVEN = ("step", *CARRIED)
 """What a rule or its coefficients can take beside hyperparameters."""

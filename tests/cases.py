@@ -45,6 +45,8 @@ FULL: dict[str, Any] = {
     "beta3_warmup": 6.0,
     "alpha_warmup": 9.0,
     "trust_coeff": 0.5,
+    "lambd": 0.1,
+    "t0": 2.0,
 }
 EXTRAS: tuple[dict[str, Any], ...] = (
     {},

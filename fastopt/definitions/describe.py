@@ -232,15 +232,16 @@ def _run(
     If `kept` is given, other names are not assigned: their expressions are substituted instead.
     """
     lines: Lines = []
-    for statement in function.body:
-        (target,) = (node.id for node in statement.targets if isinstance(node, ast.Name))
+    targets = [node.id for each in function.body for node in each.targets if isinstance(node, ast.Name)]
+    for index, (target, statement) in enumerate(zip(targets, function.body, strict=True)):
         value = _simplified(_substituted(statement.value, environment, functions))
-        plain = isinstance(value, ast.Constant) or (isinstance(value, ast.Name) and value.id != target)
+        # Another name for what is assigned later would then stand for the new value.
+        plain = isinstance(value, ast.Constant) or (isinstance(value, ast.Name) and value.id not in targets[index:])
         if plain or (kept is not None and target not in kept):
             environment[target] = value
         else:
             environment[target] = ast.Name(target)
-            if not isinstance(value, ast.Name):
+            if not (isinstance(value, ast.Name) and value.id == target):
                 lines.append((target, value))
     return lines
 

@@ -161,6 +161,8 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         _flag("no_prox"),
         _flag("always_adapt"),
         _at_least_zero("trust_coeff", "trust_coeff value"),
+        _at_least_zero("lambd", "lambd value"),
+        _at_least_zero("t0", "t0 value"),
     )
 }
 """Every hyperparameter of every optimizer; a name has one meaning everywhere, except with `with_three_betas`."""

@@ -8,6 +8,7 @@ PyTorch if torch.optim does not have the optimizer; `conventions` lists the diff
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,6 +47,7 @@ class Spec:
     lr_decay: the hyperparameter by which the optimizer's own coefficients decay the rate.
     carried: numbers that the coefficients carry from step to step, besides the count of steps, and the initial value of
         each. They are arguments of the coefficient function, which also returns them.
+    carried_initial: the hyperparameters that torch's class starts some of these numbers with.
     hyperparameters: the values that each hyperparameter can take.
     in_torch: whether torch.optim has a class of this name, which `fastopt.torch` then builds on.
     torch_note: how the class in `fastopt.torch` differs from torch.optim's.
@@ -72,6 +74,7 @@ class Spec:
     proximal: Mapping[str, tuple[str, Mapping[str, str]]] = field(default_factory=dict)
     lr_decay: str | None = None
     carried: Mapping[str, float] = field(default_factory=dict)
+    carried_initial: Mapping[str, str] = field(default_factory=dict)
     convention: str = "torch"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: HYPERPARAMETERS)
     in_torch: bool = True
@@ -331,6 +334,18 @@ SPECS: dict[str, Spec] = {
             proximal={"radam": ("proximal_rectified", {"square_avg": "exp_avg_sq"})},
         ),
         Spec(
+            "ASGD",
+            defaults={"lr": 1e-2, "lambd": 1e-4, "alpha": 0.75, "t0": 1e6, "weight_decay": 0.0, **_DECAY},
+            rules={(): "asgd"},
+            coefficients="asgd",
+            costs={"asgd": (0.14, 0.27)},
+            exact={"asgd": ("ax",)},  # what a late step adds to the average is smaller than what few bits can hold
+            squares=False,
+            carried={"eta": -1.0, "mu": 1.0},
+            carried_initial={"eta": "lr"},
+            # No proximal step: it would change the parameter after the average has seen it.
+        ),
+        Spec(
             "Lion",
             defaults={
                 "lr": 1e-4,
@@ -468,8 +483,9 @@ SPECS: dict[str, Spec] = {
 }
 """Every optimizer, by the name of its class."""
 
-CARRIED: dict[str, float] = {name: start for spec in SPECS.values() for name, start in spec.carried.items()}
-"""Every number that an optimizer carries from step to step, and its initial value; custom rules can use them too."""
-
-CARRIED_BOUNDS: dict[str, tuple[float, float]] = {"mu_product": (0.0, 1.0)}
+CARRIED_BOUNDS: dict[str, tuple[float, float]] = {
+    "mu_product": (0.0, 1.0),
+    "eta": (0.0, sys.float_info.max),
+    "mu": (0.0, 1.0),
+}
 """The smallest and the largest value that each carried number can have."""

@@ -52,7 +52,6 @@ NATIVE: tuple[str, ...] = tuple(optimizers.__all__)
 """The names of the optimizers whose step is fastopt's; others that this module has are torch's own."""
 
 if TYPE_CHECKING:
-    from torch.optim import ASGD as ASGD
     from torch.optim import LBFGS as LBFGS
     from torch.optim import Adafactor as Adafactor
     from torch.optim import Muon as Muon

@@ -440,6 +440,16 @@ def rprop_torch(etaminus, etaplus, step_size_min, step_size_max):
     return etaminus, etaplus, step_size_min, step_size_max
 
 
+def asgd(step, lr, lambd, alpha, t0, eta, mu):
+    # As in torch, both carried numbers were computed by the step before; `eta` is negative where there was none.
+    step_size = select(eta < 0, lr, eta)
+    shrinkage = 1 - lambd * step_size
+    ax_weight = mu
+    eta = lr / (1 + lambd * lr * step) ** alpha
+    mu = 1 / maximum(step - t0, 1)
+    return shrinkage, step_size, ax_weight, eta, mu
+
+
 # --- around the update: coefficients of `operations` ------------------------------------------------------------------
 
 

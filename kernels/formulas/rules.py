@@ -360,6 +360,12 @@ def rprop(param, grad, prev, step_size, etaminus, etaplus, step_size_min, step_s
     return param, prev, step_size
 
 
+def asgd(param, grad, ax, shrinkage, step_size, ax_weight):
+    param = shrinkage * param - step_size * grad
+    ax = select(ax_weight == 1, param, ax + (param - ax) * ax_weight)
+    return param, ax
+
+
 def decayed_direction(param, exp_avg, exp_avg_sq, direction, eps_in, eps_out, param_weight):
     """Adam's direction and the decay of weights together; without decay nothing is added."""
     update = direction * exp_avg / root(exp_avg_sq, eps_in, eps_out)

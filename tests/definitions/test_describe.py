@@ -68,7 +68,7 @@ def test_the_printed_lines_are_the_update(case: Case, rng: np.random.Generator) 
     assert all(f"    {line}\n" in printed for line in lines)
     states = {name: value for name, value in optimizer.state[0].items() if isinstance(value, np.ndarray)}
     elements: list[dict[str, Any]] = [
-        {"param": param[i], "mu_product": 1.0, **{name: value[i] for name, value in states.items()}} for i in range(3)
+        {"param": param[i], **case.spec.carried, **{name: value[i] for name, value in states.items()}} for i in range(3)
     ]
     for t in range(1, 9):
         gradient = np.where(rng.random(3) < 0.2, 0.0, rng.standard_normal(3))
@@ -76,7 +76,8 @@ def test_the_printed_lines_are_the_update(case: Case, rng: np.random.Generator) 
         for element, grad in zip(elements, gradient, strict=True):
             element |= {"t": t, "grad": grad}
             run_lines(lines, element)
-    np.testing.assert_allclose([each["param"] for each in elements], param, rtol=1e-7, atol=1e-12)
+    for name, values in {"param": param, **states}.items():
+        np.testing.assert_allclose([each[name] for each in elements], values, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", SPECS)

@@ -21,7 +21,7 @@ from fastopt.definitions.specs import SPECS
 from fastopt.kernels.constants import ENGINE_ARGUMENTS
 from fastopt.kernels.formulas import coefficients, registry, rules
 from fastopt.kernels.numba import loops as numba_loops
-from fastopt.rules import COMMON, clip, floor, maximum, select, sign, sqrt
+from fastopt.rules import CARRIED, COMMON, clip, floor, maximum, select, sign, sqrt
 
 
 def made_anew(case: Case) -> tuple[type[fastopt.Optimizer], dict[str, Any]]:
@@ -48,8 +48,9 @@ def made_anew(case: Case) -> tuple[type[fastopt.Optimizer], dict[str, Any]]:
 
 
 def can_be_made_anew(case: Case) -> bool:
-    """Whether what comes before the rule is what comes before every custom rule."""
-    return spec_of(case.optimizer, case.options.get("convention", "torch")).regularize == "regularize"
+    """Whether what comes before the rule, and what it carries to the next step, can be a custom rule's."""
+    spec = spec_of(case.optimizer, case.options.get("convention", "torch"))
+    return spec.regularize == "regularize" and spec.carried.keys() <= CARRIED.keys()
 
 
 def without_decay(case: Case) -> Case:

@@ -70,7 +70,7 @@ class Pair:
             assert set(state) == {name for name, value in theirs.items() if name != "step" and value is not None}
             for name, value in state.items():
                 expected = theirs[name].numpy()
-                mine = np.array(value, expected.dtype) if name == "mu_product" else value
+                mine = np.array(value, expected.dtype) if np.isscalar(value) else value
                 self.check_array(mine, expected, f"{name} of parameter {index}")
 
     def check_array(self, mine: np.ndarray, theirs: np.ndarray, label: str) -> None:

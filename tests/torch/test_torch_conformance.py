@@ -39,7 +39,6 @@ import fastopt.torch
 # --- what of torch's tables is not run, and why ----------------------------------------------------------------------
 
 OTHER_OPTIMIZERS = {
-    "ASGD": "fastopt has no such rule",
     "Adafactor": "fastopt has no such rule; factored states",
     "LBFGS": "evaluates the model many times a step: nothing to fuse",
     "Muon": "multiplies matrices: not a loop over elements",

@@ -9,7 +9,7 @@ import torch
 from torch.nn import Parameter
 from torch_cases import (
     DTYPES,
-    SINGLE_MU_PRODUCT,
+    SINGLE_CARRIED,
     STEPS,
     TOLERANCE,
     assert_alike,
@@ -95,7 +95,7 @@ def test_the_default_dtype_makes_the_same_states(name: str, default: torch.dtype
             train(mine, params, range(3))
             train(theirs, others, range(3))
             is_single = bool(SPECS[name].carried) and default == torch.float32
-            tolerance = max(TOLERANCE[dtype], SINGLE_MU_PRODUCT if is_single else 0)
+            tolerance = max(TOLERANCE[dtype], SINGLE_CARRIED if is_single else 0)
             assert_alike(mine, theirs, params, others, tolerance)
 
 

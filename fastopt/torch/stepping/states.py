@@ -192,8 +192,14 @@ def make_states_early(
                     param.grad = gradient
         for param in new:
             add_own(host, states, param)
-        starts = {name: float(group[name]) for name in host.spec.initial.values() if isinstance(name, str)}
+        starts = {name: float(group[name]) for name in _starts(host.spec).values()}
         host.early.update((param, starts) for param in new if starts)
+
+
+def _starts(spec: Spec) -> dict[str, str]:
+    """What a new state of torch's has that begins with a hyperparameter: arrays and numbers, and which it is."""
+    found = {**spec.initial, **spec.carried_initial}
+    return {name: start for name, start in found.items() if isinstance(start, str)}
 
 
 def add_own(host: Host, states: States, param: Tensor) -> None:
@@ -220,7 +226,7 @@ def follow_hyperparameters(
 ) -> None:
     """Have states that were made early, and that nobody has used or changed since, begin with these hyperparameters.
 
-    Rprop's step sizes, for example, begin with the rate of the first step.
+    Rprop's step sizes and ASGD's `eta`, for example, begin with the rate of the first step.
     """
     for param in params:
         starts, state = host.early.get(param), states.get(param, {})
@@ -229,8 +235,8 @@ def follow_hyperparameters(
         if dict.get(state, "step") != 0:
             del host.early[param]
             continue
-        for name, start in host.spec.initial.items():
-            if not isinstance(start, str) or starts[start] == values[start]:
+        for name, start in _starts(host.spec).items():
+            if starts[start] == values[start]:
                 continue
             value = dict.__getitem__(state, name)
             if isinstance(value, CodedState):
