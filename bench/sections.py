@@ -23,6 +23,10 @@ SECTIONS = {
         "Adam written with fastopt.rule, compared with the built-in Adam. A ratio below 1 means that the custom "
         "rule is slower."
     ),
+    "A custom rule with a sum": (
+        "StableAdamW written with fastopt.rule, compared with the built-in one, compiled by Numba and by Cython. A "
+        "ratio below 1 means that the custom rule is slower."
+    ),
     "Threads": "The number of threads that fastopt chooses, compared with one thread and with all threads.",
     "Clip, step, zero": (
         "AdamW, with gradients clipped by norm and zeroed. fastopt needs one call; torch needs clip_grad_norm_, "
@@ -49,6 +53,10 @@ SECTIONS = {
     "torch: steps": (
         "Classes of fastopt.torch and of torch.optim on torch's parameters. Gradients are the same tensors in "
         "every step, or new tensors (their creation is not timed)."
+    ),
+    "torch: optimizers of other packages": (
+        "Optimizers that torch.optim does not have: classes of fastopt.torch and those of pytorch_optimizer, or of "
+        "their authors, on torch's parameters. pytorch_optimizer's LAMB takes norms beyond 10 as 10."
     ),
     "torch: sharded parameters": (
         "DTensors: the shards that a process has, in a world of one process, where nobody waits for others. A ratio to "

@@ -49,6 +49,17 @@ def test_custom_rule(compare: Compare, workload: Workload) -> None:
     )
 
 
+@workloads(3, 5, 6, 7, 8)
+def test_custom_rule_with_a_sum(compare: Compare, workload: Workload) -> None:
+    compare(
+        "A custom rule with a sum",
+        VARIANTS["StableAdamW"],
+        workload,
+        subject=custom_loops.CUSTOM_RULE,
+        peers=(custom_loops.NUMBA, custom_loops.FASTOPT),
+    )
+
+
 @workloads(*range(9))
 def test_threads_of_adam(compare: Compare, workload: Workload) -> None:
     compare("Threads", ADAM, workload, peers=(custom_loops.SERIAL, custom_loops.THREADED))

@@ -259,7 +259,7 @@ def _read_hyper(hyper: Any) -> dict[str, Any]:
     if "lr" not in hyper:
         raise ValueError(f"hyper must have 'lr', the rate (1.0 where there is none), got {dict(hyper)!r}")
     taken = (*ENGINE_ARGUMENTS, *STEP_OPTIONS, *GROUP_OPTIONS, *NOTES, "grads", "params", "options")
-    taken += (*custom_rules.RESERVED_STREAMS, *CARRIED)
+    taken += (*custom_rules.RESERVED_STREAMS, *CARRIED, "decay")  # that of Keras' legacy classes, by which rates fall
     defaults: dict[str, Any] = {}
     for name, value in hyper.items():
         if name not in COMMON and name != "lr":

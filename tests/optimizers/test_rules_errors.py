@@ -194,6 +194,7 @@ ARGUMENTS: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"hyper": {"lr": 1.0, "step": 3.0}}, ValueError, "hyper: 'step' is taken"),
     ({"hyper": {"lr": 1.0, "sqrt": 3.0}}, ValueError, "hyper: 'sqrt' is taken"),
     ({"hyper": {"lr": 1.0, "clip_value": 3.0}}, ValueError, "hyper: 'clip_value' is taken"),
+    ({"hyper": {"lr": 1.0, "decay": 0.1}}, ValueError, "hyper: 'decay' is taken"),
     ({"hyper": {"lr": 1.0, "maximize": 1.0}}, TypeError, "hyper['maximize'] must be True or False"),
     ({"hyper": {"lr": 1.0, "beta": float("inf")}}, ValueError, "expected a finite number"),
     ({"domain": {"gamma": "[0, 1)"}}, ValueError, "domain has 'gamma', which is no number in hyper"),
