@@ -54,6 +54,9 @@ PREFETCH_BLOCK = 64
 PREFETCH_BYTES = 64 << 20
 """Loops prefetch only above this many bytes, because less data can be in a cache."""
 
+BYTES_IN_CACHE = 16 << 20
+"""The most operands of parameters that are added up and then updated, one after the other, while caches hold them."""
+
 # --- capacities of the tables of the native engine --------------------------------------------------------------------
 
 MAX_LOOP_OPERANDS = 8

@@ -104,6 +104,7 @@ cdef class Engine:
     cdef double *grad_norm
     cdef int64_t *iterations
     # plan.StepPlan
+    cdef bint sums_over_all     # a rule has some
     cdef bint adds              # gradients are added up before the update
     cdef bint clips
     cdef bint checks
@@ -120,6 +121,7 @@ cdef class Engine:
     cdef ThreadChoice choice
     cdef double nanoseconds_per_thread
     cdef bint adaptive
+    cdef double total_of_squares  # of all gradients, if they are added up
     cdef double work            # in nanoseconds
     cdef double reading         # the part of `work` that adds up gradients
     cdef bint shared            # the last run let other Python threads run
@@ -146,6 +148,8 @@ cdef class Engine:
     cdef void list_active(self, int program) noexcept
     cdef void add_up_gradients(self, int n_threads) noexcept
     cdef int set_sums(self) except -1
+    cdef bint update_by_sums(self, int n_threads) noexcept
+    cdef bint fits(self, Py_ssize_t index) noexcept
     cdef void add_up_terms(self, int n_threads, bint added) noexcept
     cdef bint all_usable(self) noexcept
     cdef int decline(self) except -1

@@ -227,9 +227,12 @@ cdef class Engine:
     cdef int set_sums(self) except -1:
         """Allocate the sums of rules and their partial sums, if a rule has some."""
         cdef Py_ssize_t index, n_blocks = 0
+        cdef int each
         cdef bint has_sums = False
         for index in range(self.n_groups):
             has_sums = has_sums or self.table.groups[index].n_sums > 0
+            for each in range(self.table.groups[index].n_sums):
+                self.sums_over_all = self.sums_over_all or self.table.groups[index].over_all[each]
         if not has_sums:
             return 0
         self.table.first_term = <Py_ssize_t *>calloc(max(self.n_segments, 1), sizeof(Py_ssize_t))
@@ -527,14 +530,13 @@ cdef class Engine:
             if self.checks and not self.all_usable():
                 return DECLINED
         if final and self.sums != NULL:
-            self.add_up_terms(n_threads, final)
-            if self.shared and self.arrays.moved() != NULL:
+            if not self.update_by_sums(n_threads):
                 return MOVED
-        self.compute_coefficients(final)
-        # Start with what was added up last: it is still in a cache.
-        self.table.backwards = (self.adds or self.sums != NULL) and final
-        self.run(n_threads)
-        self.table.backwards = False
+        else:
+            self.compute_coefficients(final)
+            self.table.backwards = self.adds and final  # Start with what was added up last: it is still in a cache.
+            self.run(n_threads)
+            self.table.backwards = False
         if learning:
             self.choice.learn(n_threads, affordable, (nanoseconds() - start) / self.work)
         self.count(final)
@@ -584,6 +586,7 @@ cdef class Engine:
         cdef Py_ssize_t k, block, n_blocks
         cdef Segment *segment
         cdef double total
+        self.total_of_squares = 0.0
         self.table.adding = True
         self.run(min(n_threads, affordable_threads(self.reading, self.nanoseconds_per_thread, self.n_threads)))
         self.table.adding = False
@@ -594,6 +597,43 @@ cdef class Engine:
             for block in range(n_blocks):
                 total += self.table.partials[segment.first_partial + block]
             segment.total = total
+            self.total_of_squares += total
+
+    cdef bint update_by_sums(self, int n_threads) noexcept:
+        """Add up the terms of rules, and update; False, and nothing is written, if an array was moved meanwhile.
+
+        Where no sum is over all segments, those that fit into a cache together are updated before the next are added up.
+        """
+        cdef Active *active = self.table.active
+        cdef Py_ssize_t n_active = self.table.n_active, total = self.table.total
+        cdef Py_ssize_t first, last = 0
+        cdef bint at_once = self.sums_over_all or self.n_carried > 0, moved = False
+        while last < n_active and not moved:
+            first = last
+            self.table.active = &active[first]
+            self.table.total = 0
+            while last < n_active and (last == first or at_once or self.fits(active[last].segment)):
+                active[last].offset = self.table.total
+                self.table.total += self.table.segments[active[last].segment].size
+                last += 1
+            self.table.n_active = last - first
+            self.add_up_terms(n_threads, True)
+            moved = first == 0 and self.shared and self.arrays.moved() != NULL
+            if not moved:
+                self.compute_coefficients(True)
+                self.table.backwards = True  # Start with what was added up last.
+                self.run(n_threads)
+                self.table.backwards = False
+        self.table.active, self.table.n_active, self.table.total = active, n_active, total
+        return not moved
+
+    cdef bint fits(self, Py_ssize_t index) noexcept:
+        """Whether a segment fits into a cache beside those that are to be updated together."""
+        cdef Segment *segment = &self.table.segments[index]
+        cdef double nbytes = self.table.groups[segment.group].element_bytes
+        if segment.layout != NULL:
+            nbytes = segment.layout.element_bytes
+        return nbytes * <double>(self.table.total + segment.size) <= BYTES_IN_CACHE
 
     cdef void add_up_terms(self, int n_threads, bint added) noexcept:
         """Compute the sums of the rule of each active segment, from partial sums in a fixed order."""
@@ -701,8 +741,7 @@ cdef class Engine:
         cdef bint clips = self.clips and added
         cdef bint uniform = self.uniform and (not clips or self.max_grad_norm > 0) and self.sums == NULL
         if clips:
-            for k in range(self.table.n_active):
-                total += self.table.segments[self.table.active[k].segment].total
+            total = self.total_of_squares
             if self.exchange is not None:
                 total = self.exchanged
             if self.max_grad_norm > 0:

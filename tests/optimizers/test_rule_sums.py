@@ -14,6 +14,7 @@ import fastopt
 from fastopt import jit
 from fastopt.definitions.specs import SPECS
 from fastopt.examples.textbook import TEXTBOOK
+from fastopt.kernels.constants import BYTES_IN_CACHE
 from fastopt.rules import DialectError, maximum, sqrt
 
 WITH_SUMS = [case for case in CASES if case.spec.has_sums]
@@ -89,6 +90,25 @@ def test_each_parameter_has_sums_of_its_own(case: Case, rng: np.random.Generator
     for name, mine, theirs in zip(shapes, listed, expected, strict=True):
         np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-13)
         assert equal_bits(views[name], mine)
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "zero_grads": True}], ids=["plain", "clipped"])
+@pytest.mark.parametrize("name", ["LAMB", "StableAdamW"])
+def test_more_parameters_than_a_cache_holds(name: str, options: dict[str, Any], rng: np.random.Generator) -> None:
+    """Those that fit into it together are updated before the next are added up: here in three rounds."""
+    sizes = (300_000, 5, 600_000, 1, 1_200_000, 40_000, 0)
+    starts = [rng.standard_normal(size, np.float32) for size in sizes]
+    assert sum(map(np.size, starts)) * 16 > 2 * BYTES_IN_CACHE
+    gradients = [[rng.standard_normal(size, np.float32) for size in sizes] for _ in range(2)]
+    found = []
+    for backend, n_threads in (("reference", 1), ("cython", 1), ("cython", 2), ("numba", 2)):
+        params = [start.copy() for start in starts]
+        optimizer = getattr(fastopt, name)(params, backend=backend, n_threads=n_threads, **options)
+        for each in gradients:
+            optimizer.step([gradient.copy() for gradient in each])
+        found.append([*params, *(state["exp_avg_sq"] for state in optimizer.state.values())])
+    for other in found[1:]:
+        assert all(equal_bits(mine, theirs) for mine, theirs in zip(found[0], other, strict=True))
 
 
 @pytest.mark.parametrize("backend", ["numba", "reference"])
