@@ -77,7 +77,7 @@ def test_proximal_steps(case: Case, rng: np.random.Generator) -> None:
 
 
 @pytest.mark.parametrize(
-    ("case", "more"), zip(PLAIN, cycle(({}, {"max_grad_norm": 1.0}, {"clip_value": 1.0})), strict=False), ids=str
+    ("case", "more"), list(zip(PLAIN, cycle(({}, {"max_grad_norm": 1.0}, {"clip_value": 1.0})), strict=False)), ids=str
 )
 def test_what_is_not_finite_is_handed_on(case: Case, more: dict[str, Any], rng: np.random.Generator) -> None:
     pair = Pair(case, random_arrays(rng, np.float32), **more)
