@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from custom_sums import ByRoot
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -17,6 +18,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, SequenceParallel, parallelize_module
 
 import fastopt.torch
+from fastopt.torch.stepping.exchange import Exchange
 
 SIZES = (5, 7, 6, 1)
 """Of layers; most are not divisible by the number of processes, and the last bias is empty on all but the first."""
@@ -260,11 +262,12 @@ def sequence_parallel(accumulates: bool) -> float:
     )
 
 
-def in_backward(kind: str) -> None:
+def in_backward(kind: str, name: str = "Adam") -> None:
     """step_in_backward does what step() does."""
     model, other = parallel(kind), parallel(kind)
-    fastopt.torch.step_in_backward(model, fastopt.torch.Adam, lr=0.01)
-    theirs = fastopt.torch.Adam(other.parameters(), lr=0.01)
+    make = getattr(fastopt.torch, name)
+    fastopt.torch.step_in_backward(model, make, lr=0.01)
+    theirs = make(other.parameters(), lr=0.01)
     for step in range(4):
         x, y = batch(step, kind)
         (model(x) - y).square().mean().backward()
@@ -284,6 +287,109 @@ def all_norms(kind: str) -> list[float]:
     for backend in ("cython", "reference"):
         own_norms(kind, backend)
     return norms
+
+
+SUMS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "LAMB": (fastopt.torch.LAMB, {"lr": 0.1, "weight_decay": 0.1}),
+    "LARS": (fastopt.torch.LARS, {"lr": 10.0, "weight_decay": 0.1}),
+    "StableAdamW": (fastopt.torch.StableAdamW, {"lr": 0.1}),
+    "over all": (ByRoot.torch, {}),
+    "clipped": (fastopt.torch.LAMB, {"lr": 0.1, "max_grad_norm": 0.1, "nonfinite": "skip"}),
+    "compressed": (fastopt.torch.LAMB, {"lr": 0.1, "state_dtype": {"exp_avg": "bfloat16"}}),
+}
+"""Optimizers that add up whole parameters."""
+
+
+def sums_beside_whole(kind: str, name: str, backend: str = "auto") -> tuple[float, list[Tensor]]:
+    """The largest relative difference to the optimizer of whole parameters, and what this process has at the end."""
+    make, options = SUMS[name]
+    torch.set_default_dtype(torch.float32 if "state_dtype" in options else torch.float64)
+    try:
+        model = parallel(kind)
+        optimizer = make(model.parameters(), backend=backend, **options)
+        whole = [nn.Parameter(gathered(param)) for param in model.parameters()]
+        other = make(whole, backend=backend, **options)
+        for step in range(5):
+            x, y = batch(step, kind)
+            model.zero_grad()
+            (model(x) - y).square().mean().backward()
+            for param, expected in zip(model.parameters(), whole, strict=True):
+                expected.grad = gathered(param.grad)  # type: ignore[arg-type]
+            optimizer.step()
+            other.step()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    worst, own = 0.0, []
+    for param, expected in zip(model.parameters(), whole, strict=True):
+        pairs = [(param, expected)]
+        pairs += [(optimizer.state[param][key], value) for key, value in other.state[expected].items()]
+        for one, two in pairs:
+            worst = max(worst, float(((gathered(one) - two).abs() / (two.abs() + 1e-3)).max()))
+        own.append(param._local_tensor.detach().clone() if isinstance(param, DTensor) else param.detach().clone())
+    return worst, own
+
+
+def exact_sums(n_replicas: int) -> list[Tensor]:
+    """Parameters after a step whose sums are whole numbers, so that shards and replicas change no bit of them."""
+    mesh = init_device_mesh("cpu", (n_replicas, 2), mesh_dim_names=("replicate", "shard"))
+    made = torch.Generator().manual_seed(0)
+    whole = [nn.Parameter(torch.randint(-9, 9, (size, 3), generator=made).double()) for size in (501, 1, 77)]
+    params = [nn.Parameter(distribute_tensor(each.detach(), mesh, [Replicate(), Shard(0)])) for each in whole[:2]]
+    params.append(nn.Parameter(whole[2].detach().clone()))
+    found = []
+    for make in (fastopt.torch.LARS, ByRoot.torch):
+        for each in (whole, params):
+            for param in each:
+                param.grad = param.detach() * 2
+            make(each, lr=1.0).step()
+        found += [gathered(param) for param in params]
+        assert all(torch.equal(one, two) for one, two in zip(found[-3:], whole, strict=True)), make
+    return found
+
+
+def errors_beside_sums(options: dict[str, Any]) -> list[Any]:
+    """What each process makes of errors of one of them, before and between exchanges, and of a GradScaler's."""
+    rank, model = dist.get_rank(), parallel("fsdp")
+    optimizer = fastopt.torch.LAMB(model.named_parameters(), lr=0.01, **options)
+    found: list[Any] = []
+    add_up = Exchange.add_up
+    for case in ("", "before", "", "between", "scaler", ""):
+        x, y = batch(0, "fsdp")
+        model.zero_grad()
+        (model(x) - y).square().mean().backward()
+        if rank == 0:
+            if case == "before":
+                gradient: Any = model[0].weight.grad
+                model[0].weight.grad = DTensor.from_local(
+                    gradient._local_tensor,
+                    gradient.device_mesh,
+                    [Shard(1)],
+                    shape=gradient.shape,
+                    stride=gradient.stride(),
+                )
+            if case == "scaler":
+                optimizer.found_inf = torch.tensor(1.0)
+            if case == "between":
+                optimizer._stepper.forget()
+
+                def broken(self: Exchange, *arguments: Any) -> Any:
+                    add_up(self, *arguments)
+                    raise ArithmeticError("between")
+
+                Exchange.add_up = broken  # type: ignore[method-assign]
+        before = [param._local_tensor.clone() for param in model.parameters()]  # type: ignore[union-attr]
+        try:
+            optimizer.step()
+            found.append("")
+        except Exception as error:
+            found.append(type(error).__name__)
+        Exchange.add_up = add_up  # type: ignore[method-assign]
+        if case == "between" and rank == 0:
+            optimizer._stepper.forget()
+        optimizer.__dict__.pop("found_inf", None)
+        pairs = zip(model.parameters(), before, strict=True)
+        found.append(any(not torch.equal(param._local_tensor, old) for param, old in pairs))  # type: ignore[union-attr]
+    return found
 
 
 def do_jobs(jobs: dict[str, tuple[Any, ...]]) -> dict[str, Any]:

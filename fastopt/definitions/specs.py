@@ -106,7 +106,14 @@ class Spec:
     @property
     def has_sums(self) -> bool:
         """Whether a rule adds something up before its update; see `formulas.rule_sums`."""
-        return any(registry.terms(rule) is not None for rule in self.rules.values())
+        return self.n_sums > 0
+
+    @property
+    def n_sums(self) -> int:
+        """The largest number of sums that a rule has."""
+        return max(
+            (len(terms.names) for rule in self.rules.values() if (terms := registry.terms(rule)) is not None), default=0
+        )
 
     @property
     def has_sums_over_all(self) -> bool:

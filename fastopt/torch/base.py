@@ -258,7 +258,7 @@ class NativeOptimizer(SavedOptimizer):
             if not tensors.is_settled(param):
                 continue
             devices.check_backend(self.name, label, param, self.options["backend"])
-            shards.check_options(self.name, label, param, self.options, self.spec.has_sums)
+            shards.check_options(self.name, label, param, self.options)
             self._host.storage(param, self.spec.defaults, label)
             if param in self._host.state_dtypes and devices.kind(param) != "cpu":
                 raise NotImplementedError(

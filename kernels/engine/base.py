@@ -27,6 +27,7 @@ class EngineBase:
         self.reject = inputs.reject
         self.report = inputs.report
         self.exchange = inputs.exchange
+        self.exchange_sums = inputs.exchange_sums
         self.n_threads = inputs.plan.n_threads
         self.bound = False
         self.gradients: list[Any] = [None] * len(inputs.segments)

@@ -124,6 +124,23 @@ class Exchange(Protocol):
         """
 
 
+class ExchangeSums(Protocol):
+    """Adds the sums of rules to those of other processes, which step at the same time."""
+
+    def __call__(self, sums: list[tuple[int, list[float]]], /) -> tuple[list[list[float]], list[float]] | None:
+        """Engines call this in each step, after the `Exchange` if there is one, and as that.
+
+        Parameters
+        ----------
+        sums: (segment, the sums of its rule) for each segment with a gradient
+
+        Returns
+        -------
+        sums, over_all: the sums in all processes of each of the same segments, and of all segments together
+            None if a process declines the step.
+        """
+
+
 @dataclass(eq=False, repr=False)
 class EngineInputs:
     """The argument that every engine is constructed with."""
@@ -141,6 +158,8 @@ class EngineInputs:
     """The `lock` of the engine that the new one is to replace; None for the first engine of an optimizer."""
     exchange: Exchange | None = None
     """Where gradients are added up over processes; then gradients are not accumulated."""
+    exchange_sums: ExchangeSums | None = None
+    """Where the sums of rules are added up over processes; then gradients are not accumulated."""
 
 
 class Engine(Protocol):

@@ -118,6 +118,12 @@ class Segment:
     forms: tuple[OperandForm, ...] | None = None  # those of its operands, if one has a codec; else the group's
     number: int = 0  # which parameter it is, for random bits: its position among all parameters of the optimizer
     offset: int = 0  # the number of its first element, for random bits: of a part of a parameter, that in the whole
+    numel: int = -1  # of a part of a parameter, the number of elements of the whole; -1: it is the whole
+
+    @property
+    def whole_size(self) -> int:
+        """The number of elements of the whole parameter."""
+        return self.numel if self.numel >= 0 else int(self.param.size)
 
 
 @dataclass(eq=False, repr=False)

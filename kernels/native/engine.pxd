@@ -116,6 +116,8 @@ cdef class Engine:
     cdef coefficient_function clipping
     cdef object report
     cdef object exchange
+    cdef object exchange_sums
+    cdef bint together          # there is one of these two
     cdef double exchanged       # the sum over the gradients of all processes, where there is an exchange
     # the step under way
     cdef ThreadChoice choice
@@ -151,6 +153,7 @@ cdef class Engine:
     cdef bint update_by_sums(self, int n_threads) noexcept
     cdef bint fits(self, Py_ssize_t index) noexcept
     cdef void add_up_terms(self, int n_threads, bint added) noexcept
+    cdef bint add_up_terms_together(self) except -1
     cdef bint all_usable(self) noexcept
     cdef int decline(self) except -1
     cdef double clip_coefficient(self, Group *group, Py_ssize_t segment, double total) noexcept

@@ -145,6 +145,8 @@ cdef class Engine:
         self.iterations = <int64_t *>self.address(progress.iterations)
         self.report = inputs.report
         self.exchange = inputs.exchange
+        self.exchange_sums = inputs.exchange_sums
+        self.together = self.exchange is not None or self.exchange_sums is not None
         self.choice = ThreadChoice()
         self.nanoseconds_per_thread = NANOSECONDS_PER_THREAD
         self.adaptive = adaptive
@@ -178,6 +180,7 @@ cdef class Engine:
         for index in range(self.n_segments):
             self.table.segments[index].group = segments[index].group
             self.table.segments[index].size = cnp.PyArray_SIZE(segments[index].param)
+            self.table.segments[index].numel = segments[index].whole_size
             self.table.segments[index].row = segments[index].row
             self.table.segments[index].operands[PARAM] = self.address(segments[index].param)
             if 2 + len(segments[index].states) > MAX_OPERANDS:
@@ -218,7 +221,7 @@ cdef class Engine:
         for index in range(self.n_segments):
             self.table.segments[index].first_partial = n_partials
             n_partials += (self.table.segments[index].size + SUM_BLOCK - 1) // SUM_BLOCK
-        if self.adds:
+        if self.adds or self.together:  # where other processes decline a step, unusable elements are counted
             self.table.partials = <double *>calloc(max(n_partials, 1), sizeof(double))
             if not self.table.partials:
                 raise MemoryError("no memory for partial sums")
@@ -467,7 +470,7 @@ cdef class Engine:
 
     cdef int advance(self) except -1:
         """A step with the gradients that were committed, in a floating-point mode of its own."""
-        if self.exchange is not None:
+        if self.together:
             return self.advance_together()
         cdef floating_point_mode caller = enter_mode(self.table.flush)
         cdef Outcome outcome = self.advance_in_mode()
@@ -484,23 +487,32 @@ cdef class Engine:
         cdef int n_threads
         cdef bint usable
         cdef list totals = []
-        cdef floating_point_mode caller = enter_mode(self.table.flush)
+        cdef floating_point_mode caller
         self.list_active(UPDATE)
         n_threads = affordable_threads(self.work, self.nanoseconds_per_thread, self.n_threads)
-        self.add_up_gradients(n_threads)
-        usable = not self.checks or self.all_usable()
-        leave_mode(caller)
-        for k in range(self.table.n_active):
-            index = self.table.active[k].segment
-            totals.append((index, self.table.segments[index].total))
-        added = self.exchange(totals, usable)
-        self.arrays.check()  # other threads could run meanwhile
-        if added is None:
-            self.decline()
-            return 0
-        totals, self.exchanged = added
-        for k in range(self.table.n_active):
-            self.table.segments[self.table.active[k].segment].total = totals[k]
+        if self.exchange is not None:
+            caller = enter_mode(self.table.flush)
+            self.add_up_gradients(n_threads)
+            usable = not self.checks or self.all_usable()
+            leave_mode(caller)
+            for k in range(self.table.n_active):
+                index = self.table.active[k].segment
+                totals.append((index, self.table.segments[index].total))
+            added = self.exchange(totals, usable)
+            self.arrays.check()  # other threads could run meanwhile
+            if added is None:
+                self.decline()
+                return 0
+            totals, self.exchanged = added
+            for k in range(self.table.n_active):
+                self.table.segments[self.table.active[k].segment].total = totals[k]
+        if self.exchange_sums is not None:
+            caller = enter_mode(self.table.flush)
+            self.add_up_terms(n_threads, True)
+            leave_mode(caller)
+            if not self.add_up_terms_together():
+                self.decline()
+                return 0
         caller = enter_mode(self.table.flush)
         self.compute_coefficients(True)
         self.table.backwards = True
@@ -665,12 +677,39 @@ cdef class Engine:
                 for block in range(n_blocks):
                     sums[each] += partials[block * MAX_SUMS + each]
                 over_all[each] += sums[each]
+        if self.exchange_sums is not None:  # which has them from all processes
+            return
         for k in range(self.table.n_active):
             index = self.table.active[k].segment
             group = &self.table.groups[self.table.segments[index].group]
             for each in range(group.n_sums):
                 if group.over_all[each]:
                     self.sums[index * MAX_SUMS + each] = over_all[each]
+
+    cdef bint add_up_terms_together(self) except -1:
+        """Add the sums of rules to those of other processes; False if one of them declines the step."""
+        cdef Py_ssize_t k, index
+        cdef int each
+        cdef Group *group
+        cdef list own, found = []
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            group = &self.table.groups[self.table.segments[index].group]
+            own = []
+            for each in range(group.n_sums):
+                own.append(self.sums[index * MAX_SUMS + each])
+            found.append((index, own))
+        added = self.exchange_sums(found)
+        self.arrays.check()  # other threads could run meanwhile
+        if added is None:
+            return False
+        found, over_all = added
+        for k in range(self.table.n_active):
+            index = self.table.active[k].segment
+            group = &self.table.groups[self.table.segments[index].group]
+            for each in range(group.n_sums):
+                self.sums[index * MAX_SUMS + each] = over_all[each] if group.over_all[each] else found[k][each]
+        return True
 
     cdef bint all_usable(self) noexcept:
         cdef Py_ssize_t k
@@ -797,7 +836,7 @@ cdef class Engine:
                     if stage.sums[each] >= 0:
                         stage.arguments[stage.sums[each]] = self.sums[segment * MAX_SUMS + each]
                 if stage.numel >= 0:
-                    stage.arguments[stage.numel] = <double>self.table.segments[segment].size
+                    stage.arguments[stage.numel] = <double>self.table.segments[segment].numel
             decay = stage.positions[WEIGHT_DECAY]
             if decay >= 0 and not isnan(values[WEIGHT_DECAY]):  # in place of the group's
                 kept = stage.arguments[decay]

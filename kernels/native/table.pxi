@@ -70,6 +70,7 @@ cdef struct Group:
 cdef struct Segment:
     char *operands[MAX_OPERANDS]  # the parameter, its gradient (NULL: none this step), each state
     Py_ssize_t size
+    Py_ssize_t numel            # of the whole parameter, if it is a part of one
     Py_ssize_t row              # elements that stay together, or 0
     Py_ssize_t first_partial    # the index of its first partial sum
     double total                # the sum over its gradient

@@ -232,8 +232,9 @@ class PythonEngine(EngineBase):
             self.decline(program, work)
             return
         clip, norm = self.clip_coefficients(totals, total) if final else ({}, math.nan)
-        if final:
-            self.add_up_terms(work, clip)
+        if final and not self.add_up_terms(work, clip):
+            self.decline(program, work)
+            return
         records = self.records
         steps, pending, carried = records.steps.copy(), records.pending.copy(), records.carried.copy()
         for each in work:
@@ -272,9 +273,9 @@ class PythonEngine(EngineBase):
                 self.run_operations(plan.programs[program][:1], work.operands, scalars, gradient, gradient)
         return add_up(sum_over, gradient, plan.limit)[0]
 
-    def add_up_terms(self, work: list[Work], clip: dict[int, float]) -> None:
-        """Compute the sums that the coefficients of rules depend on."""
-        over_all: dict[int, float] = {}
+    def add_up_terms(self, work: list[Work], clip: dict[int, float]) -> bool:
+        """Compute the sums that the coefficients of rules depend on; False if other processes decline the step."""
+        over_all: list[float] = []
         for each in work:
             plan = self.plans[each.segment.group]
             if plan.sums:
@@ -282,11 +283,20 @@ class PythonEngine(EngineBase):
                 each.sums = tuple(
                     add_up(of.function, term, 0.0, BLOCK)[0] for of, term in zip(plan.sums, terms, strict=True)
                 )
-                for index, total in enumerate(each.sums):
-                    over_all[index] = over_all.get(index, 0.0) + total
+                over_all = list(
+                    itertools.starmap(operator.add, itertools.zip_longest(over_all, each.sums, fillvalue=0.0))
+                )
+        if self.exchange_sums is not None:
+            added = self.exchange_sums([(each.index, list(each.sums)) for each in work])
+            if added is None:
+                return False
+            over_all = added[1]
+            for each, found in zip(work, added[0], strict=True):
+                each.sums = tuple(found)
         for each in work:
             sums = self.plans[each.segment.group].sums
             each.sums = tuple(over_all[k] if of.over_all else each.sums[k] for k, of in enumerate(sums))
+        return True
 
     def run_terms(self, work: Work, clip_coefficient: float) -> list[np.ndarray]:
         """The terms of each sum of a segment's rule; nothing else is written."""
@@ -343,7 +353,7 @@ class PythonEngine(EngineBase):
                 if position >= 0:
                     arguments[position] = value
             # Without its sums, a rule can compute the coefficients of their terms.
-            known_sums = (*(sums or (0.0,) * len(plan.sums)), self.segments[index].param.size)
+            known_sums = (*(sums or (0.0,) * len(plan.sums)), self.segments[index].whole_size)
             for position, value in zip(stage.sums, known_sums if stage.sums else (), strict=True):
                 if position >= 0:
                     arguments[position] = np.float64(value)

@@ -9,49 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from cases import BACKENDS, CASES, DTYPES, Case, equal_bits, extra_options, random_gradient
+from custom_sums import ByRoot
 
 import fastopt
 from fastopt import jit
 from fastopt.definitions.specs import SPECS
 from fastopt.examples.textbook import TEXTBOOK
 from fastopt.kernels.constants import BYTES_IN_CACHE
-from fastopt.rules import DialectError, maximum, sqrt
+from fastopt.rules import DialectError
 
 WITH_SUMS = [case for case in CASES if case.spec.has_sums]
 by_case = pytest.mark.parametrize("case", WITH_SUMS, ids=str)
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-
-
-# --- rules of this file -----------------------------------------------------------------------------------------------
-
-
-def mean_square(grad: Any, exp_avg: Any, beta: Any) -> Any:
-    exp_avg = beta * exp_avg + grad
-    square_sum = exp_avg * exp_avg
-    return square_sum
-
-
-def travelled(param: Any, grad: Any) -> Any:
-    inner = param * grad
-    count = 1 + 0 * grad
-    return inner, count
-
-
-def by_root(lr: Any, beta: Any, square_sum: Any, inner: Any, count: Any, numel: Any) -> Any:
-    step_size = lr / maximum(sqrt(square_sum / numel), 0.001)
-    shift = lr * inner / count
-    return step_size, shift, beta
-
-
-@fastopt.rule(
-    state=("exp_avg",), hyper={"lr": 0.1, "beta": 0.5}, coefficients=by_root, sums=mean_square, sums_over_all=travelled
-)
-def ByRoot(param: Any, grad: Any, exp_avg: Any, step_size: Any, shift: Any, beta: Any) -> Any:
-    """Momentum divided by its root mean square; and all elements move by the mean of param * grad over everything."""
-    exp_avg = beta * exp_avg + grad
-    param = param - step_size * exp_avg - shift
-    return param, exp_avg
 
 
 class ByRootInNumpy:
@@ -239,6 +209,13 @@ def test_sums_over_all_need_all_gradients() -> None:
 
     with pytest.raises(ValueError, match="ByRoot adds something up over all parameters; in the backward pass"):
         step_in_backward([torch.nn.Parameter(torch.ones(3))], ByRoot.torch)
+    params = [torch.nn.Parameter(torch.ones(3, dtype=dtype)) for dtype in (torch.float32, torch.float64)]
+    optimizer = ByRoot.torch(params)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match=r"ByRoot.torch: adding up over all parameters needs .* dtype .*params\[1\]"):
+        optimizer.step()
+    assert all(param.eq(1).all() for param in params)
 
 
 def test_parts_of_parameters_are_refused() -> None:

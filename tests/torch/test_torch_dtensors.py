@@ -479,7 +479,11 @@ def test_modes_see_shards() -> None:
     assert set(seen[0][1]) <= {torch.Tensor, Parameter}
 
 
-@pytest.mark.parametrize("name", [spec.name for spec in SPECS.values() if spec.has_sums])
-def test_sums_over_whole_parameters_are_refused(name: str) -> None:
-    with pytest.raises(NotImplementedError, match=r"adds up whole parameters, and params\[0\] is a DTensor"):
-        getattr(fastopt.torch, name)([Parameter(whole(torch.ones(5), mesh_of(3)))])
+def test_sums_need_all_shards_in_one_engine() -> None:
+    """Since processes exchange them once a step."""
+    params = [Parameter(whole(torch.ones(5, dtype=dtype), mesh_of(3))) for dtype in (torch.float32, torch.float64)]
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(ValueError, match=r"LAMB: adding up DTensors needs .* of one dtype .*params\[1\]"):
+        fastopt.torch.LAMB(params).step()
+    assert all(local(param).eq(1).all() for param in params)

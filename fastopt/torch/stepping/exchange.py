@@ -32,16 +32,27 @@ class Exchange:
     ----------
     owner: the optimizer's name for messages.
     params: all its parameters, whether they have a gradient or not: all processes must send numbers of the same ones.
-    by_param: whether a step needs a sum of each parameter, not only of all together.
-    checks: whether a sum that is not finite stops a step.
+    adds: whether a step adds up gradients.
+    by_param: whether it needs the sum over the gradient of each parameter, not only over all together.
+    checks: whether a sum over gradients that is not finite stops a step.
+    n_sums: how many sums the rule has of each parameter.
 
     Attributes
     ----------
-    is_due: whether other processes wait for this one, or will.
+    messages: what the numbers belong to that processes send each other in a step, one list after the other.
+    due: those for which other processes wait, or will.
     """
 
-    def __init__(self, owner: str, params: Sequence[Any], by_param: bool, checks: bool) -> None:
-        self.owner, self.by_param, self.checks = owner, by_param, checks
+    def __init__(
+        self,
+        owner: str,
+        params: Sequence[Any],
+        adds: bool = True,
+        by_param: bool = False,
+        checks: bool = False,
+        n_sums: int = 0,
+    ) -> None:
+        self.owner, self.adds, self.by_param, self.checks, self.n_sums = owner, adds, by_param, checks, n_sums
         self.groups: dict[str, Any] = {}
         found = list(map(path_of, params))
         for groups in found:
@@ -50,7 +61,12 @@ class Exchange:
         self.classes = list(dict.fromkeys(self.paths))
         self.class_of = [self.classes.index(path) for path in self.paths]
         self.params = list(params)
-        self.is_due = False
+        of_gradients, of_rules = (
+            self.paths if by_param else self.classes,
+            [path for path in self.paths for _ in range(n_sums)],
+        )
+        self.messages: list[list[Path]] = [of_gradients] * adds + [of_rules] * (n_sums > 0)
+        self.due: list[list[Path]] = []
 
     def total(self, sums: Mapping[Path, float]) -> float:
         """The sum over all processes, given that of this one for parameters of each path."""
@@ -69,8 +85,24 @@ class Exchange:
         usable = self._exchange(sums, self.paths if self.by_param else self.classes, usable)
         total = functools.reduce(float.__add__, sums, 0.0)
         if not usable or (self.checks and not math.isfinite(total)):
+            self.due = []
             return None
         return [sums[position] if self.by_param else total for position, total in of_params], total
+
+    def add_up_rules(
+        self, positions: Sequence[int], sums: Sequence[tuple[int, Sequence[float]]]
+    ) -> tuple[list[list[float]], list[float]] | None:
+        """See `contract.ExchangeSums`; `positions` are those of the engine's segments among the parameters."""
+        n_sums = self.n_sums
+        found = [0.0] * (len(self.paths) * n_sums)
+        starts = [positions[segment] * n_sums for segment, _ in sums]
+        for start, (_, own) in zip(starts, sums, strict=True):
+            for index, each in enumerate(own, start):
+                found[index] += each
+        if not self._exchange(found, self.messages[-1]):
+            return None
+        over_all = [functools.reduce(float.__add__, found[index::n_sums], 0.0) for index in range(n_sums)]
+        return [found[start : start + n_sums] for start in starts], over_all
 
     def _exchange(self, sums: list[float], paths: Sequence[Path], usable: bool = True, failed: bool = False) -> bool:
         """Add the sums of other processes to these: to each one those of the groups of its path, in the order of ranks.
@@ -82,7 +114,7 @@ class Exchange:
         RuntimeError
             Another process has an error, and writes nothing.
         """
-        self.is_due = False
+        self.due = self.due[1:]
         for name, group in self.groups.items():
             own = [index for index, path in enumerate(paths) if name in path]
             sent = [float(failed), float(not usable), *(sums[index] for index in own)]
@@ -91,6 +123,7 @@ class Exchange:
                 sums[index] = total
             failed, usable = failures > 0, declined == 0
         if failed:
+            self.due = []  # nobody waits any more
             raise RuntimeError(
                 f"{self.owner}: another process raised an error in this step, so nothing was changed here; its message "
                 "says what is wrong"
@@ -99,21 +132,21 @@ class Exchange:
 
     def fail(self) -> None:
         """Tell the others that this process has an error, if they wait for its numbers."""
-        if self.is_due:
-            paths = self.paths if self.by_param else self.classes
+        if self.due:
+            paths = self.due[0]
             with suppress(RuntimeError):  # theirs, which follows from ours
                 self._exchange([0.0] * len(paths), paths, failed=True)
 
     def skip(self) -> None:
         """Let no process do this step."""
-        paths = self.paths if self.by_param else self.classes
+        paths = self.messages[0]
         self._exchange([0.0] * len(paths), paths, usable=False)
         self._exchange([0.0] * len(self.paths), self.paths)  # as `report` in the others
 
     @contextmanager
     def telling_of_errors(self) -> Iterator[None]:
         """A step in a `with` statement: others, which wait for the numbers of this process, know of its errors."""
-        self.is_due = True
+        self.due = self.messages
         try:
             yield
         except BaseException:
@@ -173,12 +206,14 @@ def exchange_of(host: Host, groups: Sequence[Group], known: Exchange | None) -> 
     None if no step needs it.
     """
     by_param, checks = host.options["clip_norm"] is not None, host.options["nonfinite"] != "propagate"
-    if not (by_param or checks or host.options["max_grad_norm"] is not None):
+    adds = by_param or checks or host.options["max_grad_norm"] is not None
+    n_sums = host.spec.n_sums
+    if not adds and not n_sums:
         return None
     params = [param for group in groups for param in group["params"]]
     if known is not None and len(params) == len(known.params) and all(map(operator.is_, params, known.params)):
         return known
-    made = Exchange(host.name, params, by_param, checks)
+    made = Exchange(host.name, params, adds, by_param, checks, n_sums)
     return made if made.groups else None
 
 
@@ -186,5 +221,5 @@ def exchange_of_gradients(owner: str, params: Sequence[Any]) -> Exchange | None:
     """How processes exchange the sum over the gradients that these parameters have; None if there is nothing to."""
     if not any(shards.is_sharded(param) for param in params):
         return None
-    made = Exchange(owner, [param for param in params if param.grad is not None], False, False)
+    made = Exchange(owner, [param for param in params if param.grad is not None])
     return made if made.groups else None

@@ -75,6 +75,7 @@ class Round:
                 forms=self.forms(entry, [entry.memory, *entry.states]),
                 number=entry.position,
                 offset=shards.first_element(entry.param),
+                numel=entry.param.numel(),
             )
             for entry in self.entries
         ]
@@ -139,11 +140,14 @@ class Round:
 
     def make_engine(self, contents: Contents, table: list[Segment], records: SegmentRecords) -> Any:
         report: Any = self.host.report
-        exchange = None
+        exchange = exchange_sums = None
         if contents.exchange is not None:
             positions = [entry.position for entry in self.entries]
             report = functools.partial(contents.exchange.report, positions, report)
-            exchange = functools.partial(contents.exchange.add_up, positions)
+            if contents.exchange.adds:
+                exchange = functools.partial(contents.exchange.add_up, positions)
+            if contents.exchange.n_sums:
+                exchange_sums = functools.partial(contents.exchange.add_up_rules, positions)
         return self.backend.engine(
             EngineInputs(
                 dtype=self.dtype,
@@ -159,6 +163,7 @@ class Round:
                 reject=_accept,
                 report=report,
                 exchange=exchange,
+                exchange_sums=exchange_sums,
             )
         )
 

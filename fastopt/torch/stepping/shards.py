@@ -148,7 +148,7 @@ def check_param(owner: str, label: str, tensor: Any) -> None:
         )
 
 
-def check_options(owner: str, label: str, param: Any, options: dict[str, Any], has_sums: bool) -> None:
+def check_options(owner: str, label: str, param: Any, options: dict[str, Any]) -> None:
     """Check that these options can be used with a parameter; `owner` begins the message.
 
     Raises
@@ -162,10 +162,6 @@ def check_options(owner: str, label: str, param: Any, options: dict[str, Any], h
         raise ValueError(
             f"{owner}: flatten=True moves parameters to other memory, and {label} is a DTensor, whose shard others go "
             "on to read where it is, as fully_shard does; leave it out"
-        )
-    if has_sums:
-        raise NotImplementedError(
-            f"{owner} adds up whole parameters, and {label} is a DTensor, of which this process has a shard only"
         )
     if options["stochastic_rounding"] and local(param).device.type != "cpu":
         raise NotImplementedError(

@@ -113,7 +113,7 @@ class Update:
         tensors.check_param(host.name, label, param)
         tensors.check_memory(host.name, label, param)
         devices.check_backend(host.name, label, param, host.options["backend"])
-        shards.check_options(host.name, label, param, host.options, host.spec.has_sums)
+        shards.check_options(host.name, label, param, host.options)
         if param.grad is not None:
             tensors.check_gradient(host.name, label, param, param.grad)
         storage = host.storage(param, self.hyperparameters[group], label)
@@ -301,7 +301,7 @@ class Update:
                     entry.buffer = buffer
 
     def check_rounds(self, entries: Sequence[Entry], n_rounds: int) -> None:
-        """Check that there is one round if an option looks at all gradients first.
+        """Check that there is one round if an option or the rule looks at all gradients first.
 
         Raises
         ------
@@ -313,6 +313,10 @@ class Update:
         wanted += [f"nonfinite={options['nonfinite']!r}"] * (options["nonfinite"] != "propagate")
         if self.exchange is not None and options["clip_norm"] is not None:
             wanted.append(f"clip_norm={options['clip_norm']!r} of DTensors")
+        if self.exchange is not None and self.exchange.n_sums:
+            wanted.append("adding up DTensors")
+        elif self.host.spec.has_sums_over_all:
+            wanted.append("adding up over all parameters")
         if n_rounds > 1 and wanted:
             other = next(entry for entry in entries if entry.round)
             raise ValueError(
