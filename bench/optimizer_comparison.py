@@ -51,6 +51,9 @@ class Row:
 TYPICAL_LR = {"SGD": 1e-2}
 """Where the default is far from what is typical: torch's for SGD was chosen late, so that there is one."""
 
+HYPERPARAMETERS: Mapping[str, Mapping[str, Any]] = {"LARS": {"always_adapt": True}}
+"""Those that are not the defaults: without weight decay, LARS would otherwise do what SGD with momentum does."""
+
 VARIANTS: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]] = {
     "SGD": (("SGD, momentum", {"momentum": 0.9}),),
 }
@@ -60,7 +63,7 @@ VARIANTS: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]] = {
 def rows() -> list[Row]:
     found = []
     for spec in SPECS.values():
-        found.append(Row(spec.name, spec))
+        found.append(Row(spec.name, spec, HYPERPARAMETERS.get(spec.name, {})))
         found += [Row(name, spec, hyperparameters) for name, hyperparameters in VARIANTS.get(spec.name, ())]
     return found
 

@@ -56,6 +56,13 @@ def test_the_page_shows_what_was_measured() -> None:
         assert table in page
 
 
+def test_no_two_rows_are_the_same_optimizer() -> None:
+    """As LARS and SGD with momentum are with the defaults of LARS."""
+    results = json.loads((DOCS / "which-optimizer.json").read_text())
+    losses = [tuple(found["digits"]["losses"].values()) for found in results.values()]
+    assert len(set(losses)) == len(losses)
+
+
 # --- tuning -----------------------------------------------------------------------------------------------------------
 
 
