@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -237,6 +238,52 @@ def stable_adamw(  # type: ignore[no-untyped-def]
     rate = lr / max(1.0, ratio)
     params *= 1 - rate * weight_decay
     params -= rate * mean / (np.sqrt(mean_square) + eps)
+
+
+def prodigy(  # type: ignore[no-untyped-def]
+    params,
+    grads,
+    s,
+    start,
+    mean,
+    mean_square,
+    estimate,
+    first,
+    beta1,
+    beta2,
+    beta3,
+    lr,
+    corrects,
+    safeguards,
+    d0,
+    coefficient,
+    growth,
+    weight_decay,
+    eps,
+):
+    if first:
+        start[:] = params
+    d, largest, numerator, steps = float(estimate[0]), float(estimate[1]), float(estimate[2]), float(estimate[3]) + 1
+    rate = d * lr
+    if corrects:
+        rate *= (1 - beta2**steps) ** 0.5 / (1 - beta1**steps)
+    numerator = beta3 * numerator + d / d0 * rate * float(np.sum(grads * (start - params)))
+    mean *= beta1
+    mean += d * (1 - beta1) * grads
+    mean_square *= beta2
+    mean_square += d * d * (1 - beta2) * np.square(grads)
+    s *= beta3
+    s += d / d0 * (d if safeguards else rate) * grads
+    total = float(np.sum(np.abs(s)))
+    if total != 0:
+        found = coefficient * numerator / total
+        if d == d0:
+            d = max(d, found)
+        largest = max(largest, found)
+        d = min(largest, d * growth)
+        estimate[0], estimate[1], estimate[2], estimate[3] = d, largest, numerator, steps
+        params -= weight_decay * rate * params
+        params -= rate * mean / (np.sqrt(mean_square) + d * eps)
 
 
 def asgd(params, grads, average, keep, rate, weight):  # type: ignore[no-untyped-def]
@@ -641,6 +688,35 @@ class StableAdamW(Textbook):
     def numbers(self) -> tuple[float, ...]:
         rests = [(1 - beta) / (1 - beta**self.steps) for beta in self.betas]
         return 1 - rests[0], rests[0], 1 - rests[1], rests[1], self.lr, self.eps, self.weight_decay
+
+
+class Prodigy(Textbook):
+    """Adam with a rate that it estimates from how far the parameters have moved."""
+
+    update = staticmethod(prodigy)
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        beta3: float | None = None,
+        eps: float = 1e-8,
+        weight_decay: Any = 0.0,
+        use_bias_correction: bool = False,
+        safeguard_warmup: bool = False,
+        d0: float = 1e-6,
+        d_coef: float = 1.0,
+        growth_rate: float = math.inf,
+    ) -> None:
+        super().__init__(params, 4)
+        self.estimate = np.array([d0, d0, 0.0, 0.0])
+        averaging = (*betas, math.sqrt(betas[1]) if beta3 is None else beta3)
+        switches = (float(use_bias_correction), float(safeguard_warmup))
+        self.shared = (*averaging, lr, *switches, d0, d_coef, growth_rate, weight_decay, eps)
+
+    def numbers(self) -> tuple[Any, ...]:
+        return self.estimate, float(self.steps == 1), *self.shared
 
 
 TEXTBOOK: dict[str, Callable[..., Textbook]] = {

@@ -68,7 +68,7 @@ MAX_OPERANDS = 12
 MAX_COEFFICIENTS = 48
 """The most coefficients of all operations of a program together."""
 
-MAX_ARGUMENTS, MAX_RESULTS = 16, 24
+MAX_ARGUMENTS, MAX_RESULTS = 24, 24
 """The most arguments and results of one coefficient function."""
 
-MAX_STAGES, MAX_OPERATIONS, MAX_ROW_OPERATIONS, MAX_CARRIED = 6, 8, 2, 4
+MAX_STAGES, MAX_OPERATIONS, MAX_ROW_OPERATIONS, MAX_CARRIED, MAX_COMMON = 6, 8, 2, 4, 4

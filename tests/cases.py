@@ -19,6 +19,12 @@ from fastopt.definitions.conventions import conventions_of, spec_of
 from fastopt.definitions.specs import SPECS, Spec
 from fastopt.examples.textbook import TEXTBOOK
 
+
+def own_rate(optimizer: str, lr: Any) -> dict[str, Any]:
+    """The rate of one of several groups, where the optimizer lets groups have different ones."""
+    return {} if SPECS[optimizer].common else {"lr": lr}
+
+
 DTYPES = (np.float32, np.float64)
 BACKENDS = ("cython", "numba", "reference")
 
@@ -47,6 +53,10 @@ FULL: dict[str, Any] = {
     "trust_coeff": 0.5,
     "lambd": 0.1,
     "t0": 2.0,
+    "beta3": 0.9,
+    "d0": 0.5,
+    "d_coef": 1.5,
+    "growth_rate": 1.25,
 }
 EXTRAS: tuple[dict[str, Any], ...] = (
     {},
@@ -54,6 +64,8 @@ EXTRAS: tuple[dict[str, Any], ...] = (
     {"decoupled_weight_decay": True},
     {"use_clipping": False},
     {"no_prox": True},
+    {"decouple": False},
+    {"use_bias_correction": True, "safeguard_warmup": True},
 )
 
 

@@ -27,6 +27,11 @@ MAIN = [case for case in VARIANTS if not case.spec.counts_steps or case is _full
 """Every class with all that it can do switched on, and all variants of those that may have no state."""
 
 by_case = pytest.mark.parametrize("case", MAIN, ids=str)
+
+APART = [case for case in MAIN if not case.spec.has_sums_over_all]
+"""Those whose parameters can be stepped one at a time, or some on their own."""
+
+by_case_apart = pytest.mark.parametrize("case", APART, ids=str)
 by_class = pytest.mark.parametrize("name", CLASSES)
 
 

@@ -27,10 +27,53 @@ class _WithStep(PlainOptimizer):
                 loss = closure()
         for group in self.param_groups:
             self._init_group(group)
-            for param in group["params"]:
-                if param.grad is not None:
-                    step_one(self.spec, group, param, self.state[param])
+        stepped = [(group, param) for group in self.param_groups for param in group["params"] if param.grad is not None]
+        if self.spec.common:
+            step_together(self.spec, self.param_groups, stepped, self.state)
+            return loss
+        for group, param in stepped:
+            step_one(self.spec, group, param, self.state[param])
         return loss
+
+
+Stepped = list[tuple[dict[str, Any], Tensor]]
+"""Parameters that have a gradient, with their groups."""
+
+
+def step_together(spec: Spec, groups: list[dict[str, Any]], stepped: Stepped, state: Any) -> None:
+    """One update of parameters that have numbers in common: of one array that has the elements of all."""
+    values = {name: plain(groups[0].get(name, default)) for name, default in spec.defaults.items()}
+    names = spec.states(values)
+    for _, param in stepped:
+        if not state[param]["step"]:
+            for name in spec.starts_as_param:
+                state[param][name].copy_(param)
+    moving = [(group, param) for group, param in stepped if group["lr"] != 0]
+    if moving:
+        tensors = [[param, *(state[param][name] for name in names)] for _, param in moving]
+        new, *states = (np.concatenate(list(map(as_array, each))) for each in zip(*tensors, strict=True))
+        decays = [np.full(param.numel(), group["weight_decay"], new.dtype) for group, param in moving]
+        grads = [-as_array(param.grad) if group["maximize"] else as_array(param.grad) for group, param in moving]
+        decay, grad = np.concatenate(decays), np.concatenate(grads)
+        values |= {"lr": float(moving[0][0]["lr"]), "weight_decay": decay if values.pop("decouple") else 0.0}
+        del values["maximize"]
+        if isinstance(values["weight_decay"], float):
+            grad = grad + decay * new
+        textbook: Any = TEXTBOOK[spec.name](new, **values)
+        textbook.states, textbook.steps = states, 1  # what starts as the parameter has done so
+        textbook.estimate[:] = [float(groups[0][name]) for name in spec.common]
+        with np.errstate(all="ignore"):
+            textbook.step(grad)
+        for group in groups:
+            group.update(zip(spec.common, textbook.estimate.tolist(), strict=True))
+        first = 0
+        for tensors_of_param in tensors:
+            size = tensors_of_param[0].numel()
+            for tensor, array in zip(tensors_of_param, (new, *states), strict=True):
+                tensor.copy_(torch.from_numpy(array[first : first + size]).reshape(tensor.shape))
+            first += size
+    for _, param in stepped:
+        state[param]["step"] += 1
 
 
 def step_one(spec: Spec, group: dict[str, Any], param: Tensor, state: dict[str, Any]) -> None:
@@ -66,7 +109,7 @@ def as_array(tensor: Tensor | None) -> np.ndarray:
 def plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(map(float, value))
-    return value if isinstance(value, bool) else float(value)
+    return value if value is None or isinstance(value, bool) else float(value)
 
 
 CLASSES = {

@@ -43,6 +43,7 @@ def package_peer(package: str, classes: Mapping[str, Theirs], absolute: float | 
 
 
 PYTORCH_OPTIMIZER = package_peer("pytorch_optimizer", {"StableAdamW": Theirs("StableAdamW", {"kahan_sum": False})})
+PRODIGYOPT = package_peer("prodigyopt", {"Prodigy": Theirs("Prodigy")})
 PYTORCH_OPTIMIZERS_LAMB = package_peer(
     "pytorch_optimizer",
     {"LAMB": Theirs("Lamb", {"max_grad_norm": 0.0})},

@@ -113,13 +113,13 @@ def _by_target(spec: Spec, values: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _states(spec: Spec, values: Mapping[str, Any]) -> tuple[str, ...]:
-    return (*spec.carried, *spec.states(values))
+    return (*spec.common, *spec.carried, *spec.states(values))
 
 
 def _start(spec: Spec, values: Mapping[str, Any], name: str) -> str:
     if name in spec.starts_as_param:
         return "param"
-    source = spec.carried.get(name, spec.initial.get(name, 0.0))
+    source = {**spec.initial, **spec.carried, **spec.common}.get(name, 0.0)
     value = values[source] if isinstance(source, str) else source
     return repr(value) if callable(value) else _text(ast.Constant(value))
 
@@ -147,7 +147,7 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
     environment |= {name: ast.Constant(value) for name, value in spec.numbers(values).items()}
     environment |= {
         "step": ast.Name("t"),
-        **{name: ast.Name(name) for name in spec.carried},
+        **{name: ast.Name(name) for name in (*spec.carried, *spec.common)},
         "clip_coefficient": ast.Constant(1),  # described in words
         "update_divisor": ast.Constant(1),
     }
@@ -235,8 +235,10 @@ def _run(
     targets = [node.id for each in function.body for node in each.targets if isinstance(node, ast.Name)]
     for index, (target, statement) in enumerate(zip(targets, function.body, strict=True)):
         value = _simplified(_substituted(statement.value, environment, functions))
-        # Another name for what is assigned later would then stand for the new value.
-        plain = isinstance(value, ast.Constant) or (isinstance(value, ast.Name) and value.id not in targets[index:])
+        # Another name for what is assigned later would then stand for the new value. What is carried to the next step
+        # is an argument, and has a line in any case.
+        is_alias = isinstance(value, ast.Name) and value.id not in targets[index:] and target not in function.arguments
+        plain = isinstance(value, ast.Constant) or is_alias
         if plain or (kept is not None and target not in kept):
             environment[target] = value
         else:
@@ -411,4 +413,5 @@ class _Rounding(ast.NodeTransformer):
 
 def _text(node: ast.expr) -> str:
     rounded = ast.fix_missing_locations(_Rounding().visit(copy.deepcopy(node)))
-    return ast.unparse(rounded).replace(" ** ", "^").replace("**", "^").replace(" == ", " = ")
+    text = ast.unparse(rounded).replace("1e309", "inf")
+    return text.replace(" ** ", "^").replace("**", "^").replace(" == ", " = ")

@@ -18,7 +18,8 @@ class Hyperparameter:
     """A hyperparameter, and the values that it can take.
 
     `length` is the length of a tuple, 0 for a number. `spread` names the numbers of a tuple for coefficient functions.
-    `function` says whether the value can also be a function of the iteration.
+    `function` says whether the value can also be a function of the iteration. `unset` is what coefficient functions
+    receive for None, if that can be the value.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Hyperparameter:
     spread: tuple[str, ...] = ()
     flag: bool = False
     function: bool = False
+    unset: float | None = None
 
     def convert(self, value: Any) -> Any:
         """The value as a plain Python float, bool or tuple of floats; a function stays as it is.
@@ -43,6 +45,8 @@ class Hyperparameter:
             if isinstance(value, type):
                 raise TypeError(f"{self.name} must be a number or a function of the step, got the class {value!r}")
             return value
+        if value is None and self.unset is not None:
+            return None
         if self.flag:
             converted = flag(self.name, value)
         elif self.length:
@@ -60,7 +64,7 @@ class Hyperparameter:
         """The numbers that coefficient functions receive for a converted value."""
         if self.length:
             return dict(zip(self.spread, value, strict=True))
-        return {self.name: float(value)}
+        return {self.name: self.unset if value is None and self.unset is not None else float(value)}
 
 
 def _at_least_zero(name: str, words: str) -> Hyperparameter:
@@ -120,6 +124,18 @@ def _check_step_sizes(sizes: tuple[float, ...]) -> str | None:
     return f"Invalid step_sizes values: {sizes[0]}, {sizes[1]} (expected 0 <= step_sizes[0] <= step_sizes[1])"
 
 
+def _check_beta3(beta3: float) -> str | None:
+    return None if 0 <= beta3 < 1 else f"Invalid beta3 value: {beta3:g} (expected 0 <= beta3 < 1, or None)"
+
+
+def _check_d0(d0: float) -> str | None:
+    return None if 0 < d0 < math.inf else f"Invalid d0 value: {d0:g} (expected d0 > 0)"
+
+
+def _check_growth_rate(rate: float) -> str | None:
+    return None if rate >= 1 else f"Invalid growth_rate value: {rate:g} (expected growth_rate >= 1)"
+
+
 def _check_rho(rho: float) -> str | None:
     return None if 0 <= rho <= 1 else f"Invalid rho value: {rho} (expected 0 <= rho <= 1)"
 
@@ -163,6 +179,13 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         _at_least_zero("trust_coeff", "trust_coeff value"),
         _at_least_zero("lambd", "lambd value"),
         _at_least_zero("t0", "t0 value"),
+        Hyperparameter("beta3", _check_beta3, unset=-1.0),
+        _flag("decouple"),
+        _flag("use_bias_correction"),
+        _flag("safeguard_warmup"),
+        Hyperparameter("d0", _check_d0),
+        _at_least_zero("d_coef", "d_coef value"),
+        Hyperparameter("growth_rate", _check_growth_rate),
     )
 }
 """Every hyperparameter of every optimizer; a name has one meaning everywhere, except with `with_three_betas`."""

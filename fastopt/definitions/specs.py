@@ -8,6 +8,7 @@ PyTorch if torch.optim does not have the optimizer; `conventions` lists the diff
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,13 @@ class Spec:
     carried: numbers that the coefficients carry from step to step, besides the count of steps, and the initial value of
         each. They are arguments of the coefficient function, which also returns them.
     carried_initial: the hyperparameters that torch's class starts some of these numbers with.
+    common: numbers that the coefficients carry from step to step for all parameters together, and the number or the
+        hyperparameter that each starts with. What they become depends only on sums over all parameters, on each other
+        and on the hyperparameters in `alike`.
+    alike: the hyperparameters that must be the same in all groups.
+    of_authors: what the groups of the authors' own class have beside hyperparameters and common numbers; no step here
+        uses it.
+    flattened: the states that the authors' own class keeps as vectors, or as one zero for a parameter of zeros.
     hyperparameters: the values that each hyperparameter can take.
     in_torch: whether torch.optim has a class of this name, which `fastopt.torch` then builds on.
     torch_note: how the class in `fastopt.torch` differs from torch.optim's.
@@ -75,6 +83,10 @@ class Spec:
     lr_decay: str | None = None
     carried: Mapping[str, float] = field(default_factory=dict)
     carried_initial: Mapping[str, str] = field(default_factory=dict)
+    common: Mapping[str, str | float] = field(default_factory=dict)
+    alike: tuple[str, ...] = ()
+    of_authors: tuple[str, ...] = ()
+    flattened: tuple[str, ...] = ()
     convention: str = "torch"
     hyperparameters: Mapping[str, Hyperparameter] = field(default_factory=lambda: HYPERPARAMETERS)
     in_torch: bool = True
@@ -143,6 +155,10 @@ class Spec:
     def all_states(self) -> tuple[str, ...]:
         """The names of all states that any of the optimizer's rules keeps."""
         return tuple(dict.fromkeys(name for rule in self.rules.values() for name in registry.rule(rule).states))
+
+    def common_starts(self, values: Mapping[str, Any]) -> dict[str, float]:
+        """The common numbers before the first step, with these hyperparameters."""
+        return {name: float(values[start]) if isinstance(start, str) else start for name, start in self.common.items()}
 
     def convert(self, values: Mapping[str, Any]) -> Hyperparameters:
         """Check a full set of hyperparameters."""
@@ -486,6 +502,36 @@ SPECS: dict[str, Spec] = {
             unsigned=("exp_avg_sq",),
             in_torch=False,
         ),
+        Spec(
+            "Prodigy",
+            defaults={
+                "lr": 1.0,
+                "betas": (0.9, 0.999),
+                "beta3": None,
+                "eps": 1e-8,
+                "weight_decay": 0.0,
+                "decouple": True,
+                "use_bias_correction": False,
+                "safeguard_warmup": False,
+                "d0": 1e-6,
+                "d_coef": 1.0,
+                "growth_rate": math.inf,
+                **_EVERYWHERE,
+            },
+            rules={(): "prodigy"},
+            coefficients="prodigy",
+            regularize="regularize_prodigy",
+            costs={"prodigy": (0.44, 1.00)},
+            starts_as_param=("p0",),
+            unsigned=("exp_avg_sq",),
+            exact={"prodigy": ("p0",)},  # small differences from the parameter count
+            common={"d": "d0", "d_max": "d0", "d_numerator": 0.0, "k": 0.0},
+            alike=("betas", "beta3", "use_bias_correction", "safeguard_warmup", "d0", "d_coef", "growth_rate"),
+            of_authors=("d_denom", "d_hat", "fsdp_in_use", "slice_p"),
+            flattened=("s", "p0"),
+            in_torch=False,
+            # No proximal step: `exp_avg` is of gradients times the distance, so elements have no rate for gradients.
+        ),
     )
 }
 """Every optimizer, by the name of its class."""
@@ -496,3 +542,11 @@ CARRIED_BOUNDS: dict[str, tuple[float, float]] = {
     "mu": (0.0, 1.0),
 }
 """The smallest and the largest value that each carried number can have."""
+
+COMMON_BOUNDS: dict[str, tuple[float, float]] = {
+    "d": (sys.float_info.min, math.inf),
+    "d_max": (sys.float_info.min, math.inf),
+    "d_numerator": (-math.inf, math.inf),
+    "k": (0.0, 2.0**53),
+}
+"""The same for each common number; NaN is possible, too: gradients with NaN lead to it."""

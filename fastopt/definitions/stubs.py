@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from .specs import SPECS, Spec
@@ -44,7 +45,7 @@ def _torch_class(spec: Spec) -> str:
     if spec.in_torch:
         return f"class {spec.name}(NativeOptimizer, torch.optim.{spec.name}): ...\n"
     values = [(name, spec.defaults[name]) for name in spec.arguments if name != "maximize"]
-    arguments = [f"        {name}: {_type(name, value)} = {value!r}," for name, value in values]
+    arguments = [f"        {name}: {_type(name, value)} = {_default(value)}," for name, value in values]
     return "\n".join(
         (
             f"class {spec.name}(NativeOptimizer, PlainOptimizer):",
@@ -64,7 +65,13 @@ def _torch_class(spec: Spec) -> str:
 def _type(name: str, value: object) -> str:
     if isinstance(value, tuple):
         return f"tuple[{', '.join(['float'] * len(value))}]"
+    if value is None:
+        return "float | None"
     return "float | Tensor" if name == "lr" else type(value).__name__
+
+
+def _default(value: object) -> str:
+    return "..." if value == math.inf else repr(value)
 
 
 def _exported() -> str:

@@ -17,6 +17,7 @@ from ..state.contents import Contents
 from ..state.gradients import GradientChecker
 from ..state.groups import Changes
 from ..state.states import initial_value, start_state
+from ..step.common import check_alike
 from ..step.operations import ACCUMULATOR, accumulates, begun_states, extra_states
 from ..step.param_storage import operand_names
 from ..step.planning import Planner, row_length
@@ -266,6 +267,7 @@ class EngineRoom:
         try:
             changes.rates = False  # first: another thread may assign meanwhile
             rates = [rate_at(group, iteration) for group in self.contents.groups]
+            check_alike(self.contents.spec.name, self.contents.spec, self.contents.groups, rates)
             for index, rate in enumerate(rates):
                 self.engine.set_lr(index, rate)
             self._note_taken_over()
@@ -324,12 +326,16 @@ class EngineRoom:
 
     def _plans(self, contents: Contents, structure: list[Hashable]) -> list[GroupPlan]:
         iteration, planner = int(contents.progress.iterations[0]), self._planner
-        pairs = zip(contents.groups, structure, strict=True)
-        return [planner.group_plan(group, rate_at(group, iteration), key) for group, key in pairs]
+        rates = [rate_at(group, iteration) for group in contents.groups]
+        check_alike(contents.spec.name, contents.spec, contents.groups, rates)
+        rows = zip(contents.groups, rates, structure, strict=True)
+        return [planner.group_plan(group, rate, key) for group, rate, key in rows]
 
     def _start_states(self) -> None:
         """Let states of parameters that were not stepped yet start with what their groups say now."""
         contents = self.contents
+        if contents.spec.common and not contents.records.steps.any():
+            contents.progress.common[:] = list(contents.spec.common_starts(contents.groups[0]).values())
         if not contents.spec.initial:
             return
         self.engine.fetch()  # the counts of steps

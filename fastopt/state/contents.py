@@ -87,7 +87,7 @@ class Contents:
             storages or [],
             SegmentSettings.of(len(params)),
             SegmentRecords.of(len(params), carried_numbers(spec, options).values()),
-            Progress.new(),
+            Progress.new(spec.common_starts(groups[0]).values()),
             report.labelled(params.tree.labels("grads"), params.sizes),
             gradients,
             options["seed"],

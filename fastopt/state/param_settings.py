@@ -116,6 +116,8 @@ def check_values(spec: Spec, lr_scale: Any, weight_decay: Any, frozen: Any) -> d
         raise ValueError(f"{spec.name} has no weight_decay")
     if "lr_scale" in changes and not spec.uses_lr:
         raise ValueError(f"lr_scale has no effect: lr is not used in the steps of {spec.name}")
+    if changes.get("lr_scale", 1) != 1 and spec.common:
+        raise ValueError(f"lr_scale must be 1, got {lr_scale!r}: {spec.name} finds one rate for all parameters")
     return changes
 
 

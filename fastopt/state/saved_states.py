@@ -99,7 +99,8 @@ def read_state(
     states: States = {}
     for name in (*expected.names, *(each for each in expected.kept if each not in expected.names)):
         if name in found:
-            states[name] = _array(f"{label}[{name!r}]", found[name], param, storage.formats.get(name))
+            value = _unflattened(found[name], param) if name in spec.flattened else found[name]
+            states[name] = _array(f"{label}[{name!r}]", value, param, storage.formats.get(name))
         elif name in expected.names and name not in expected.optional:
             raise ValueError(f"{label} has no {name!r} (it has {', '.join(map(repr, found))})")
     if REST in found:
@@ -120,6 +121,16 @@ def _array(label: str, value: Any, param: Any, stored: str | None) -> np.ndarray
             return saved.codes
         value = saved.decoded()
     return coded.as_stored(stored, _checked(label, value, param, working_dtype(param.dtype)))
+
+
+def _unflattened(value: Any, param: Any) -> Any:
+    """A state that was saved as a vector, or as one number for all elements, in its parameter's shape."""
+    if coded.is_saved(value):
+        return value
+    array = _on_host(value)
+    if array.ndim == 0 and array.dtype == param.dtype:
+        return np.full(param.shape, array)
+    return array.reshape(param.shape) if array.shape == (param.size,) else array
 
 
 def _checked(label: str, value: Any, param: Any, dtype: np.dtype[Any]) -> np.ndarray:

@@ -11,6 +11,7 @@ import numpy as np
 from ..checks import whole_number
 from ..definitions.specs import Spec
 from ..kernels.engine.contract import SegmentRecords
+from ..step.common import read_common
 from ..step.operations import ACCUMULATOR, accumulates, begun_states, carried_numbers, extra_states, needs_count
 from ..step.options import GROUP_OPTIONS
 from ..step.param_storage import ParamStorage
@@ -43,6 +44,7 @@ def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None,
         values = {key: value for key, value in without_params(group).items() if key not in GROUP_OPTIONS}
         values["lr"] = scheduled_rate(group["lr"], iterations)
         values |= rate_changes.changes_since(group.constructed_lr, group["lr"])
+        values |= zip(spec.common, contents.progress.common.tolist(), strict=True)
         if names is not None:
             values["param_names"] = list(names)
         saved_groups.append({**values, "params": list(span)})
@@ -97,7 +99,7 @@ class Loaded(NamedTuple):
         had, so that what was possible in this optimizer still is.
     states: the states of each parameter.
     records: what engines keep of each parameter.
-    accumulated, iterations: see `Progress`.
+    accumulated, iterations, common: see `Progress`.
     skipped: how many steps `nonfinite="skip"` skipped, in all and in a row up to now.
     seed: of stochastic rounding.
     storages: how each parameter and its states are stored.
@@ -109,6 +111,7 @@ class Loaded(NamedTuple):
     records: SegmentRecords
     accumulated: int
     iterations: int
+    common: list[float]
     skipped: tuple[int, int]
     seed: int
     storages: list[ParamStorage]
@@ -136,7 +139,9 @@ def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
     extra = extra_states(contents.options)
     begun = begun_states(contents.options).values()
     seed = whole_number("state_dict['seed']", plain(state_dict.get("seed", contents.seed)), least=0, bits=64)
-    loaded = Loaded([], [], [], records, accumulated, 0, _read_skipped(state_dict), seed, [])
+    saved_first = {name: plain(value) for name, value in matched.groups[0].values.items()}
+    common = read_common(spec, "param_groups[0]", saved_first)
+    loaded = Loaded([], [], [], records, accumulated, 0, [], _read_skipped(state_dict), seed, [])
     for group, saved, span in zip(contents.groups, matched.groups, params.spans, strict=True):
         values = _read_group(spec, group, saved)
         loaded.groups.append(values)
@@ -156,7 +161,11 @@ def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
     # torch does not count updates; the parameter with the most steps took part in every one.
     most = int(max(records.steps, default=0))
     iterations = read_count(state_dict.get("iterations", most), "state_dict['iterations']")
-    return loaded._replace(iterations=iterations)
+    if common is None:
+        if most and spec.common:
+            raise ValueError(f"param_groups[0] has none of {', '.join(map(repr, spec.common))}, but there were steps")
+        common = spec.common_starts(loaded.groups[0])
+    return loaded._replace(iterations=iterations, common=list(common.values()))
 
 
 def load(contents: Contents, loaded: Loaded) -> Contents:
@@ -168,7 +177,10 @@ def load(contents: Contents, loaded: Loaded) -> Contents:
         seed=loaded.seed,
         records=loaded.records,
         progress=replace(
-            contents.progress, accumulated=np.array([loaded.accumulated]), iterations=np.array([loaded.iterations])
+            contents.progress,
+            accumulated=np.array([loaded.accumulated]),
+            iterations=np.array([loaded.iterations]),
+            common=np.array(loaded.common, np.float64),
         ),
         report=contents.report.loaded(*loaded.skipped, int(contents.progress.calls[0])),
     )
@@ -189,7 +201,8 @@ def _read_group(spec: Spec, group: Mapping[str, Any], saved: matching.SavedGroup
     label, given = f"param_groups[{saved.position}]", saved.values
     known = {name: given.get(name, default) for name, default in spec.defaults.items()}
     for key in given:
-        if key not in known and key not in (*TORCH_ONLY, *NOTES, *rate_changes.KEYS, "params", "param_names"):
+        of_others = (*TORCH_ONLY, *spec.common, *spec.of_authors)
+        if key not in known and key not in (*of_others, *NOTES, *rate_changes.KEYS, "params", "param_names"):
             raise ValueError(f"{label} has {key!r}, which {spec.name} does not know")
     values = spec.convert({name: plain(value) for name, value in known.items()})
     values["lr"] = rate_changes.loaded_rate(label, group["lr"], given, values["lr"])

@@ -51,9 +51,9 @@ def _row_constraints(group: Mapping[str, Any]) -> list[Any]:
     return [group[name] for name in CONSTRAINTS if group[name] is not None and group[name].row is not None]
 
 
-StageShape = tuple[Any, tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]
-"""A coefficient function, the names of its arguments, `plan.Stage.positions`, `carried` and `sums`, and whether it is
-the optimizer's own."""
+StageShape = tuple[Any, tuple[str, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], bool]
+"""A coefficient function, the names of its arguments, `plan.Stage.positions`, `carried`, `common` and `sums`, and
+whether it is the optimizer's own."""
 
 Positions = dict[tuple[str, str], tuple[int, int]]
 """(coefficient function, its result) -> (stage, which of its results)."""
@@ -71,6 +71,7 @@ class Shape(NamedTuple):
     rows_after: int
     accumulator: int
     carried: tuple[tuple[int, int], ...]
+    common: tuple[tuple[int, int], ...]
     sums: tuple[RuleSum, ...]
 
 
@@ -137,8 +138,8 @@ class Planner:
         seen = {True: {**around, **own}, False: {**own, **around}}
         return GroupPlan(
             stages=tuple(
-                Stage(function, tuple(seen[is_own].get(each, 0.0) for each in arguments), positions, carried, sums)
-                for function, arguments, positions, carried, sums, is_own in shape.stages
+                Stage(function, tuple(seen[is_own].get(each, 0.0) for each in arguments), *positions)
+                for function, arguments, *positions, is_own in shape.stages
             ),
             programs=shape.programs,
             operands=shape.operands,
@@ -152,6 +153,7 @@ class Planner:
             clip_norm=group["clip_norm"] or 0.0,
             accumulator=shape.accumulator,
             carried=shape.carried,
+            common=shape.common,
             divisor=shape.reading[0].divisor,
             sums=shape.sums,
         )
@@ -179,6 +181,7 @@ class Planner:
                 *(positions[self.spec.coefficients, name] for name in self.spec.carried),
                 *(positions[each.coefficients or "", each.begun] for each in wanted if each.begun is not None),
             ),
+            common=tuple(positions[self.spec.coefficients, name] for name in self.spec.common),
             sums=self.sums(registry.terms(self.spec.rule(group))),
         )
 
@@ -209,10 +212,13 @@ class Planner:
             # A rule and what is around it never carry each other's numbers, even if they have the same names.
             found = zip(numbers_carried, _positions(name, numbers_carried), strict=True)
             carried = tuple(position if own == (number in self.spec.carried) else -1 for number, position in found)
+            names = tuple(self.spec.common)
+            common = _positions(name, names) if own else (-1,) * len(names)
             address = self.backend.coefficient_function(name)
             known = () if terms is None else (*terms.names, NUMEL)
             sums = _positions(name, known) if own else (-1,) * len(known)
-            stages.append((address, function.arguments, _positions(name, ENGINE_ARGUMENTS), carried, sums, own))
+            found_positions = (_positions(name, ENGINE_ARGUMENTS), carried, common, sums)
+            stages.append((address, function.arguments, *found_positions, own))
         return tuple(stages), positions
 
     def position(self, operation: str, coefficient: str, positions: Positions) -> tuple[int, int]:

@@ -25,7 +25,18 @@ from ..step.param_storage import ParamStorage, describe_storage
 from ..step.storage import REST
 from . import state_dtypes
 from .saving import SavedOptimizer
-from .stepping import devices, flattening, formats, gradient_hooks, hyperparameters, modes, shards, tensors, wrappers
+from .stepping import (
+    common,
+    devices,
+    flattening,
+    formats,
+    gradient_hooks,
+    hyperparameters,
+    modes,
+    shards,
+    tensors,
+    wrappers,
+)
 from .stepping.host import Host
 from .stepping.stepper import Stepper
 
@@ -228,7 +239,8 @@ class NativeOptimizer(SavedOptimizer):
         self._given = given
         self.states_seen = READ
         self.in_backward = False
-        self._host = Host(self.name, self.spec, self.options, Progress.new(), report)
+        progress = Progress.new(self.spec.common_starts(self.spec.defaults).values())
+        self._host = Host(self.name, self.spec, self.options, progress, report)
         self._stepper = Stepper(self._host)
         self._hooks = gradient_hooks.GradientHooks()
         self._host.early.update(early or {})
@@ -285,6 +297,8 @@ class NativeOptimizer(SavedOptimizer):
 
     def _check_groups(self, groups: list[dict[str, Any]]) -> None:
         labels = tensors.labels(groups)
+        if self.spec.common:
+            common.check_groups(self.name, self.spec, groups)
         for group in groups:
             hyperparameters.check_flags(self.name, group)
             for param in group["params"]:

@@ -43,10 +43,21 @@ class PlainOptimizer(torch.optim.Optimizer):
             steps = group.pop("step", 0)
             for name, value in _defaults(self.plain_signature).items():
                 group.setdefault(name, value)
+            self._add_common(group)
             for param in group["params"]:
                 found = self.state.get(param, {})
                 if found and not isinstance(found.get("step"), Tensor):
                     found["step"] = states.new_number(float(found.get("step", steps)))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self._add_common(self.param_groups[-1])
+
+    def _add_common(self, group: dict[str, Any]) -> None:
+        """Give a group the numbers that all have in common: those of the first group, where it has some."""
+        starts = self.spec.common_starts({**_defaults(self.plain_signature), **group})
+        for name, start in starts.items():
+            group.setdefault(name, self.param_groups[0].get(name, start))
 
     def _init_group(self, group: dict[str, Any]) -> None:
         """Make the states of parameters that have a gradient and none yet."""

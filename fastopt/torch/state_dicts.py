@@ -164,12 +164,13 @@ class Fitting:
         params = dict.fromkeys(key for group in state_dict["param_groups"] for key in group["params"])
         saved, read, unknown = state_dict["state"], {}, []
         names = state_names(self.spec, True)
+        of_keys = dict(zip(params, (param for group in self.groups for param in group["params"]), strict=False))
         for key, state in saved.items():
             may_be_number = isinstance(key, str) and key.isdecimal() and isinstance(state, Mapping)
             if may_be_number and key not in params and int(key) in params and int(key) not in saved:
                 key = int(key)
             if key in params:
-                state = self._read_state(key, state, names)
+                state = self._read_state(key, state, names, of_keys.get(key))
             elif isinstance(state, Mapping) and any(state.get(name) is not None for name in names):
                 unknown.append(key)
             read[key] = state
@@ -197,7 +198,7 @@ class Fitting:
                 read[key] = {**read[key], **dict.fromkeys(own)}
         return {**state_dict, "state": read}
 
-    def _read_state(self, key: Any, state: Any, names: Sequence[str]) -> Any:
+    def _read_state(self, key: Any, state: Any, names: Sequence[str], param: Tensor | None) -> Any:
         if not isinstance(state, Mapping):
             raise TypeError(f"{self.owner}: state_dict['state'][{key!r}] must be a dict, got {state!r}")
         read = {}
@@ -215,6 +216,8 @@ class Fitting:
             is_array = isinstance(value, (np.ndarray, np.generic))
             is_number = name in self.spec.carried and isinstance(value, Number)
             read[name] = as_tensor(name, value, torch) if is_array or is_number else value
+            if name in self.spec.flattened and param is not None and isinstance(read[name], Tensor):
+                read[name] = _unflattened(read[name], param)
         return read
 
     def restore_dtypes(
@@ -241,6 +244,13 @@ class Fitting:
                         dtype = _dtype_to_load(value.dtype, param.dtype, name in self.spec.carried)
                         if loaded.dtype is not dtype:
                             state[name] = value.to(loaded.device, dtype)
+
+
+def _unflattened(state: Tensor, param: Tensor) -> Tensor:
+    """A state that was saved as a vector, or as one number for all elements, in its parameter's shape."""
+    if state.dim() == 0:
+        return state.expand(param.shape).clone()
+    return state.reshape(param.shape) if state.shape == (param.numel(),) else state
 
 
 def _stored(codec: str | None, value: Tensor, param: Tensor) -> Any:

@@ -60,23 +60,33 @@ def _concatenated(first: Any, second: Any) -> list[np.ndarray]:
 
 @dataclass(eq=False, repr=False)
 class Progress:
-    """The progress of an optimizer, in arrays of one value; engines write these arrays together with the records."""
+    """The progress of an optimizer, in arrays; engines write these arrays together with the records.
+
+    All but `common` have one value.
+    """
 
     accumulated: np.ndarray  # int64: calls since the last update
     calls: np.ndarray  # int64: calls that were not declined
     swapped: np.ndarray  # bool: whether parameters are exchanged with their averages
     grad_norm: np.ndarray  # float64: the gradient norm of the last update that computed it; NaN before
     iterations: np.ndarray  # int64: updates, whichever parameters they changed
+    common: np.ndarray  # float64: numbers that coefficients carry from update to update for all parameters together
 
     @staticmethod
-    def new() -> Progress:
+    def new(common: Iterable[float] = ()) -> Progress:
+        """That of a new optimizer; `common` are the initial values of the common numbers."""
         return Progress(
             accumulated=np.zeros(1, np.int64),
             calls=np.zeros(1, np.int64),
             swapped=np.zeros(1, np.bool_),
             grad_norm=np.full(1, np.nan),
             iterations=np.zeros(1, np.int64),
+            common=np.array(tuple(common), np.float64),
         )
+
+    def __setstate__(self, state: dict[str, np.ndarray]) -> None:
+        """Pickles of earlier versions have no common numbers."""
+        vars(self).update({"common": np.zeros(0), **state})
 
 
 class Reject(Protocol):

@@ -18,6 +18,7 @@ class Stage:
     arguments: tuple[float, ...]
     positions: tuple[int, ...]  # of constants.ENGINE_ARGUMENTS among the arguments; -1: not an argument
     carried: tuple[int, ...] = ()  # positions of carried numbers among the arguments; -1: not an argument
+    common: tuple[int, ...] = ()  # positions of common numbers among the arguments; -1: not an argument
     sums: tuple[int, ...] = ()  # positions of the rule's sums and of the parameter's size; -1: not an argument
 
 
@@ -103,6 +104,7 @@ class GroupPlan:
     clip_norm: float = 0.0  # the largest gradient norm of each segment, or 0
     accumulator: int = -1  # the operand that accumulates the gradients of earlier calls, or -1
     carried: tuple[tuple[int, int], ...] = ()  # for each carried number: (stage, result) that is its next value
+    common: tuple[tuple[int, int], ...] = ()  # the same for numbers that all parameters have in common
     divisor: str = "update_divisor"  # the argument that divides a gradient by its scale when it is first read
     sums: tuple[RuleSum, ...] = ()  # of the rule, in the order of their operands
 

@@ -41,6 +41,14 @@ def regularize_without_decay(maximize, update_divisor, clip_coefficient):
     return grad_factor, weight_decay, param_decay
 
 
+def regularize_prodigy(weight_decay, decouple, maximize, update_divisor, clip_coefficient):
+    """With decouple, the rule itself decays the parameter."""
+    grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
+    param_decay = 1
+    weight_decay = select(decouple != 0, 0, weight_decay)
+    return grad_factor, weight_decay, param_decay
+
+
 def first(step):
     """1 in the first update of a parameter, then 0: for states that start as the parameter, see `begun` in `rules`."""
     return select(step == 1, 1, 0)
@@ -502,6 +510,74 @@ def stable_adamw(step, lr, beta1, beta2, eps, weight_decay, ratio_sum, numel):
     eps_in = 0
     eps_out = eps
     return one_minus_beta1, beta2, one_minus_beta2, least_square, keep, step_size, eps_in, eps_out
+
+
+def prodigy(
+    step,
+    lr,
+    beta1,
+    beta2,
+    beta3,
+    eps,
+    weight_decay,
+    decouple,
+    use_bias_correction,
+    safeguard_warmup,
+    d0,
+    d_coef,
+    growth_rate,
+    distance_sum,
+    s_sum,
+    d,
+    d_max,
+    d_numerator,
+    k,
+):
+    # As in the authors' code: averages, rate and decay use the distance before this step, eps the one that it finds.
+    # A step whose gradients and those before are all 0 counts for nothing, and neither does a group whose rate is 0.
+    is_first = first(step)
+    is_included = select(lr > 0, 1, 0)
+    correction = select(use_bias_correction != 0, sqrt(1 - beta2 ** (k + 1)) / (1 - beta1 ** (k + 1)), 1)
+    rate = d * lr * correction
+    distance_weight = d / d0 * rate
+    numerator_keep = select(beta3 < 0, sqrt(beta2), beta3)
+    s_keep = select(is_included != 0, numerator_keep, 1)
+    s_weight = select(is_included != 0, select(safeguard_warmup != 0, d / d0 * d, distance_weight), 0)
+    exp_avg_keep = select(is_included != 0, beta1, 1)
+    exp_avg_weight = select(is_included != 0, d * (1 - beta1), 0)
+    square_keep = select(is_included != 0, beta2, 1)
+    square_weight = select(is_included != 0, d * d * (1 - beta2), 0)
+    param_weight = select(s_sum == 0, 0, select(decouple != 0, weight_decay * rate, 0))
+    numerator = numerator_keep * d_numerator + distance_sum
+    d_hat = select(s_sum == 0, 0, d_coef * numerator / s_sum)
+    d_max = select(d_hat > d_max, d_hat, d_max)
+    grown = growth_rate * select(d == d0, select(d_hat > d, d_hat, d), d)
+    found = select(s_sum == 0, d, select(grown < d_max, grown, d_max))
+    step_size = rate * select(beta1 == 0, found / d, 1)
+    d = found
+    d_numerator = select(s_sum == 0, d_numerator, numerator)
+    k = select(s_sum == 0, k, k + 1)
+    eps_in = 0
+    eps_out = d * eps
+    return (
+        is_first,
+        is_included,
+        distance_weight,
+        s_keep,
+        s_weight,
+        exp_avg_keep,
+        exp_avg_weight,
+        square_keep,
+        square_weight,
+        param_weight,
+        step_size,
+        eps_in,
+        eps_out,
+        d,
+        d_max,
+        d_numerator,
+        k,
+    )
 
 
 def preparation(gather_divisor, value_divisor, clip_value):

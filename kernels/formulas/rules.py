@@ -442,3 +442,39 @@ def stable_adamw_sums(grad, exp_avg_sq, beta2, one_minus_beta2, least_square):
     exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
     ratio_sum = grad * grad / maximum(exp_avg_sq, least_square)
     return ratio_sum
+
+
+def prodigy(
+    param,
+    grad,
+    s,
+    p0,
+    exp_avg,
+    exp_avg_sq,
+    is_first,
+    s_keep,
+    s_weight,
+    exp_avg_keep,
+    exp_avg_weight,
+    square_keep,
+    square_weight,
+    param_weight,
+    step_size,
+    eps_in,
+    eps_out,
+):
+    p0 = begun(p0, param, is_first)
+    s = s_keep * s + s_weight * grad
+    exp_avg = exp_avg_keep * exp_avg + exp_avg_weight * grad
+    exp_avg_sq = average_square(exp_avg_sq, grad, square_keep, square_weight)
+    param = param - param_weight * param
+    param = param - step_size * exp_avg / root(exp_avg_sq, eps_in, eps_out)
+    return param, s, p0, exp_avg, exp_avg_sq
+
+
+def prodigy_sums_over_all(param, grad, s, p0, is_first, s_keep, s_weight, distance_weight, is_included):
+    p0 = begun(p0, param, is_first)
+    s = s_keep * s + s_weight * grad
+    distance_sum = select(is_included != 0, distance_weight * (grad * (p0 - param)), 0)
+    s_sum = select(is_included != 0, maximum(s, -s), 0)
+    return distance_sum, s_sum

@@ -103,6 +103,9 @@ cdef class Engine:
     cdef char *swapped
     cdef double *grad_norm
     cdef int64_t *iterations
+    cdef int n_common
+    cdef double *common
+    cdef double *next_common    # their values after this step
     # plan.StepPlan
     cdef bint sums_over_all     # a rule has some
     cdef bint adds              # gradients are added up before the update

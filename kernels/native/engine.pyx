@@ -143,6 +143,8 @@ cdef class Engine:
         self.swapped = self.address(progress.swapped)
         self.grad_norm = <double *>self.address(progress.grad_norm)
         self.iterations = <int64_t *>self.address(progress.iterations)
+        self.common = <double *>self.address(progress.common)
+        self.n_common = progress.common.shape[0]
         self.report = inputs.report
         self.exchange = inputs.exchange
         self.exchange_sums = inputs.exchange_sums
@@ -166,8 +168,10 @@ cdef class Engine:
         self.table.active = <Active *>calloc(max(self.n_segments, 1), sizeof(Active))
         self.table.coefficients = <Coefficients *>calloc(max(self.n_segments, 1), sizeof(Coefficients))
         self.next_carried = <double *>calloc(max(self.n_segments * self.n_carried, 1), sizeof(double))
+        self.next_common = <double *>calloc(MAX_COMMON, sizeof(double))
         if not (
-            self.table.groups and self.table.segments and self.table.active and self.table.coefficients and self.next_carried
+            self.table.groups and self.table.segments and self.table.active and self.table.coefficients
+            and self.next_carried and self.next_common
         ):
             raise MemoryError("no memory for the table of segments")
         self.set_step_plan(plan)
@@ -177,6 +181,8 @@ cdef class Engine:
             self.clips = self.clips or plans[index].clip_norm > 0
             if len(plans[index].carried) != self.n_carried:
                 raise ValueError(f"expected {self.n_carried} carried numbers, got {len(plans[index].carried)}")
+            if len(plans[index].common) != self.n_common:
+                raise ValueError(f"expected {self.n_common} common numbers, got {len(plans[index].common)}")
         for index in range(self.n_segments):
             self.table.segments[index].group = segments[index].group
             self.table.segments[index].size = cnp.PyArray_SIZE(segments[index].param)
@@ -207,6 +213,7 @@ cdef class Engine:
             free(self.table.first_term)
         free(self.table)
         free(self.next_carried)
+        free(self.next_common)
         free(self.sums)
         free(self.layouts)
 
@@ -831,6 +838,9 @@ cdef class Engine:
             for each in range(self.n_carried):
                 if stage.carried[each] >= 0:
                     stage.arguments[stage.carried[each]] = carried[each]
+            for each in range(self.n_common):
+                if stage.common[each] >= 0:
+                    stage.arguments[stage.common[each]] = self.common[each]
             if self.sums != NULL:
                 for each in range(group.n_sums):
                     if stage.sums[each] >= 0:
@@ -847,6 +857,8 @@ cdef class Engine:
                 stage.function(stage.arguments, &results[k * MAX_RESULTS])
         for each in range(self.n_carried):
             self.next_carried[index * self.n_carried + each] = results[group.carried[each]]
+        for each in range(self.n_common):  # the same for all segments: they depend on sums over all alone
+            self.next_common[each] = results[group.common[each]]
         for k in range(program.n_coefficients):
             if self.itemsize == 4:
                 coefficients.single[k] = <float>results[program.pick[k]]
@@ -877,6 +889,9 @@ cdef class Engine:
                     self.carried[index * self.n_carried + each] = self.next_carried[shared * self.n_carried + each]
             if self.accumulate_steps > 1:
                 self.pending[index] = not final
+        if final and self.table.n_active:
+            for each in range(self.n_common):
+                self.common[each] = self.next_common[each]
         self.accumulated[0] = 0 if final else self.accumulated[0] + 1
         self.iterations[0] += final
         self.calls[0] += 1

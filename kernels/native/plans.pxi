@@ -21,6 +21,10 @@ cdef int read_group(Group *group, plan) except -1:
             raise ValueError(f"too many carried numbers for the engine: {len(stage.carried)}")
         for position in range(MAX_CARRIED):
             group.stages[k].carried[position] = stage.carried[position] if position < len(stage.carried) else -1
+        if len(stage.common) > MAX_COMMON:
+            raise ValueError(f"too many common numbers for the engine: {len(stage.common)}")
+        for position in range(MAX_COMMON):
+            group.stages[k].common[position] = stage.common[position] if position < len(stage.common) else -1
         for position in range(MAX_SUMS):
             group.stages[k].sums[position] = stage.sums[position] if position < len(plan.sums) else -1
         group.stages[k].numel = stage.sums[len(plan.sums)] if stage.sums else -1
@@ -45,6 +49,8 @@ cdef int read_group(Group *group, plan) except -1:
         raise ValueError(f"too many carried numbers for the engine: {len(plan.carried)}")
     for k, (stage_index, position) in enumerate(plan.carried):
         group.carried[k] = stage_index * MAX_RESULTS + position
+    for k, (stage_index, position) in enumerate(plan.common):
+        group.common[k] = stage_index * MAX_RESULTS + position
     return read_hyperparameters(group, plan)
 
 

@@ -5,6 +5,7 @@ cdef struct Stage:
     double arguments[MAX_ARGUMENTS]
     int positions[N_ENGINE_ARGUMENTS]  # of the arguments that each step sets; -1: not an argument
     int carried[MAX_CARRIED]    # positions of the carried numbers; -1: not an argument
+    int common[MAX_COMMON]      # positions of the common numbers; -1: not an argument
     int sums[MAX_SUMS]          # positions of the rule's sums; -1: not an argument
     int numel                   # position of the number of elements; -1: not an argument
 
@@ -64,6 +65,7 @@ cdef struct Group:
     double clip_norm
     int accumulator
     int carried[MAX_CARRIED]    # for each carried number, the result of a stage that is its next value
+    int common[MAX_COMMON]      # the same for each common number
     int n_sums                  # of the rule, over terms that the program TERMS computes
     bint over_all[MAX_SUMS]     # whether each is over all segments
 

@@ -237,12 +237,14 @@ class PythonEngine(EngineBase):
             return
         records = self.records
         steps, pending, carried = records.steps.copy(), records.pending.copy(), records.carried.copy()
+        common = self.progress.common
         for each in work:
             self.run(program, each, clip.get(each.index, 1.0))
-            picks = self.plans[each.segment.group].carried
-            if final and picks:
+            plan = self.plans[each.segment.group]
+            if final and (plan.carried or plan.common):
                 results = self.results(each.index, 1.0, each.sums)
-                carried[each.index] = [results[stage][position] for stage, position in picks]
+                carried[each.index] = [results[stage][position] for stage, position in plan.carried]
+                common = np.array([results[stage][position] for stage, position in plan.common])
             steps[each.index] += final
             pending[each.index] = not final
         more = [
@@ -252,6 +254,7 @@ class PythonEngine(EngineBase):
             (self.progress.accumulated, np.array([0 if final else accumulated])),
             (self.progress.calls, self.progress.calls + 1),
             (self.progress.iterations, self.progress.iterations + final),
+            (self.progress.common, common),
         ]
         if final and self.plan.max_grad_norm > 0:
             more.append((self.progress.grad_norm, np.array([norm])))
@@ -350,6 +353,9 @@ class PythonEngine(EngineBase):
                 if position >= 0 and not (name == "weight_decay" and math.isnan(value)):
                     arguments[position] = np.float64(value)
             for position, value in zip(stage.carried, records.carried[index], strict=True):
+                if position >= 0:
+                    arguments[position] = value
+            for position, value in zip(stage.common, self.progress.common, strict=True):
                 if position >= 0:
                     arguments[position] = value
             # Without its sums, a rule can compute the coefficients of their terms.

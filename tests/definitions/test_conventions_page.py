@@ -20,7 +20,7 @@ BEGIN, END = "<!-- defaults -->\n", "<!-- end of defaults -->\n"
 def shown(value: Any) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(shown, value))
-    return str(value) if isinstance(value, bool) else f"{value:g}"
+    return str(value) if value is None or isinstance(value, bool) else f"{value:g}"
 
 
 def defaults_table() -> str:

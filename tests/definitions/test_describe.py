@@ -31,7 +31,15 @@ def described(optimizer: fastopt.Optimizer) -> str:
     return file.getvalue()
 
 
-NAMES_OF_ARRAYS: dict[str, Any] = {"sqrt": np.sqrt, "max": np.maximum, "sum": np.sum, "select": np.where}
+NAMES_OF_ARRAYS: dict[str, Any] = {
+    "sqrt": np.sqrt,
+    "abs": np.abs,
+    "max": np.maximum,
+    "sum": np.sum,
+    "sum_over_all": np.sum,
+    "select": np.where,
+    "inf": math.inf,
+}
 
 
 def run_lines(lines: list[str], variables: dict[str, Any], names: dict[str, Any] = NAMES) -> None:
@@ -47,15 +55,17 @@ def test_the_printed_lines_of_rules_with_sums_are_the_update(case: Case, rng: np
     param = rng.standard_normal(5)
     optimizer = case.make(param)
     lines = update_lines(optimizer.spec, optimizer.param_groups[0])
-    assert any(" = sum(" in line for line in lines)
+    assert any(" = sum(" in line or " = sum_over_all(" in line for line in lines)
     states = {name: value for name, value in optimizer.state[0].items() if isinstance(value, np.ndarray)}
     variables = {"param": param.copy(), "numel": 5, **{name: value.copy() for name, value in states.items()}}
+    variables |= case.spec.common_starts(optimizer.param_groups[0])
     for t in range(1, 9):
         gradient = rng.standard_normal(5)
         optimizer.step(gradient)
         variables |= {"t": t, "grad": gradient}
         run_lines(lines, variables, NAMES_OF_ARRAYS)
-    np.testing.assert_allclose(variables["param"], param, rtol=1e-9)
+    for name, value in {"param": param, **states}.items():
+        np.testing.assert_allclose(variables[name], value, rtol=1e-9)
 
 
 @pytest.mark.parametrize("case", [case for case in (*CASES, *CONVENTION_CASES) if not case.spec.has_sums], ids=str)

@@ -190,8 +190,8 @@ def test_what_a_rule_stores_as_it_was_given(body: str, stored: bool) -> None:
 # --- what `regularize` does without weight decay ---------------------------------------------------------------------
 
 
-AVERAGING = {"ASGD"}
-"""Optimizers with a state that is an average of the parameter."""
+AVERAGING = {"ASGD", "Prodigy"}
+"""Optimizers with a state that is a copy or an average of the parameter."""
 
 WITH_DECAY = [
     case for case in PLAIN if "weight_decay" in SPECS[case.optimizer].defaults and case.optimizer not in AVERAGING

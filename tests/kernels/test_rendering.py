@@ -101,7 +101,7 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
     for spec in specs:
         function = registry.coefficient_function(spec.coefficients)
         used_functions.add(spec.coefficients)
-        known = {"step", "lr", *spec.carried}
+        known = {"step", "lr", *spec.carried, *spec.common}
         for name in spec.rules.values():
             terms = registry.terms(name)
             known |= set() if terms is None else {*terms.names, "numel"}

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, CASES, PLAIN, Case, each_pair, equal_bits
+from cases import BACKENDS, CASES, PLAIN, Case, each_pair, equal_bits, own_rate
 
 import fastopt
 
@@ -196,7 +196,8 @@ def test_writing_to_a_state_reaches_the_kernel() -> None:
 @each_pair(case=CASES, how=["deepcopy", "pickle", "state_dict"], steps=[0, 3])
 def test_copies_go_on_alike(case: Case, how: str, steps: int, rng: np.random.Generator) -> None:
     params = arrays(rng, 7, (2, 2))
-    original = case.make([{"params": params[:1], "lr": 0.5}, {"params": params[1:], "name": "second"}])
+    first = {"params": params[:1], **own_rate(case.optimizer, 0.5)}
+    original = case.make([first, {"params": params[1:], "name": "second"}])
     for _ in range(steps):
         original.step([[gradient] for gradient in arrays(rng, 7, (2, 2))])
     if how == "state_dict":

@@ -40,7 +40,7 @@ class ByRootInNumpy:
 # --- what is computed -------------------------------------------------------------------------------------------------
 
 
-@by_case
+@pytest.mark.parametrize("case", [case for case in WITH_SUMS if not case.spec.has_sums_over_all], ids=str)
 def test_each_parameter_has_sums_of_its_own(case: Case, rng: np.random.Generator) -> None:
     """In lists, and as views of one buffer, as the textbook does with each array by itself."""
     shapes = {"matrix": (30, 50), "vector": (7,), "large": (5001,), "none": (0,)}
@@ -141,7 +141,7 @@ def test_what_is_not_adapted(name: str, rng: np.random.Generator) -> None:
     assert abs(results[True, 3.0] / results[False, 3.0] - 1).min() > 0.5
 
 
-@by_case
+@pytest.mark.parametrize("case", [case for case in WITH_SUMS if not case.spec.has_sums_over_all], ids=str)
 def test_a_weight_decay_of_its_own_for_one_parameter(case: Case, rng: np.random.Generator) -> None:
     starts = [rng.standard_normal(5), rng.standard_normal(7)]
     gradients = [rng.standard_normal(start.shape) for start in starts]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from cases import PLAIN, Case, equal_bits
+from cases import PLAIN, Case, equal_bits, own_rate
 
 import fastopt
 from fastopt.schedules import CosineDecay, ExponentialDecay, Lambda, Warmup
@@ -50,7 +50,7 @@ class Training(NamedTuple):
 
 def make(case: Case, lr: Any, params: dict[str, np.ndarray] | None = None) -> Training:
     given = {"W": np.linspace(-1, 1, 6).reshape(2, 3), "b": np.ones(2)} if params is None else params
-    groups = [{"params": {"W": given["W"]}}, {"params": {"b": given["b"]}, "lr": 0.2}]
+    groups = [{"params": {"W": given["W"]}}, {"params": {"b": given["b"]}, **own_rate(case.optimizer, 0.2)}]
     optimizer = case.make(groups, lr=lr)
     guard = fastopt.DivergenceGuard(optimizer, "restore", snapshot_every=2, window=4, patience=None)
     return Training(given, optimizer, guard, fastopt.ReduceOnPlateau(optimizer, factor=0.7, patience=1))

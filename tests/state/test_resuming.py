@@ -521,7 +521,7 @@ def test_a_state_that_another_parameter_of_the_group_has_is_missing() -> None:
         fastopt.Adam(params).load_state_dict(saved)
 
 
-@pytest.mark.parametrize("case", PLAIN, ids=str)
+@pytest.mark.parametrize("case", [case for case in PLAIN if not case.spec.has_sums_over_all], ids=str)
 def test_a_parameter_that_was_not_saved_starts_as_in_a_new_optimizer(case: Case) -> None:
     optimizer, params = trained(case)
     saved = optimizer.state_dict()

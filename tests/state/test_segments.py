@@ -30,9 +30,10 @@ def test_as_if_each_were_in_a_group_of_its_own(case: Case, backend: str) -> None
     optimizer = case.make(mine, backend=backend)
     groups: list[dict[str, Any]] = [{"params": [theirs[name]]} for name in NAMES]
     if case.spec.uses_lr:
-        optimizer.set_segments("W", lr_scale=0.25, weight_decay=0.5)
+        scale = {} if case.spec.common else {"lr_scale": 0.25}
+        optimizer.set_segments("W", **scale, weight_decay=0.5)
         optimizer.set_segments(1, weight_decay=0)
-        groups[0].update(lr=optimizer.param_groups[0]["lr"] * 0.25, weight_decay=0.5)
+        groups[0].update(lr=optimizer.param_groups[0]["lr"] * scale.get("lr_scale", 1), weight_decay=0.5)
         groups[1].update(weight_decay=0.0)
     optimizer.set_segments(["embedding"], frozen=True)
     apart = case.make(groups, backend=backend)

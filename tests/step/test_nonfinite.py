@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS, DTYPES, PLAIN, Case, each_pair, equal_bits
+from cases import BACKENDS, DTYPES, PLAIN, Case, each_pair, equal_bits, own_rate
 
 import fastopt
 from fastopt.definitions.specs import SPECS
@@ -38,7 +38,8 @@ def gradients(dtype: Any = np.float32) -> list[list[np.ndarray]]:
 
 
 def make(case: Case, dtype: Any = np.float32, **options: Any) -> fastopt.Optimizer:
-    groups = [{"params": {"W": np.ones(5, dtype)}}, {"params": [np.ones((70, 70), dtype)], "lr": 0.5}]
+    rate = own_rate(case.optimizer, 0.5)
+    groups = [{"params": {"W": np.ones(5, dtype)}}, {"params": [np.ones((70, 70), dtype)], **rate}]
     return case.make(groups, **options)
 
 

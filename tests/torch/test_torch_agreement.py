@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import DTYPES, Case, each_pair
+from cases import DTYPES, Case, each_pair, own_rate
 from torch_peers import IN_TORCH, TORCH, CarryIn, rounding, torch_options
 
 import fastopt
@@ -40,12 +40,12 @@ class Pair:
         self.params = [np.asarray(self.rng.standard_normal(shape)).astype(dtype) for shape in SHAPES]
         self.params = [np.array(param) for param in self.params]
         self.tensors = [torch.tensor(param, requires_grad=True) for param in self.params]
-        self.mine = case.make(self.groups(self.params))
-        self.theirs = torch_optimizer(case, self.groups(self.tensors))
+        self.mine = case.make(self.groups(case, self.params))
+        self.theirs = torch_optimizer(case, self.groups(case, self.tensors))
 
     @staticmethod
-    def groups(params: list[Any]) -> list[dict[str, Any]]:
-        return [{"params": params[:2]}, {"params": params[2:], "lr": 0.005}]
+    def groups(case: Case, params: list[Any]) -> list[dict[str, Any]]:
+        return [{"params": params[:2]}, {"params": params[2:], **own_rate(case.optimizer, 0.005)}]
 
     def step(self, number: int) -> None:
         gradients: list[Any] = [np.array(self.rng.standard_normal(shape), self.dtype) for shape in SHAPES]
@@ -55,7 +55,8 @@ class Pair:
             tensor.grad = None if gradient is None else torch.tensor(gradient)
         if number == STEPS // 2:
             for optimizer in (self.mine, self.theirs):
-                optimizer.param_groups[0]["lr"] = 0.007
+                for group in optimizer.param_groups[: 2 if self.mine.spec.common else 1]:
+                    group["lr"] = 0.007
         self.mine.step([gradients[:2], gradients[2:]])
         self.theirs.step()
 

@@ -15,7 +15,7 @@ import torch
 from cases import Case
 from torch import Tensor
 from torch.nn import Parameter
-from torch_pairs import by_case, by_class, make, parameters, set_gradients, train
+from torch_pairs import APART, by_case_apart, make, parameters, set_gradients, train
 from torch_peers import torch_options
 
 import fastopt.torch
@@ -24,7 +24,7 @@ from fastopt.torch import step_in_backward
 # --- versions and addresses -----------------------------------------------------------------------------------------
 
 
-@by_case
+@by_case_apart
 def test_a_parameter_that_changed_before_backward_is_an_error_of_torchs(case: Case) -> None:
     params = parameters((3, 3), (3, 3))
     optimizer = make(fastopt.torch, case, params)
@@ -36,7 +36,7 @@ def test_a_parameter_that_changed_before_backward_is_an_error_of_torchs(case: Ca
             product.backward()
 
 
-@by_case
+@by_case_apart
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 @pytest.mark.parametrize("gaps", [False, True])
 def test_only_what_is_stepped_counts_as_changed(case: Case, backend: str, gaps: bool) -> None:
@@ -57,7 +57,7 @@ def test_only_what_is_stepped_counts_as_changed(case: Case, backend: str, gaps: 
     assert [param.data_ptr() for param in params] == addresses
 
 
-@by_case
+@by_case_apart
 def test_gradients_that_are_zeroed_count_as_changed(case: Case) -> None:
     params = parameters((3,), (4,))
     optimizer = make(fastopt.torch, case, params, zero_grads=True)
@@ -130,7 +130,7 @@ def check_equal(mine: Network, theirs: Network) -> None:
         assert torch.equal(my, their)
 
 
-@by_case
+@by_case_apart
 @pytest.mark.parametrize("more", [{}, {"clip_norm": 0.1}, {"clip_value": 0.01}, {"backend": "reference"}], ids=str)
 def test_the_same_bits_as_a_step_after_backward(case: Case, more: dict[str, Any]) -> None:
     mine, my_optimizer, theirs, their_optimizer = pair(case, **more)
@@ -148,7 +148,7 @@ def test_the_same_bits_as_a_step_after_backward(case: Case, more: dict[str, Any]
                 assert torch.equal(my_optimizer.state[my][name], value)
 
 
-@by_class
+@pytest.mark.parametrize("name", dict.fromkeys(case.optimizer for case in APART))
 def test_there_is_one_gradient_at_a_time(name: str) -> None:
     params = parameters(*[(50,)] * 8)
     alive: list[weakref.ref[Tensor]] = []
@@ -175,7 +175,7 @@ def test_there_is_one_gradient_at_a_time(name: str) -> None:
     assert optimizer is not None
 
 
-@by_case
+@by_case_apart
 def test_a_group_added_later_is_stepped_too(case: Case) -> None:
     mine, my_optimizer, theirs, their_optimizer = pair(case)
     step_both(mine, theirs, their_optimizer, range(2))
@@ -186,7 +186,7 @@ def test_a_group_added_later_is_stepped_too(case: Case) -> None:
     check_equal(mine, theirs)
 
 
-@by_case
+@by_case_apart
 def test_a_parameter_taken_out_of_its_group_is_not_stepped(case: Case) -> None:
     mine, my_optimizer, theirs, their_optimizer = pair(case)
     step_both(mine, theirs, their_optimizer, range(2))
@@ -203,7 +203,7 @@ def test_a_parameter_taken_out_of_its_group_is_not_stepped(case: Case) -> None:
     assert mine.first.bias.grad is None
 
 
-@by_case
+@by_case_apart
 def test_loading_a_state_dict_in_the_middle(case: Case) -> None:
     mine, my_optimizer, theirs, their_optimizer = pair(case)
     # Without the parameters that have no gradients: states of theirs are made at once in the backward pass.
@@ -216,7 +216,7 @@ def test_loading_a_state_dict_in_the_middle(case: Case) -> None:
     check_equal(mine, theirs)
 
 
-@by_case
+@by_case_apart
 def test_states_that_are_replaced_are_used(case: Case) -> None:
     mine, my_optimizer, theirs, their_optimizer = pair(case)
     step_both(mine, theirs, their_optimizer, range(2))
@@ -234,7 +234,7 @@ def through_pickle(both: Any) -> Any:
     return pickle.loads(pickle.dumps(both))
 
 
-@by_case
+@by_case_apart
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, through_pickle])
 def test_copies_step_in_their_own_backward_pass(case: Case, duplicate: Callable[[Any], Any]) -> None:
     mine, my_optimizer, theirs, their_optimizer = pair(case)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import own_rate
 from torch.nn import Parameter
 from torch_cases import (
     AFTER,
@@ -52,7 +53,7 @@ def test_a_tensor_that_is_changed_in_place_is_noticed(name: str, key: str, carry
 
 
 def add_a_group(optimizer: Any, param: Parameter) -> None:
-    optimizer.add_param_group({"params": [param], "lr": 0.003, "maximize": True})
+    optimizer.add_param_group({"params": [param], **own_rate(type(optimizer).__name__, 0.003), "maximize": True})
 
 
 def add_to_a_group(optimizer: Any, param: Parameter) -> None:
@@ -72,7 +73,7 @@ def swap_groups(optimizer: Any, param: Parameter) -> None:
 
 
 def replace_a_group(optimizer: Any, param: Parameter) -> None:
-    optimizer.param_groups[1] = {**optimizer.param_groups[1], "lr": 0.02}
+    optimizer.param_groups[1] = {**optimizer.param_groups[1], **own_rate(type(optimizer).__name__, 0.02)}
 
 
 def replace_a_parameter(optimizer: Any, param: Parameter) -> None:
@@ -134,9 +135,8 @@ def test_changes_between_steps(name: str, change: Callable[[Any, Parameter], Non
     trained = []
     for module in (fastopt.torch, TORCH):
         params = parameters(dtype)
-        optimizer = getattr(module, name)(
-            in_two_groups(params), **({"momentum": 0.9} if "momentum" in SPECS[name].defaults else {}), foreach=False
-        )
+        options = {"momentum": 0.9} if "momentum" in SPECS[name].defaults else {}
+        optimizer = getattr(module, name)(in_two_groups(params, name), **options, foreach=False)
         params["new"] = Parameter(torch.ones(3, 2, dtype=dtype))
         train(optimizer, params, BEFORE)
         change(optimizer, params["new"])

@@ -25,7 +25,7 @@ from torch_cases import (
     STEPS,
     TOLERANCE,
     assert_alike,
-    by_name,
+    by_name_apart,
     in_two_groups,
     parameters,
     torch_options,
@@ -246,10 +246,10 @@ def test_every_input(setup: Setup, implementation: str, dtype: torch.dtype, carr
     if implementation == "foreach" and setup.has_tensors and setup.optimizer in REFUSE_TENSORS_WITH_FOREACH:
         for module in (TORCH, fastopt.torch):
             with pytest.raises(ValueError, match="as a Tensor is not supported for capturable=False and foreach=True"):
-                setup.make(module, in_two_groups(params), **flags)
+                setup.make(module, in_two_groups(params, setup.optimizer), **flags)
         return
-    theirs = setup.make(TORCH, in_two_groups(others), **flags)
-    mine = setup.make(fastopt.torch, in_two_groups(params), **flags)
+    theirs = setup.make(TORCH, in_two_groups(others, setup.optimizer), **flags)
+    mine = setup.make(fastopt.torch, in_two_groups(params, setup.optimizer), **flags)
     for step in range(STEPS):
         train(mine, params, [step])
         train(theirs, others, [step])
@@ -366,7 +366,7 @@ def test_every_error_input(wrong: WrongInput) -> None:
     assert str(mine.value) == str(theirs.value)
 
 
-@by_name
+@by_name_apart
 def test_a_parameter_that_is_given_twice_is_stepped_twice(name: str, carry_in: CarryIn) -> None:
     """As torch does it, with a warning, until it will be an error there."""
     carry_in(name, torch.float64)

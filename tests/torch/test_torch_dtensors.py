@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case, equal_bits
+from cases import Case, equal_bits, own_rate
 from custom_momentum import Anchored, Momentum
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.nn import Parameter
@@ -253,7 +253,8 @@ def test_late_groups_and_missing_gradients() -> None:
             optimizer.zero_grad()
             optimizer.step()
     for optimizer, each in ((mine, params), (other, plain)):
-        optimizer.add_param_group({"params": [each[name] for name in each if name not in first], "lr": 0.1})
+        rest = [each[name] for name in each if name not in first]
+        optimizer.add_param_group({"params": rest, **own_rate(type(optimizer).__name__, 0.1)})
     train_shards(mine, params, AFTER)
     train(other, plain, AFTER)
     assert_same_shards(mine, params, other, plain)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch_cases import by_case, gradient, make, parameters, set_values, train
 from torch_halves import HALVES, Doubled, by_half, same_bits, spacing
-from torch_pairs import MAIN
+from torch_pairs import MAIN, by_case_apart
 from torch_pairs import by_case as by_main_case
 from torch_peers import IN_TORCH, TORCH
 
@@ -247,7 +247,7 @@ def test_one_buffer_gives_the_same_bits(case: Case, dtype: torch.dtype | None) -
     assert int(one.engines[-1].records.steps[0]) > 0, "it was not stepped as one"
 
 
-@by_main_case
+@by_case_apart
 def test_stepping_in_the_backward_pass(case: Case) -> None:
     def network() -> nn.Sequential:
         torch.manual_seed(0)

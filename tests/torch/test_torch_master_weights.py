@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Parameter
 from torch_cases import by_case, gradient, make, parameters, set_values, train
 from torch_halves import same_bits
-from torch_pairs import MAIN
+from torch_pairs import APART
 from torch_pairs import by_case as by_main_case
 from torch_peers import TORCH
 
@@ -118,7 +118,7 @@ def test_training_goes_on(case: Case, way: str) -> None:
     twins.check()
 
 
-@pytest.mark.parametrize("case", dealt(MAIN, 0, 3), ids=str)
+@pytest.mark.parametrize("case", dealt(APART, 0, 3), ids=str)
 @pytest.mark.parametrize("how", ["flatten", "backward"])
 def test_in_a_buffer_and_in_the_backward_pass(case: Case, how: str) -> None:
     cls = getattr(fastopt.torch, case.optimizer)

@@ -11,15 +11,28 @@ from typing import Any
 
 import pytest
 import torch
-from cases import Case
+from cases import Case, own_rate
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Parameter
-from torch_pairs import MAIN, TOLERANCE, by_case, by_class, check_same, make, parameters, set_gradients, train
+from torch_pairs import (
+    APART,
+    MAIN,
+    TOLERANCE,
+    by_case,
+    by_case_apart,
+    by_class,
+    check_same,
+    make,
+    parameters,
+    set_gradients,
+    train,
+)
 from torch_peers import TORCH, CarryIn, carrying_in, default_dtype
 
 import fastopt.torch
+from fastopt.definitions.specs import SPECS
 from fastopt.torch.stepping.tensors import Memory, flat_array
 
 ADAM = next(case for case in MAIN if case.optimizer == "Adam")
@@ -73,6 +86,10 @@ def test_layouts_of_parameters(case: Case, layout: Callable[[], list[Any]], carr
         torch.manual_seed(0)
         return layout()
 
+    if case.spec.has_sums_over_all and len({param.dtype for param in make_params()}) > 1:
+        with pytest.raises(ValueError, match="sums over all parameters needs all parameters to be of one dtype"):
+            train(make(fastopt.torch, case, params := make_params()), params)
+        return
     check_same(case, train, make_params)
 
 
@@ -137,7 +154,7 @@ def test_a_gradient_that_is_the_parameters_own_memory(case: Case, backend: str) 
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
 
 
-@by_case
+@by_case_apart
 def test_parameters_that_overlap(case: Case) -> None:
     """In order, as torch does."""
 
@@ -148,7 +165,7 @@ def test_parameters_that_overlap(case: Case) -> None:
     check_same(case, train, overlapping)
 
 
-@by_case
+@by_case_apart
 def test_a_parameter_twice_in_a_list_is_stepped_twice(case: Case) -> None:
     def situation(_: Any, params: list[Parameter]) -> None:
         with pytest.warns(UserWarning, match="duplicate parameters"):
@@ -202,8 +219,9 @@ def frozen_later(optimizer: torch.optim.Optimizer, params: list[Parameter]) -> N
 
 def a_group_added_later(optimizer: torch.optim.Optimizer, params: list[Parameter]) -> None:
     train(optimizer, params)
-    more = parameters((4, 4), (3,), dtype=torch.float64)
-    optimizer.add_param_group({"params": more, "lr": 0.5})
+    one_dtype = SPECS[type(optimizer).__name__].has_sums_over_all
+    more = parameters((4, 4), (3,), dtype=torch.float32 if one_dtype else torch.float64)
+    optimizer.add_param_group({"params": more, **own_rate(type(optimizer).__name__, 0.5)})
     train(optimizer, [*params, *more])
 
 
@@ -447,7 +465,7 @@ def laid_out(shape: tuple[int, ...], order: tuple[int, ...], gaps: bool, dtype: 
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(case=st.sampled_from(MAIN), plans=st.lists(tensor_plans(), min_size=1, max_size=6), split=st.integers(0, 6))
+@given(case=st.sampled_from(APART), plans=st.lists(tensor_plans(), min_size=1, max_size=6), split=st.integers(0, 6))
 def test_any_tensors(case: Case, plans: list[Any], split: int) -> None:
     def make_params() -> list[Parameter]:
         return [Parameter(laid_out(*plan[:4], seed)) for seed, plan in enumerate(plans)]
@@ -456,7 +474,7 @@ def test_any_tensors(case: Case, plans: list[Any], split: int) -> None:
         moved = params[split:]
         if moved and split:
             group = optimizer.param_groups[0]
-            optimizer.param_groups.append({**group, "params": moved, "lr": 0.07})
+            optimizer.param_groups.append({**group, "params": moved, **own_rate(case.optimizer, 0.07)})
             group["params"] = params[:split]
         for step in range(4):
             for index, (param, (shape, order, gaps, dtype, given_at, alike)) in enumerate(

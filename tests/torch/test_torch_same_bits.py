@@ -32,7 +32,7 @@ import fastopt.torch
 def test_backends_threads_and_numpy_give_the_same_bits(case: Case, dtype: torch.dtype, carry_in: CarryIn) -> None:
     carry_in(case.optimizer, torch.float64)
     arrays = as_arrays(parameters(dtype))
-    expected = case.make(numpy_groups(arrays))
+    expected = case.make(numpy_groups(arrays, case.optimizer))
     train_numpy(expected, arrays, parameters(dtype), range(STEPS))
     for backend, n_threads in (("cython", 1), ("cython", 2), ("numba", 2), ("reference", 1)):
         params = parameters(dtype)

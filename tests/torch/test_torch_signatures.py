@@ -15,6 +15,7 @@ from torch_cases import (
     assert_alike,
     assert_same_groups,
     by_name,
+    by_name_apart,
     parameters,
     train,
 )
@@ -99,7 +100,7 @@ def test_the_default_dtype_makes_the_same_states(name: str, default: torch.dtype
             assert_alike(mine, theirs, params, others, tolerance)
 
 
-@by_name
+@by_name_apart
 def test_both_dtypes_in_one_optimizer(name: str) -> None:
     trained = []
     for module in (fastopt.torch, TORCH):

@@ -63,7 +63,8 @@ def test_training_goes_on_from_a_state_dict(
     one = make(first, case, params)
     train(one, params, BEFORE)
     set_values(others, params)
-    other = getattr(second, case.optimizer)(in_two_groups(others))  # with the defaults: options are loaded too
+    # With the defaults: options are loaded, too.
+    other = getattr(second, case.optimizer)(in_two_groups(others, case.optimizer))
     other.load_state_dict(through_a_file(one.state_dict(), tmp_path))
     assert_alike(other, one, others, params, 0)
     train(one, params, AFTER)
@@ -110,7 +111,7 @@ def test_state_dicts_and_numpy(case: Case, dtype: torch.dtype, direction: str, c
     optimizer = make(fastopt.torch, case, params)
     train(optimizer, params, BEFORE)
     arrays = as_arrays(params)
-    numpy_optimizer = case.make(numpy_groups(arrays))
+    numpy_optimizer = case.make(numpy_groups(arrays, case.optimizer))
     numpy_optimizer.load_state_dict(optimizer.state_dict())
     if direction == "to NumPy":
         train(optimizer, params, AFTER)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tuning_cases
-from cases import equal_bits
+from cases import equal_bits, own_rate
 from threadpoolctl import threadpool_limits
 
 import fastopt
@@ -59,7 +59,7 @@ def test_everything_is_put_back_and_training_goes_on_as_if_nothing_had_been(
     def make() -> tuple[np.ndarray, np.ndarray, fastopt.Optimizer]:
         w, b = np.zeros(40), np.ones(3)
         hyperparameters = {"momentum": 0.9} if "momentum" in SPECS[name].defaults else {}
-        groups = [{"params": w}, {"params": b, "lr": 0.3}]
+        groups = [{"params": w}, {"params": b, **own_rate(name, 0.3)}]
         return w, b, getattr(fastopt, name)(groups, lr=0.1, **hyperparameters, **options)
 
     def train(w: np.ndarray, b: np.ndarray, optimizer: fastopt.Optimizer, steps: int) -> None:
@@ -82,7 +82,7 @@ def test_everything_is_put_back_and_training_goes_on_as_if_nothing_had_been(
     assert found.rates[0] == 1e-4
     for was, now in zip(before, everything(optimizer), strict=True):
         assert equal_bits(was, now)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.3]
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1, own_rate(name, 0.3).get("lr", 0.1)]
     train(w, b, optimizer, 7)
     w2, b2, untested = make()
     train(w2, b2, untested, earlier_steps + 7)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from cases import equal_bits
+from cases import equal_bits, own_rate
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -34,7 +34,8 @@ MADE: dict[str, Callable[..., Any]] = {
 
 def problem(make: Callable[..., Any], earlier_steps: int) -> tuple[list[Parameter], Any]:
     params = [Parameter(torch.zeros(40)), Parameter(torch.ones(3))]
-    optimizer = make([{"params": params[:1]}, {"params": params[1:], "lr": 0.3}], lr=0.1)
+    rate = own_rate(make.__name__, 0.3) if make.__name__ in SPECS else {"lr": 0.3}
+    optimizer = make([{"params": params[:1]}, {"params": params[1:], **rate}], lr=0.1)
     for _ in range(earlier_steps):
         compute(params, optimizer).step()
     return params, optimizer

@@ -34,6 +34,8 @@ def check_flags(owner: str, group: dict[str, Any]) -> None:
 def _number(hyperparameter: Hyperparameter, value: Any) -> Any:
     if hyperparameter.flag:
         return bool(value)
+    if value is None and hyperparameter.unset is not None:
+        return None
     return tuple(map(float, value)) if hyperparameter.length else float(value)
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...kernels.engine.contract import BUSY
 from . import modes
 from .coded_states import hide_all
+from .common import CommonNumbers, CommonWalk
 from .exchange import Exchange, GuardedWalk, exchange_of
 from .host import Group, Host, InitGroup, States
 from .updates import Update
@@ -32,10 +33,11 @@ class Stepper:
     def __init__(self, host: Host) -> None:
         self.host = host
         self.update: Update | None = None
-        self.walk: TensorWalk | GuardedWalk | None = None
+        self.walk: TensorWalk | GuardedWalk | CommonWalk | None = None
         """The walk that steps all parameters, if there is one."""
         self.exchange: Exchange | None = None
         """How sums are added up over processes, if steps need that."""
+        self.common = CommonNumbers(host.name, host.spec, host.progress) if host.spec.common else None
         self.settling = threading.Lock()
         self.claimed_by: int | None = None
         """The thread that keeps steps out, see `alone`."""
@@ -93,6 +95,8 @@ class Stepper:
 
     def settle_alone(self, groups: list[Group], states: States, init_group: InitGroup, only: int) -> None:
         hide_all(states)
+        if self.common is not None:
+            self.common.take(groups)
         update = self.update
         if update is None or not self.reread(groups, states):
             update = self.make_update(groups, states, init_group)
@@ -106,6 +110,9 @@ class Stepper:
         if not done and update.before:  # It was skipped, and leaves no states behind.
             update.drop_made_states(states)
             self.forget()
+        elif done and self.common is not None:
+            self.common.give(groups)
+            update.note_values(groups)
 
     def alone(self, function: Callable[[], Result]) -> Result:
         """The result of `function()`, with all steps kept out. It may call this again.
@@ -137,6 +144,8 @@ class Stepper:
             self.update, self.walk = update, update.single
             if self.walk is not None and self.exchange is not None:
                 self.walk = GuardedWalk(self.walk, self.exchange)
+            if self.walk is not None and self.common is not None:
+                self.walk = CommonWalk(self.walk, self.common, update.note_values)
         finally:
             self.counts_on_device = self.update is not None and any(each.on_device for each in self.update.rounds)
         return update

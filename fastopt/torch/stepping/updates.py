@@ -12,11 +12,11 @@ from ...step.param_storage import operand_names
 from ...step.storage import REST
 from . import devices, shards, tensors
 from .coded_states import CodedState, encoded, stored_tensor, stored_tensors
+from .common import check_groups
 from .device_rounds import DeviceRound
 from .entries import Entry, assign_rounds
 from .exchange import Exchange
 from .host import Group, Host, InitGroup, States
-from .hyperparameters import read_hyperparameters
 from .rounds import Contents, Round
 from .states import (
     StateNumbers,
@@ -53,7 +53,7 @@ class Update:
     ) -> None:
         self.host = host
         self.exchange = exchange
-        self.hyperparameters = [read_hyperparameters(host.name, host.spec, group) for group in groups]
+        self.hyperparameters = check_groups(host.name, host.spec, groups)
         self.names = state_names(host.spec, host.counts_steps)
         self.optional = optional_states(host.spec)
         labels = tensors.labels(groups)
@@ -311,6 +311,7 @@ class Update:
         options = self.host.options
         wanted = [f"max_grad_norm={options['max_grad_norm']!r}"] * (options["max_grad_norm"] is not None)
         wanted += [f"nonfinite={options['nonfinite']!r}"] * (options["nonfinite"] != "propagate")
+        wanted += ["a rule with sums over all parameters"] * self.host.spec.has_sums_over_all
         if self.exchange is not None and options["clip_norm"] is not None:
             wanted.append(f"clip_norm={options['clip_norm']!r} of DTensors")
         if self.exchange is not None and self.exchange.n_sums:
@@ -336,8 +337,9 @@ class Update:
         if len(groups) != len(self.hyperparameters):
             return False
         spec = self.host.spec
-        for index, group in enumerate(groups):
-            known, values = self.hyperparameters[index], read_hyperparameters(self.host.name, spec, group)
+        found = check_groups(self.host.name, spec, groups)
+        for index, (group, values) in enumerate(zip(groups, found, strict=True)):
+            known = self.hyperparameters[index]
             if values != known:
                 if spec.rule(values) != spec.rule(known):
                     return False
@@ -347,9 +349,14 @@ class Update:
                 self.hyperparameters[index] = values
                 if self.host.early:
                     follow_hyperparameters(self.host, states, group["params"], values)
+        self.note_values(groups)
+        return True
+
+    def note_values(self, groups: list[Group]) -> None:
+        """Have walks know the values in groups as they now are, which were taken over or which a step has written."""
+        for index, group in enumerate(groups):
             for each in self.rounds:
                 each.set_known_values(index, group)
-        return True
 
     def look(self, groups: list[Group], states: States, only: int) -> list[Replacements] | None:
         """For each round the copies of gradients that it cannot read as they are; None if this is out of date.
