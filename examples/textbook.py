@@ -89,6 +89,34 @@ def nadam(params, grads, mean, mean_square, beta1, rest1, beta2, rest2, mean_rat
     params -= (mean_rate * mean + grad_rate * grads) / (np.sqrt(mean_square) / root + eps)
 
 
+def adam_cautious(  # type: ignore[no-untyped-def]
+    params, grads, mean, mean_square, beta1, rest1, beta2, rest2, decay, selective, mean_rate, grad_rate, root, eps
+):
+    """Adam, and NAdam with a `grad_rate`, without the elements of the update that do not go along the gradient."""
+    mean *= beta1
+    mean += rest1 * grads
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    step = (mean_rate * mean + grad_rate * grads) / (np.sqrt(mean_square) / root + eps)
+    kept = step * grads > 0
+    step *= kept
+    step /= max(np.sum(kept) / max(grads.size, 1), 0.001)
+    if selective:
+        params -= (step * params >= 0) * (decay * params)
+    else:
+        params -= decay * params
+    params -= step
+
+
+def adam_selective(params, grads, mean, mean_square, beta1, rest1, beta2, rest2, decay, rate, root, eps):  # type: ignore[no-untyped-def]
+    mean *= beta1
+    mean += rest1 * grads
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    params -= (mean * params >= 0) * (decay * params)
+    params -= rate * mean / (np.sqrt(mean_square) / root + eps)
+
+
 def radam(params, grads, mean, mean_square, beta1, rest1, beta2, rest2, rectified, rate, eps):  # type: ignore[no-untyped-def]
     mean *= beta1
     mean += rest1 * grads
@@ -103,6 +131,27 @@ def radam(params, grads, mean, mean_square, beta1, rest1, beta2, rest2, rectifie
 def lion(params, grads, mean, beta1, rest1, beta2, rest2, keep, lr):  # type: ignore[no-untyped-def]
     if keep != 1:
         params *= keep
+    params -= lr * np.sign(beta1 * mean + rest1 * grads)
+    mean *= beta2
+    mean += rest2 * grads
+
+
+def lion_cautious(params, grads, mean, beta1, rest1, beta2, rest2, decay, selective, lr):  # type: ignore[no-untyped-def]
+    step = np.sign(beta1 * mean + rest1 * grads)
+    kept = step * grads > 0
+    step *= kept
+    step /= max(np.sum(kept) / max(grads.size, 1), 0.001)
+    if selective:
+        params -= (step * params >= 0) * (decay * params)
+    else:
+        params -= decay * params
+    params -= lr * step
+    mean *= beta2
+    mean += rest2 * grads
+
+
+def lion_selective(params, grads, mean, beta1, rest1, beta2, rest2, decay, lr):  # type: ignore[no-untyped-def]
+    params -= ((beta1 * mean + rest1 * grads) * params >= 0) * (decay * params)
     params -= lr * np.sign(beta1 * mean + rest1 * grads)
     mean *= beta2
     mean += rest2 * grads
@@ -334,12 +383,24 @@ class Adam(Textbook):
 
     update: Callable[..., None] = staticmethod(adam)
     weight_decay = 0.0
+    cautious = selective = False
 
     def __init__(
-        self, params: np.ndarray, lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        params: np.ndarray,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        cautious: bool = False,
     ) -> None:
         super().__init__(params, 2)
         self.lr, self.betas, self.eps = lr, betas, eps
+        self.set_caution(cautious, False)
+
+    def set_caution(self, cautious: bool, selective: bool) -> None:
+        self.cautious, self.selective = cautious, selective
+        if cautious or selective:
+            self.update = adam_cautious if cautious else adam_selective
 
     @property
     def averaging(self) -> tuple[float, float, float, float]:
@@ -358,8 +419,11 @@ class Adam(Textbook):
         return self.lr / (1 - self.betas[0] ** self.steps)
 
     def numbers(self) -> tuple[float, ...]:
-        keep = 1 - self.lr * self.weight_decay
-        return *self.averaging, keep, self.rate, math.sqrt(self.correction), self.eps
+        decay = self.lr * self.weight_decay
+        end = (math.sqrt(self.correction), self.eps)
+        if self.cautious:
+            return *self.averaging, decay, float(self.selective), self.rate, 0.0, *end
+        return *self.averaging, decay if self.selective else 1 - decay, self.rate, *end
 
 
 class AdamW(Adam):
@@ -372,9 +436,12 @@ class AdamW(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
+        cautious: bool = False,
+        cautious_weight_decay: bool = False,
     ) -> None:
         super().__init__(params, lr, betas, eps)
         self.weight_decay = weight_decay
+        self.set_caution(cautious, cautious_weight_decay)
 
 
 class RMSprop(Textbook):
@@ -453,8 +520,9 @@ class NAdam(Adam):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         momentum_decay: float = 4e-3,
+        cautious: bool = False,
     ) -> None:
-        super().__init__(params, lr, betas, eps)
+        super().__init__(params, lr, betas, eps, cautious)
         self.momentum_decay = momentum_decay
         self.product = 1.0
 
@@ -466,7 +534,8 @@ class NAdam(Adam):
         self.product *= now
         mean_rate = self.lr * following / (1 - self.product * following)
         grad_rate = self.lr * (1 - now) / (1 - self.product)
-        return *self.averaging, mean_rate, grad_rate, math.sqrt(self.correction), self.eps
+        decay = (0.0, 0.0) if self.cautious else ()
+        return *self.averaging, *decay, mean_rate, grad_rate, math.sqrt(self.correction), self.eps
 
 
 class RAdam(Adam):
@@ -512,9 +581,19 @@ class Lion(Textbook):
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.0,
+        cautious: bool = False,
+        cautious_weight_decay: bool = False,
     ) -> None:
         super().__init__(params, 1)
-        self.coefficients = (betas[0], 1 - betas[0], betas[1], 1 - betas[1], 1 - lr * weight_decay, lr)
+        averaging, decay = (betas[0], 1 - betas[0], betas[1], 1 - betas[1]), lr * weight_decay
+        if cautious:
+            self.update = lion_cautious
+            self.coefficients = (*averaging, decay, float(cautious_weight_decay), lr)
+        elif cautious_weight_decay:
+            self.update = lion_selective
+            self.coefficients = (*averaging, decay, lr)
+        else:
+            self.coefficients = (*averaging, 1 - decay, lr)
 
 
 class AdaBelief(Adam):

@@ -16,7 +16,7 @@ import pytest
 
 import fastopt
 from fastopt.definitions.conventions import conventions_of, spec_of
-from fastopt.definitions.specs import SPECS, Spec
+from fastopt.definitions.specs import CAUTION, SPECS, Spec
 from fastopt.examples.textbook import TEXTBOOK
 
 
@@ -29,9 +29,22 @@ DTYPES = (np.float32, np.float64)
 BACKENDS = ("cython", "numba", "reference")
 
 # Values that switch a variant on, and what else makes a rule do all that it can.
-TURNED_ON: dict[str, Any] = {"momentum": 0.9, "nesterov": True, "amsgrad": True, "centered": True}
-EXCLUDED = ({"nesterov": True, "momentum": 0.0}, {"nesterov": True, "amsgrad": True})
-"""Variants that no optimizer has together."""
+TURNED_ON: dict[str, Any] = {
+    "momentum": 0.9,
+    "nesterov": True,
+    "amsgrad": True,
+    "centered": True,
+    "cautious": True,
+    "cautious_weight_decay": True,
+}
+EXCLUDED = (
+    {"nesterov": True, "momentum": 0.0},
+    {"nesterov": True, "amsgrad": True},
+    {"cautious": True, "cautious_weight_decay": False, "amsgrad": True},
+    {"cautious": False, "cautious_weight_decay": True, "amsgrad": True},
+    {"cautious": True, "cautious_weight_decay": True, "amsgrad": False},
+)
+"""Variants that no optimizer has together; and what AdamW's other variants of its cautious rules cover."""
 FULL: dict[str, Any] = {
     "weight_decay": 0.03,
     "lr": 0.02,
@@ -96,6 +109,16 @@ class Case:
         return spec_of(self.optimizer, self.options.get("convention", "torch"))
 
     @property
+    def values(self) -> dict[str, Any]:
+        """All hyperparameters."""
+        return {name: self.options.get(name, default) for name, default in self.spec.defaults.items()}
+
+    @property
+    def has_sums(self) -> bool:
+        """Whether a step adds up whole parameters before it updates them."""
+        return self.spec.terms(self.values) is not None
+
+    @property
     def in_torch(self) -> bool:
         """Whether torch.optim can do it."""
         if not self.spec.in_torch or self.spec.convention != "torch":
@@ -141,7 +164,8 @@ def _cases() -> list[Case]:
     for spec in SPECS.values():
         signature = inspect.signature(getattr(fastopt, spec.name)).parameters
         for variant in _variants(spec):
-            for extra in EXTRAS:
+            cautious = any(name in variant for name in CAUTION)
+            for extra in EXTRAS[:1] if cautious else EXTRAS:
                 if all(name in spec.defaults and name in signature for name in extra):
                     cases.append(Case(spec.name, {**variant, **extra}))
     return cases

@@ -10,7 +10,7 @@ import torch
 from cases import VARIANTS, Case
 from torch import Tensor
 from torch.nn import Parameter
-from torch_peers import TORCH, rounding, torch_options
+from torch_peers import IN_TORCH, TORCH, rounding, torch_options
 
 import fastopt.torch
 from fastopt.definitions.specs import SPECS
@@ -22,7 +22,7 @@ CLASSES = tuple(SPECS)
 
 Situation = Callable[[torch.optim.Optimizer, list[Parameter]], Any]
 
-_fullest = {case.optimizer: case for case in VARIANTS}
+_fullest = {case.optimizer: case for case in VARIANTS if case in IN_TORCH}
 MAIN = [case for case in VARIANTS if not case.spec.counts_steps or case is _fullest[case.optimizer]]
 """Every class with all that it can do switched on, and all variants of those that may have no state."""
 

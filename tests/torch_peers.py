@@ -18,7 +18,7 @@ from torch.testing._internal.common_optimizers import (
 )
 from torch_textbook import CLASSES
 
-from fastopt.definitions.specs import SPECS, Spec
+from fastopt.definitions.specs import CAUTION, SPECS, Spec
 
 CarryIn = Callable[[str, torch.dtype], object]
 """The fixture `carry_in`: an optimizer's name, and the dtype of what torch carries for it from step to step."""
@@ -46,6 +46,9 @@ NOT_IN_TORCH = [spec for spec in SPECS.values() if not spec.in_torch]
 
 IN_TORCH = [case for case in CASES if case.in_torch or not SPECS[case.optimizer].in_torch]
 """What `TORCH` can do."""
+
+NATIVE = [case for case in CASES if case in IN_TORCH or not {*case.options}.isdisjoint(CAUTION)]
+"""What the classes of `fastopt.torch` can do."""
 
 
 @contextmanager

@@ -8,13 +8,13 @@ Formulas: docs/conventions.md. Sources: Keras 3.15, tf.keras.optimizers.legacy a
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from .specs import SPECS, Spec, adaptive
+from .specs import CAUTION, SPECS, Spec
 
 FRAMEWORKS = {
     "torch": "PyTorch",
@@ -79,8 +79,31 @@ def _check_alpha_below_one(values: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _without(spec: Spec, names: tuple[str, ...]) -> Spec:
+    """A spec without some hyperparameters and the variants that they switch on."""
+    kept = [index for index, variant in enumerate(spec.variants) if variant not in names]
+    rules = {
+        tuple(key[index] for index in kept): rule
+        for key, rule in spec.rules.items()
+        if not any(switch for index, switch in enumerate(key) if index not in kept)
+    }
+    left = set(rules.values())
+    return replace(
+        spec,
+        defaults={key: value for key, value in spec.defaults.items() if key not in names},
+        variants=tuple(spec.variants[index] for index in kept),
+        rules=rules,
+        summing=None if spec.summing in names else spec.summing,
+        **{table: _only(left, getattr(spec, table)) for table in ("of_rules", "costs", "proximal", "exact")},
+    )
+
+
+def _only(keys: Container[str], table: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key in keys}
+
+
 def _adam_of_optax(called: str, **defaults: float) -> Difference:
-    own = SPECS["Adam"]
+    own, nadam = (_without(SPECS[name], CAUTION) for name in ("Adam", "NAdam"))
     return Difference(
         called,
         {"eps_root": 0.0, "nesterov": False, **defaults},
@@ -88,8 +111,8 @@ def _adam_of_optax(called: str, **defaults: float) -> Difference:
             "coefficients": "adam_optax",
             "variants": ("amsgrad", "nesterov"),
             "rules": {(False, False): "adam", (True, False): "adam_amsgrad", (False, True): "nadam"},
-            "costs": {**own.costs, **SPECS["NAdam"].costs},
-            "proximal": {**own.proximal, "nadam": adaptive("exp_avg_sq")},
+            "costs": {**own.costs, **nadam.costs},
+            "proximal": {**own.proximal, **nadam.proximal},
             "check": _check_amsgrad_or_nesterov,
         },
     )
@@ -274,7 +297,7 @@ def spec_of(name: str, convention: str) -> Spec:
             reason = f"{FRAMEWORKS[convention]} has no {name}"
         why = f": {reason}" if reason else ""
         raise ValueError(f"unknown convention for {name}: {convention!r}{why} (expected one of {known})")
-    own = _without(SPECS[name], found.without)
+    own = _without(SPECS[name], (*found.without, *CAUTION))
     changed: dict[str, Any] = {
         "convention": convention,
         "defaults": {**own.defaults, **found.defaults},
@@ -282,18 +305,6 @@ def spec_of(name: str, convention: str) -> Spec:
         **found.spec,
     }
     return replace(own, **changed)
-
-
-def _without(spec: Spec, names: tuple[str, ...]) -> Spec:
-    """A spec without some hyperparameters and the variants that they switch on."""
-    kept = [index for index, variant in enumerate(spec.variants) if variant not in names]
-    rules = {
-        tuple(key[index] for index in kept): rule
-        for key, rule in spec.rules.items()
-        if not any(switch for index, switch in enumerate(key) if index not in kept)
-    }
-    defaults = {key: value for key, value in spec.defaults.items() if key not in names}
-    return replace(spec, defaults=defaults, variants=tuple(spec.variants[index] for index in kept), rules=rules)
 
 
 def conventions_of(name: str) -> tuple[str, ...]:

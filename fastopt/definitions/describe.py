@@ -139,11 +139,15 @@ def _texts(spec: Spec, values: Mapping[str, Any], wanted: set[str]) -> list[tupl
 
 def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -> Lines:
     """All assignments of one update, in order; unless `name_all`, only assignments to the parameter and the states."""
+    rule = spec.rule(values)
     functions = dict(registry.coefficient_functions())
     functions |= {each.name: each for each in registry.functions_of_coefficients(spec.coefficients)}
-    loop = registry.loop(spec.rule(values))
+    loop = registry.loop(rule)
     kept = None if name_all else {"param", *_states(spec, values)}
-    environment: dict[str, ast.expr] = {name: ast.Constant(0) for name in functions[spec.coefficients].arguments}
+    stages = spec.stages(rule)
+    environment: dict[str, ast.expr] = {
+        name: ast.Constant(0) for stage in stages[1:] for name in functions[stage].arguments
+    }
     environment |= {name: ast.Constant(value) for name, value in spec.numbers(values).items()}
     environment |= {
         "step": ast.Name("t"),
@@ -158,18 +162,19 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
         lines.append(("lr", _simplified(_call(functions["decayed_rate"], given, functions))))
         lr = ast.Name("lr")
     environment["lr"] = lr
-    terms = registry.terms(spec.rule(values))
+    terms = spec.terms(values)
     sums = () if terms is None else terms.names
     environment |= {name: ast.Name(name) for name in (*sums, NUMEL)}
     results: dict[str, ast.expr] = {}
-    for name in (spec.regularize, spec.coefficients):
+    for name in stages:
         seen = dict(environment)  # each sees the hyperparameters, not the other's results
         lines += _run(functions[name], seen, functions, kept)
         results |= {result: seen[result] for result in functions[name].returned_names}
     environment |= results
     rules = {each.name: each for each in loop.functions}
     grad: ast.expr = ast.Name("grad")
-    for function, arguments, _ in loop.calls:
+    n_before = 0
+    for function, arguments, targets in loop.calls:
         inner = {
             own: environment.get(given.removesuffix("_i"), ast.Name(given.removesuffix("_i")))
             for own, given in zip(function.arguments, arguments, strict=True)
@@ -182,26 +187,43 @@ def _assignments(spec: Spec, values: Mapping[str, Any], name_all: bool = True) -
         }
         lines += _run(function, inner, rules, kept)
         grad = inner.get("grad", grad)
+        if set(targets) <= set(loop.local_names):
+            n_before = len(lines)
     if terms is None:
         return lines
-    return _with_sums(lines, terms, environment, spec, values)
+    return _with_sums(lines, n_before, terms, environment, spec, values)
 
 
 def _with_sums(
-    lines: Lines, terms: Terms, environment: Mapping[str, ast.expr], spec: Spec, values: Mapping[str, Any]
+    lines: Lines,
+    n_before: int,
+    terms: Terms,
+    environment: Mapping[str, ast.expr],
+    spec: Spec,
+    values: Mapping[str, Any],
 ) -> Lines:
-    """The lines of an update, and those of the rule's sums before the first line that needs them."""
+    """The lines of an update, and those of the rule's sums before the first line that needs them.
+
+    Lines that do not depend on sums come first, unless they are lines of the rule, those from `n_before` on, that
+    change what a sum or another line reads before.
+    """
     known = {(name, ast.dump(expression)) for name, expression in lines}
     loop = registry.loop(registry.terms_name(spec.rule(values)))
     functions = {each.name: each for each in loop.functions}
     inner: dict[str, ast.expr] = {}
     added: Lines = []
+    read_before: set[str] = set()
     names = iter(terms.names)
     kinds = iter(zip(terms.reductions, terms.over_all, strict=True))
     for function in terms.functions:
         inner = {name: environment.get(name, ast.Name(name)) for name in function.arguments}
         inner |= {name: ast.Name(name) for name in loop.operands if name in function.arguments}
         found = _run(function, inner, functions)
+        assigned_before: set[str] = set()
+        for name, expression in found:
+            if (name, ast.dump(expression)) not in known:
+                read_before |= _names(expression) - assigned_before
+            assigned_before.add(name)
         results = set(function.returned_names)
         added += [each for each in found if each[0] not in results and (each[0], ast.dump(each[1])) not in known]
         assigned = dict(found)
@@ -212,13 +234,18 @@ def _with_sums(
                 term = ast.BinOp(term, ast.Pow(), ast.Constant(2))
             added.append((next(names), ast.Call(ast.Name("sum_over_all" if over_all else "sum"), [term], [])))
     dependent, first, later = set(terms.names), [], []
-    for name, expression in lines:
-        if {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)} & dependent:
+    for index, (name, expression) in enumerate(lines):
+        if _names(expression) & dependent or (index >= n_before and name in read_before):
             dependent.add(name)
+            read_before |= _names(expression)
             later.append((name, expression))
         else:
             first.append((name, expression))
     return [*first, *added, *later]
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
 
 
 def _run(
@@ -357,6 +384,8 @@ class _Simplification(ast.NodeTransformer):
 
     def visit_Compare(self, node: ast.Compare) -> ast.AST:
         self.generic_visit(node)
+        if _number(node.comparators[0]) == 0:
+            node.left = _without_factor(node.left)
         left, right = _number(node.left), _number(node.comparators[0])
         if isinstance(node.ops[0], ast.Eq) and _same(node.left, node.comparators[0]):
             return ast.Constant(True)  # false for a NaN only
@@ -396,6 +425,15 @@ class _Simplification(ast.NodeTransformer):
             if _same(pair[0], if_true) and _same(pair[1], if_false):
                 return ast.Call(ast.Name("max"), pair, [])
         return ast.IfExp(condition, if_true, if_false)
+
+
+def _without_factor(node: ast.expr) -> ast.expr:
+    """A product without a positive number that it begins with: its sign is the same."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        if (_number(node.left) or 0) > 0:
+            return node.right
+        return ast.BinOp(_without_factor(node.left), node.op, node.right)
+    return node
 
 
 def _simplified(node: ast.expr) -> ast.expr:

@@ -176,6 +176,8 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         _flag("use_clipping"),
         _flag("no_prox"),
         _flag("always_adapt"),
+        _flag("cautious"),
+        _flag("cautious_weight_decay"),
         _at_least_zero("trust_coeff", "trust_coeff value"),
         _at_least_zero("lambd", "lambd value"),
         _at_least_zero("t0", "t0 value"),

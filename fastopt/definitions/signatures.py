@@ -15,7 +15,7 @@ from typing import Any
 from ..kernels.formulas import registry
 from ..kernels.formulas.dialect import Function
 from ..kernels.formulas.rule_sums import arguments_for
-from .specs import SPECS, Spec
+from .specs import CAUTION, SPECS, Spec
 
 GRAD_SCALE = "grad_scale"
 """The argument of every update that divides the gradient."""
@@ -87,13 +87,14 @@ class Signature:
     def stages(self) -> list[tuple[Function, dict[str, str]]]:
         """The coefficient functions, in order, and each of their arguments: a name, or a number as text."""
         stages = []
-        for name in (self.spec.regularize, self.spec.coefficients):
+        scaling, *_ = names = self.spec.stages(self.rule)
+        for name in names:
             function = registry.coefficient_function(name)
             passed = {}
             for argument in function.arguments:
                 known = argument in self.hyperparameters or argument == "step" or argument in self.spec.carried
                 passed[argument] = argument if known else repr(float(self.fixed.get(argument, 0.0)))
-            if name == self.spec.regularize:
+            if name == scaling:
                 passed["update_divisor"] = GRAD_SCALE
             stages.append((function, passed))
         return stages
@@ -114,7 +115,7 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
     if callable(values.get("lr")):
         raise TypeError(f"lr must be a number, got {values['lr']!r}; call a schedule's `jit` in the loop")
     rule = spec.rule(values)
-    if spec.has_sums:
+    if spec.terms(values) is not None:
         raise ValueError(no_single_updates(spec))
     numbers = {"lr": values.get("lr", 0.0), **_IN_GENERAL, **spec.numbers(values)}
     function = registry.coefficient_function(spec.coefficients)
@@ -149,7 +150,10 @@ def signature(spec: Spec, options: Mapping[str, Any], required: Iterable[str] = 
 def no_single_updates(spec: Spec) -> str:
     """What to say where an update of one array is asked for, by itself."""
     instead = "the class itself" if spec.custom else f"fastopt.{spec.name} or fastopt.torch.{spec.name}"
-    return f"{spec.name} adds up whole parameters before it updates them, which single updates do not; use {instead}"
+    return (
+        f"{spec.that_adds(spec.name)} adds up whole parameters before it updates them, which single updates do not; "
+        f"use {instead}"
+    )
 
 
 def _is_impossible(spec: Spec, values: Mapping[str, Any], name: str) -> bool:
@@ -168,6 +172,8 @@ def _signatures() -> Iterator[Signature]:
                 continue
             seen.add(rule)
             chosen = dict(zip(spec.variants, switches, strict=True))
+            if any(chosen.get(name) for name in CAUTION):
+                continue
             numeric = [name for name in chosen if not spec.hyperparameters[name].flag]
             # Any number above 0 gives the same signature: the caller of the update chooses the number.
             options = {name: (0.5 if switch else 0.0) if name in numeric else switch for name, switch in chosen.items()}
@@ -176,5 +182,5 @@ def _signatures() -> Iterator[Signature]:
 
 @functools.cache
 def signatures() -> dict[str, Signature]:
-    """The signature of every variant of every optimizer in PyTorch's convention, by name."""
+    """The signature of every variant of every optimizer in PyTorch's convention, by name; but those with caution."""
     return {each.name: each for each in _signatures()}

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 from ..kernels.formulas import registry
+from ..kernels.formulas.rule_sums import Terms
 from .hyperparameters import HYPERPARAMETERS, Hyperparameter, Hyperparameters, with_three_betas
 
 
@@ -29,7 +31,9 @@ class Spec:
     rules: the rule for each combination of truth values of the variants.
     coefficients: the optimizer's function in `kernels/formulas/coefficients.py`.
     regularize: the function in the same file that scales gradients and decays weights, before the rule.
-    constants: arguments of these two functions that are not hyperparameters.
+    of_rules: the functions in the same file for single rules, where they are not these two: see `stages`.
+    constants: arguments of these functions that are not hyperparameters.
+    summing: the hyperparameter without which a rule needs no sums, though it has some; by default there is none.
     fixed: hyperparameters that define the optimizer, so no argument sets them.
     initial: per state, the hyperparameter or the number that it starts with; a state without an entry starts at 0.
     starts_as_param: the states that start as a copy of the parameter. Memory has that copy from the beginning, but the
@@ -68,6 +72,8 @@ class Spec:
     coefficients: str
     costs: Mapping[str, tuple[float, float]]
     regularize: str = "regularize"
+    of_rules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    summing: str | None = None
     variants: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
@@ -115,17 +121,24 @@ class Spec:
             raise ValueError(f"prox is not possible with {self.name}: its updates have no rate to do it with")
         return self.proximal[rule]
 
-    @property
-    def has_sums(self) -> bool:
-        """Whether a rule adds something up before its update; see `formulas.rule_sums`."""
-        return self.n_sums > 0
+    def stages(self, rule: str) -> tuple[str, ...]:
+        """The functions that compute a rule's coefficients, in order; the first scales gradients and decays weights."""
+        return self.of_rules.get(rule, (self.regularize, self.coefficients))
+
+    def terms(self, values: Mapping[str, Any]) -> Terms | None:
+        """What an update with these hyperparameters adds up before it; None if nothing. See `formulas.rule_sums`."""
+        if self.summing is not None and not values[self.summing]:
+            return None
+        return registry.terms(self.rule(values))
+
+    def that_adds(self, owner: str) -> str:
+        """What adds something up, for messages; `owner` is the name of the class."""
+        return owner if self.summing is None else f"{owner} with {self.summing}=True"
 
     @property
-    def n_sums(self) -> int:
-        """The largest number of sums that a rule has."""
-        return max(
-            (len(terms.names) for rule in self.rules.values() if (terms := registry.terms(rule)) is not None), default=0
-        )
+    def has_sums(self) -> bool:
+        """Whether updates add something up whatever the hyperparameters are."""
+        return self.summing is None and any(registry.terms(rule) is not None for rule in self.rules.values())
 
     @property
     def has_sums_over_all(self) -> bool:
@@ -202,6 +215,41 @@ _DECAY = {"decoupled_weight_decay": False, **_EVERYWHERE}
 _ALWAYS_DECOUPLED = {**_EVERYWHERE, "decoupled_weight_decay": True}
 
 
+CAUTION = ("cautious", "cautious_weight_decay")
+"""Hyperparameters of fastopt's own: after all others, and by keyword only."""
+
+_CAUTION_OF = {"Adam": CAUTION[:1], "AdamW": CAUTION, "NAdam": CAUTION[:1], "Lion": CAUTION}
+_CAUTIOUS_RULES = {
+    "adam": ("adam_cautious", (0.33, 0.91)),
+    "adam_amsgrad": ("adam_cautious_amsgrad", (0.34, 0.92)),
+    "nadam": ("adam_cautious", (0.33, 0.91)),
+    "lion": ("lion_cautious", (0.20, 0.31)),
+}
+"""For each rule the cautious one that takes its place, and its costs."""
+
+
+def _with_caution(spec: Spec) -> Spec:
+    """The same optimizer with its hyperparameters for caution, if it has some."""
+    flags = _CAUTION_OF.get(spec.name, ())
+    if not flags:
+        return spec
+    rules = {rule: _CAUTIOUS_RULES[rule][0] for rule in spec.costs}
+    return replace(
+        spec,
+        defaults={**spec.defaults, **dict.fromkeys(flags, False)},
+        variants=(*spec.variants, *flags),
+        rules={
+            (*key, *switches): rules[rule] if any(switches) else rule
+            for key, rule in spec.rules.items()
+            for switches in product((False, True), repeat=len(flags))
+        },
+        of_rules=dict.fromkeys(rules.values(), ("regularize_cautious", spec.coefficients, "caution")),
+        summing="cautious",
+        costs={**spec.costs, **{rules[rule]: _CAUTIOUS_RULES[rule][1] for rule in rules}},
+        proximal={**spec.proximal, **{rules[rule]: step for rule, step in spec.proximal.items()}},
+    )
+
+
 def _adam(name: str, defaults: Hyperparameters, fixed: tuple[str, ...] = ()) -> Spec:
     return Spec(
         name,
@@ -217,7 +265,7 @@ def _adam(name: str, defaults: Hyperparameters, fixed: tuple[str, ...] = ()) -> 
 
 
 SPECS: dict[str, Spec] = {
-    spec.name: spec
+    spec.name: _with_caution(spec)
     for spec in (
         Spec(
             "SGD",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .specs import SPECS, Spec
+from .specs import CAUTION, SPECS, Spec
 
 _HEADER = "# Written by setup.py from the table of specs (definitions/stubs.py); never edited, never committed.\n"
 
@@ -44,7 +44,8 @@ def _torch_classes() -> str:
 def _torch_class(spec: Spec) -> str:
     if spec.in_torch:
         return f"class {spec.name}(NativeOptimizer, torch.optim.{spec.name}): ...\n"
-    values = [(name, spec.defaults[name]) for name in spec.arguments if name != "maximize"]
+    by_keyword = ("maximize", *CAUTION)
+    values = [(name, spec.defaults[name]) for name in spec.arguments if name not in by_keyword]
     arguments = [f"        {name}: {_type(name, value)} = {_default(value)}," for name, value in values]
     return "\n".join(
         (
@@ -55,7 +56,7 @@ def _torch_class(spec: Spec) -> str:
             *arguments,
             "        *,",
             "        foreach: bool | None = None,",
-            "        maximize: bool = False,",
+            *(f"        {name}: bool = False," for name in by_keyword if name in spec.defaults),
             "        **options: Any,",
             "    ) -> None: ...\n",
         )

@@ -25,7 +25,12 @@ def __getattr__(name: str) -> Any:
     else:
         value = states.find(name)
         if value is None:
-            with_sums = [spec for spec in SPECS.values() if spec.has_sums and name.split("_")[0] == spec.name.lower()]
+            optimizer, *variant = name.split("_")
+            with_sums = [
+                spec
+                for spec in SPECS.values()
+                if optimizer == spec.name.lower() and (spec.has_sums or spec.summing in variant)
+            ]
             why = f": {no_single_updates(with_sums[0])}" if with_sums else ""
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}{why}")
     globals()[name] = value

@@ -58,7 +58,7 @@ def _literal(signature: Signature, name: str, value: float) -> str:
 
 def stages_called(signature: Signature) -> tuple[str, ...]:
     """The names of the coefficient functions that an update calls."""
-    return (signature.spec.regularize, signature.spec.coefficients, *(["decayed_rate"] if _decays(signature) else []))
+    return (*signature.spec.stages(signature.rule), *(["decayed_rate"] if _decays(signature) else []))
 
 
 def _decays(signature: Signature) -> bool:

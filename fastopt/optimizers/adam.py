@@ -38,6 +38,9 @@ class Adam(Optimizer):
         At least 0; added to the gradient. See `AdamW` for the other kind.
     amsgrad: bool, default False
         Fixed by the states: it can be turned off later, not on.
+    cautious: bool, default False
+        Step only the elements whose m has the sign of g, and divide the others' steps by their share in the parameter,
+        or by 0.001 if it is less. Not with another `convention`.
     decoupled_weight_decay: bool, default False
         Shrink the parameter by lr * weight_decay instead: p = p * (1 - lr * weight_decay) before the update.
     eps_root, nesterov: with `convention="optax"`
@@ -46,7 +49,7 @@ class Adam(Optimizer):
     Notes
     -----
     State: `step`, `exp_avg` (m), `exp_avg_sq` (v), and with amsgrad `max_exp_avg_sq`. Bytes moved a float32 parameter:
-    28, with amsgrad 36. The corrections are computed in float64, and taken together with lr and eps before the loop, so
+    28, with amsgrad 36, and 8 more with `cautious`, which reads g and m twice. The corrections are computed in float64, and taken together with lr and eps before the loop, so
     results differ from torch's in the last bits.
 
     Examples
@@ -64,7 +67,7 @@ class Adam(Optimizer):
     References
     ----------
     torch.optim.Adam; Kingma and Ba, Adam: a method for stochastic optimization, 2014, arXiv:1412.6980; Reddi et al., On
-    the convergence of Adam and beyond, 2018 (amsgrad).
+    the convergence of Adam and beyond, 2018 (amsgrad); Liang et al., Cautious optimizers, 2024, arXiv:2411.16085.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Adam(Optimizer):
         *,
         maximize: bool = default(False),
         decoupled_weight_decay: bool = default(False),
+        cautious: bool = default(False),
         **options: Unpack[NesterovOptions],
     ) -> None:
         super().__init__(
@@ -90,6 +94,7 @@ class Adam(Optimizer):
                 "amsgrad": amsgrad,
                 "maximize": maximize,
                 "decoupled_weight_decay": decoupled_weight_decay,
+                "cautious": cautious,
             },
             options,
         )

@@ -28,10 +28,13 @@ class AdamW(Adam):
     ----------
     params, maximize, options
         See `fastopt.Optimizer`.
-    lr, betas, eps, amsgrad
+    lr, betas, eps, amsgrad, cautious
         See `Adam`.
     weight_decay: float, default 1e-2
         At least 0.
+    cautious_weight_decay: bool, default False
+        Decay only the elements that the update moves towards zero or not at all, those with m * p >= 0. With
+        `cautious`, elements that are not stepped are among them. Not with another `convention`.
     eps_root, nesterov: with `convention="optax"`
         What is added under the root (0); Nesterov's momentum, without NAdam's schedule (False).
 
@@ -49,7 +52,8 @@ class AdamW(Adam):
 
     References
     ----------
-    torch.optim.AdamW; Loshchilov and Hutter, Decoupled weight decay regularization, 2017, arXiv:1711.05101.
+    torch.optim.AdamW; Loshchilov and Hutter, Decoupled weight decay regularization, 2017, arXiv:1711.05101; Chen et
+    al., Cautious weight decay, 2025, arXiv:2510.12402.
     """
 
     def __init__(
@@ -62,6 +66,8 @@ class AdamW(Adam):
         amsgrad: bool = default(False),
         *,
         maximize: bool = default(False),
+        cautious: bool = default(False),
+        cautious_weight_decay: bool = default(False),
         **options: Unpack[NesterovOptions],
     ) -> None:
         Optimizer.__init__(
@@ -74,6 +80,8 @@ class AdamW(Adam):
                 "weight_decay": weight_decay,
                 "amsgrad": amsgrad,
                 "maximize": maximize,
+                "cautious": cautious,
+                "cautious_weight_decay": cautious_weight_decay,
                 "decoupled_weight_decay": True,
             },
             options,

@@ -35,10 +35,16 @@ class Lion(Optimizer):
         How much of m counts in the step, and how much of it stays; each at least 0 and less than 1.
     weight_decay: float, default 0
         At least 0. Always of this kind (`decoupled_weight_decay`).
+    cautious: bool, default False
+        Step only the elements whose step has the sign of g, and divide their steps by their share in the parameter, or
+        by 0.001 if it is less. Not with another `convention`.
+    cautious_weight_decay: bool, default False
+        Decay only the elements that the step moves towards zero or not at all. With `cautious`, elements that are not
+        stepped are among them. Not with another `convention`.
 
     Notes
     -----
-    State: `step`, `exp_avg` (m). Bytes moved a float32 parameter: 20. torch.optim has no Lion: with
+    State: `step`, `exp_avg` (m). Bytes moved a float32 parameter: 20, with `cautious` 28. torch.optim has no Lion: with
     `convention="torch"` this is the authors' own, for PyTorch.
 
     Examples
@@ -51,7 +57,9 @@ class Lion(Optimizer):
 
     References
     ----------
-    Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023; github.com/google/automl, lion_pytorch.py.
+    Chen et al., Symbolic discovery of optimization algorithms, NeurIPS 2023; github.com/google/automl, lion_pytorch.py;
+    Liang et al., Cautious optimizers, 2024, arXiv:2411.16085; Chen et al., Cautious weight decay, 2025,
+    arXiv:2510.12402.
     """
 
     def __init__(
@@ -62,6 +70,8 @@ class Lion(Optimizer):
         weight_decay: float = default(0.0),
         *,
         maximize: bool = default(False),
+        cautious: bool = default(False),
+        cautious_weight_decay: bool = default(False),
         **options: Unpack[Options],
     ) -> None:
         super().__init__(
@@ -71,6 +81,8 @@ class Lion(Optimizer):
                 "betas": betas,
                 "weight_decay": weight_decay,
                 "maximize": maximize,
+                "cautious": cautious,
+                "cautious_weight_decay": cautious_weight_decay,
             },
             options,
         )

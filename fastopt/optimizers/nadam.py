@@ -41,13 +41,15 @@ class NAdam(Optimizer):
         How fast mu_t grows, per step; at least 0.
     decoupled_weight_decay: bool, default False
         Shrink the parameter by lr * weight_decay instead: p = p * (1 - lr * weight_decay) before the update.
+    cautious: bool, default False
+        Step only the elements whose n has the sign of g; see `Adam`.
     eps_root: with `convention="optax"`
         What is added under the root (0). optax' nadam has no momentum_decay: mu_t is beta1 there.
 
     Notes
     -----
     State: `step`, `mu_product` (M, kept in float64; torch keeps it in float32), `exp_avg` (m), `exp_avg_sq` (v). Bytes
-    moved a float32 parameter: 28.
+    moved a float32 parameter: 28, with `cautious` 36.
 
     Examples
     --------
@@ -73,6 +75,7 @@ class NAdam(Optimizer):
         decoupled_weight_decay: bool = default(False),
         *,
         maximize: bool = default(False),
+        cautious: bool = default(False),
         **options: Unpack[RootEpsOptions],
     ) -> None:
         super().__init__(
@@ -85,6 +88,7 @@ class NAdam(Optimizer):
                 "momentum_decay": momentum_decay,
                 "decoupled_weight_decay": decoupled_weight_decay,
                 "maximize": maximize,
+                "cautious": cautious,
             },
             options,
         )

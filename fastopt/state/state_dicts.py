@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..checks import whole_number
-from ..definitions.specs import Spec
+from ..definitions.specs import CAUTION, Spec
 from ..kernels.engine.contract import SegmentRecords
 from ..step.common import read_common
 from ..step.operations import ACCUMULATOR, accumulates, begun_states, carried_numbers, extra_states, needs_count
@@ -199,7 +199,9 @@ def load(contents: Contents, loaded: Loaded) -> Contents:
 
 def _read_group(spec: Spec, group: Mapping[str, Any], saved: matching.SavedGroup) -> dict[str, Any]:
     label, given = f"param_groups[{saved.position}]", saved.values
-    known = {name: given.get(name, default) for name, default in spec.defaults.items()}
+    # What no other class has, other classes' state dicts and those of earlier versions do not say.
+    missing = {**spec.defaults, **{name: group[name] for name in CAUTION if name in spec.defaults}}
+    known = {name: given.get(name, default) for name, default in missing.items()}
     for key in given:
         of_others = (*TORCH_ONLY, *spec.common, *spec.of_authors)
         if key not in known and key not in (*of_others, *NOTES, *rate_changes.KEYS, "params", "param_names"):

@@ -206,6 +206,7 @@ def needs_count(state: str) -> bool:
 def programs(wanted: Iterable[Fused], spec: Spec, group: Mapping[str, Any]) -> dict[str, list[Named]]:
     """The operations of each program, in order."""
     found: dict[str, list[Named]] = {name: [] for name in PROGRAMS}
+    adds = spec.terms(group) is not None
     gradient = "grad"
     for each in wanted:
         name, operands = each.named(spec, group)
@@ -213,13 +214,11 @@ def programs(wanted: Iterable[Fused], spec: Spec, group: Mapping[str, Any]) -> d
             operands = {**operands, "grad": gradient}
         for program in each.programs:
             found[program].append((name, operands))
-        if each is RULE and registry.terms(name) is not None:
+        if adds and each is RULE:
             found["terms"].append((registry.terms_name(name), operands))
-        elif each.gradient and "update" in each.programs:
+        elif adds and each.gradient and "update" in each.programs:
             found["terms"].append((name, operands))
         gradient = each.gradient or gradient
-    if registry.terms(spec.rule(group)) is None:
-        found["terms"].clear()
     return found
 
 

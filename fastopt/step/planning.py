@@ -163,7 +163,8 @@ class Planner:
         wanted = wanted_operations(group, self.options)
         named = programs(wanted, self.spec, group)
         names = ("param", "grad", *self.spec.states(group), *extra_states(self.options))
-        stages, positions = self.stages(wanted, named, registry.terms(self.spec.rule(group)))
+        terms = self.spec.terms(group)
+        stages, positions = self.stages(wanted, named, self.spec.stages(self.spec.rule(group)), terms)
         updates = [each for each in wanted if "update" in each.programs]
         return Shape(
             reading=readers(wanted),
@@ -182,7 +183,7 @@ class Planner:
                 *(positions[each.coefficients or "", each.begun] for each in wanted if each.begun is not None),
             ),
             common=tuple(positions[self.spec.coefficients, name] for name in self.spec.common),
-            sums=self.sums(registry.terms(self.spec.rule(group))),
+            sums=self.sums(terms),
         )
 
     def sums(self, terms: Terms | None) -> tuple[RuleSum, ...]:
@@ -193,22 +194,29 @@ class Planner:
         return tuple(map(RuleSum, functions, terms.over_all))
 
     def stages(
-        self, wanted: Sequence[Fused], named: Mapping[str, Sequence[Named]], terms: Terms | None
+        self,
+        wanted: Sequence[Fused],
+        named: Mapping[str, Sequence[Named]],
+        of_rule: Sequence[str],
+        terms: Terms | None,
     ) -> tuple[tuple[StageShape, ...], Positions]:
-        """The coefficient functions that these operations need, and the place of each of their results."""
+        """The coefficient functions that these operations need, and the place of each of their results.
+
+        `of_rule` are those of the rule, see `Spec.stages`.
+        """
         used = {name for operations in named.values() for name, _ in operations}
         needed = {name for loop in used for name in registry.loop(loop).coefficients}
         around = (each.coefficients for each in wanted if each.coefficients is not None)
         stages: list[StageShape] = []
         positions: Positions = {}
         numbers_carried = tuple(carried_numbers(self.spec, self.options))
-        for name in dict.fromkeys((self.spec.regularize, self.spec.coefficients, *around)):
+        for name in dict.fromkeys((*of_rule, *around)):
             function = registry.coefficient_function(name)
             if not needed & set(function.returned_names):
                 continue
             for position, result in enumerate(function.returned_names):
                 positions[name, result] = (len(stages), position)
-            own = name == self.spec.coefficients
+            own = name in of_rule[1:]
             # A rule and what is around it never carry each other's numbers, even if they have the same names.
             found = zip(numbers_carried, _positions(name, numbers_carried), strict=True)
             carried = tuple(position if own == (number in self.spec.carried) else -1 for number, position in found)

@@ -28,6 +28,7 @@ def structure_key(spec: Spec, group: Mapping[str, Any], options: Mapping[str, An
     """
     return (
         spec.rule(group),
+        spec.terms(group) is None,
         BUILT_IN(options),
         *[structure(options[name]) for name, structure in OF_STEP],
         *[structure(group[name]) for name, structure in OF_GROUP],

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.optim import optimizer as torch_optimizer
 
 from ..checks import Fixed, flag
-from ..definitions.specs import SPECS, Spec
+from ..definitions.specs import CAUTION, SPECS, Spec
 from ..kernels.engine.contract import Progress
 from ..step.nonfinite import NonfiniteGradients
 from ..step.options import GROUP_OPTIONS, STEP_OPTIONS, check_group_options, read_step_options, words
@@ -214,7 +214,7 @@ class NativeOptimizer(SavedOptimizer):
         super().__init_subclass__(**kwargs)
         if NativeOptimizer in cls.__bases__:  # with torch's class beside it
             (torch_class,) = (each for each in cls.__bases__ if each is not NativeOptimizer)
-            cls.spec = torch_class.__dict__.get("spec") or SPECS[torch_class.__name__]
+            cls.spec = _spec_of(torch_class)
             cls.name = cls.__qualname__ if cls.spec.custom else f"fastopt.torch.{cls.spec.name}"
             cls.__init__ = _initializer(torch_class)  # type: ignore[method-assign]
 
@@ -301,6 +301,7 @@ class NativeOptimizer(SavedOptimizer):
             common.check_groups(self.name, self.spec, groups)
         for group in groups:
             hyperparameters.check_flags(self.name, group)
+            hyperparameters.check_caution(self.name, self.spec, group)
             for param in group["params"]:
                 label = next(labels)
                 if tensors.is_settled(param):
@@ -624,23 +625,36 @@ def _untraced_step(self: NativeOptimizer, closure: Callable[[], float] | None) -
     return self.step(closure)
 
 
+def _spec_of(torch_class: type) -> Spec:
+    spec: Spec = torch_class.__dict__.get("spec") or SPECS[torch_class.__name__]
+    return spec
+
+
 def _initializer(torch_class: type) -> Callable[..., None]:
     """The constructor of torch's class, with the options of this module after its arguments."""
     signature = inspect.signature(torch_class.__init__)  # type: ignore[misc]
+    spec = _spec_of(torch_class)
+    beside = tuple(name for name in CAUTION if name in spec.defaults and name not in signature.parameters)
 
     def __init__(self: NativeOptimizer, *args: Any, **kwargs: Any) -> None:
         given = {name: kwargs.pop(name) for name in OPTIONS if name in kwargs}
         _check_convention(self, kwargs.pop("convention", "torch"))
+        own = {name: flag(name, kwargs.pop(name)) for name in beside if name in kwargs}
         makes_states = torch_class is torch.optim.Adagrad and state_dtypes.is_given(given, *args[:1])
         with state_dtypes.Undecided() if makes_states else contextlib.nullcontext():
             torch_class.__init__(self, *args, **kwargs)  # type: ignore[misc]
+        if own:  # without, groups and state dicts are torch's
+            self.defaults.update(own)
+            for group in self.param_groups:
+                group.update({**own, **group})
         self._check_groups(self.param_groups)
         wrappers.check_options(self.name, given, self.param_groups)
         wrappers.check_sums(self.name, self.spec, self.param_groups)
         self._set_up(given)
 
     added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default) for name, default in OPTIONS.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in {**dict.fromkeys(beside, False), **OPTIONS}.items()
     ]
     __init__.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
     return __init__

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import bound_arguments, flag
-from ..definitions.specs import Spec
+from ..definitions.specs import CAUTION, Spec
 from .stepping import states
 
 
@@ -80,16 +80,17 @@ def _defaults(signature: inspect.Signature) -> dict[str, Any]:
 def plain_class(spec: Spec) -> type[PlainOptimizer]:
     """That of a built-in optimizer, with torch's usual keyword-only arguments."""
     kind = inspect.Parameter
+    by_keyword = ("maximize", *CAUTION)
     positional = [
         kind(name, kind.POSITIONAL_OR_KEYWORD, default=spec.defaults[name])
         for name in spec.arguments
-        if name != "maximize"
+        if name not in by_keyword
     ]
     parameters = [
         kind("params", kind.POSITIONAL_OR_KEYWORD),
         *positional,
         kind("foreach", kind.KEYWORD_ONLY, default=None),
-        kind("maximize", kind.KEYWORD_ONLY, default=False),
+        *(kind(name, kind.KEYWORD_ONLY, default=False) for name in by_keyword if name in spec.defaults),
     ]
     return class_with(spec, inspect.Signature(parameters), {"__module__": __name__})
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..definitions.specs import Spec
+from ..definitions.specs import CAUTION, Spec
 from ..state.torch_form import as_tensor, torch_form
 from ..step.operations import ACCUMULATOR
 from ..step.storage import REST
@@ -196,7 +196,12 @@ class Fitting:
             found.update((name, coded_states.read_saved(f"{label}[{name!r}]", own[name], param)) for name in own)
             if own:  # torch would cast codes to the parameter's dtype; None keeps their place
                 read[key] = {**read[key], **dict.fromkeys(own)}
-        return {**state_dict, "state": read}
+        groups = [
+            {**{name: own[name] for name in CAUTION if name in own}, **group}  # torch's classes do not say
+            for own, group in zip(self.groups, state_dict["param_groups"], strict=False)
+        ]
+        groups += state_dict["param_groups"][len(groups) :]  # torch refuses them
+        return {**state_dict, "state": read, "param_groups": groups}
 
     def _read_state(self, key: Any, state: Any, names: Sequence[str], param: Tensor | None) -> Any:
         if not isinstance(state, Mapping):

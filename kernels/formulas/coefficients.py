@@ -54,6 +54,26 @@ def first(step):
     return select(step == 1, 1, 0)
 
 
+def regularize_cautious(
+    lr, weight_decay, decoupled_weight_decay, cautious_weight_decay, maximize, update_divisor, clip_coefficient
+):
+    """For cautious rules, which decay weights themselves with cautious_weight_decay."""
+    grad_factor = (1 - 2 * maximize) * clip_coefficient / update_divisor
+    decay = 1 - select(decoupled_weight_decay != 0, lr * weight_decay, 0)
+    param_decay = select(cautious_weight_decay != 0, 1, decay)
+    aligned_decay = select(cautious_weight_decay != 0, decay, 1)
+    weight_decay = select(decoupled_weight_decay != 0, 0, weight_decay)
+    return grad_factor, weight_decay, param_decay, aligned_decay
+
+
+def caution(cautious, agreeing_sum, numel):
+    """The factors of elements whose update agrees with the gradient, and of all others."""
+    fraction = agreeing_sum / maximum(numel, 1)
+    agreeing = select(cautious != 0, 1 / maximum(fraction, 1e-3), 1)
+    opposing = select(cautious != 0, 0, 1)
+    return agreeing, opposing
+
+
 def decayed_rate(step, lr, decay):
     """Inverse time decay: the first step is not decayed."""
     return lr / (1 + (step - 1) * decay)
@@ -90,10 +110,22 @@ def adam_torch(step, lr, beta1, beta2, eps):
     one_minus_beta1 = 1 - beta1
     one_minus_beta2 = 1 - beta2
     step_size = lr * bias_correction2_sqrt / bias_correction1
+    grad_step_size = 0
+    exp_avg_step_size = step_size
     max_correction = 1
     eps_in = 0
     eps_out = eps * bias_correction2_sqrt
-    return one_minus_beta1, beta2, one_minus_beta2, max_correction, step_size, eps_in, eps_out
+    return (
+        one_minus_beta1,
+        beta2,
+        one_minus_beta2,
+        max_correction,
+        step_size,
+        grad_step_size,
+        exp_avg_step_size,
+        eps_in,
+        eps_out,
+    )
 
 
 def adam_keras(step, lr, beta1, beta2, eps):

@@ -113,7 +113,7 @@ def _built_in_terms(name: str) -> Terms | None:
 def _with_terms(name: str) -> str:
     """The rule whose sums a built-in rule has: its own, or those of the rule whose variant it is."""
     has_own = any(name + suffix in rule_functions() for suffix in (SUMS, SUMS_OVER_ALL))
-    return name if has_own else name.partition("_")[0]
+    return name if has_own or "_" not in name else _with_terms(name.rpartition("_")[0])
 
 
 IDLE = (1.0, 0.0, 1.0)

@@ -112,6 +112,87 @@ def nadam(
     return param, exp_avg, exp_avg_sq
 
 
+def common_sign(x, y):
+    """Positive if two numbers have the same sign, negative if they have different ones, and 0 if one of them is 0.
+
+    It is their product. The factor 2**100 keeps that from being 0 where both are tiny; it may be infinite.
+    """
+    return 1267650600228229401496703205376.0 * x * y
+
+
+def caution(direction, grad, agreeing, opposing):
+    """A direction, scaled by one factor where it agrees with the gradient, and by another elsewhere."""
+    return select(common_sign(direction, grad) > 0, agreeing, opposing) * direction
+
+
+def decayed_with(param, update, aligned_decay):
+    """Decay a parameter, except where the update, which is subtracted from it, has the other sign."""
+    return select(common_sign(update, param) < 0, param, aligned_decay * param)
+
+
+def adam_direction(grad, exp_avg, grad_step_size, exp_avg_step_size):
+    """What Adam (without the gradient itself) and NAdam divide by the root."""
+    return grad_step_size * grad + exp_avg_step_size * exp_avg
+
+
+def adam_cautious(
+    param,
+    grad,
+    exp_avg,
+    exp_avg_sq,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    grad_step_size,
+    exp_avg_step_size,
+    agreeing,
+    opposing,
+    aligned_decay,
+    eps_in,
+    eps_out,
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    direction = adam_direction(grad, exp_avg, grad_step_size, exp_avg_step_size)
+    update = caution(direction, grad, agreeing, opposing)
+    param = decayed_with(param, update, aligned_decay) - update / root(exp_avg_sq, eps_in, eps_out)
+    return param, exp_avg, exp_avg_sq
+
+
+def adam_cautious_amsgrad(
+    param,
+    grad,
+    exp_avg,
+    exp_avg_sq,
+    max_exp_avg_sq,
+    one_minus_beta1,
+    beta2,
+    one_minus_beta2,
+    max_correction,
+    grad_step_size,
+    exp_avg_step_size,
+    agreeing,
+    opposing,
+    aligned_decay,
+    eps_in,
+    eps_out,
+):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    max_exp_avg_sq = maximum(max_correction * exp_avg_sq, max_exp_avg_sq)
+    direction = adam_direction(grad, exp_avg, grad_step_size, exp_avg_step_size)
+    update = caution(direction, grad, agreeing, opposing)
+    param = decayed_with(param, update, aligned_decay) - update / root(max_exp_avg_sq, eps_in, eps_out)
+    return param, exp_avg, exp_avg_sq, max_exp_avg_sq
+
+
+def adam_cautious_sums(grad, exp_avg, one_minus_beta1, grad_step_size, exp_avg_step_size):
+    exp_avg = lerp(exp_avg, grad, one_minus_beta1)
+    direction = adam_direction(grad, exp_avg, grad_step_size, exp_avg_step_size)
+    agreeing_sum = select(common_sign(direction, grad) > 0, 1, 0)
+    return agreeing_sum
+
+
 def adabelief(
     param,
     grad,
@@ -216,12 +297,30 @@ def adamax(param, grad, exp_avg, exp_inf, one_minus_beta1, beta2, step_size, eps
     return param, exp_avg, exp_inf
 
 
+def signed(direction):
+    # The sign of NaN is 0. Without this `select`, the parameter would silently stay unchanged.
+    return select(direction == direction, sign(direction), direction)
+
+
 def lion(param, grad, exp_avg, one_minus_beta1, one_minus_beta2, step_size):
     direction = lerp(exp_avg, grad, one_minus_beta1)
-    # The sign of NaN is 0. Without this `select`, the parameter would silently stay unchanged.
-    param = param - step_size * select(direction == direction, sign(direction), direction)
+    param = param - step_size * signed(direction)
     exp_avg = lerp(exp_avg, grad, one_minus_beta2)
     return param, exp_avg
+
+
+def lion_cautious(param, grad, exp_avg, one_minus_beta1, one_minus_beta2, agreeing, opposing, aligned_decay, step_size):
+    direction = lerp(exp_avg, grad, one_minus_beta1)
+    update = caution(signed(direction), grad, agreeing, opposing)
+    param = decayed_with(param, update, aligned_decay) - step_size * update
+    exp_avg = lerp(exp_avg, grad, one_minus_beta2)
+    return param, exp_avg
+
+
+def lion_cautious_sums(grad, exp_avg, one_minus_beta1):
+    direction = lerp(exp_avg, grad, one_minus_beta1)
+    agreeing_sum = select(common_sign(direction, grad) > 0, 1, 0)
+    return agreeing_sum
 
 
 def centered_variance(square_avg, grad_avg, grad_avg_correction):

@@ -37,6 +37,10 @@ C_TYPES = {**REALS, BY_FMA: "float"}
 WITHOUT_BFLOAT16 = "x86-64"
 """An instruction set whose processors are few, and gain little from loops over bfloat16; they need much room."""
 
+SPARING = ("adam_cautious", "adam_cautious_amsgrad", "lion_cautious")
+"""Rules that are rendered once for each precision, as few use them: not without `regularize`, with shared square roots,
+or over bfloat16. Their results are the same; a rule takes half the room."""
+
 SHARED_BLOCK, SHARED_ROOTS = 48, 16
 """In each block of SHARED_BLOCK elements, the multipliers compute the square roots of the first SHARED_ROOTS elements,
 and the divider computes the others. This split keeps both busy on the Intel processor on which it was found."""
@@ -190,7 +194,7 @@ def _cython_loop(loop: Loop, real: str) -> str:
         "operands": ", ".join(f"<{real}_operand>operands[{index}]" for index in range(len(loop.operands))),
     }
     alone, choice = "", []
-    if loop.alone and real in ALONE:
+    if loop.alone and real in ALONE and loop.name not in SPARING:
         own = call_lines(loop.alone, call="{}_" + real)
         alone = _CYTHON_ALONE.format(**spelled, locals=_declared(loop.alone, c), body=indent(own, 2))
         idle = " and ".join(f"numbers[{index}] == {value:g}" for index, value in enumerate(IDLE))
@@ -379,7 +383,7 @@ def loops_source(level: str) -> str:
             parts += [_cython_function(sum_functions()[name], real) for name in sorted(counts())]
         parts += [(_cython_adding_loop if each.reductions else _cython_loop)(each, real) for each in loops().values()]
         parts += [_cython_sum(function, real) for function in sum_functions().values()]
-    sharing = [loop for loop in loops().values() if takes_roots(loop)]
+    sharing = [loop for loop in loops().values() if takes_roots(loop) and loop.name not in SPARING]
     by_fma = {each.name: each for loop in sharing for each in loop.functions}
     parts += [_cython_function(function, BY_FMA) for function in by_fma.values()]
     parts += [_cython_sharing_loop(loop) for loop in sharing]
@@ -394,7 +398,7 @@ def loops_source(level: str) -> str:
             "CAN_SHARE_ROOTS = bool(FASTOPT_CAN_SHARE_ROOTS)\nROOTS_BY_FMA = <size_t>&roots_by_fma",
             _table("SUMS", sum_functions(), "sum"),
             codecs_source(),
-            bfloat16_source(() if level == WITHOUT_BFLOAT16 else rules()),
+            bfloat16_source(() if level == WITHOUT_BFLOAT16 else [name for name in rules() if name not in SPARING]),
             f"LEVEL = {level!r}\nDIGEST = {digest()!r}\n",
         ]
     )

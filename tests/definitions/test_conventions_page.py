@@ -11,7 +11,7 @@ import numpy as np
 
 import fastopt
 from fastopt.definitions.conventions import FRAMEWORKS, conventions_of, spec_of
-from fastopt.definitions.specs import SPECS
+from fastopt.definitions.specs import CAUTION, SPECS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "conventions.md"
 BEGIN, END = "<!-- defaults -->\n", "<!-- end of defaults -->\n"
@@ -28,7 +28,7 @@ def defaults_table() -> str:
     lines = ["| | " + " | ".join(f"`{name}`" for name in FRAMEWORKS) + " |", "| --- " * (len(FRAMEWORKS) + 1) + "|"]
     for name in SPECS:
         specs = {convention: spec_of(name, convention) for convention in conventions_of(name)}
-        for key in dict.fromkeys(key for spec in specs.values() for key in spec.defaults):
+        for key in dict.fromkeys(key for spec in specs.values() for key in spec.defaults if key not in CAUTION):
             cells = [
                 shown(specs[each].defaults[key]) if each in specs and key in specs[each].defaults else "-"
                 for each in FRAMEWORKS

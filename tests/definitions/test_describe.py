@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import math
 from typing import Any
@@ -15,6 +16,7 @@ from fastopt.command.main import main
 from fastopt.definitions.conventions import conventions_of
 from fastopt.definitions.describe import update_lines
 from fastopt.definitions.specs import SPECS
+from fastopt.rules import maximum
 
 NAMES: dict[str, Any] = {
     "sqrt": math.sqrt,
@@ -22,6 +24,7 @@ NAMES: dict[str, Any] = {
     "max": max,
     "sign": np.sign,
     "clip": lambda x, low, high: min(max(x, low), high),
+    "select": lambda condition, if_true, if_false: if_true if condition else if_false,
 }
 
 
@@ -37,9 +40,18 @@ NAMES_OF_ARRAYS: dict[str, Any] = {
     "max": np.maximum,
     "sum": np.sum,
     "sum_over_all": np.sum,
+    "sign": np.sign,
     "select": np.where,
     "inf": math.inf,
 }
+
+
+class _Choices(ast.NodeTransformer):
+    """Choices between arrays, element by element."""
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.AST:
+        self.generic_visit(node)
+        return ast.Call(ast.Name("select", ast.Load()), [node.test, node.body, node.orelse], [])
 
 
 def run_lines(lines: list[str], variables: dict[str, Any], names: dict[str, Any] = NAMES) -> None:
@@ -47,18 +59,45 @@ def run_lines(lines: list[str], variables: dict[str, Any], names: dict[str, Any]
     for line in lines:
         name, _, expression = line.partition(" = ")
         code = expression.replace("^", "**").replace(" = ", " == ")
-        variables[name] = np.float64(eval(code, names, variables))
+        tree = _Choices().visit(ast.parse(code, mode="eval"))
+        variables[name] = np.float64(eval(compile(ast.fix_missing_locations(tree), "", "eval"), names, variables))
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.spec.has_sums], ids=str)
+@pytest.mark.parametrize("case", [case for case in CASES if case.has_sums], ids=str)
 def test_the_printed_lines_of_rules_with_sums_are_the_update(case: Case, rng: np.random.Generator) -> None:
     param = rng.standard_normal(5)
-    optimizer = case.make(param)
+    follow_lines(case.make(param), param, rng)
+
+
+def size_before(grad: Any, exp_avg: Any) -> Any:
+    size = exp_avg * grad
+    return size
+
+
+def rate_of_size(lr: Any, beta: Any, size: Any) -> Any:
+    rate = lr / maximum(size, 1)
+    return rate, beta
+
+
+def test_a_state_that_changes_after_it_was_added_up(rng: np.random.Generator) -> None:
+    @fastopt.rule(state=("exp_avg",), hyper={"lr": 0.1, "beta": 0.5}, coefficients=rate_of_size, sums=size_before)
+    def Late(param: Any, grad: Any, exp_avg: Any, rate: Any, beta: Any) -> Any:
+        param = param - rate * exp_avg
+        exp_avg = beta * exp_avg + grad
+        return param, exp_avg
+
+    param = rng.standard_normal(5)
+    follow_lines(Late(param), param, rng)
+
+
+def follow_lines(optimizer: fastopt.Optimizer, param: np.ndarray, rng: np.random.Generator) -> None:
+    """Steps of an optimizer with sums, and what its printed lines do."""
     lines = update_lines(optimizer.spec, optimizer.param_groups[0])
     assert any(" = sum(" in line or " = sum_over_all(" in line for line in lines)
     states = {name: value for name, value in optimizer.state[0].items() if isinstance(value, np.ndarray)}
-    variables = {"param": param.copy(), "numel": 5, **{name: value.copy() for name, value in states.items()}}
-    variables |= case.spec.common_starts(optimizer.param_groups[0])
+    variables = {"param": param.copy(), "numel": 5, **optimizer.spec.carried}
+    variables |= {name: value.copy() for name, value in states.items()}
+    variables |= optimizer.spec.common_starts(optimizer.param_groups[0])
     for t in range(1, 9):
         gradient = rng.standard_normal(5)
         optimizer.step(gradient)
@@ -68,7 +107,7 @@ def test_the_printed_lines_of_rules_with_sums_are_the_update(case: Case, rng: np
         np.testing.assert_allclose(variables[name], value, rtol=1e-9)
 
 
-@pytest.mark.parametrize("case", [case for case in (*CASES, *CONVENTION_CASES) if not case.spec.has_sums], ids=str)
+@pytest.mark.parametrize("case", [case for case in (*CASES, *CONVENTION_CASES) if not case.has_sums], ids=str)
 def test_the_printed_lines_are_the_update(case: Case, rng: np.random.Generator) -> None:
     param = rng.standard_normal(3)
     optimizer = case.make(param)

@@ -1,5 +1,5 @@
-"""Trajectories recorded from Keras 3, TensorFlow 1, legacy Keras and optax (tests/golden): the same call, the same
-numbers."""
+"""Trajectories recorded from Keras 3, TensorFlow 1, legacy Keras, optax and timm (tests/golden): the same call, the
+same numbers."""
 
 from __future__ import annotations
 
@@ -38,6 +38,16 @@ def test_the_same_call_gives_the_same_numbers(file: str, case: dict[str, Any], b
     np.testing.assert_allclose(actual, expected, **tolerance(file, case))
     if "Proximal" in case["optimizer"]:
         assert np.array_equal(actual == 0, expected == 0), "exact zeros where TensorFlow has them"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("case", read("timm")["cases"], ids=lambda case: f"{case['optimizer']}-{case['config']}")
+def test_timms_caution(case: dict[str, Any], backend: str) -> None:
+    """AdamWLegacy(caution=True), also without weight decay, and Lion."""
+    config = {**case["config"], "betas": tuple(case["config"]["betas"])}
+    optimizer = getattr(fastopt, case["optimizer"])(np.array(read("timm")["params0"]), backend=backend, **config)
+    actual = trajectory(optimizer, read("timm")["grads"])
+    np.testing.assert_allclose(actual, case["trajectory"], rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("file", CONVENTIONS)

@@ -75,7 +75,7 @@ def compare(
 
 COMPILED = list(
     {
-        (of_case(case).rule, of_case(case).spec.coefficients): case for case in cases.VARIANTS if not case.spec.has_sums
+        (of_case(case).rule, of_case(case).spec.coefficients): case for case in cases.VARIANTS if not case.has_sums
     }.values()
 )
 """One for each rule with each coefficient function of PyTorch's."""
@@ -149,7 +149,7 @@ def plain_functions(given: Signature, dtype: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "case", [case for case in (*cases.CASES, *cases.CONVENTION_CASES) if not case.spec.has_sums], ids=str
+    "case", [case for case in (*cases.CASES, *cases.CONVENTION_CASES) if not case.has_sums], ids=str
 )
 def test_every_convention_without_compiling(case: cases.Case) -> None:
     functions = plain_functions(of_case(case), np.float32)

@@ -82,7 +82,7 @@ def run(
     params = [param.copy() for param in params]
     optimizer = case.make(params, backend=backend, **options)
     if backend == "numba":
-        assert is_compiled(optimizer) == (not case.spec.has_sums)
+        assert is_compiled(optimizer) == (not case.has_sums)
     for step, given in enumerate(gradients):
         change(optimizer, step)
         optimizer.step([None if each is None else each.copy() for each in given])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 from typing import Any
 
@@ -18,8 +19,17 @@ from fastopt.examples.textbook import TEXTBOOK
 from fastopt.kernels.constants import BYTES_IN_CACHE
 from fastopt.rules import DialectError
 
-WITH_SUMS = [case for case in CASES if case.spec.has_sums]
+WITH_SUMS = [case for case in CASES if case.has_sums]
 by_case = pytest.mark.parametrize("case", WITH_SUMS, ids=str)
+IN_TEXTBOOK = {
+    str(each): each
+    for case in WITH_SUMS
+    if not case.spec.has_sums_over_all
+    for taken in [inspect.signature(TEXTBOOK[case.optimizer]).parameters]
+    for each in [
+        Case(case.optimizer, {name: case.options[name] for name in case.options if name in (*taken, "maximize")})
+    ]
+}
 by_backend = pytest.mark.parametrize("backend", BACKENDS)
 by_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
 
@@ -40,7 +50,7 @@ class ByRootInNumpy:
 # --- what is computed -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [case for case in WITH_SUMS if not case.spec.has_sums_over_all], ids=str)
+@pytest.mark.parametrize("case", IN_TEXTBOOK.values(), ids=IN_TEXTBOOK)
 def test_each_parameter_has_sums_of_its_own(case: Case, rng: np.random.Generator) -> None:
     """In lists, and as views of one buffer, as the textbook does with each array by itself."""
     shapes = {"matrix": (30, 50), "vector": (7,), "large": (5001,), "none": (0,)}

@@ -42,7 +42,7 @@ def both(
 # --- the same bits as plain tensors ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [case for case in IN_TORCH if not case.spec.has_sums], ids=str)
+@pytest.mark.parametrize("case", [case for case in IN_TORCH if not case.has_sums], ids=str)
 def test_shards_have_the_bits_of_plain_tensors(case: Case) -> None:
     plain = parameters(torch.float32)
     params = sharded(plain, mesh_of(3), "matrix", "empty")

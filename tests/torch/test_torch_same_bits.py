@@ -12,21 +12,20 @@ from torch_cases import (
     STEPS,
     as_arrays,
     assert_same_bits,
-    by_case,
     make,
     numpy_groups,
     parameters,
     train,
     train_numpy,
 )
-from torch_peers import CarryIn
+from torch_peers import NATIVE, CarryIn
 from torch_workers import JOBS, SHARDED_STEPS, shard
 
 import fastopt
 import fastopt.torch
 
 
-@by_case
+@pytest.mark.parametrize("case", NATIVE, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str)
 @pytest.mark.usefixtures("threads_always")
 def test_backends_threads_and_numpy_give_the_same_bits(case: Case, dtype: torch.dtype, carry_in: CarryIn) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from . import shards
+from . import hyperparameters, shards
 from .host import Group, Host
 
 Path = tuple[str, ...]
@@ -207,11 +207,12 @@ def exchange_of(host: Host, groups: Sequence[Group], known: Exchange | None) -> 
     """
     by_param, checks = host.options["clip_norm"] is not None, host.options["nonfinite"] != "propagate"
     adds = by_param or checks or host.options["max_grad_norm"] is not None
-    n_sums = host.spec.n_sums
+    n_sums = max((hyperparameters.n_sums(host.spec, group) for group in groups), default=0)
     if not adds and not n_sums:
         return None
     params = [param for group in groups for param in group["params"]]
-    if known is not None and len(params) == len(known.params) and all(map(operator.is_, params, known.params)):
+    same = known is not None and len(params) == len(known.params) and all(map(operator.is_, params, known.params))
+    if known is not None and same and known.n_sums == n_sums:
         return known
     made = Exchange(host.name, params, adds, by_param, checks, n_sums)
     return made if made.groups else None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Mapping
 from typing import Any
 
+from ...checks import flag
 from ...definitions.hyperparameters import Hyperparameter
-from ...definitions.specs import Spec
+from ...definitions.specs import CAUTION, Spec
 from . import devices
 
 Hyperparameters = dict[str, Any]
@@ -31,6 +33,21 @@ def check_flags(owner: str, group: dict[str, Any]) -> None:
             raise ValueError(f"{owner} does not support {name}=True{where}: its step is native; use torch.optim for it")
 
 
+def check_caution(owner: str, spec: Spec, group: dict[str, Any]) -> None:
+    """Check the hyperparameters that torch's classes do not know, and so do not check.
+
+    Raises
+    ------
+    TypeError
+        One is no bool, or the optimizer does not have it.
+    """
+    for name in CAUTION:
+        if name in group:
+            if name not in spec.defaults:
+                raise TypeError(f"{owner} has no {name}, got {name}={group[name]!r} in a group")
+            flag(name, group[name])
+
+
 def _number(hyperparameter: Hyperparameter, value: Any) -> Any:
     if hyperparameter.flag:
         return bool(value)
@@ -50,6 +67,12 @@ def read_hyperparameters(owner: str, spec: Spec, group: dict[str, Any]) -> Hyper
     check_flags(owner, group)
     known = spec.hyperparameters
     return {name: _number(known[name], group.get(name, default)) for name, default in spec.defaults.items()}
+
+
+def n_sums(spec: Spec, group: Mapping[str, Any]) -> int:
+    """How many sums a step of a group adds up, over each parameter or over all, before it updates them."""
+    terms = spec.terms({**spec.defaults, **group})
+    return 0 if terms is None else len(terms.names)
 
 
 def known_values(group: dict[str, Any]) -> tuple[tuple[Any, ...], bool]:

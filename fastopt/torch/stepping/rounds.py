@@ -22,7 +22,7 @@ from .flattening import Buffer
 from .formats import operand_forms
 from .found import NoSegment
 from .host import Group, Host, States
-from .hyperparameters import Hyperparameters, known_values
+from .hyperparameters import Hyperparameters, n_sums, known_values
 from .references import are_storages_held
 from .states import StateNumbers
 from .walks import READY, ArrayWalk, KnownGroup, Replacements, TensorWalk
@@ -56,6 +56,7 @@ class Round:
 
     def __init__(self, host: Host, contents: Contents, number: int) -> None:
         self.host = host
+        self.hyperparameters = contents.hyperparameters
         self.entries = [entry for entry in contents.entries if entry is not None and entry.round == number]
         if self.is_flat():  # Segments of a buffer follow each other, although each dtype has one.
             places = {entry.buffer: entry.position for entry in reversed(self.entries)}
@@ -217,7 +218,7 @@ class Round:
             and all(entry.buffer is not None for entry in self.entries)
             and self.host.options["clip_norm"] is None
             and self.host.options["nonfinite"] == "propagate"
-            and not self.host.spec.has_sums  # over each parameter
+            and not any(n_sums(self.host.spec, values) for values in self.hyperparameters)  # over each parameter
             and not self.host.options["stochastic_rounding"]  # whose random bits are each parameter's own
             and not any(entry.storage.formats for entry in self.entries)  # as are blocks of codes
         )

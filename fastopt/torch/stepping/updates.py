@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ...step.param_storage import operand_names
 from ...step.storage import REST
-from . import devices, shards, tensors
+from . import devices, shards, tensors, wrappers
 from .coded_states import CodedState, encoded, stored_tensor, stored_tensors
 from .common import check_groups
 from .device_rounds import DeviceRound
 from .entries import Entry, assign_rounds
 from .exchange import Exchange
 from .host import Group, Host, InitGroup, States
+from .hyperparameters import n_sums
 from .rounds import Contents, Round
 from .states import (
     StateNumbers,
@@ -114,10 +115,12 @@ class Update:
         tensors.check_memory(host.name, label, param)
         devices.check_backend(host.name, label, param, host.options["backend"])
         shards.check_options(host.name, label, param, host.options)
+        values = self.hyperparameters[group]
+        wrappers.check_sums(host.name, host.spec, [{**values, "params": [param]}])
         if param.grad is not None:
             tensors.check_gradient(host.name, label, param, param.grad)
-        storage = host.storage(param, self.hyperparameters[group], label)
-        names = operand_names(host.spec.states(self.hyperparameters[group]), storage)
+        storage = host.storage(param, values, label)
+        names = operand_names(host.spec.states(values), storage)
         return Entry(label, position, group, param, storage, names)
 
     def make_states(
@@ -341,7 +344,7 @@ class Update:
         for index, (group, values) in enumerate(zip(groups, found, strict=True)):
             known = self.hyperparameters[index]
             if values != known:
-                if spec.rule(values) != spec.rule(known):
+                if spec.rule(values) != spec.rule(known) or n_sums(spec, values) != n_sums(spec, known):
                     return False
                 only_lr = {**known, "lr": values["lr"]} == values
                 for each in self.rounds:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ...definitions.specs import Spec
+from .hyperparameters import n_sums
 
 NEED_ALL_GRADIENTS: dict[str, Any] = {"max_grad_norm": None, "nonfinite": "propagate"}
 """Options that are decided by all gradients together, and the values with which they are not."""
@@ -53,9 +54,10 @@ def check_sums(owner: str, spec: Spec, groups: Sequence[dict[str, Any]]) -> None
     ValueError
         It has not.
     """
-    if spec.has_sums and any(is_flattened(param) for group in groups for param in group["params"]):
+    if any(n_sums(spec, group) and any(map(is_flattened, group["params"])) for group in groups):
         raise ValueError(
-            f"{owner} adds up whole parameters, but under FullyShardedDataParallel each process has parts of them"
+            f"{spec.that_adds(owner)} adds up whole parameters, but under FullyShardedDataParallel each process has "
+            "parts of them"
         )
     if spec.has_sums_over_all and _is_made_by_zero():
         raise ValueError(

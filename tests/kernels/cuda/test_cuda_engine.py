@@ -16,9 +16,9 @@ from fastopt.kernels.cuda import memory
 from fastopt.kernels.cuda.launches import LaunchShape
 from fastopt.kernels.engine.contract import BUSY, SHARED, SWAPPED, EngineInputs
 
-CASES = [case for case in CASES if not case.spec.has_sums]  # which devices do not compute
-PLAIN = [case for case in PLAIN if not case.spec.has_sums]  # which devices do not compute
-VARIANTS = [case for case in VARIANTS if not case.spec.has_sums]  # which devices do not compute
+CASES = [case for case in CASES if not case.has_sums]  # which devices do not compute
+PLAIN = [case for case in PLAIN if not case.has_sums]  # which devices do not compute
+VARIANTS = [case for case in VARIANTS if not case.has_sums]  # which devices do not compute
 
 OFFSETS = [0, 0, 0, 0, 1]
 OPTIONS = {

@@ -21,8 +21,8 @@ from fastopt.constraints import NonNegative
 from fastopt.definitions.specs import SPECS
 from fastopt.kernels.cuda.availability import is_simulated
 
-PLAIN = [case for case in PLAIN if not case.spec.has_sums]  # which devices do not compute
-VARIANTS = [case for case in VARIANTS if not case.spec.has_sums]  # which devices do not compute
+PLAIN = [case for case in PLAIN if not case.has_sums]  # which devices do not compute
+VARIANTS = [case for case in VARIANTS if not case.has_sums]  # which devices do not compute
 SPECS = {name: spec for name, spec in SPECS.items() if not spec.has_sums}
 
 SHAPES: tuple[tuple[int, ...], ...] = ((3, 5), (7,), (), (0, 4), (130,))
