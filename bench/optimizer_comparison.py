@@ -56,15 +56,19 @@ HYPERPARAMETERS: Mapping[str, Mapping[str, Any]] = {"LARS": {"always_adapt": Tru
 
 VARIANTS: Mapping[str, tuple[tuple[str, Mapping[str, Any]], ...]] = {
     "SGD": (("SGD, momentum", {"momentum": 0.9}),),
+    "AdamW": (("AdamW, cautious", {"cautious": True}),),
+    "Lion": (("Lion, cautious", {"cautious": True}),),
 }
-"""Further rows of an optimizer."""
+"""Further rows of an optimizer, which are there as soon as it has these hyperparameters."""
 
 
 def rows() -> list[Row]:
     found = []
     for spec in SPECS.values():
         found.append(Row(spec.name, spec, HYPERPARAMETERS.get(spec.name, {})))
-        found += [Row(name, spec, hyperparameters) for name, hyperparameters in VARIANTS.get(spec.name, ())]
+        for name, hyperparameters in VARIANTS.get(spec.name, ()):
+            if hyperparameters.keys() <= spec.defaults.keys():
+                found.append(Row(name, spec, hyperparameters))
     return found
 
 
@@ -142,6 +146,8 @@ class Training:
             made.step(network.gradients)
             if step % 20 == 0 and not all(np.isfinite(weight).all() for weight in network.weights):
                 return math.inf
+        if hasattr(made, "eval"):  # Schedule-Free: to the average, which is what has been trained
+            made.eval()
         return network.held_out_loss()
 
 

@@ -48,9 +48,10 @@ class Adam(Optimizer):
 
     Notes
     -----
-    State: `step`, `exp_avg` (m), `exp_avg_sq` (v), and with amsgrad `max_exp_avg_sq`. Bytes moved a float32 parameter:
-    28, with amsgrad 36, and 8 more with `cautious`, which reads g and m twice. The corrections are computed in float64, and taken together with lr and eps before the loop, so
-    results differ from torch's in the last bits.
+    State: `step`, `exp_avg` (m), `exp_avg_sq` (v), and with amsgrad `max_exp_avg_sq`. Bytes moved a float32
+    parameter: 28, with amsgrad 36, and 8 more with `cautious`, which reads g and m twice. The corrections are
+    computed in float64, and taken together with lr and eps before the loop, so results differ from torch's in the
+    last bits.
 
     Examples
     --------

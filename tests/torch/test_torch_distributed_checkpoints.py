@@ -27,7 +27,7 @@ SETUPS = {
     "bfloat16": Setup("Adam", {"state_dtype": {"exp_avg": "bfloat16"}}, dtype=torch.bfloat16),
     "stochastic": Setup("SGD", {"momentum": 0.9, "lr": 0.1, "stochastic_rounding": True}, dtype=torch.bfloat16),
 }
-OPTIONS = {case.optimizer: torch_options(case.options, case.optimizer) for case in CASES if not case.has_sums}
+OPTIONS = {case.optimizer: torch_options(case.options, case.optimizer) for case in CASES}
 ALL = {f"every {name}": Setup(name, options) for name, options in OPTIONS.items()}
 FEW = {name: SETUPS[name] for name in ("SGD", "master weights", "stochastic")}
 TORCHS = {"AdamW": SETUPS["AdamW"]}

@@ -76,7 +76,7 @@ def test_custom_rules(backend: str, rule: Any, options: dict[str, Any]) -> None:
         assert_same_shards(mine, params, other, plain)
 
 
-@pytest.mark.parametrize("name", [name for name in INFOS if not SPECS[name].has_sums])
+@pytest.mark.parametrize("name", INFOS)
 def test_steps_find_nothing_to_do_before_the_native_call(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which is all that makes them fast: gradients are new, as from every backward pass, and no state is held."""
     param = Parameter(whole(torch.ones(5), mesh_of(3)))

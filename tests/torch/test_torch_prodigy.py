@@ -224,7 +224,7 @@ def test_parameters_of_two_dtypes_are_refused() -> None:
     optimizer = fastopt.torch.Prodigy(params)
     set_gradients(params, 0)
     with pytest.raises(
-        ValueError, match="a rule with sums over all parameters needs all parameters to be of one dtype"
+        ValueError, match="adding up over all parameters needs all parameters to be of one dtype"
     ):
         optimizer.step()
     assert all(bool((param == 1).all()) for param in params)

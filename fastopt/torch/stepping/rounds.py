@@ -22,7 +22,7 @@ from .flattening import Buffer
 from .formats import operand_forms
 from .found import NoSegment
 from .host import Group, Host, States
-from .hyperparameters import Hyperparameters, n_sums, known_values
+from .hyperparameters import Hyperparameters, known_values, n_sums
 from .references import are_storages_held
 from .states import StateNumbers
 from .walks import READY, ArrayWalk, KnownGroup, Replacements, TensorWalk

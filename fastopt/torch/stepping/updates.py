@@ -314,7 +314,6 @@ class Update:
         options = self.host.options
         wanted = [f"max_grad_norm={options['max_grad_norm']!r}"] * (options["max_grad_norm"] is not None)
         wanted += [f"nonfinite={options['nonfinite']!r}"] * (options["nonfinite"] != "propagate")
-        wanted += ["a rule with sums over all parameters"] * self.host.spec.has_sums_over_all
         if self.exchange is not None and options["clip_norm"] is not None:
             wanted.append(f"clip_norm={options['clip_norm']!r} of DTensors")
         if self.exchange is not None and self.exchange.n_sums:
