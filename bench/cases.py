@@ -13,6 +13,7 @@ import numpy as np
 from fastopt.definitions.hyperparameters import HYPERPARAMETERS
 from fastopt.definitions.specs import SPECS, Spec
 from fastopt.kernels.formulas import registry
+from fastopt.kernels.formulas.rule_sums import Terms
 from fastopt.state.arrays import empty_aligned
 
 FLOAT32 = np.dtype(np.float32)
@@ -43,23 +44,30 @@ class Variant:
         Rules with sums read once more, before, what their sums are made of.
         """
         reads, writes = 2 + len(self.states), 1 + len(self.states)
-        terms = registry.terms(self.rule)
+        terms = self.terms
         before = 0 if terms is None else len(registry.loop(registry.terms_name(self.rule)).operands) - len(terms.names)
         return (before + reads + writes) * FLOAT32.itemsize
 
+    @property
+    def terms(self) -> Terms | None:
+        """What a step adds up before it updates anything."""
+        spec = SPECS[self.optimizer]
+        return spec.terms({**spec.defaults, **self.hyperparameters})
+
 
 def _variants(spec: Spec) -> list[Variant]:
-    found: dict[str, Variant] = {}
+    found: dict[tuple[str, bool], Variant] = {}
     for chosen, rule in spec.rules.items():
         names = [name for name, is_chosen in zip(spec.variants, chosen, strict=True) if is_chosen]
         values = {name: True if HYPERPARAMETERS[name].flag else 0.9 for name in names}
         if spec.check({**spec.defaults, **values}) is None:
-            found.setdefault(rule, Variant(spec.name, rule, values))
+            variant = Variant(spec.name, rule, values)
+            found.setdefault((rule, variant.terms is None), variant)
     return list(found.values())
 
 
 VARIANTS: dict[str, Variant] = {each.name: each for spec in SPECS.values() for each in _variants(spec)}
-"""Every optimizer with each of its rules; a new row of SPECS appears here automatically."""
+"""Every optimizer with each of its rules, with and without sums; a new row of SPECS appears here automatically."""
 
 ADAM = VARIANTS["Adam"]
 MAIN = tuple(VARIANTS[name] for name in ("Adam", "RMSprop", "Rprop", "Adagrad", "SGD momentum"))

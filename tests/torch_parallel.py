@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import traceback
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -289,11 +290,20 @@ def all_norms(kind: str) -> list[float]:
     return norms
 
 
+def cautious_but_one(params: Iterable[nn.Parameter], **options: Any) -> Any:
+    """An optimizer one of whose groups adds nothing up."""
+    first, *others = params
+    groups: Any = [{"params": [first]}, {"params": others, "cautious": True}]
+    return fastopt.torch.AdamW(groups, **options)
+
+
 SUMS: dict[str, tuple[Any, dict[str, Any]]] = {
     "LAMB": (fastopt.torch.LAMB, {"lr": 0.1, "weight_decay": 0.1}),
     "LARS": (fastopt.torch.LARS, {"lr": 10.0, "weight_decay": 0.1}),
     "StableAdamW": (fastopt.torch.StableAdamW, {"lr": 0.1}),
+    "cautious": (cautious_but_one, {"lr": 0.1}),
     "over all": (ByRoot.torch, {}),
+    "Prodigy": (fastopt.torch.Prodigy, {"d0": 1e-2}),
     "clipped": (fastopt.torch.LAMB, {"lr": 0.1, "max_grad_norm": 0.1, "nonfinite": "skip"}),
     "compressed": (fastopt.torch.LAMB, {"lr": 0.1, "state_dtype": {"exp_avg": "bfloat16"}}),
 }
@@ -320,6 +330,9 @@ def sums_beside_whole(kind: str, name: str, backend: str = "auto") -> tuple[floa
     finally:
         torch.set_default_dtype(torch.float32)
     worst, own = 0.0, []
+    for number in optimizer.spec.common:  # of all processes together
+        one, two = (each.param_groups[0][number] for each in (optimizer, other))
+        worst = max(worst, abs(one - two) / (abs(two) + 1e-3))
     for param, expected in zip(model.parameters(), whole, strict=True):
         pairs = [(param, expected)]
         pairs += [(optimizer.state[param][key], value) for key, value in other.state[expected].items()]

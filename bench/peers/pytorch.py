@@ -31,7 +31,8 @@ def unavailable_in(package: str, **options: object) -> Callable[[Problem], str |
         if optimizer is None:
             return f"{package} has no {name}"
         accepted = inspect.signature(optimizer).parameters
-        missing = ", ".join(option for option in options if option not in accepted)
+        wanted = (*options, *problem.variant.hyperparameters)
+        missing = ", ".join(option for option in wanted if option not in accepted)
         return f"{package}.{name} has no {missing}" if missing else None
 
     return unavailable

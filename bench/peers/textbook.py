@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 
-from fastopt.definitions.specs import SPECS
 from fastopt.examples.textbook import TEXTBOOK, Textbook
 
 from ..cases import Problem, copies
@@ -46,8 +45,8 @@ def unavailable_in_numba(problem: Problem) -> str | None:
 
 def unavailable_in_loops(problem: Problem) -> str | None:
     variant = problem.variant
-    if SPECS[variant.optimizer].has_sums:
-        return f"{variant.optimizer} adds up whole arrays, which a loop over elements does not"
+    if variant.terms is not None:
+        return f"{variant.name} adds up whole arrays, which a loop over elements does not"
     return unavailable_in_numba(problem)
 
 

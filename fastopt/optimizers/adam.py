@@ -39,8 +39,8 @@ class Adam(Optimizer):
     amsgrad: bool, default False
         Fixed by the states: it can be turned off later, not on.
     cautious: bool, default False
-        Step only the elements whose m has the sign of g, and divide the others' steps by their share in the parameter,
-        or by 0.001 if it is less. Not with another `convention`.
+        Step only the elements whose m has the sign of g, and divide their steps by their share in the parameter, or by
+        0.001 if it is less. Not with another `convention`.
     decoupled_weight_decay: bool, default False
         Shrink the parameter by lr * weight_decay instead: p = p * (1 - lr * weight_decay) before the update.
     eps_root, nesterov: with `convention="optax"`
@@ -48,10 +48,9 @@ class Adam(Optimizer):
 
     Notes
     -----
-    State: `step`, `exp_avg` (m), `exp_avg_sq` (v), and with amsgrad `max_exp_avg_sq`. Bytes moved a float32
-    parameter: 28, with amsgrad 36, and 8 more with `cautious`, which reads g and m twice. The corrections are
-    computed in float64, and taken together with lr and eps before the loop, so results differ from torch's in the
-    last bits.
+    State: `step`, `exp_avg` (m), `exp_avg_sq` (v), and with amsgrad `max_exp_avg_sq`. Bytes moved a float32 parameter:
+    28, with amsgrad 36, and 8 more with `cautious`, which reads g and m twice. The corrections are computed in float64,
+    and taken together with lr and eps before the loop, so results differ from torch's in the last bits.
 
     Examples
     --------

@@ -41,7 +41,10 @@ JOBS: dict[int, dict[str, tuple[Any, ...]]] = {
         **{f"in backward {kind}": (in_backward, kind) for kind in ("fsdp", "tensor")},
         **{f"sequence {accumulates}": (sequence_parallel, accumulates) for accumulates in (False, True)},
         "norms of shards": (norms_of_shards, 1, NAMES),
-        **{f"sums fsdp {name}": (sums_beside_whole, "fsdp", name) for name in ("LAMB", "StableAdamW", "clipped")},
+        **{
+            f"sums fsdp {name}": (sums_beside_whole, "fsdp", name)
+            for name in ("LAMB", "Prodigy", "cautious", "clipped")
+        },
         "sums fsdp over all, reference": (sums_beside_whole, "fsdp", "over all", "reference"),
         "sums tensor LAMB": (sums_beside_whole, "tensor", "LAMB"),
         "in backward fsdp LAMB": (in_backward, "fsdp", "LAMB"),

@@ -87,7 +87,7 @@ def test_layouts_of_parameters(case: Case, layout: Callable[[], list[Any]], carr
         return layout()
 
     if case.spec.has_sums_over_all and len({param.dtype for param in make_params()}) > 1:
-        with pytest.raises(ValueError, match="sums over all parameters needs all parameters to be of one dtype"):
+        with pytest.raises(ValueError, match="adding up over all parameters needs all parameters to be of one dtype"):
             train(make(fastopt.torch, case, params := make_params()), params)
         return
     check_same(case, train, make_params)

@@ -223,9 +223,7 @@ def test_parameters_of_two_dtypes_are_refused() -> None:
     params = [Parameter(torch.ones(3)), Parameter(torch.ones(3, dtype=torch.float64))]
     optimizer = fastopt.torch.Prodigy(params)
     set_gradients(params, 0)
-    with pytest.raises(
-        ValueError, match="adding up over all parameters needs all parameters to be of one dtype"
-    ):
+    with pytest.raises(ValueError, match="adding up over all parameters needs all parameters to be of one dtype"):
         optimizer.step()
     assert all(bool((param == 1).all()) for param in params)
     params[1].grad = None

@@ -142,10 +142,10 @@ class Stepper:
         try:
             update = Update(self.host, groups, states, init_group, self.steps(), self.exchange)
             self.update, self.walk = update, update.single
-            if self.walk is not None and self.exchange is not None:
-                self.walk = GuardedWalk(self.walk, self.exchange)
             if self.walk is not None and self.common is not None:
                 self.walk = CommonWalk(self.walk, self.common, update.note_values)
+            if self.walk is not None and self.exchange is not None:
+                self.walk = GuardedWalk(self.walk, self.exchange)
         finally:
             self.counts_on_device = self.update is not None and any(each.on_device for each in self.update.rounds)
         return update
