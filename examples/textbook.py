@@ -573,7 +573,7 @@ class ASGD(Textbook):
 class Lion(Textbook):
     """Lion: steps along the sign of a momentum."""
 
-    update = staticmethod(lion)
+    update: Any = staticmethod(lion)
 
     def __init__(
         self,

@@ -88,13 +88,16 @@ def _without(spec: Spec, names: tuple[str, ...]) -> Spec:
         if not any(switch for index, switch in enumerate(key) if index not in kept)
     }
     left = set(rules.values())
+    tables: dict[str, Any] = {
+        table: _only(left, getattr(spec, table)) for table in ("of_rules", "costs", "proximal", "exact")
+    }
     return replace(
         spec,
         defaults={key: value for key, value in spec.defaults.items() if key not in names},
         variants=tuple(spec.variants[index] for index in kept),
         rules=rules,
         summing=None if spec.summing in names else spec.summing,
-        **{table: _only(left, getattr(spec, table)) for table in ("of_rules", "costs", "proximal", "exact")},
+        **tables,
     )
 
 

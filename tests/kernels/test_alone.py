@@ -122,8 +122,8 @@ def test_every_loop_has_the_bits_of_the_reference(rule: str, dtype: Any, flush: 
 
 
 def test_most_rules_can_be_alone() -> None:
-    assert [rule for rule in RULES if registry.loop(rule).alone is None] == ["adan", "rprop"], (
-        "they store the gradient as it is"
+    assert [rule for rule in RULES if registry.loop(rule).alone is None] == ["adan", "prodigy", "rprop"], (
+        "they store the gradient or the parameter as it is"
     )
     assert all(registry.loop(name).alone is None for name in registry.operations())
 
