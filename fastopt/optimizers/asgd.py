@@ -76,9 +76,9 @@ class ASGD(Optimizer):
         alpha: float = default(0.75),
         t0: float = default(1e6),
         weight_decay: float = default(0.0),
-        decoupled_weight_decay: bool = default(False),
         *,
         maximize: bool = default(False),
+        decoupled_weight_decay: bool = default(False),
         **options: Unpack[Options],
     ) -> None:
         super().__init__(

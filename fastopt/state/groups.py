@@ -126,7 +126,7 @@ class ParamGroup(dict[str, Any]):
         needed = set(self._spec.states(values))
         if self.allowed_states is not None and not needed <= self.allowed_states:
             missing = ", ".join(sorted(needed - self.allowed_states))
-            reason = ", ".join(f"{name}={values[name]!r}" for name in self._spec.variants)
+            reason = ", ".join(f"{name}={values[name]!r}" for name in self._spec.variants if name in changes)
             raise ValueError(f"{reason} needs state that this optimizer was created without: {missing}")
         check_prox(self._spec, values, options)
         values |= options

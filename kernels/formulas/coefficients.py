@@ -495,7 +495,7 @@ def asgd(step, lr, lambd, alpha, t0, eta, mu):
 
 def trust_ratio(param_square_sum, other_square_sum):
     """The norm of a parameter divided by another norm; 1 if one of them is 0 or NaN."""
-    ratio = sqrt(param_square_sum) / sqrt(other_square_sum)
+    ratio = sqrt(param_square_sum) / sqrt(select(other_square_sum > 0, other_square_sum, 1))
     return select(param_square_sum > 0, select(other_square_sum > 0, ratio, 1), 1)
 
 
@@ -518,7 +518,8 @@ def lars(
 ):
     param_norm = sqrt(param_square_sum)
     grad_norm = sqrt(grad_square_sum)
-    ratio = trust_coeff * param_norm / (grad_norm + weight_decay * param_norm + eps)
+    divisor = grad_norm + weight_decay * param_norm + eps
+    ratio = trust_coeff * param_norm / select(divisor == 0, 1, divisor)
     ratio = select(param_norm > 0, select(grad_norm > 0, ratio, 1), 1)
     trust = select(weight_decay == 0, select(always_adapt != 0, ratio, 1), ratio)
     param_weight = weight_decay
@@ -581,7 +582,7 @@ def prodigy(
     square_weight = select(is_included != 0, d * d * (1 - beta2), 0)
     param_weight = select(s_sum == 0, 0, select(decouple != 0, weight_decay * rate, 0))
     numerator = numerator_keep * d_numerator + distance_sum
-    d_hat = select(s_sum == 0, 0, d_coef * numerator / s_sum)
+    d_hat = select(s_sum == 0, 0, d_coef * numerator / select(s_sum == 0, 1, s_sum))
     d_max = select(d_hat > d_max, d_hat, d_max)
     grown = growth_rate * select(d == d0, select(d_hat > d, d_hat, d), d)
     found = select(s_sum == 0, d, select(grown < d_max, grown, d_max))
@@ -590,7 +591,7 @@ def prodigy(
     d_numerator = select(s_sum == 0, d_numerator, numerator)
     k = select(s_sum == 0, k, k + 1)
     eps_in = 0
-    eps_out = d * eps
+    eps_out = select(s_sum == 0, 1, d * eps)
     return (
         is_first,
         is_included,

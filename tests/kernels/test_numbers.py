@@ -201,7 +201,8 @@ def by_textbook(name: str, gradients: list[float]) -> np.ndarray:
 @each_pair(case=WITH_EPS, dtype=DTYPES, backend=BACKENDS)
 def test_without_eps_nothing_over_nothing_is_nan_as_in_torch(case: Case, dtype: Any, backend: str) -> None:
     divides_at_once = bool(np.isnan(by_textbook(case.optimizer, [0.0])).all())
-    for gradients, is_nan in (([0.0], divides_at_once), ([0.0] * 7, True), ([1.0, 0.0, 0.0], False)):
+    divides = case.optimizer != "Prodigy"  # which does nothing until there is a gradient
+    for gradients, is_nan in (([0.0], divides_at_once), ([0.0] * 7, divides), ([1.0, 0.0, 0.0], False)):
         param = np.zeros(1, dtype)
         optimizer = case.make(param, backend=backend)
         for gradient in gradients:
