@@ -69,7 +69,7 @@ cdef extern from *:
     #if defined(__FP_FAST_FMA)
     #define add_square(sum, x) fma(x, x, sum)
     #else
-    #define add_square(sum, x) ((sum) + (x) * (x))
+    #define add_square(sum, x) ((sum) + (double)(x) * (double)(x))
     #endif
 {vocabulary}
     '''
