@@ -12,6 +12,7 @@ from functools import partial
 
 import numpy as np
 
+from fastopt.definitions.specs import SPECS
 from fastopt.examples.textbook import TEXTBOOK, Textbook
 
 from ..cases import Problem, copies
@@ -34,6 +35,8 @@ def unavailable(problem: Problem) -> str | None:
 
 
 def unavailable_in_numba(problem: Problem) -> str | None:
+    if SPECS[problem.variant.optimizer].common:
+        return "the rule changes numbers that all parameters have in common"
     reason = unavailable(problem) or import_failure("numba")
     if reason:
         return reason
