@@ -23,7 +23,7 @@ from typing import Any
 from ..constants import MAX_ARGUMENTS, MAX_LOOP_OPERANDS, MAX_RESULTS, MAX_SUMS
 from ..formulas import registry
 from . import vocabulary
-from .dialect import VOCABULARY, Function, error_at, read_function
+from .dialect import VOCABULARY, Function, error_at, hint_of_name, read_function
 from .rule_sums import NUMEL, arguments_for
 
 DIGEST_LENGTH = 16
@@ -304,10 +304,11 @@ def _read(
                 what = "is not defined here" if callee is None else f"is {callee!r} here"
                 raise error_at(path, each, f"{name} {what}; write `from fastopt.rules import {name}`")
         elif callee is None:
-            instead = f"; write {INSTEAD[name]}" if name in INSTEAD else ""
+            instead = f"; write {INSTEAD[name]}" if name in INSTEAD else hint_of_name(each, name)
             raise error_at(path, each, f"{name}() is not in the vocabulary ({_words()}){instead}")
         elif not isinstance(callee, types.FunctionType):
-            raise error_at(path, each, f"{name}() is {callee!r}, no plain function, nor in the vocabulary ({_words()})")
+            what = f"{name}() is {callee!r}, no plain function, nor in the vocabulary ({_words()})"
+            raise error_at(path, each, what + hint_of_name(each, name))
         elif callee in (function, *callers):
             raise error_at(path, each, f"{name}() calls itself")
         elif callee.__name__ != name:

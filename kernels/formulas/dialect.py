@@ -181,6 +181,22 @@ def _targets(statement: ast.Assign) -> list[str]:
     return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
+ADDED_UP = "a rule sees one element; what it needs to know of all together, `sums` adds up"
+BEYOND = "a rule sees one element, and of all others sums alone; rows and columns, matrices and sorting are beyond it"
+
+WHOLE = {
+    **dict.fromkeys(("dot", "inner", "mean", "nanmean", "nansum", "norm", "std", "sum", "var", "vdot"), ADDED_UP),
+    **dict.fromkeys(
+        ("T", "mT", "diag", "einsum", "linalg", "matmul", "mm", "mv", "outer", "trace", "transpose"), BEYOND
+    ),
+    **dict.fromkeys(("flatten", "permute", "ravel", "reshape", "shape", "unsqueeze", "view"), BEYOND),
+    **dict.fromkeys(("argmax", "argmin", "argsort", "cumsum", "median", "quantile", "sort", "sorted", "topk"), BEYOND),
+}
+"""What functions and methods of these names need more than one element for, by name."""
+
+ALONG_AXES = ("axis", "dim", "dims", "axes")
+"""Arguments that make it a matter of rows and columns."""
+
 HINTS: tuple[tuple[type[ast.AST], str], ...] = (
     (ast.If, "both sides are evaluated everywhere: write select(condition, if_true, if_false)"),
     (ast.IfExp, "write select(condition, if_true, if_false)"),
@@ -192,7 +208,8 @@ HINTS: tuple[tuple[type[ast.AST], str], ...] = (
     (ast.Compare, "a comparison can only be the condition of select()"),
     (ast.BoolOp, "write one select() inside another"),
     (ast.Attribute, "only plain names, with no dot"),
-    (ast.Subscript, "names stand for one element each; there is nothing to index"),
+    (ast.Subscript, f"names stand for one element each; there is nothing to index: {BEYOND}"),
+    (ast.MatMult, BEYOND),
 )
 """Hints on the code to write instead, by the kind of syntax that the dialect rejects."""
 
@@ -263,8 +280,7 @@ class _Reader:
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]):
                 self.call(node, name, args)
             case _:
-                callee = node.func if isinstance(node, ast.Call) else node
-                raise self.fail(node, f"{ast.unparse(node)!r} is outside of the dialect{hint(callee)}")
+                raise self.fail(node, f"{ast.unparse(node)!r} is outside of the dialect{hint(node)}")
 
     def call(self, node: ast.expr, name: str, args: list[ast.expr]) -> None:
         function = self.known.get(name)
@@ -301,4 +317,13 @@ def error_at(path: str, node: ast.AST, message: str) -> DialectError:
 
 
 def hint(node: ast.AST) -> str:
-    return next((f"; {text}" for kind, text in HINTS if isinstance(node, kind)), "")
+    part = node.func if isinstance(node, ast.Call) else node.op if isinstance(node, ast.BinOp) else node
+    whole = hint_of_name(node, part.attr) if isinstance(part, ast.Attribute) else ""
+    return whole or next((f"; {text}" for kind, text in HINTS if isinstance(part, kind)), "")
+
+
+def hint_of_name(node: ast.AST, name: str) -> str:
+    """A hint on what needs more than one element, if a function or a method of this name does."""
+    along = isinstance(node, ast.Call) and any(each.arg in ALONG_AXES for each in node.keywords)
+    found = BEYOND if along else WHOLE.get(name)
+    return f"; {found}" if found else ""
