@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 from ..formulas.registry import Loop
 from ..formulas.registry import loop as loop_of
-from .spelling import call_lines, indent
+from .spelling import call_lines, indent, table
 
 _PRELUDE = """\
 cdef extern from *:
@@ -106,10 +106,8 @@ def _loop(loop: Loop, stochastic: bool) -> str:
 def bfloat16_source(rules: Iterable[str]) -> str:
     """The Cython text of the loops, and the table of their addresses: `OVER_BFLOAT16` by rule, and by whether they
     round stochastically."""
-    ways = list(itertools.product(rules, (False, True)))
+    names = list(rules)
+    ways = list(itertools.product(names, (False, True)))
     parts = [_loop(loop_of(name), stochastic) for name, stochastic in ways]
-    addresses = [
-        f'("{name}", {stochastic}): <size_t>&{name}_bfloat16_{"stochastic" if stochastic else "nearest"},'
-        for name, stochastic in ways
-    ]
-    return "\n\n".join([_PRELUDE, *parts, f"OVER_BFLOAT16 = {{\n{indent(addresses, 1)}\n}}"])
+    kinds = {False: "bfloat16_nearest", True: "bfloat16_stochastic"}
+    return "\n\n".join([_PRELUDE, *parts, table("OVER_BFLOAT16", names, kinds)])

@@ -7,7 +7,6 @@ precision; the vocabulary becomes C functions of that precision.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
 
 from ..constants import CACHE_LINE, LANES, PREFETCH_BLOCK
 from ..formulas.dialect import Function
@@ -27,7 +26,7 @@ from ..formulas.registry import (
 )
 from .bfloat16_source import bfloat16_source
 from .codecs_source import codecs_source
-from .spelling import ALONE, call_lines, indent, statements, without_terms
+from .spelling import ALONE, BY_KEY, call_lines, indent, statements, table, without_terms
 
 BY_FMA = "float32_by_fma"
 """float32, with square roots computed by multiplications (square_root.h)."""
@@ -362,11 +361,6 @@ def _cython_sum(function: Function, real: str) -> str:
     )
 
 
-def _table(name: str, keys: Iterable[str], suffix: str, reals: Iterable[str] = REALS) -> str:
-    lines = [f'("{key}", "{real}"): <size_t>&{key}_{suffix}_{real},' for real in reals for key in keys]
-    return f"{name} = {{\n{indent(lines, 1)}\n}}"
-
-
 def term_functions() -> list[Function]:
     """The functions of the terms of all rules' sums."""
     found = {each.name: each for rule in rules() for each in getattr(terms(rule), "functions", ())}
@@ -393,10 +387,11 @@ def loops_source(level: str) -> str:
             _CYTHON_CONSTANTS,
             *parts,
             _CYTHON_ROOTS,
-            _table("ADDRESSES", loops(), "loop"),
-            _table("SHARING", [loop.name for loop in sharing], "sharing_loop", reals=("float32",)),
+            BY_KEY,
+            table("ADDRESSES", loops(), {real: f"loop_{real}" for real in REALS}),
+            table("SHARING", [loop.name for loop in sharing], {"float32": "sharing_loop_float32"}),
             "CAN_SHARE_ROOTS = bool(FASTOPT_CAN_SHARE_ROOTS)\nROOTS_BY_FMA = <size_t>&roots_by_fma",
-            _table("SUMS", sum_functions(), "sum"),
+            table("SUMS", sum_functions(), {real: f"sum_{real}" for real in REALS}),
             codecs_source(),
             bfloat16_source(() if level == WITHOUT_BFLOAT16 else [name for name in rules() if name not in SPARING]),
             f"LEVEL = {level!r}\nDIGEST = {digest()!r}\n",
@@ -422,6 +417,6 @@ def coefficients_source() -> str:
                 arguments=", ".join(f"arguments[{index}]" for index in range(len(function.arguments))),
             )
         )
-    table = [f'"{name}": <size_t>&{name}_host,' for name in functions]
-    ending = f"ADDRESSES = {{\n{indent(table, 1)}\n}}\nDIGEST = {digest()!r}\n"
+    addresses = [f'"{name}": <size_t>&{name}_host,' for name in functions]
+    ending = f"ADDRESSES = {{\n{indent(addresses, 1)}\n}}\nDIGEST = {digest()!r}\n"
     return "\n\n".join([_cython_prelude(["float64"]), *parts, ending])

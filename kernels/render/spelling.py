@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -53,6 +53,28 @@ def statements(
 
 def indent(lines: list[str], levels: int) -> str:
     return "\n".join("    " * levels + line for line in lines)
+
+
+BY_KEY = """\
+cdef dict by_key(str names, tuple kinds, const size_t *addresses):
+    cdef dict found = {}
+    cdef Py_ssize_t index = 0
+    for kind in kinds:
+        for name in names.split():
+            found[name, kind] = addresses[index]
+            index += 1
+    return found
+"""
+"""What a module needs for `table`. A dict display, with its constants, takes ten times as much room."""
+
+
+def table(name: str, keys: Iterable[str], kinds: Mapping[Any, str]) -> str:
+    """The Cython text of a dict from (key, kind) to an address, given the ending of functions' names for each kind."""
+    keys, array = list(keys), f"{name.lower()}_addresses"
+    functions = [f"{key}_{ending}" for ending in kinds.values() for key in keys]
+    lines = [f"cdef size_t {array}[{max(len(functions), 1)}]"]
+    lines += [f"{array}[{index}] = <size_t>&{each}" for index, each in enumerate(functions)]
+    return "\n".join([*lines, f'{name} = by_key("{" ".join(keys)}", {tuple(kinds)!r}, {array})'])
 
 
 def call_lines(loop: Loop, call: str, element: str = "s_{}[i]") -> list[str]:
