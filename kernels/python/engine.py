@@ -176,10 +176,14 @@ class PythonEngine(EngineBase):
             with_denormals(self.plan.flush_denormals, lambda: self.advance(plain))
 
     def run_swap(self) -> None:
+        contextvars.copy_context().run(self.swap_in_context)  # as a step
+
+    def swap_in_context(self) -> None:
         self.check_watched()
         work = [self.work_on(index, None) for index in range(len(self.segments))]
-        for each in work:
-            self.run("swap", each, 1.0)
+        with np.errstate(all="ignore"):  # a rule's coefficients, from sums of 0
+            for each in work:
+                self.run("swap", each, 1.0)
         self.commit(work, [(self.progress.swapped, ~self.progress.swapped)])
 
     def commit(self, work: list[Work], more: list[tuple[np.ndarray, np.ndarray]]) -> None:

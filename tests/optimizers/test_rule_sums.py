@@ -165,6 +165,20 @@ def test_a_weight_decay_of_its_own_for_one_parameter(case: Case, rng: np.random.
     assert all(map(equal_bits, params, singles))
 
 
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_averages_are_exchanged_without_sums(backend: str) -> None:
+    """By which a rule's coefficients divide; NumPy does not warn of that."""
+    param = np.full(3, 2.0)
+    optimizer = ByRoot(param, ema_decay=0.5, backend=backend)
+    optimizer.step(np.ones(3))
+    optimizer.step(np.ones(3))
+    before = param.copy()
+    optimizer.swap_averages()
+    assert not equal_bits(param, before)
+    optimizer.swap_averages()
+    assert equal_bits(param, before)
+
+
 def test_parameters_without_a_gradient_are_in_no_sum(rng: np.random.Generator) -> None:
     params, single = [np.ones(3), np.full(4, 2.0)], np.ones(3)
     ByRoot(params).step([np.ones(3), None])

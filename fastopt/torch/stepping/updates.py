@@ -189,7 +189,8 @@ class Update:
                 entry.add_state(value.codes)
                 continue
             if not isinstance(value, Tensor):
-                variants = ", ".join(f"{key}={hyperparameters[key]!r}" for key in host.spec.variants)
+                on = [key for key in host.spec.variants if hyperparameters[key]]
+                variants = ", ".join(f"{key}={hyperparameters[key]!r}" for key in on)
                 raise ValueError(
                     f"{host.name}: the state of {entry.label} has no {name!r}, which {variants or 'a step'} needs "
                     f"(it has {', '.join(map(repr, state)) or 'nothing'})"
