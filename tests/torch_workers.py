@@ -25,8 +25,8 @@ OPTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "RAdam": ({"betas": (0.9, 0.9)}, {}),
     "Lion": ({"weight_decay": 0.1}, {}),
 }
-JOBS = {name: OPTIONS.get(name, ({}, {})) for name in SPECS}
-"""By optimizer, its options, and those of ZeroRedundancyOptimizer."""
+JOBS = {name: OPTIONS.get(name, ({}, {})) for name, spec in SPECS.items() if not spec.has_sums_over_all}
+"""By optimizer that knows its share of the parameters alone, its options, and those of ZeroRedundancyOptimizer."""
 
 
 def shard(rank: int, folder: str, n_processes: int) -> None:
