@@ -155,7 +155,7 @@ cdef class Engine:
     cdef int set_sums(self) except -1
     cdef bint update_by_sums(self, int n_threads) noexcept
     cdef bint fits(self, Py_ssize_t index) noexcept
-    cdef void add_up_terms(self, int n_threads, bint added) noexcept
+    cdef void add_up_terms(self, int n_threads) noexcept
     cdef bint add_up_terms_together(self) except -1
     cdef bint all_usable(self) noexcept
     cdef int decline(self) except -1

@@ -515,7 +515,7 @@ cdef class Engine:
                 self.table.segments[self.table.active[k].segment].total = totals[k]
         if self.exchange_sums is not None:
             caller = enter_mode(self.table.flush)
-            self.add_up_terms(n_threads, True)
+            self.add_up_terms(n_threads)
             leave_mode(caller)
             if not self.add_up_terms_together():
                 self.decline()
@@ -627,6 +627,8 @@ cdef class Engine:
         cdef Py_ssize_t n_active = self.table.n_active, total = self.table.total
         cdef Py_ssize_t first, last = 0
         cdef bint at_once = self.sums_over_all or self.n_carried > 0, moved = False
+        if n_active == 0:
+            self.compute_coefficients(True)  # and the norm
         while last < n_active and not moved:
             first = last
             self.table.active = &active[first]
@@ -636,7 +638,7 @@ cdef class Engine:
                 self.table.total += self.table.segments[active[last].segment].size
                 last += 1
             self.table.n_active = last - first
-            self.add_up_terms(n_threads, True)
+            self.add_up_terms(n_threads)
             moved = first == 0 and self.shared and self.arrays.moved() != NULL
             if not moved:
                 self.compute_coefficients(True)
@@ -654,7 +656,7 @@ cdef class Engine:
             nbytes = segment.layout.element_bytes
         return nbytes * <double>(self.table.total + segment.size) <= BYTES_IN_CACHE
 
-    cdef void add_up_terms(self, int n_threads, bint added) noexcept:
+    cdef void add_up_terms(self, int n_threads) noexcept:
         """Compute the sums of the rule of each active segment, from partial sums in a fixed order."""
         cdef Py_ssize_t k, index, block, n_blocks
         cdef int each
@@ -667,7 +669,7 @@ cdef class Engine:
             for each in range(MAX_SUMS):
                 self.sums[self.table.active[k].segment * MAX_SUMS + each] = 0.0
         self.table.program = TERMS
-        self.compute_coefficients(added)
+        self.compute_coefficients(True)
         self.table.adding = True
         self.run(n_threads)
         self.table.adding = False

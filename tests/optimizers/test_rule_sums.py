@@ -72,9 +72,16 @@ def test_each_parameter_has_sums_of_its_own(case: Case, rng: np.random.Generator
         assert equal_bits(views[name], mine)
 
 
+def mixed(params: list[np.ndarray], **options: Any) -> fastopt.Optimizer:
+    """A group with sums between two without."""
+    shares = (params[:2], params[2:4], params[4:])
+    groups = [{"params": share, "cautious": index == 1} for index, share in enumerate(shares)]
+    return fastopt.AdamW(groups, **options)
+
+
 @pytest.mark.parametrize("options", [{}, {"max_grad_norm": 1.0, "zero_grads": True}], ids=["plain", "clipped"])
-@pytest.mark.parametrize("name", ["LAMB", "StableAdamW"])
-def test_more_parameters_than_a_cache_holds(name: str, options: dict[str, Any], rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("make", [fastopt.LAMB, fastopt.StableAdamW, mixed])
+def test_more_parameters_than_a_cache_holds(make: Any, options: dict[str, Any], rng: np.random.Generator) -> None:
     """Those that fit into it together are updated before the next are added up: here in three rounds."""
     sizes = (300_000, 5, 600_000, 1, 1_200_000, 40_000, 0)
     starts = [rng.standard_normal(size, np.float32) for size in sizes]
@@ -83,9 +90,10 @@ def test_more_parameters_than_a_cache_holds(name: str, options: dict[str, Any], 
     found = []
     for backend, n_threads in (("reference", 1), ("cython", 1), ("cython", 2), ("numba", 2)):
         params = [start.copy() for start in starts]
-        optimizer = getattr(fastopt, name)(params, backend=backend, n_threads=n_threads, **options)
+        optimizer = make(params, backend=backend, n_threads=n_threads, **options)
         for each in gradients:
-            optimizer.step([gradient.copy() for gradient in each])
+            own = [gradient.copy() for gradient in each]
+            optimizer.step([own[:2], own[2:4], own[4:]] if make is mixed else own)
         found.append([*params, *(state["exp_avg_sq"] for state in optimizer.state.values())])
     for other in found[1:]:
         assert all(equal_bits(mine, theirs) for mine, theirs in zip(found[0], other, strict=True))
@@ -177,6 +185,22 @@ def test_averages_are_exchanged_without_sums(backend: str) -> None:
     assert not equal_bits(param, before)
     optimizer.swap_averages()
     assert equal_bits(param, before)
+
+
+@pytest.mark.parametrize("name", ["LAMB", "Prodigy"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_step_without_any_gradient(name: str, backend: str) -> None:
+    param = np.ones(3)
+    optimizer = getattr(fastopt, name)([param], max_grad_norm=1.0, backend=backend)
+    optimizer.step([np.full(3, 2.0)])
+    before, state, groups = param.copy(), optimizer.state_dict()["state"], repr(optimizer.state_dict()["param_groups"])
+    assert optimizer.grad_norm == np.sqrt(12.0)
+    optimizer.step([None])
+    assert optimizer.grad_norm == 0
+    assert optimizer.iterations == 2
+    assert equal_bits(param, before)
+    assert repr(optimizer.state_dict()["state"]) == repr(state)
+    assert repr(optimizer.state_dict()["param_groups"]) == groups
 
 
 def test_parameters_without_a_gradient_are_in_no_sum(rng: np.random.Generator) -> None:
