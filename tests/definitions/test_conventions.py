@@ -36,9 +36,14 @@ def make(name: str, params: Any, **options: Any) -> fastopt.Optimizer:
 # --- the same bits ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@by_case
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
+IN_TURN = [
+    pytest.param(case, dtype, marks=pytest.mark.slow if (number + index) % 2 else pytest.mark.exhaustive)
+    for number, case in enumerate(CONVENTION_CASES)
+    for index, dtype in enumerate(DTYPES)
+]
+
+
+@pytest.mark.parametrize(("case", "dtype"), IN_TURN, ids=lambda each: getattr(each, "__name__", str(each)))
 @pytest.mark.usefixtures("threads_always")
 def test_the_same_bits(case: Case, dtype: Any, rng: np.random.Generator) -> None:
     sizes = [length for length in LENGTHS for _ in range(2)]

@@ -81,8 +81,11 @@ COMPILED = list(
 """One for each rule with each coefficient function of PyTorch's."""
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("case", COMPILED, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.exhaustive if case.options else pytest.mark.slow) for case in COMPILED],
+    ids=str,
+)
 def test_the_bits_of_the_optimizers(case: cases.Case) -> None:
     functions = jit.functions(getattr(fastopt, case.optimizer), **case.options)
     for size in (1, 37, 1030):

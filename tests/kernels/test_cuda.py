@@ -21,7 +21,6 @@ from fastopt.kernels.cuda import availability
 from fastopt.kernels.cuda.availability import unavailable
 
 FOLDER = Path(__file__).parent / "cuda"
-FILES = sorted(path.name for path in FOLDER.glob("test_*.py"))
 
 pytestmark = pytest.mark.cuda
 
@@ -33,10 +32,8 @@ def run_in_child(arguments: list[str], **variables: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_in_the_simulator(name: str) -> None:
-    """Each file in a process of its own, so that none finds what another left behind."""
-    run_in_child([str(FOLDER / name)], NUMBA_ENABLE_CUDASIM="1")
+def test_in_the_simulator() -> None:
+    run_in_child([str(FOLDER)], NUMBA_ENABLE_CUDASIM="1")
 
 
 def test_on_a_device() -> None:

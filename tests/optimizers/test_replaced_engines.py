@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import BACKENDS
+from cases import BACKENDS, each_pair
 
 import fastopt
 from fastopt.kernels.engine.contract import BUSY
@@ -176,10 +176,7 @@ def orders(backend: str, bound: bool, begun: list[str], second: str) -> list[tup
     return [*found, (results, "refused", left)]
 
 
-@pytest.mark.parametrize("second", MEANWHILE)
-@pytest.mark.parametrize("first", BEGUN)
-@pytest.mark.parametrize("bound", [True, False], ids=["bound", "given"])
-@pytest.mark.parametrize("backend", ["cython", pytest.param("reference", marks=pytest.mark.slow)])  # Both engines.
+@each_pair(backend=["cython", "reference"], bound={"bound": True, "given": False}, first=BEGUN, second=MEANWHILE)
 def test_what_another_thread_does_comes_before_or_after_or_is_refused(
     backend: str, bound: bool, first: str, second: str
 ) -> None:

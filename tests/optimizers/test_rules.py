@@ -88,8 +88,8 @@ OTHERS = [case for case in REFERENCES if case not in ONE_OF_EACH_RULE]
     ("case", "dtype"),
     [
         *((case, np.float32) for case in ONE_OF_EACH_RULE),
-        *(pytest.param(case, np.float64, marks=pytest.mark.slow) for case in ONE_OF_EACH_RULE),
-        *(pytest.param(case, np.float32, marks=pytest.mark.slow) for case in OTHERS),
+        *(pytest.param(case, np.float64, marks=pytest.mark.exhaustive) for case in ONE_OF_EACH_RULE),
+        *(pytest.param(case, np.float32, marks=pytest.mark.exhaustive) for case in OTHERS),
     ],
     ids=lambda each: getattr(each, "__name__", str(each)),
 )

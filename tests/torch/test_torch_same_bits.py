@@ -27,7 +27,7 @@ from fastopt.definitions.specs import SPECS
 
 
 @pytest.mark.parametrize("case", NATIVE, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.slow)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.float64, marks=pytest.mark.exhaustive)], ids=str)
 @pytest.mark.usefixtures("threads_always")
 def test_backends_threads_and_numpy_give_the_same_bits(case: Case, dtype: torch.dtype, carry_in: CarryIn) -> None:
     carry_in(case.optimizer, torch.float64)
