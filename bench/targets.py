@@ -75,6 +75,7 @@ BESIDE_ONE_PEER: tuple[Target, ...] = (
     *_ratios("A custom rule with a sum", "StableAdamW", "fastopt numba", {MILLION: 0.95}),
     Target("torch: optimizers of other packages", "LAMB *, 500 tensors of 256", "pytorch_optimizer", at_least=30),
     Target("torch: optimizers of other packages", f"LAMB *, {GPT2}", "pytorch_optimizer", at_least=4),
+    Target("torch: optimizers of other packages", f"ScheduleFreeAdamW *, {GPT2}", "schedulefree", at_least=2),
     Target("torch: sharded parameters", "*", "torch fused", at_least=10),
     Target("torch: sharded parameters", "*", "torch foreach", at_least=20),
     Target("torch: sharded parameters", "*", "fastopt, plain tensors", at_least=0.7),

@@ -8,7 +8,7 @@ import pytest
 
 from . import torch_cases
 from .cases import GPT2, MANY, VARIANTS, Variant, Workload, identifier
-from .peers.packages import PRODIGYOPT, PYTORCH_OPTIMIZER, PYTORCH_OPTIMIZERS_LAMB
+from .peers.packages import PRODIGYOPT, PYTORCH_OPTIMIZER, PYTORCH_OPTIMIZERS_LAMB, SCHEDULEFREE
 from .runner import Peer
 
 pytest.importorskip("torch")
@@ -25,6 +25,8 @@ CASES = [
     case("LAMB", PYTORCH_OPTIMIZERS_LAMB, lr=1e-3, weight_decay=0.0),
     case("StableAdamW", PYTORCH_OPTIMIZER, lr=1e-3, weight_decay=0.01),
     case("Prodigy", PRODIGYOPT, d0=1e-3),
+    case("ScheduleFreeAdamW", SCHEDULEFREE, lr=1e-3, weight_decay=0.01),
+    case("ScheduleFreeSGD", SCHEDULEFREE, lr=0.1),
 ]
 
 

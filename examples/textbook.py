@@ -342,6 +342,24 @@ def asgd(params, grads, average, keep, rate, weight):  # type: ignore[no-untyped
     average += weight * (params - average)
 
 
+def schedule_free_adamw(  # type: ignore[no-untyped-def]
+    params, grads, z, mean_square, beta2, rest2, rate, root, eps, weight_decay, share, own_rate
+):
+    mean_square *= beta2
+    mean_square += rest2 * np.square(grads)
+    found = grads / (np.sqrt(mean_square) / root + eps)
+    if weight_decay != 0:
+        found += weight_decay * params
+    params += share * (z - params) - own_rate * found
+    z -= rate * found
+
+
+def schedule_free_sgd(params, grads, z, rate, weight_decay, share, own_rate):  # type: ignore[no-untyped-def]
+    found = grads + weight_decay * params if weight_decay != 0 else grads
+    params += share * (z - params) - own_rate * found
+    z -= rate * found
+
+
 # --- the optimizers ---------------------------------------------------------------------------------------------------
 
 
@@ -798,9 +816,83 @@ class Prodigy(Textbook):
         return self.estimate, float(self.steps == 1), *self.shared
 
 
+class ScheduleFree(Textbook):
+    """What the Schedule-Free optimizers share: the weights of their averages; and a first state that starts as the
+    array is before the first step."""
+
+    def __init__(
+        self, params: np.ndarray, states: int, lr: float, warmup_steps: float, r: float, weight_lr_power: float
+    ) -> None:
+        super().__init__(params, states)
+        self.lr, self.warmup_steps, self.r, self.weight_lr_power = lr, warmup_steps, r, weight_lr_power
+        self.weight_sum, self.lr_max = 0.0, -1.0
+
+    def step(self, grads: np.ndarray) -> None:
+        if self.steps == 0:
+            self.states[0][...] = self.params
+        super().step(grads)
+
+    def rates(self, momentum: float) -> tuple[float, float, float]:
+        """The rate of z, the share of z in the average, and the rate at which the array itself moves."""
+        rate = self.lr * min(1.0, self.steps / self.warmup_steps if self.warmup_steps else 1.0)
+        self.lr_max = max(self.lr_max, rate)
+        weight = self.steps**self.r * self.lr_max**self.weight_lr_power
+        self.weight_sum += weight
+        share = weight / self.weight_sum if self.weight_sum else 0.0
+        return rate, share, rate * (1 - momentum * (1 - share))
+
+
+class ScheduleFreeAdamW(ScheduleFree):
+    """AdamW, without momentum, of an average's other end."""
+
+    update = staticmethod(schedule_free_adamw)
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 2.5e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        warmup_steps: float = 0.0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+    ) -> None:
+        super().__init__(params, 2, lr, warmup_steps, r, weight_lr_power)
+        self.betas, self.eps, self.weight_decay = betas, eps, weight_decay
+
+    def numbers(self) -> tuple[float, ...]:
+        rate, share, own_rate = self.rates(self.betas[0])
+        root = math.sqrt(1 - self.betas[1] ** self.steps)
+        return self.betas[1], 1 - self.betas[1], rate, root, self.eps, self.weight_decay, share, own_rate
+
+
+class ScheduleFreeSGD(ScheduleFree):
+    """SGD of an average's other end."""
+
+    update = staticmethod(schedule_free_sgd)
+
+    def __init__(
+        self,
+        params: np.ndarray,
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        warmup_steps: float = 0.0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+    ) -> None:
+        super().__init__(params, 1, lr, warmup_steps, r, weight_lr_power)
+        self.momentum, self.weight_decay = momentum, weight_decay
+
+    def numbers(self) -> tuple[float, ...]:
+        rate, share, own_rate = self.rates(self.momentum)
+        return rate, self.weight_decay, share, own_rate
+
+
 TEXTBOOK: dict[str, Callable[..., Textbook]] = {
     name: each
     for name, each in list(globals().items())
-    if isinstance(each, type) and issubclass(each, Textbook) and each is not Textbook
+    if isinstance(each, type) and issubclass(each, Textbook) and each not in (Textbook, ScheduleFree)
 }
 """Classes by the name of fastopt's class."""

@@ -100,7 +100,7 @@ def rule(
     state: tuple of names, or dict
         The arrays that are kept for each parameter, of its shape and dtype, in the function's order: at most six. They
         start at zero; a dict says what each starts with: a number, the name of a hyperparameter, or "param", for a copy
-        of the parameter. That is the parameter as the function first sees it, in the first update.
+        of the parameter: as the function first sees it, in the first update, until which the state shows 0.
     hyper: dict
         The hyperparameters and their defaults: numbers, True or False. One is `lr`, the rate. They are the class'
         keyword arguments, in this order, with `weight_decay`, `decoupled_weight_decay` and `maximize`, which every

@@ -70,6 +70,9 @@ FULL: dict[str, Any] = {
     "d0": 0.5,
     "d_coef": 1.5,
     "growth_rate": 1.25,
+    "warmup_steps": 3.0,
+    "r": 0.5,
+    "weight_lr_power": 1.5,
 }
 EXTRAS: tuple[dict[str, Any], ...] = (
     {},
@@ -132,9 +135,16 @@ class Case:
 
     def can(self, options: dict[str, Any]) -> bool:
         """Whether the optimizer has all that is asked for around its update."""
+        if self.spec.average is not None:
+            own = ("ema_decay", "ema_warmup", "ema_overwrite_frequency", "prox", "projection")
+            return all(options.get(name) is None for name in own)
         if options.get("prox") is None or options["prox"].row is not None:
             return True
         return self.spec.rule({**self.spec.defaults, **self.options}) in self.spec.proximal
+
+    def possible(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Those of these options that the optimizer has."""
+        return {name: value for name, value in options.items() if self.can({name: value})}
 
     def make(self, params: Any, **more: Any) -> fastopt.Optimizer:
         optimizer: fastopt.Optimizer = getattr(fastopt, self.optimizer)(params, **{**self.options, **more})

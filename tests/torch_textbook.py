@@ -19,6 +19,15 @@ from fastopt.torch.plain import PlainOptimizer, plain_class
 
 
 class _WithStep(PlainOptimizer):
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As torch's, which loads numbers that are carried from step to step in the dtype of the parameter."""
+        super().load_state_dict(state_dict)
+        ids = [key for group in state_dict["param_groups"] for key in group["params"]]
+        params = [param for group in self.param_groups for param in group["params"]]
+        for key, param in zip(ids, params, strict=True):
+            for name in self.spec.carried if key in state_dict["state"] else ():
+                self.state[param][name] = torch.as_tensor(state_dict["state"][key][name], dtype=torch.float64).clone()
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None
@@ -94,9 +103,13 @@ def step_one(spec: Spec, group: dict[str, Any], param: Tensor, state: dict[str, 
         new *= 1 - values["lr"] * decay
     textbook = TEXTBOOK[spec.name](new, **values)
     textbook.states, textbook.steps = states, int(state["step"])
+    for name in spec.carried:
+        setattr(textbook, name, float(state[name]))
     with np.errstate(all="ignore"):
         textbook.step(grad)
     state["step"] += 1
+    for name in spec.carried:
+        state[name].fill_(getattr(textbook, name))
     for tensor, array in zip((param, *(state[name] for name in names)), (new, *states), strict=True):
         tensor.copy_(torch.from_numpy(array).reshape(tensor.shape))
 

@@ -43,6 +43,10 @@ def package_peer(package: str, classes: Mapping[str, Theirs], absolute: float | 
 
 
 PYTORCH_OPTIMIZER = package_peer("pytorch_optimizer", {"StableAdamW": Theirs("StableAdamW", {"kahan_sum": False})})
+SCHEDULEFREE = package_peer(
+    "schedulefree",
+    {"ScheduleFreeAdamW": Theirs("AdamWScheduleFree"), "ScheduleFreeSGD": Theirs("SGDScheduleFree")},
+)
 PRODIGYOPT = package_peer("prodigyopt", {"Prodigy": Theirs("Prodigy")})
 PYTORCH_OPTIMIZERS_LAMB = package_peer(
     "pytorch_optimizer",

@@ -90,7 +90,7 @@ class OptimizerPart(Part):
         room = self.value._room
 
         def checked() -> Result:
-            room.check_not_swapped()
+            room.check_readable()
             room.engine.fetch()
             return function()
 

@@ -365,6 +365,8 @@ class _Simplification(ast.NodeTransformer):
             return ast.Constant(0)
         if kind is ast.Div and left == 0:
             return ast.Constant(0)
+        if kind is ast.Pow and right == 0:
+            return ast.Constant(1)
         if right == {ast.Add: 0, ast.Sub: 0, ast.Mult: 1, ast.Div: 1, ast.Pow: 1}[kind]:
             return node.left
         if (kind, left) in ((ast.Add, 0), (ast.Mult, 1)):

@@ -188,6 +188,9 @@ HYPERPARAMETERS: dict[str, Hyperparameter] = {
         Hyperparameter("d0", _check_d0),
         _at_least_zero("d_coef", "d_coef value"),
         Hyperparameter("growth_rate", _check_growth_rate),
+        _at_least_zero("warmup_steps", "warmup_steps value"),
+        _at_least_zero("r", "r value"),
+        _at_least_zero("weight_lr_power", "weight_lr_power value"),
     )
 }
 """Every hyperparameter of every optimizer; a name has one meaning everywhere, except with `with_three_betas`."""

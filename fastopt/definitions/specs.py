@@ -36,12 +36,13 @@ class Spec:
     summing: the hyperparameter without which a rule needs no sums, though it has some; by default there is none.
     fixed: hyperparameters that define the optimizer, so no argument sets them.
     initial: per state, the hyperparameter or the number that it starts with; a state without an entry starts at 0.
-    starts_as_param: the states that start as a copy of the parameter. Memory has that copy from the beginning, but the
-        parameter can change before its first update, so the rule itself takes it there again: see `begun` in
-        `kernels/formulas/rules.py`.
+    starts_as_param: the states that start as a copy of the parameter. Memory has 0 until the first update: there the
+        rule takes the parameter as it then is, see `begun` in `kernels/formulas/rules.py`.
     unsigned: the states that are never negative: the formats that store them have no sign, and keep 0 for 0 alone.
     exact: per rule, states that are always stored in float32, whatever `state_dtype` says: rounded, they would make
         updates wrong by far more than they are rounded.
+    average: for optimizers whose parameters train between an average and the state `z`: the number that says how near
+        to the average. They show the average when asked to, see `step.evaluation`.
     clipping: the function in `kernels/formulas/coefficients.py` that clips by a norm.
     costs: per rule, nanoseconds per element for float32 and for float64, on one thread with everything in cache
         (AVX-512; `python -m fastopt.bench.costs` measures them). They decide when another thread makes a step faster.
@@ -57,8 +58,9 @@ class Spec:
         hyperparameter that each starts with. What they become depends only on sums over all parameters, on each other
         and on the hyperparameters in `alike`.
     alike: the hyperparameters that must be the same in all groups.
-    of_authors: what the groups of the authors' own class have beside hyperparameters and common numbers; no step here
-        uses it.
+    in_groups: what the authors' own class may count in its groups: the name there, and that of the number here, which
+        each parameter has for itself. No class of torch.optim does so.
+    of_authors: what the groups of the authors' own class have beside all this; no step here uses it.
     flattened: the states that the authors' own class keeps as vectors, or as one zero for a parameter of zeros.
     hyperparameters: the values that each hyperparameter can take.
     in_torch: whether torch.optim has a class of this name, which `fastopt.torch` then builds on.
@@ -81,6 +83,7 @@ class Spec:
     starts_as_param: tuple[str, ...] = ()
     unsigned: tuple[str, ...] = ()
     exact: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    average: str | None = None
     clipping: str = "clipping_torch"
     check: Callable[[Hyperparameters], str | None] = lambda values: None
     counts_steps: bool = True
@@ -91,6 +94,7 @@ class Spec:
     carried_initial: Mapping[str, str] = field(default_factory=dict)
     common: Mapping[str, str | float] = field(default_factory=dict)
     alike: tuple[str, ...] = ()
+    in_groups: Mapping[str, str] = field(default_factory=lambda: {"step": "step"})
     of_authors: tuple[str, ...] = ()
     flattened: tuple[str, ...] = ()
     convention: str = "torch"
@@ -200,6 +204,10 @@ def _check_nesterov(values: Hyperparameters) -> str | None:
     return None
 
 
+def _check_inner_momentum(name: str, momentum: float) -> str | None:
+    return None if 0 < momentum < 1 else f"Invalid {name} value: {momentum:g} (expected 0 < {name} < 1)"
+
+
 def adaptive(state: str) -> tuple[str, Mapping[str, str]]:
     """The proximal step of a rule that divides by the square root of this state."""
     return "proximal_adaptive", {"square_avg": state}
@@ -261,6 +269,19 @@ def _adam(name: str, defaults: Hyperparameters, fixed: tuple[str, ...] = ()) -> 
         costs={"adam": (0.30, 0.89), "adam_amsgrad": (0.31, 0.90)},
         proximal={"adam": adaptive("exp_avg_sq"), "adam_amsgrad": adaptive("max_exp_avg_sq")},
         unsigned=("exp_avg_sq", "max_exp_avg_sq"),
+    )
+
+
+def _schedule_free(name: str, defaults: Hyperparameters, decay: Hyperparameters, **more: Any) -> Spec:
+    return Spec(
+        name,
+        defaults={**defaults, "weight_decay": 0.0, "warmup_steps": 0.0, "r": 0.0, "weight_lr_power": 2.0, **decay},
+        starts_as_param=("z",),
+        carried={"weight_sum": 0.0, "lr_max": -1.0},
+        in_groups={"step": "step", "k": "step", "weight_sum": "weight_sum", "lr_max": "lr_max"},
+        of_authors=("scheduled_lr",),
+        in_torch=False,
+        **more,
     )
 
 
@@ -580,6 +601,32 @@ SPECS: dict[str, Spec] = {
             in_torch=False,
             # No proximal step: `exp_avg` is of gradients times the distance, so elements have no rate for gradients.
         ),
+        _schedule_free(
+            "ScheduleFreeAdamW",
+            {"lr": 2.5e-3, "betas": (0.9, 0.999), "eps": 1e-8},
+            _EVERYWHERE,
+            rules={(): "schedule_free_adamw"},
+            coefficients="schedule_free_adamw",
+            regularize="regularize_without_decay",
+            costs={"schedule_free_adamw": (0.32, 0.90)},
+            unsigned=("exp_avg_sq",),
+            exact={"schedule_free_adamw": ("z",)},
+            average="beta1",
+            check=lambda values: _check_inner_momentum("betas[0]", values["betas"][0]),
+        ),
+        _schedule_free(
+            "ScheduleFreeSGD",
+            {"lr": 1.0, "momentum": 0.9},
+            _DECAY,
+            fixed=("decoupled_weight_decay",),
+            rules={(): "schedule_free_sgd"},
+            coefficients="schedule_free_sgd",
+            costs={"schedule_free_sgd": (0.16, 0.30)},
+            exact={"schedule_free_sgd": ("z",)},
+            average="momentum",
+            check=lambda values: _check_inner_momentum("momentum", values["momentum"]),
+            squares=False,
+        ),
     )
 }
 """Every optimizer, by the name of its class."""
@@ -588,6 +635,8 @@ CARRIED_BOUNDS: dict[str, tuple[float, float]] = {
     "mu_product": (0.0, 1.0),
     "eta": (0.0, sys.float_info.max),
     "mu": (0.0, 1.0),
+    "weight_sum": (0.0, sys.float_info.max),
+    "lr_max": (-1.0, sys.float_info.max),
 }
 """The smallest and the largest value that each carried number can have."""
 

@@ -32,6 +32,7 @@ def _torch_classes() -> str:
         "from torch import Tensor",
         "from torch.optim.optimizer import ParamsT",
         "",
+        "from .averaging import AveragingOptimizer",
         "from .base import NativeOptimizer",
         "from .plain import PlainOptimizer",
         "",
@@ -49,7 +50,7 @@ def _torch_class(spec: Spec) -> str:
     arguments = [f"        {name}: {_type(name, value)} = {_default(value)}," for name, value in values]
     return "\n".join(
         (
-            f"class {spec.name}(NativeOptimizer, PlainOptimizer):",
+            f"class {spec.name}({'AveragingOptimizer, ' * (spec.average is not None)}NativeOptimizer, PlainOptimizer):",
             "    def __init__(",
             "        self,",
             "        params: ParamsT,",

@@ -602,7 +602,7 @@ class Optimizer:
         from ..state import coded  # rarely needed
 
         def copied() -> Any:
-            self._room.check_not_swapped()
+            self._room.check_readable()
             contents = self._contents
             copies = [
                 coded.joined(param, states[REST]) if storage.split else contents.params.memory.to_host(param)
@@ -626,7 +626,7 @@ class Optimizer:
         RuntimeError
             There are no averages (no `ema_decay`).
         """
-        if self._contents.options["ema_decay"] is None:
+        if self._contents.options["ema_decay"] is None and self.spec.average is None:
             raise RuntimeError("there are no averages to swap in; construct the optimizer with ema_decay=")
         self._room.swap()
 
@@ -679,7 +679,7 @@ class Optimizer:
         from ..state import state_dicts  # slow to load, and often not needed
 
         def saved() -> dict[str, Any]:
-            self._room.check_not_swapped()
+            self._room.check_readable()
             self._room.engine.fetch()
             return state_dicts.save(self._contents, encoded=flag("encoded", encoded))
 
@@ -716,7 +716,7 @@ class Optimizer:
         def loaded(contents: Contents) -> Contents:
             return state_dicts.load(contents, state_dicts.read(contents, state_dict))
 
-        self._room.replace(loaded)
+        self._room.replace(loaded, even_if_shown=True)
 
     def __getstate__(self) -> dict[str, Any]:
         if not self._room.backend.memory.PICKLES:
@@ -728,7 +728,7 @@ class Optimizer:
         from . import pickling  # loads what state dicts need; often not needed
 
         def saved() -> dict[str, Any]:
-            self._room.check_not_swapped()
+            self._room.check_readable()
             self._room.engine.fetch()
             return pickling.held(self._contents, self.defaults)
 

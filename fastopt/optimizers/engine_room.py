@@ -112,14 +112,17 @@ class EngineRoom:
             (self, "_structure", structure),
         )
 
-    def replace(self, make: Callable[[Contents], Contents]) -> None:
+    def replace(self, make: Callable[[Contents], Contents], even_if_shown: bool = False) -> None:
         """Go over to other contents, made of those in use, while no other thread can step.
 
-        If that fails, everything is as it was before.
+        If that fails, everything is as it was before. `even_if_shown`: also while parameters are averages that follow
+        from them and a state.
         """
 
         def replace_or_restore() -> None:
-            self.check_not_swapped()
+            if not even_if_shown:
+                self.check_not_swapped()
+            self.check_readable()
             self.engine.fetch()
             before, engine, structure = self.contents, self.engine, self._structure
             groups = [(group, group.saved()) for group in before.groups]
@@ -137,6 +140,9 @@ class EngineRoom:
 
     def swap(self) -> None:
         """Exchange the parameters with their averages; a parameter that has none yet stays as it is."""
+        if self.contents.spec.average is not None:
+            self.show_average(not self.contents.progress.swapped[0])
+            return
         try:
             engine = self.engine
             engine.alone(self._start_averages)
@@ -148,6 +154,26 @@ class EngineRoom:
         except Replaced:  # by another thread, since it was found
             pass
         self.swap()
+
+    def show_average(self, shown: bool) -> None:
+        """Let the parameters be their average or, if not `shown`, what they were before; if they are, do nothing."""
+        try:
+            engine = self.engine
+            engine.alone(functools.partial(self._show_average, engine, shown))
+            return
+        except Replaced:  # by another thread, since it was found
+            pass
+        self.show_average(shown)
+
+    def _show_average(self, engine: Any, shown: bool) -> None:
+        contents = self.contents
+        if engine.replaced:
+            raise Replaced
+        if bool(contents.progress.swapped[0]) == shown:
+            return
+        contents.check_writable()
+        engine.fetch()
+        averages.show_or_hide(contents, self.backend, engine.stream if self.backend.on_device else None)
 
     def _exchange(self, engine: Any) -> None:
         """Exchange the parameters with their averages without the engine."""
@@ -299,6 +325,11 @@ class EngineRoom:
         """Raise a RuntimeError while the parameters are exchanged with their averages."""
         if self.contents.progress.swapped[0]:
             raise RuntimeError(SWAPPED)
+
+    def check_readable(self) -> None:
+        """Raise a RuntimeError while the parameters are exchanged with averages that state dicts do not tell apart."""
+        if self.contents.spec.average is None:
+            self.check_not_swapped()
 
     @property
     def iterations(self) -> int:

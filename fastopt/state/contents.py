@@ -39,7 +39,9 @@ class Contents:
     report: the count of steps whose gradients could not be used.
     gradients: the gradients that are bound to the optimizer, or None.
     seed: of stochastic rounding.
-    kept_averages: while parameters are exchanged with their averages, those averages, if parameters cannot hold them.
+    kept_averages: while parameters are exchanged with their averages, what keeps something of each parameter: the
+        averages, if parameters cannot hold them; or, of averages that follow from parameters and a state, what the
+        parameters were before. It says something while `progress.swapped` alone.
     unpickled: whether arrays that steps write to may be read-only, as maps of files are.
     """
 

@@ -11,6 +11,7 @@ from ..definitions.conventions import conventions_with
 from ..definitions.hyperparameters import HYPERPARAMETERS
 from ..definitions.specs import Spec
 from ..step.attributes import NAMES_ELSEWHERE
+from ..step.evaluation import check_options
 from ..step.options import GROUP_OPTIONS, check_group_options
 from ..step.param_storage import check_state_dtype
 from ..step.rates import warn_without_effect
@@ -69,7 +70,7 @@ class ParamGroup(dict[str, Any]):
         notes = {key: values[key] for key in NOTES if key in values}
         options = check_group_options(values, changes.max_grad_norm)
         converted = spec.convert(values)
-        check_prox(spec, converted, options)
+        check_constraints(spec, converted, options)
         check_state_dtype(spec, converted, options["state_dtype"])
         self.constructed_lr = converted["lr"]
         super().__init__(params=tuple(params), **converted, **options, **notes)
@@ -128,7 +129,7 @@ class ParamGroup(dict[str, Any]):
             missing = ", ".join(sorted(needed - self.allowed_states))
             reason = ", ".join(f"{name}={values[name]!r}" for name in self._spec.variants if name in changes)
             raise ValueError(f"{reason} needs state that this optimizer was created without: {missing}")
-        check_prox(self._spec, values, options)
+        check_constraints(self._spec, values, options)
         values |= options
         return {key: values.get(key, value) for key, value in changes.items()}
 
@@ -172,8 +173,9 @@ class ParamGroup(dict[str, Any]):
         return dict, (dict(self),)
 
 
-def check_prox(spec: Spec, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """Raise a ValueError for a proximal step that the optimizer cannot do."""
+def check_constraints(spec: Spec, values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise a ValueError for a proximal step or a projection that the optimizer cannot do."""
+    check_options(spec, options)
     if options["prox"] is not None and options["prox"].row is None:
         spec.proximal_step(values)
 

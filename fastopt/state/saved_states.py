@@ -9,6 +9,7 @@ import numpy as np
 
 from ..checks import real_number
 from ..definitions.specs import CARRIED_BOUNDS, Spec
+from ..step.evaluation import Y
 from ..step.operations import ACCUMULATOR, STATES
 from ..step.param_storage import ParamStorage
 from ..step.storage import CODE_DTYPES, REST, working_dtype
@@ -111,6 +112,21 @@ def read_state(
     unused = bool(states) and not spec.counts_steps and all(map(is_unused, states.values()))
     step = _count(found, 0 if unused else 1, label)
     return SavedState(states, step, _read_carried(spec, found, label) if step else None)
+
+
+def with_counts(spec: Spec, saved: Any, group: Mapping[str, Any]) -> Any:
+    """The saved states of a parameter, with what the authors' class counts in its group."""
+    if spec.in_torch or not isinstance(saved, Mapping) or not saved:
+        return saved
+    return {**{own: group[name] for name, own in spec.in_groups.items() if name in group}, **saved}
+
+
+def read_kept(param: Any, saved: Any, label: str) -> tuple[Any, np.ndarray | None]:
+    """The saved states of a parameter without what it was before it showed its average; and that, if it was saved."""
+    if not isinstance(saved, Mapping) or saved.get(Y) is None:
+        return saved, None
+    kept = _checked(f"{label}[{Y!r}]", saved[Y], param, working_dtype(param.dtype))
+    return {name: value for name, value in saved.items() if name != Y}, kept
 
 
 def _array(label: str, value: Any, param: Any, stored: str | None) -> np.ndarray:

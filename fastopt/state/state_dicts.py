@@ -12,11 +12,12 @@ from ..checks import whole_number
 from ..definitions.specs import CAUTION, Spec
 from ..kernels.engine.contract import SegmentRecords
 from ..step.common import read_common
+from ..step.evaluation import TRAIN_MODE, Y
 from ..step.operations import ACCUMULATOR, accumulates, begun_states, carried_numbers, extra_states, needs_count
 from ..step.options import GROUP_OPTIONS
 from ..step.param_storage import ParamStorage
 from ..step.rates import scheduled_rate
-from . import coded, matching, rate_changes, saved_states
+from . import averages, coded, matching, rate_changes, saved_states
 from .contents import Contents
 from .groups import NOTES
 from .saved_states import plain, read_count
@@ -39,12 +40,15 @@ def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None,
     spec, records, params = contents.spec, contents.records, contents.params
     to_host = to_host or params.memory.to_host
     iterations = int(contents.progress.iterations[0])
+    shown = spec.average is not None and bool(contents.progress.swapped[0])
     saved_groups = []
     for group, span, names in zip(contents.groups, params.spans, params.tree.group_names(), strict=True):
         values = {key: value for key, value in without_params(group).items() if key not in GROUP_OPTIONS}
         values["lr"] = scheduled_rate(group["lr"], iterations)
         values |= rate_changes.changes_since(group.constructed_lr, group["lr"])
         values |= zip(spec.common, contents.progress.common.tolist(), strict=True)
+        if spec.average is not None:
+            values[TRAIN_MODE] = not shown
         if names is not None:
             values["param_names"] = list(names)
         saved_groups.append({**values, "params": list(span)})
@@ -66,6 +70,8 @@ def save(contents: Contents, to_host: Callable[[Any], np.ndarray] | None = None,
                 for name, array in state.items()
                 if name not in empty
             }
+            if shown:
+                kept[Y] = averages.kept_on_host(contents, index)
             saved[index] = {**counted, **kept}
     state_dict = StateDict(state=saved, param_groups=saved_groups, iterations=iterations)
     if contents.options["stochastic_rounding"]:
@@ -103,6 +109,8 @@ class Loaded(NamedTuple):
     skipped: how many steps `nonfinite="skip"` skipped, in all and in a row up to now.
     seed: of stochastic rounding.
     storages: how each parameter and its states are stored.
+    shown: whether parameters are averages that follow from them and a state.
+    kept: what each of them was before, where that was saved.
     """
 
     groups: list[dict[str, Any]]
@@ -115,6 +123,8 @@ class Loaded(NamedTuple):
     skipped: tuple[int, int]
     seed: int
     storages: list[ParamStorage]
+    shown: bool
+    kept: list[np.ndarray | None]
 
 
 def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
@@ -141,7 +151,8 @@ def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
     seed = whole_number("state_dict['seed']", plain(state_dict.get("seed", contents.seed)), least=0, bits=64)
     saved_first = {name: plain(value) for name, value in matched.groups[0].values.items()}
     common = read_common(spec, "param_groups[0]", saved_first)
-    loaded = Loaded([], [], [], records, accumulated, 0, [], _read_skipped(state_dict), seed, [])
+    shown = spec.average is not None and not matched.groups[0].values.get(TRAIN_MODE, True)
+    loaded = Loaded([], [], [], records, accumulated, 0, [], _read_skipped(state_dict), seed, [], shown, [])
     for group, saved, span in zip(contents.groups, matched.groups, params.spans, strict=True):
         values = _read_group(spec, group, saved)
         loaded.groups.append(values)
@@ -149,7 +160,11 @@ def read(contents: Contents, state_dict: Mapping[str, Any]) -> Loaded:
         for position, key in zip(span, saved.ids, strict=True):
             label, is_pending = f"state[{key!r}]", bool(records.pending[position])
             param, storage = params.arrays[position], contents.storages[position].without(spec.exact_states(values))
-            state = saved_states.read_state(spec, expected, param, storage, of_params.get(key), label, is_pending)
+            of_param, kept_before = saved_states.with_counts(spec, of_params.get(key), saved.values), None
+            if spec.average is not None:
+                of_param, kept_before = saved_states.read_kept(param, of_param, label)
+            state = saved_states.read_state(spec, expected, param, storage, of_param, label, is_pending)
+            loaded.kept.append(kept_before)
             loaded.storages.append(storage)
             loaded.states.append(state.states)
             records.steps[position] = state.step
@@ -181,6 +196,7 @@ def load(contents: Contents, loaded: Loaded) -> Contents:
             accumulated=np.array([loaded.accumulated]),
             iterations=np.array([loaded.iterations]),
             common=np.array(loaded.common, np.float64),
+            swapped=np.array([loaded.shown]),
         ),
         report=contents.report.loaded(*loaded.skipped, int(contents.progress.calls[0])),
     )
@@ -194,6 +210,8 @@ def load(contents: Contents, loaded: Loaded) -> Contents:
     for mine, theirs in zip(found.states, loaded.states, strict=True):
         for name, value in theirs.items():
             contents.params.memory.copy(mine[name], value)
+    if loaded.shown:
+        averages.keep(found, loaded.kept)
     return found
 
 
@@ -203,7 +221,8 @@ def _read_group(spec: Spec, group: Mapping[str, Any], saved: matching.SavedGroup
     missing = {**spec.defaults, **{name: group[name] for name in CAUTION if name in spec.defaults}}
     known = {name: given.get(name, default) for name, default in missing.items()}
     for key in given:
-        of_others = (*TORCH_ONLY, *spec.common, *spec.of_authors)
+        of_others = (*TORCH_ONLY, *spec.common, *spec.of_authors, *[TRAIN_MODE] * bool(spec.average))
+        of_others += () if spec.in_torch else tuple(spec.in_groups)
         if key not in known and key not in (*of_others, *NOTES, *rate_changes.KEYS, "params", "param_names"):
             raise ValueError(f"{label} has {key!r}, which {spec.name} does not know")
     values = spec.convert({name: plain(value) for name, value in known.items()})

@@ -51,14 +51,14 @@ def initial_states(
     for name in names:
         forms = [_form(name, param, storage) for param, storage in zip(params, storages, strict=True)]
         start = initial_value(spec, group, name) if name in spec.initial else None
-        _allocate(name, forms, states, memory, start)
+        allocate(name, forms, states, memory, start)
         for param, storage, state in zip(params, storages, states, strict=True):
             if start is not None and name in storage.formats:
                 start_state(memory, state[name], param, storage.formats[name], start)
-            if name in spec.starts_as_param or (name in STATES and STATES[name].starts_as_param):
-                start_as_param(memory, state[name], param, storage.formats.get(name))
+            if name in STATES and STATES[name].starts_as_param:
+                memory.copy(state[name], param if memory is host_memory else widened(memory, param))
     split = [(param, state) for param, storage, state in zip(params, storages, states, strict=True) if storage.split]
-    _allocate(REST, [(CODE_DTYPES[16], param.shape) for param, _ in split], [state for _, state in split], memory)
+    allocate(REST, [(CODE_DTYPES[16], param.shape) for param, _ in split], [state for _, state in split], memory)
     return states
 
 
@@ -78,7 +78,7 @@ def _form(name: str, param: Any, storage: ParamStorage) -> Form:
     return working_dtype(param.dtype), tuple(param.shape)
 
 
-def _allocate(
+def allocate(
     name: str, forms: Sequence[Form], states: Sequence[States], memory: Memory, start: float | None = None
 ) -> None:
     """Give each parameter a state of this form, all of a dtype in one buffer; those that are no codes start as said."""
@@ -101,14 +101,6 @@ def start_state(memory: Memory, state: Any, param: Any, format_name: str | None,
         memory.fill(state, value)
     else:
         memory.copy(state, coded.filled(format_name, value, param.shape))
-
-
-def start_as_param(memory: Memory, state: Any, param: Any, format_name: str | None) -> None:
-    """Let a state, whose format is None or has this name, be a copy of its parameter."""
-    if format_name is not None:
-        memory.copy(state, coded.encoded(format_name, memory.to_host(param).astype(np.float32)))
-    else:
-        memory.copy(state, param if memory is host_memory else widened(memory, param))
 
 
 def initial_value(spec: Spec, group: Mapping[str, Any], name: str) -> float:

@@ -16,6 +16,7 @@ from ..kernels.constants import CLIPPED, ENGINE_ARGUMENTS, FIRST_TERM, MAX_SUMS,
 from ..kernels.engine.plan import GroupPlan, OperandForm, Operation, RowOperation, RuleSum, Stage, StepPlan
 from ..kernels.formulas import registry
 from ..kernels.formulas.rule_sums import NUMEL, Terms
+from .evaluation import check_options
 from .operations import (
     ACCUMULATOR,
     Fused,
@@ -79,6 +80,7 @@ class Planner:
     """Makes plans for the groups of one optimizer."""
 
     def __init__(self, spec: Spec, backend: Backend, dtype: np.dtype, options: Mapping[str, Any]) -> None:
+        check_options(spec, options)
         self.spec = spec
         self.backend = backend
         self.dtype = dtype

@@ -213,7 +213,7 @@ class NativeOptimizer(SavedOptimizer):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if NativeOptimizer in cls.__bases__:  # with torch's class beside it
-            (torch_class,) = (each for each in cls.__bases__ if each is not NativeOptimizer)
+            torch_class = cls.__bases__[-1]
             cls.spec = _spec_of(torch_class)
             cls.name = cls.__qualname__ if cls.spec.custom else f"fastopt.torch.{cls.spec.name}"
             cls.__init__ = _initializer(torch_class)  # type: ignore[method-assign]

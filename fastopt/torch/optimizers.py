@@ -10,6 +10,7 @@ import textwrap
 import torch
 
 from ..definitions.specs import SPECS, Spec
+from .averaging import AveragingOptimizer
 from .base import NativeOptimizer
 from .plain import plain_class
 
@@ -38,7 +39,8 @@ def documentation(spec: Spec) -> str:
 
 def optimizer_class(spec: Spec) -> type[NativeOptimizer]:
     base = getattr(torch.optim, spec.name) if spec.in_torch else plain_class(spec)
-    return type(spec.name, (NativeOptimizer, base), {"__doc__": documentation(spec), "__module__": __name__})
+    more = (AveragingOptimizer,) if spec.average is not None else ()
+    return type(spec.name, (*more, NativeOptimizer, base), {"__doc__": documentation(spec), "__module__": __name__})
 
 
 for _spec in SPECS.values():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..checks import bound_arguments, flag
 from ..definitions.specs import CAUTION, Spec
+from ..step.evaluation import TRAIN_MODE
 from .stepping import states
 
 
@@ -34,20 +35,25 @@ class PlainOptimizer(torch.optim.Optimizer):
                 flag(name, value)
         if callable(values["lr"]):
             raise TypeError(f"{cls.__qualname__}: lr must be a number; use torch.optim.lr_scheduler for schedules")
+        if self.spec.average is not None:
+            values[TRAIN_MODE] = True
         super().__init__(params, values)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Takes over state dicts of the authors' classes, too: they may count in the group, in plain numbers or not."""
         super().__setstate__(state)
         for group in self.param_groups:
-            steps = group.pop("step", 0)
-            for name, value in _defaults(self.plain_signature).items():
+            counted = {"step": 0.0, **self.spec.carried}
+            counted |= {own: group.pop(name) for name, own in self.spec.in_groups.items() if name in group}
+            more = {} if self.spec.average is None else {TRAIN_MODE: True}
+            for name, value in {**_defaults(self.plain_signature), **more}.items():
                 group.setdefault(name, value)
             self._add_common(group)
             for param in group["params"]:
                 found = self.state.get(param, {})
-                if found and not isinstance(found.get("step"), Tensor):
-                    found["step"] = states.new_number(float(found.get("step", steps)))
+                for name, value in counted.items() if found else ():
+                    if not isinstance(found.get(name), Tensor):
+                        found[name] = states.new_number(float(found.get(name, value)), exact=name != "step")
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)

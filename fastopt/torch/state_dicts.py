@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..definitions.specs import CAUTION, Spec
 from ..state.torch_form import as_tensor, torch_form
+from ..step.evaluation import Y
 from ..step.operations import ACCUMULATOR
 from ..step.storage import REST
 from .stepping import coded_states, shards, tensors
@@ -179,7 +180,7 @@ class Fitting:
                 f"{self.owner}: state_dict has states for {_listed(unknown)}, but its groups have the parameters "
                 f"{_listed(params)}"
             )
-        known = (*self.spec.carried, *self.spec.all_states, REST)
+        known = (*self.spec.carried, *self.spec.all_states, REST, *[Y] * bool(self.spec.average))
         keys = [key for group in state_dict["param_groups"] for key in group["params"]]
         self.saved = [
             {

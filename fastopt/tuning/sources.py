@@ -16,6 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ..checks import whole_number
+from ..optimizers.averaging import AveragingOptimizer
 from ..optimizers.base import Optimizer
 from .choices import OptimizerChoice
 from .histories import History, is_finite, read_epochs, read_metrics, read_number
@@ -192,7 +193,10 @@ def train_epoch(problem: Problem, optimizer: Optimizer | None, epoch: int) -> di
             sums[name] = sums.get(name, 0.0) + value
     if not count:
         raise ValueError(f"batches({epoch}) has no batches")
-    return {**{name: value / count for name, value in sums.items()}, **evaluate(problem), "lr": lr}
+    # Schedule-Free optimizers train their average: it is what is evaluated.
+    with optimizer.averaged_params() if isinstance(optimizer, AveragingOptimizer) else contextlib.nullcontext():
+        held_out = evaluate(problem)
+    return {**{name: value / count for name, value in sums.items()}, **held_out, "lr": lr}
 
 
 def loss_and_gradients(problem: Problem, batch: Any) -> tuple[dict[str, float], Any]:

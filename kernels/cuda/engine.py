@@ -17,7 +17,7 @@ from . import memory
 from .availability import is_simulated, require_cuda
 from .kernels import kernel
 from .launches import LAUNCH_SHAPE
-from .render_prepare import prepare_source
+from .render_prepare import before_swap_source, prepare_source
 from .render_sums import sums_source
 from .render_update import update_source
 from .structures import STEP, Structure
@@ -385,7 +385,13 @@ class CudaEngine(EngineBase):
         if "swap" not in self.kernels:
             source = update_source(self.structures, self.dtype.name, ("swap",), self.chunk)
             self.kernels["swap"] = (kernel(source, "update", self.dtype.name), self.kernels["update"][1])
-        if "swap" not in self._launch:
-            self._launch["swap"] = machine.configured(*self.kernels["swap"], self.shape.threads, self._stream)
-        self._launch["swap"](self.tables.header)
+            if any(picks for each in self.structures for _, _, picks in each.program("swap")):
+                source = before_swap_source(self.structures, self.dtype.name)
+                self.kernels["before swap"] = (kernel(source, "prepare", self.dtype.name), 1)
+        self.upload()
+        for name in ("before swap", "swap"):
+            if name in self.kernels:
+                if name not in self._launch:
+                    self._launch[name] = machine.configured(*self.kernels[name], self.shape.threads, self._stream)
+                self._launch[name](self.tables.header)
         self.progress.swapped[0] = not self.progress.swapped[0]

@@ -61,6 +61,51 @@ def coefficients_source(index: int, structure: Structure) -> str:
     return device(f"coefficients_{index}", arguments_of, lines)
 
 
+def of_segment(structures: Sequence[Structure], real: str, scale: str, clip: Sequence[str] = ()) -> list[str]:
+    """Lines that compute the coefficients of a segment's update; `clip` are those that change `clip_coefficient`.
+
+    `next_0` and so on are then the numbers that it carries to the next step.
+    """
+    width, count = value_width(structures), n_carried(structures)
+    itemsize = 4 if real == "float32" else 8
+    lines = [
+        f"group_values = {row_of('values', 'group', width)}",
+        "step = load_int64(steps, segment) + 1",
+        f"own = {row_of('settings', 'segment', len(SETTINGS))}",
+        "lr = multiply(load_float64(group_values, {}), load_float64(own, {}))".format(
+            VALUES.index("lr"), SETTINGS.index("lr_scale")
+        ),
+        "clip_coefficient = float64(1.0)",
+        *clip,
+        f"target = coefficients + segment * {coefficient_width(structures) * itemsize}",
+        f"structure = load_int64({row_of('groups', 'group', len(GROUP))}, {GROUP.index('structure')})",
+        f"weight_decay = load_float64(own, {SETTINGS.index('weight_decay')})",
+        *(f"carried_{k} = load_float64(carried, segment * {count} + {k})" for k in range(count)),
+        *(f"next_{k} = carried_{k}" for k in range(count)),
+    ]
+    known = ", ".join(["float64(step), lr, weight_decay, clip_coefficient", *(f"carried_{k}" for k in range(count))])
+    results = ", ".join(f"next_{k}" for k in range(count)) + (" = " if count else "")
+    for index in range(len(structures)):
+        lines.append(f"{'if' if index == 0 else 'elif'} structure == {index}:")
+        lines.append(f"    {results}coefficients_{index}(target, group_values, {scale}, {known})")
+    return lines
+
+
+def before_swap_source(structures: Sequence[Structure], real: str) -> str:
+    """The kernel, of one block, that computes the coefficients of every segment, for a program that is no step."""
+    functions = [function for each in structures for stage in each.stages for function in stage[0]]
+    parts = functions_source(functions, "coefficient", "float64")
+    parts += [coefficients_source(index, each) for index, each in enumerate(structures)]
+    body = [
+        "for segment in range(cuda.threadIdx.x, n_segments, cuda.blockDim.x):",
+        "    row = segments + segment * row_bytes",
+        f"    group = load_int64(row, {SEGMENT.index('group')})",
+        *(f"    {line}" for line in of_segment(structures, real, "float64(1.0)")),
+    ]
+    parts.append(kernel_source("prepare", structures, HEADER, body))
+    return "\n\n".join(parts)
+
+
 def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[Function, ...]) -> str:
     """The kernel, of one block, that decides what a call does. It adds up the partial sums, finds whether gradients can
     be used and how much they are clipped, computes the coefficients of every segment, and updates the counts."""
@@ -68,8 +113,16 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
     functions = [function for each in structures for stage in each.stages for function in stage[0]]
     parts = functions_source([*functions, *clipping], "coefficient", "float64")
     parts += [coefficients_source(index, each) for index, each in enumerate(structures)]
-    width, count = value_width(structures), n_carried(structures)
-    clip = f"coefficient_{clipping[-1].name}"
+    count = n_carried(structures)
+    clip, clipped = f"coefficient_{clipping[-1].name}", []
+    if sums:
+        clipped = [
+            f"clip_norm = load_float64(group_values, {VALUES.index('clip_norm')})",
+            "if final and max_grad_norm > 0.0:",
+            f"    clip_coefficient = {clip}(total, divisor, max_grad_norm)",
+            "elif final and clip_norm > 0.0:",
+            f"    clip_coefficient = {clip}(load_float64(totals, segment), divisor, clip_norm)",
+        ]
     body = [
         "decided = cuda.shared.array(2, dtype=float64)",
         f"lanes = cuda.shared.array({TREE}, dtype=float64)",
@@ -116,41 +169,12 @@ def prepare_source(structures: Sequence[Structure], real: str, clipping: tuple[F
         *(f"    {line}" for line in ACTIVE),
         f"    group = load_int64(row, {SEGMENT.index('group')})",
         f"    group_row = {row_of('groups', 'group', len(GROUP))}",
-        f"    group_values = {row_of('values', 'group', width)}",
         "    variant = group * 0",
         "    if active and declined:",
         "        if gradient != 0 and not overflowed:",
         f"            variant = load_int64(group_row, {GROUP.index('clear')})",
         "    elif active:",
-        "        step = load_int64(steps, segment) + 1",
-        f"        own = {row_of('settings', 'segment', len(SETTINGS))}",
-        "        lr = multiply(load_float64(group_values, {}), load_float64(own, {}))".format(
-            VALUES.index("lr"), SETTINGS.index("lr_scale")
-        ),
-        "        clip_coefficient = float64(1.0)",
-    ]
-    if sums:
-        body += [
-            f"        clip_norm = load_float64(group_values, {VALUES.index('clip_norm')})",
-            "        if final and max_grad_norm > 0.0:",
-            f"            clip_coefficient = {clip}(total, divisor, max_grad_norm)",
-            "        elif final and clip_norm > 0.0:",
-            f"            clip_coefficient = {clip}(load_float64(totals, segment), divisor, clip_norm)",
-        ]
-    itemsize = 4 if real == "float32" else 8
-    body += [
-        f"        target = coefficients + segment * {coefficient_width(structures) * itemsize}",
-        f"        structure = load_int64(group_row, {GROUP.index('structure')})",
-        f"        weight_decay = load_float64(own, {SETTINGS.index('weight_decay')})",
-        *(f"        carried_{k} = load_float64(carried, segment * {count} + {k})" for k in range(count)),
-        *(f"        next_{k} = carried_{k}" for k in range(count)),
-    ]
-    known = ", ".join(["float64(step), lr, weight_decay, clip_coefficient", *(f"carried_{k}" for k in range(count))])
-    results = ", ".join(f"next_{k}" for k in range(count)) + (" = " if count else "")
-    for index in range(len(structures)):
-        body.append(f"        {'if' if index == 0 else 'elif'} structure == {index}:")
-        body.append(f"            {results}coefficients_{index}(target, group_values, scale, {known})")
-    body += [
+        *(f"        {line}" for line in of_segment(structures, real, "scale", clipped)),
         "        if final:",
         "            store_int64(steps, segment, step)",
         *(f"            store_float64(carried, segment * {count} + {k}, next_{k})" for k in range(count)),

@@ -266,8 +266,8 @@ BUSY = (
 )
 
 SWAPPED = (
-    "the averages are swapped in, so this is not possible; call swap_averages() again, or leave the block of "
-    "averaged_params()"
+    "the averages are swapped in, so this is not possible; call swap_averages() again (or train(), after eval()), "
+    "or leave the block of averaged_params()"
 )
 
 SHARED = "gradients that zero_grads=True is to zero share memory; each needs its own"

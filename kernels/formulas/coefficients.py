@@ -613,6 +613,58 @@ def prodigy(
     )
 
 
+def warmed_up(step, lr, warmup_steps):
+    """The rate with a linear warm-up, from lr / warmup_steps in the first step."""
+    return lr * select(warmup_steps == 0, 1, clip(step / maximum(warmup_steps, 1), 0, 1))
+
+
+def share_of(weight, weight_sum):
+    """The share of one weight in the sum of all; 0 while all are 0, as with a rate of 0."""
+    return select(weight_sum > 0, weight / weight_sum, 0)
+
+
+def schedule_free_adamw(
+    step, lr, beta1, beta2, eps, weight_decay, warmup_steps, r, weight_lr_power, weight_sum, lr_max
+):
+    is_first = first(step)
+    z_step_size = warmed_up(step, lr, warmup_steps)
+    lr_max = maximum(z_step_size, lr_max)
+    weight = step**r * lr_max**weight_lr_power
+    weight_sum = weight_sum + weight
+    average_weight = share_of(weight, weight_sum)
+    param_step_size = z_step_size * (1 - beta1 * (1 - average_weight))
+    one_minus_beta2 = 1 - beta2
+    direction = sqrt(1 - beta2**step)
+    eps_in = 0
+    eps_out = eps * direction
+    param_weight = weight_decay
+    return (
+        is_first,
+        beta2,
+        one_minus_beta2,
+        direction,
+        eps_in,
+        eps_out,
+        param_weight,
+        average_weight,
+        param_step_size,
+        z_step_size,
+        weight_sum,
+        lr_max,
+    )
+
+
+def schedule_free_sgd(step, lr, momentum, warmup_steps, r, weight_lr_power, weight_sum, lr_max):
+    is_first = first(step)
+    z_step_size = warmed_up(step, lr, warmup_steps)
+    lr_max = maximum(z_step_size, lr_max)
+    weight = step**r * lr_max**weight_lr_power
+    weight_sum = weight_sum + weight
+    average_weight = share_of(weight, weight_sum)
+    param_step_size = z_step_size * (1 - momentum * (1 - average_weight))
+    return is_first, average_weight, param_step_size, z_step_size, weight_sum, lr_max
+
+
 def preparation(gather_divisor, value_divisor, clip_value):
     """Factors that unscale the gradient, in the operation that reads the gradient first."""
     gather_factor = 1 / gather_divisor
@@ -648,6 +700,13 @@ def clipping_exact(sum_of_squares, divisor, max_norm):
     norm = sqrt(sum_of_squares) / divisor
     clip_coefficient = select(norm <= max_norm, 1, max_norm / norm)
     return clip_coefficient
+
+
+def evaluation(step, momentum, tolerance, smallest):
+    """For the operations that show the average of parameters that train between it and `z`, which starts in step 1."""
+    average_weight = select(step == 1, 0, 1 - 1 / momentum)
+    train_weight = select(step == 1, 0, 1 - momentum)
+    return average_weight, train_weight, tolerance, smallest
 
 
 # --- whole rows: (sum, count, own arguments) -> the coefficient of the row operation ---------------------------------

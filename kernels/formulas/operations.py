@@ -5,8 +5,8 @@ An operation is a function of one element of each array that it reads (its posit
 short buffers of each thread. The update reads its gradient from them, so the gradient itself is not overwritten.
 """
 
-from .rules import centered_root, rectified_root, root
-from .vocabulary import clip, select
+from .rules import centered_root, lerp, rectified_root, root
+from .vocabulary import clip, maximum, select
 
 # --- before the update ----------------------------------------------------------------------------------------------
 
@@ -129,6 +129,25 @@ def swap(param, param_average):
     param = param_average
     param_average = other
     return param, param_average
+
+
+def show_average(param, z, *, average_weight):
+    """`y` keeps the parameter as it trains: computed back from its average, it would be off by some roundings."""
+    y = param
+    param = select(average_weight == 0, param, lerp(param, z, average_weight))
+    return param, y
+
+
+def hide_average(param, z, y, *, average_weight, train_weight, tolerance, smallest):
+    """What is not the average any more, apart from how it is rounded, was changed meanwhile, and counts as the average.
+
+    Without an average (`y` is NaN) that is everything.
+    """
+    shown = lerp(y, z, average_weight)
+    change = param - shown
+    limit = tolerance * maximum(shown, -shown) + smallest
+    param = select(maximum(change, -change) <= limit, y, lerp(param, z, train_weight))
+    return param
 
 
 # --- memory traffic alone: read and write as an update with this number of states does, and compute almost nothing ---

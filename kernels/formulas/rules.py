@@ -38,8 +38,12 @@ def average_square(square_avg, grad, beta, one_minus_beta):
 
 
 def begun(state, param, is_first):
-    """A state that starts as the parameter, as it is before its first update; `is_first` is 1 there, and then 0."""
-    return select(is_first != 0, param, state)
+    """A state that starts as the parameter, as it is before its first update; `is_first` is 1 there, and then 0.
+
+    Until then its memory has 0. A `select` would double the loops of a rule: compilers make one for each outcome of a
+    condition on coefficients.
+    """
+    return (1 - is_first) * state + is_first * param
 
 
 def root(square, eps_in, eps_out):
@@ -466,7 +470,7 @@ def asgd(param, grad, ax, shrinkage, step_size, ax_weight):
 
 
 def decayed_direction(param, exp_avg, exp_avg_sq, direction, eps_in, eps_out, param_weight):
-    """Adam's direction and the decay of weights together; without decay nothing is added."""
+    """Adam's direction, of its average or of a gradient, and the decay of weights; without decay nothing is added."""
     update = direction * exp_avg / root(exp_avg_sq, eps_in, eps_out)
     return select(param_weight == 0, update, update + param_weight * param)
 
@@ -577,3 +581,34 @@ def prodigy_sums_over_all(param, grad, s, p0, is_first, s_keep, s_weight, distan
     distance_sum = select(is_included != 0, distance_weight * (grad * (p0 - param)), 0)
     s_sum = select(is_included != 0, maximum(s, -s), 0)
     return distance_sum, s_sum
+
+
+def schedule_free_adamw(
+    param,
+    grad,
+    z,
+    exp_avg_sq,
+    is_first,
+    beta2,
+    one_minus_beta2,
+    direction,
+    eps_in,
+    eps_out,
+    param_weight,
+    average_weight,
+    param_step_size,
+    z_step_size,
+):
+    z = begun(z, param, is_first)
+    exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
+    update = decayed_direction(param, grad, exp_avg_sq, direction, eps_in, eps_out, param_weight)
+    param = lerp(param, z, average_weight) - param_step_size * update
+    z = z - z_step_size * update
+    return param, z, exp_avg_sq
+
+
+def schedule_free_sgd(param, grad, z, is_first, average_weight, param_step_size, z_step_size):
+    z = begun(z, param, is_first)
+    param = lerp(param, z, average_weight) - param_step_size * grad
+    z = z - z_step_size * grad
+    return param, z

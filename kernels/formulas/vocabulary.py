@@ -31,7 +31,7 @@ def log(x: float) -> float:
 
 def select(condition: Any, if_true: Any, if_false: Any) -> Any:
     """`if_true` where the condition holds, else `if_false`; both sides are evaluated."""
-    return np.where(condition, if_true, if_false)
+    return np.where(condition, if_true, if_false)[()]  # a number, of numbers: powers of arrays are not the C library's
 
 
 def maximum(a: Any, b: Any) -> Any:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import equal_bits
+from cases import Case, equal_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -154,7 +154,8 @@ def test_restoring_gives_back_every_bit(name: str, dtype: Any, rng: np.random.Ge
     shapes = [(3, 4), (5,), ()]
     params = [np.array(rng.standard_normal(shape), dtype) for shape in shapes]
     grads = [[np.array(rng.standard_normal(shape), dtype) for shape in shapes] for _ in range(20)]
-    optimizer = getattr(fastopt, name)(params, ema_decay=0.9)
+    case = Case(name, {})
+    optimizer = case.make(params, **case.possible({"ema_decay": 0.9}))
     guard = fastopt.DivergenceGuard(optimizer, "restore", window=4, snapshot_every=5)
     for step in range(10):  # snapshots before steps 0, 5; then 10 - 4 is after 5
         if step == 5:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from arrays import at_offset
-from cases import BACKENDS, DTYPES, PLAIN, Case, equal_bits
+from cases import BACKENDS, DTYPES, PLAIN, Case, each_pair, equal_bits
 
 import fastopt
 from fastopt.definitions.specs import SPECS
@@ -95,9 +95,7 @@ NEARLY_IDLE = [
 """Coefficients of `regularize`: with which it changes nothing, nearly nothing, and something."""
 
 
-@by_rule
-@by_dtype
-@pytest.mark.parametrize("flush", [True, False], ids=["flush", "keep"])
+@each_pair(rule=RULES, dtype=DTYPES, flush={"flush": True, "keep": False})
 def test_every_loop_has_the_bits_of_the_reference(rule: str, dtype: Any, flush: bool, rng: np.random.Generator) -> None:
     loop = registry.loop(rule)
     expect = reference.loop(rule, np.dtype(dtype))
@@ -122,8 +120,8 @@ def test_every_loop_has_the_bits_of_the_reference(rule: str, dtype: Any, flush: 
 
 
 def test_most_rules_can_be_alone() -> None:
-    assert [rule for rule in RULES if registry.loop(rule).alone is None] == ["adan", "prodigy", "rprop"], (
-        "they store the gradient or the parameter as it is"
+    assert [rule for rule in RULES if registry.loop(rule).alone is None] == ["adan", "rprop"], (
+        "they store the gradient as it is"
     )
     assert all(registry.loop(name).alone is None for name in registry.operations())
 
@@ -190,8 +188,8 @@ def test_what_a_rule_stores_as_it_was_given(body: str, stored: bool) -> None:
 # --- what `regularize` does without weight decay ---------------------------------------------------------------------
 
 
-AVERAGING = {"ASGD", "Prodigy"}
-"""Optimizers with a state that is a copy or an average of the parameter."""
+AVERAGING = {"ASGD", *(name for name, spec in SPECS.items() if spec.starts_as_param)}
+"""Optimizers with a state that is an average of the parameter, or starts as it."""
 
 WITH_DECAY = [
     case for case in PLAIN if "weight_decay" in SPECS[case.optimizer].defaults and case.optimizer not in AVERAGING

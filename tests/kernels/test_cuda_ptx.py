@@ -18,9 +18,11 @@ from cases import DTYPES, VARIANTS, Case
 from storages import HALVES
 
 import fastopt
+from fastopt.definitions.specs import SPECS
 from fastopt.kernels.backends import Backend
 from fastopt.kernels.formulas import registry
 from fastopt.rules import maximum, select
+from fastopt.step import evaluation
 from fastopt.step.planning import Planner
 from fastopt.step.rates import rate_at
 from fastopt.step.storage import formats_of, operand_forms
@@ -33,7 +35,7 @@ if config.ENABLE_CUDASIM:
     pytest.skip("the simulator compiles nothing", allow_module_level=True)
 
 from fastopt.kernels.cuda import kernels
-from fastopt.kernels.cuda.render_prepare import prepare_source
+from fastopt.kernels.cuda.render_prepare import before_swap_source, prepare_source
 from fastopt.kernels.cuda.render_sums import sums_source
 from fastopt.kernels.cuda.render_update import VECTORS_IN_FLIGHT, update_source
 from fastopt.kernels.cuda.structures import STEP, Structure
@@ -148,6 +150,17 @@ def test_all_kernels_of_a_step_compile(more: dict[str, Any], dtype: Any) -> None
             assert not any(re.match(r"fma|mul\.f|.*approx|.*ftz|.*\.local", each) for each in found), (name, found)
         if name in ("sums", "counts"):
             assert found["bar.sync"] or found["barrier.sync"], found
+
+
+@pytest.mark.parametrize("show", [True, False], ids=["show", "hide"])
+def test_the_kernels_that_show_an_average_compile(show: bool) -> None:
+    spec, array = SPECS["ScheduleFreeSGD"], np.zeros(5, np.float32)
+    exchanged = evaluation.Exchanged(dict(spec.defaults), array, array, array, None, 1, None, "")
+    structures = [Structure.of(evaluation._plan(spec, BACKEND, exchanged, array.dtype, show))]
+    swap = update_source(structures, "float32", ("swap",), 8192)
+    before = before_swap_source(structures, "float32")
+    for name, source in (("swap", swap), ("prepare", before)):
+        assert instructions(ptx(source, name, np.float32))["st.global.f32"], name
 
 
 LINKED = VARIANTS if EVERYTHING else [case for case in VARIANTS if case.optimizer in ("Adam", "SGD", "RAdam")]

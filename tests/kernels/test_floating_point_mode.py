@@ -168,12 +168,15 @@ def results(case: Case, options: dict[str, Any], mode: str | None) -> list[np.nd
     return [param, *(np.atleast_1d(value) for value in optimizer.state[0].values())]
 
 
-@pytest.mark.slow
 @needs_rounding
-@pytest.mark.parametrize("case", VARIANTS, ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, marks=pytest.mark.exhaustive if case.options else pytest.mark.slow) for case in VARIANTS],
+    ids=str,
+)
 @pytest.mark.usefixtures("threads_always")
 def test_rounding_is_to_nearest_whatever_the_callers_mode_is(case: Case) -> None:
-    around = {"max_grad_norm": 1.0, "accumulate_steps": 2, "ema_decay": 0.5}
+    around = case.possible({"max_grad_norm": 1.0, "accumulate_steps": 2, "ema_decay": 0.5})
     for options in ({}, around):
         expected = results(case, {**options, "backend": "cython", "n_threads": 1}, None)
         for mode in ROUNDING:

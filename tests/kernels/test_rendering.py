@@ -121,9 +121,9 @@ def test_the_table_of_optimizers_fits_the_rules() -> None:
             results = {result for each in (before, *functions) for result in each.returned_names}
             assert set(rule.coefficients) <= results, f"{spec.stages(name)} for {name}"
             assert name in spec.costs
-            assert set(spec.initial) <= set(rule.states)
+            assert {*spec.initial, *spec.starts_as_param} <= set(rule.states)
     assert used == set(registry.rules()), "a rule that no optimizer uses"
-    around = {"preparation", "averaging", "constraint", *before_all}
+    around = {"preparation", "averaging", "constraint", "evaluation", *before_all}
     functions = {name for name, each in registry.coefficient_functions().items() if each.returned_names} - around
     own = {name for name in functions if not registry.coefficient_function(name).returned_names[0].endswith(SHARED)}
     assert used_functions == own, "a coefficient function that no optimizer uses"
@@ -224,10 +224,16 @@ def test_every_sum_is_vectorised(level: str, real: str) -> None:
         assert not re.search(FUSED, body)
 
 
-@pytest.mark.slow
+IN_TURN = [
+    pytest.param(loop, real, marks=pytest.mark.slow if (number + index) % 2 else pytest.mark.exhaustive)
+    for number, loop in enumerate(registry.loops().values())
+    for index, real in enumerate(registry.REALS)
+]
+"""Loops whose dtypes are looked at in turn, in `.ci/run`."""
+
+
 @knows_instructions
-@pytest.mark.parametrize("loop", registry.loops().values(), ids=lambda loop: loop.name)
-@pytest.mark.parametrize("real", registry.REALS)
+@pytest.mark.parametrize(("loop", "real"), IN_TURN, ids=lambda each: getattr(each, "name", each))
 def test_every_numba_loop_is_vectorised(loop: registry.Loop, real: str) -> None:
     assembly = machine_code.assembly(numba_loops.loop_text(loop.name, real))
     for operation in arithmetic_of(loop):

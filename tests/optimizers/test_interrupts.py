@@ -33,8 +33,9 @@ SIZES = (5, 3)
 GRADIENTS = [np.linspace(-1, 1, size) for size in SIZES]
 
 
-def start(backend: str, **options: Any) -> fastopt.Optimizer:
-    optimizer = fastopt.SGD([np.ones(size) for size in SIZES], lr=0.5, momentum=0.9, backend=backend, **options)
+def start(backend: str, made_by: Any = fastopt.SGD, **options: Any) -> fastopt.Optimizer:
+    params = [np.ones(size) for size in SIZES]
+    optimizer: fastopt.Optimizer = made_by(params, lr=0.5, momentum=0.9, backend=backend, **options)
     optimizer.step(GRADIENTS)
     return optimizer
 
@@ -89,6 +90,8 @@ ACTIONS: dict[str, tuple[Callable[[fastopt.Optimizer], Any], Callable[[fastopt.O
     "a step that is skipped": (nothing, step_with_nan),
     "step after another scale": (scale, step),
     "swap_averages": (nothing, lambda optimizer: optimizer.swap_averages()),
+    "eval": (nothing, lambda optimizer: optimizer.eval()),  # type: ignore[attr-defined]
+    "train": (lambda optimizer: optimizer.eval(), lambda optimizer: optimizer.train()),  # type: ignore[attr-defined]
     "set_segments": (nothing, lambda optimizer: optimizer.set_segments(0, lr_scale=0.5, frozen=True)),
 }
 EVERYTHING: dict[str, Any] = {
@@ -106,6 +109,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "a step with everything": EVERYTHING,
     "a step that is skipped": EVERYTHING,
     "swap_averages": EVERYTHING,
+    "eval": {"made_by": fastopt.ScheduleFreeSGD},
+    "train": {"made_by": fastopt.ScheduleFreeSGD},
 }
 
 

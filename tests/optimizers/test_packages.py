@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +27,7 @@ SHAPES = ((30,), (4, 5), (), (3,))
 class Pair:
     """An optimizer and a class of a package that does the same, with arguments for both, and for the other's alone.
 
-    `skips` says whether parameters without a gradient count no step there.
+    `skips` says whether parameters without a gradient count no step there; `called` is its class, if not of this name.
     """
 
     name: str
@@ -34,14 +35,19 @@ class Pair:
     shared: dict[str, Any] = field(default_factory=dict, hash=False)
     theirs: dict[str, Any] = field(default_factory=dict, hash=False)
     skips: bool = True
+    called: str | None = None
 
     def __str__(self) -> str:
-        return "-".join([self.name, self.package, *(f"{name}={value}" for name, value in self.shared.items())])
+        given = (f"{name}={value}" for name, value in {**self.shared, **self.theirs}.items())
+        return "-".join([self.called or self.name, self.package, *given])
 
     def make(self, params: list[Parameter]) -> Any:
         package = pytest.importorskip(self.package)
         with contextlib.redirect_stdout(io.StringIO()):  # prodigyopt prints
-            return getattr(package, self.name)(params, **self.shared, **self.theirs)
+            made = getattr(package, self.called or self.name)(params, **self.shared, **self.theirs)
+        if hasattr(made, "train"):
+            made.train()
+        return made
 
 
 PRODIGY: list[dict[str, Any]] = [
@@ -55,11 +61,34 @@ PRODIGY: list[dict[str, Any]] = [
     {"weight_decay": 0.1, "decouple": False, "lr": 0.3},
 ]
 
+ADAMW: dict[str, Any] = {"lr": 0.02, "betas": (0.8, 0.95), "eps": 1e-6}
+SGD: dict[str, Any] = {"lr": 0.05, "momentum": 0.8}
+DECAY: dict[str, Any] = {"weight_decay": 0.1}
+WEIGHTS: dict[str, Any] = {"warmup_steps": 7, "r": 0.5, "weight_lr_power": 1.5}
+
+
+def schedule_free(kind: str, shared: dict[str, Any], called: str = "", **theirs: Any) -> Pair:
+    """Counts of the authors' class are those of a group."""
+    return Pair(
+        f"ScheduleFree{kind}", "schedulefree", shared, theirs, skips=False, called=f"{kind}ScheduleFree{called}"
+    )
+
+
 PAIRS = [
     Pair(
         "StableAdamW", "pytorch_optimizer", {"lr": 0.05, "weight_decay": 0.01}, theirs={"kahan_sum": False}, skips=False
     ),
     *(Pair("Prodigy", "prodigyopt", options) for options in PRODIGY),
+    schedule_free("AdamW", {"lr": 0.02}),
+    schedule_free("AdamW", {**ADAMW, **DECAY}, foreach=False),
+    schedule_free("AdamW", {**ADAMW, **WEIGHTS}),
+    schedule_free("AdamW", {**ADAMW, **DECAY, **WEIGHTS}, "Reference"),
+    schedule_free("SGD", {"lr": 0.05}),
+    schedule_free("SGD", {**SGD, **DECAY}, foreach=False),
+    schedule_free("SGD", {**SGD, **WEIGHTS}),
+    schedule_free("SGD", {**SGD, **DECAY, **WEIGHTS}, "Reference"),
+    # Its ScheduleFreeAdamW adds 1e-15 under the root.
+    Pair("ScheduleFreeSGD", "pytorch_optimizer", {**SGD, **DECAY, **WEIGHTS}, skips=False),
 ]
 by_pair = pytest.mark.parametrize("pair", PAIRS, ids=str)
 
@@ -90,6 +119,17 @@ def close(mine: Any, theirs: Any) -> None:
     np.testing.assert_allclose(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+@contextlib.contextmanager
+def shown(*optimizers: Any) -> Iterator[None]:
+    """A block in which the parameters of optimizers that have an average show it."""
+    able = [each for each in optimizers if hasattr(each, "eval")]
+    for each in able:
+        each.eval()
+    yield
+    for each in able:
+        each.train()
+
+
 @by_pair
 def test_trajectories(pair: Pair) -> None:
     """To 1e-12; the largest difference that was seen is 5.2e-15. fastopt.torch has the bits of NumPy's class."""
@@ -109,26 +149,31 @@ def test_trajectories(pair: Pair) -> None:
         optimizer.step(found)
         in_torch.step()
         expected.step()
-        for array, param, other in zip(arrays, mine, theirs, strict=True):
-            assert np.array_equal(array, param.detach().numpy())
-            close(array, other.detach().numpy())
+        with shown(optimizer, in_torch, expected) if step % 8 == 7 else contextlib.nullcontext():
+            for array, param, other in zip(arrays, mine, theirs, strict=True):
+                assert np.array_equal(array, param.detach().numpy())
+                close(array, other.detach().numpy())
     assert not any(np.array_equal(array, before) for array, before in zip(arrays, start(), strict=True))
     for name in optimizer.spec.common:
         assert in_torch.param_groups[0][name] == pytest.approx(expected.param_groups[0][name], rel=1e-11, abs=1e-25)
 
 
-SAVED = [each for each in PAIRS if each.package == "prodigyopt" and each.shared.get("betas") is None]
-"""Packages of the authors; with no momentum, prodigyopt saves none."""
+SAVING = ("AdamWScheduleFree", "SGDScheduleFree")  # the reference classes save x, too
+SAVED = [
+    *((each, False) for each in PAIRS if each.package == "prodigyopt" and each.shared.get("betas") is None),
+    *((each, mode) for each in PAIRS if each.called in SAVING for mode in (False, True)),
+]
+"""Packages of the authors, and whether the average is shown meanwhile; with no momentum, prodigyopt saves none."""
 
 
-@pytest.mark.parametrize("pair", SAVED, ids=str)
+@pytest.mark.parametrize(("pair", "is_shown"), SAVED, ids=str)
 @pytest.mark.parametrize("to_torch", [True, False], ids=["fastopt.torch", "fastopt"])
-def test_what_a_package_has_saved_goes_on_here(pair: Pair, to_torch: bool) -> None:
+def test_what_a_package_has_saved_goes_on_here(pair: Pair, is_shown: bool, to_torch: bool) -> None:
     theirs = [Parameter(torch.tensor(array)) for array in start()]
     expected = pair.make(theirs)
 
     def step(number: int) -> list[np.ndarray | None]:
-        found = gradients([param.detach().numpy() for param in theirs], number)
+        found = gradients([param.detach().numpy() for param in theirs], number, pair.skips)
         for param, gradient in zip(theirs, found, strict=True):
             param.grad = None if gradient is None else torch.tensor(gradient)
         expected.step()
@@ -136,11 +181,17 @@ def test_what_a_package_has_saved_goes_on_here(pair: Pair, to_torch: bool) -> No
 
     for number in range(12):
         step(number)
+    if is_shown:
+        expected.eval()
     saved = copy.deepcopy(expected.state_dict())
     params = [param.detach().numpy().copy() for param in theirs]
     tensors = [Parameter(torch.tensor(param)) for param in params]
     optimizer = getattr(fastopt.torch if to_torch else fastopt, pair.name)(tensors if to_torch else params)
     optimizer.load_state_dict(saved)
+    if is_shown:
+        assert optimizer.averages_swapped_in
+        optimizer.train()
+        expected.train()
     for number in range(12, 24):
         found = step(number)
         if to_torch:
@@ -149,5 +200,6 @@ def test_what_a_package_has_saved_goes_on_here(pair: Pair, to_torch: bool) -> No
             optimizer.step()
         else:
             optimizer.step(found)
-        for index, other in enumerate(theirs):
-            close(tensors[index].detach().numpy() if to_torch else params[index], other.detach().numpy())
+        with shown(optimizer, expected) if number % 2 else contextlib.nullcontext():
+            for index, other in enumerate(theirs):
+                close(tensors[index].detach().numpy() if to_torch else params[index], other.detach().numpy())

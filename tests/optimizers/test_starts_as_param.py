@@ -81,7 +81,7 @@ def test_the_state_is_the_parameter_before_its_first_update(
     mine = normal(rng)
     optimizer = rule(mine, backend=backend)
     for index, param in enumerate(mine):
-        assert equal_bits(optimizer.state[index]["anchor"], param)
+        assert not optimizer.state[index]["anchor"].any()
         param *= 2
     theirs = [param.copy() for param in mine]
     expected = [in_numpy(param) for param in theirs]
@@ -161,8 +161,6 @@ def test_parameters_of_16_bits_start_it_with_the_number_they_stand_for(
     wide = [param.astype(np.float32) for param in mine]
     optimizer, expected = rule(mine, backend=backend, lr=0.0), rule(wide, backend=backend, lr=0.0)
     gradients = normal(rng, dtype)
-    for index, param in enumerate(wide):
-        assert equal_bits(optimizer.state[index]["anchor"], param)
     optimizer.step(gradients)
     expected.step([gradient.astype(np.float32) for gradient in gradients])
     for index, param in enumerate(wide):
@@ -193,7 +191,6 @@ def test_a_state_in_fewer_bits_is_rounded_after_the_first_update(
     exact = param.copy()
     optimizer, expected = rule(param, state_dtype={"anchor": format_name}), rule(exact)
     gradient = rng.standard_normal(LARGE).astype(np.float32)
-    assert np.allclose(optimizer.state[0]["anchor"], param, rtol=2**-4, atol=2**-8)
     optimizer.step(gradient)
     expected.step(gradient)
     assert equal_bits(param, exact)
@@ -234,8 +231,7 @@ def test_tensors(rule: Any, in_numpy: Any, options: dict[str, Any], rng: np.rand
     arrays = normal(rng)
     params = tensors(arrays)
     optimizer = rule.torch(params, **options)
-    if options:
-        assert all(torch.equal(optimizer.state[param]["anchor"], param) for param in params)
+    assert bool(optimizer.state) == bool(options)
     with torch.no_grad():
         for param in params:
             param.mul_(2)

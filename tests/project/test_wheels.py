@@ -17,8 +17,8 @@ from building import ROOT, python_with, start
 pytestmark = pytest.mark.slow
 
 TESTS = ROOT / "tests"
-LARGEST = 2_600_000
-"""Bytes of all compiled modules. 2.5 million were measured on x86-64; with debugging information, five times that."""
+LARGEST = 2_800_000
+"""Bytes of all compiled modules. 2.7 million were measured on x86-64; with debugging information, five times that."""
 
 IN_A_WHEEL = (
     r"fastopt/([a-z_0-9]+/)*[A-Za-z_0-9]+\.(py|pyi)",

@@ -527,10 +527,10 @@ def test_a_parameter_that_was_not_saved_starts_as_in_a_new_optimizer(case: Case)
     saved = optimizer.state_dict()
     del saved["state"][1]
     resumed_params = [np.full(shape, np.nan) for shape in SHAPES]
-    resumed = case.make(resumed_params, ema_decay=0.5)
+    resumed = case.make(resumed_params, **case.possible({"ema_decay": 0.5}))
     resumed.load_state_dict(saved)
     fresh_params = start()
-    fresh = case.make(fresh_params, ema_decay=0.5)
+    fresh = case.make(fresh_params, **case.possible({"ema_decay": 0.5}))
     resumed_params[0][...], resumed_params[1][...] = params[0], fresh_params[1]
     for step in gradients(3):
         resumed.step(step)

@@ -236,9 +236,7 @@ class Operations(RuleBasedStateMachine):
         self.swapped = False
         known = inspect.signature(self.cls).parameters
         options = {key: value for key, value in self.draw_options(data).items() if key in known}
-        self.around = draw_around(data)
-        if not Case(name, {}).can(self.around):
-            del self.around["prox"]
+        self.around = Case(name, {}).possible(draw_around(data))
         given = [self.new_params(*group) for group in self.groups]
         own = [self.draw_options(data) if grouped else {} for _ in given]
         try:

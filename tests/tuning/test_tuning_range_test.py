@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tuning_cases
-from cases import equal_bits, own_rate
+from cases import Case, equal_bits, own_rate
 from threadpoolctl import threadpool_limits
 
 import fastopt
@@ -56,6 +56,8 @@ OPTIONS: list[dict[str, Any]] = [
 def test_everything_is_put_back_and_training_goes_on_as_if_nothing_had_been(
     name: str, earlier_steps: int, options: dict[str, Any]
 ) -> None:
+    options = Case(name, {}).possible(options)
+
     def make() -> tuple[np.ndarray, np.ndarray, fastopt.Optimizer]:
         w, b = np.zeros(40), np.ones(3)
         hyperparameters = {"momentum": 0.9} if "momentum" in SPECS[name].defaults else {}

@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tuning_cases
 from tuning_cases import parabola
@@ -55,6 +56,36 @@ def test_the_best_rate_of_real_problems(problem: str, optimizer: str, low: float
     medians = [point.median for point in found.points]
     index = found.points.index(found.best)
     assert medians[: index + 1] == sorted(medians[: index + 1], reverse=True)  # a U
+
+
+class Pull:
+    """A parameter that is pulled to other places in turn; its own value is held out."""
+
+    epochs = 2
+
+    def __init__(self) -> None:
+        self.params = {"w": np.zeros(1)}
+
+    def batches(self, epoch: int) -> range:
+        return range(5)
+
+    def loss_and_gradients(self, batch: int) -> tuple[float, Any]:
+        return 1.0, {"w": self.params["w"] - batch}
+
+    def evaluate(self) -> dict[str, float]:
+        return {"loss": self.params["w"].item()}
+
+
+def test_of_schedule_free_optimizers_the_average_is_held_out() -> None:
+    (run,) = sweep(Pull, optimizer="ScheduleFreeSGD", rates=[0.3], seeds=1, workers=0).runs
+    param = np.zeros(1)
+    optimizer = fastopt.ScheduleFreeSGD(param, lr=0.3)
+    for _ in range(2):
+        for batch in range(5):
+            optimizer.step(param - batch)
+    trained = param.item()
+    optimizer.eval()
+    assert run.metrics["val_loss"] == param.item() != trained
 
 
 def test_diverged_runs_are_marked_and_are_never_best() -> None:

@@ -93,3 +93,26 @@ def assign_rounds(entries: Sequence[Entry]) -> int:
     for entry, key in zip(entries, keys, strict=True):
         entry.round = rounds[key]
     return max(len(rounds), 1)
+
+
+def check_state(owner: str, entry: Entry, label: str, value: Tensor) -> None:
+    """Check that a state is a tensor like its parameter.
+
+    Raises
+    ------
+    RuntimeError, TypeError, ValueError
+        It is not.
+    """
+    param = entry.local
+    tensors.check_param(owner, label, value)
+    tensors.check_memory(owner, label, value)
+    shards.check_state(owner, label, entry.param, value)
+    value = shards.local(value)
+    if not tensors.fits(value.dtype, param.dtype) or value.shape != param.shape:
+        cure = "; optimizer.load_state_dict(optimizer.state_dict()) converts the states"
+        raise ValueError(
+            f"{owner}: {label} must be of its parameter's dtype and shape, {param.dtype} {tuple(param.shape)}, got "
+            f"{value.dtype} {tuple(value.shape)}" + cure * (value.shape == param.shape)
+        )
+    if value.device != param.device:
+        raise ValueError(f"{owner}: {label} must be on its parameter's device {param.device}, got {value.device}")

@@ -90,8 +90,6 @@ def new_state(
 ) -> Tensor | CodedState:
     """A state as a new optimizer with these hyperparameters has it before its first step: in the format `codec`, or of
     this dtype, by default the parameter's."""
-    if name in spec.starts_as_param:
-        return _copy_of(param, dtype, codec)
     start = spec.initial.get(name, 0.0 if spec.counts_steps else UNUSED)
     value = float(values[start]) if isinstance(start, str) else start
     if codec is not None:
@@ -101,18 +99,10 @@ def new_state(
     return shards.wrapped(made, param)
 
 
-def _copy_of(param: Tensor, dtype: torch.dtype | None, codec: str | None) -> Tensor | CodedState:
-    own = shards.local(param).detach()
-    if codec is not None:
-        return CodedState.of(codec, own, own, shards.spec_of(param))
-    made = own.to(dtype or own.dtype, copy=True, memory_format=torch.preserve_format)
-    return shards.wrapped(made, param)
-
-
-def new_number(value: float) -> Tensor:
-    """A number of a state, in the dtype that torch gives it."""
-    dtype = torch.float64 if torch.get_default_dtype() == torch.float64 else torch.float32
-    return torch.tensor(value, dtype=dtype)
+def new_number(value: float, exact: bool = False) -> Tensor:
+    """A number of a state, in the dtype that torch gives it or, if it is to be `exact`, as steps compute it."""
+    double = exact or torch.get_default_dtype() == torch.float64
+    return torch.tensor(value, dtype=torch.float64 if double else torch.float32)
 
 
 def add_missing(
@@ -127,7 +117,7 @@ def add_missing(
     numbers = {"step": 0.0} if spec.counts_steps else {}
     for name, start in {**numbers, **spec.carried}.items():
         if dict.get(state, name) is None:
-            state[name] = new_number(start)
+            state[name] = new_number(start, exact=name in spec.carried and not spec.in_torch)
     for name in spec.states(values):
         if dict.get(state, name) is None:
             state[name] = new_state(spec, values, name, param, dtype, formats.get(name))

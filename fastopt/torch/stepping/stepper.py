@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from ...kernels.engine.contract import BUSY
+from ...kernels.engine.contract import BUSY, SWAPPED
 from . import modes
 from .coded_states import hide_all
 from .common import CommonNumbers, CommonWalk
@@ -78,6 +78,8 @@ class Stepper:
                 self.settle(groups, states, init_group, only)
             return
         modes.check_not_traced(self.host.name)  # `step` does not look for all that trace
+        if self.host.progress.swapped[0]:
+            raise RuntimeError(f"{self.host.name}: {SWAPPED}")
         if not self.settling.acquire(blocking=False):
             raise RuntimeError(BUSY)
         try:
@@ -141,14 +143,20 @@ class Stepper:
         self.counts_on_device = False
         try:
             update = Update(self.host, groups, states, init_group, self.steps(), self.exchange)
-            self.update, self.walk = update, update.single
-            if self.walk is not None and self.common is not None:
-                self.walk = CommonWalk(self.walk, self.common, update.note_values)
-            if self.walk is not None and self.exchange is not None:
-                self.walk = GuardedWalk(self.walk, self.exchange)
+            self.update = update
+            self.choose_walk()
         finally:
             self.counts_on_device = self.update is not None and any(each.on_device for each in self.update.rounds)
         return update
+
+    def choose_walk(self) -> None:
+        """Choose the walk of the engines that there are. There is none while parameters show their average: then steps
+        come to `settle`, which refuses them."""
+        self.walk = None if self.update is None or self.host.progress.swapped[0] else self.update.single
+        if self.walk is not None and self.update is not None and self.common is not None:
+            self.walk = CommonWalk(self.walk, self.common, self.update.note_values)
+        if self.walk is not None and self.exchange is not None:
+            self.walk = GuardedWalk(self.walk, self.exchange)
 
     def forget(self) -> None:
         """Drop the engines: the next step makes new ones."""

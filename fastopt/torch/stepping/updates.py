@@ -14,7 +14,7 @@ from . import devices, shards, tensors, wrappers
 from .coded_states import CodedState, encoded, stored_tensor, stored_tensors
 from .common import check_groups
 from .device_rounds import DeviceRound
-from .entries import Entry, assign_rounds
+from .entries import Entry, assign_rounds, check_state
 from .exchange import Exchange
 from .host import Group, Host, InitGroup, States
 from .hyperparameters import n_sums
@@ -195,7 +195,7 @@ class Update:
                     f"{host.name}: the state of {entry.label} has no {name!r}, which {variants or 'a step'} needs "
                     f"(it has {', '.join(map(repr, state)) or 'nothing'})"
                 )
-            self.check_state(entry, label, value)
+            check_state(self.host.name, entry, label, value)
             own = shards.local(value)
             if host.makes_states(entry.param) and own.dtype is not torch.float32:
                 is_new = name in host.spec.initial and dict.get(state, "step") == 0  # Adagrad's constructor makes it
@@ -238,30 +238,8 @@ class Update:
             value = value.decoded()
         if codec is None or not isinstance(value, Tensor):
             return value
-        self.check_state(entry, label, value)
+        check_state(self.host.name, entry, label, value)
         return CodedState.of(codec, value, entry.memory, shards.spec_of(entry.param))
-
-    def check_state(self, entry: Entry, label: str, value: Tensor) -> None:
-        """Check that a state is a tensor like its parameter.
-
-        Raises
-        ------
-        RuntimeError, TypeError, ValueError
-            It is not.
-        """
-        name, param = self.host.name, entry.local
-        tensors.check_param(name, label, value)
-        tensors.check_memory(name, label, value)
-        shards.check_state(name, label, entry.param, value)
-        value = shards.local(value)
-        if not tensors.fits(value.dtype, param.dtype) or value.shape != param.shape:
-            cure = "; optimizer.load_state_dict(optimizer.state_dict()) converts the states"
-            raise ValueError(
-                f"{name}: {label} must be of its parameter's dtype and shape, {param.dtype} {tuple(param.shape)}, got "
-                f"{value.dtype} {tuple(value.shape)}" + cure * (value.shape == param.shape)
-            )
-        if value.device != param.device:
-            raise ValueError(f"{name}: {label} must be on its parameter's device {param.device}, got {value.device}")
 
     def rest(self, states: States, entry: Entry) -> Tensor:
         """What a bfloat16 parameter does not hold of its float32: nothing at first.

@@ -416,6 +416,26 @@ def test_averages_and_gradients_are_on_the_device(rng: np.random.Generator) -> N
     assert hasattr(device.state[0]["param_average"], "copy_to_host")  # Numba's device array
 
 
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.average is not None])
+@pytest.mark.parametrize("dtype", [np.dtype(np.float32), *HALVES_HERE.values()], ids=str)
+def test_averages_that_follow_from_parameters_are_shown(name: str, dtype: Any, rng: np.random.Generator) -> None:
+    param = rng.standard_normal(5).astype(dtype)
+    on_device = to_device(param)
+    device, host = (getattr(fastopt, name)(each, lr=0.1) for each in (on_device, param))
+    for _ in range(3):
+        gradient = rng.standard_normal(5).astype(dtype)
+        device.step(to_device(gradient))
+        host.step(gradient)
+    trained = to_host(on_device).copy()
+    with device.averaged_params(), host.averaged_params():
+        assert device.averages_swapped_in
+        assert_same(device, host)
+        assert not equal_bits(to_host(on_device), trained)
+        with pytest.raises(RuntimeError, match="averages are swapped in"):
+            device.step(to_device(gradient))
+    assert equal_bits(to_host(on_device), trained)
+
+
 def test_a_graph_s_replays_get_what_was_assigned(rng: np.random.Generator) -> None:
     """`apply_changes` sends hyperparameters without a step: replays call no Python that could."""
     param, gradient = rng.standard_normal((2, 5)).astype(np.float32)

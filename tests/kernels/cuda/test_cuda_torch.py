@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from agreement import assert_agrees, is_exact
+from cases import equal_bits
 from custom_rule import Custom
 
 torch = pytest.importorskip("torch")
@@ -167,6 +168,24 @@ def test_every_class(on_device: Callable[[bool], None], name: str, dtype: Any) -
     walk = pair.device._stepper.update.single
     assert walk is None  # because of the parameter with gaps
     assert pair.device._stepper.update.rounds[0].on_device
+
+
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if spec.average is not None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_averages_that_follow_from_parameters_are_shown(
+    on_device: Callable[[bool], None], name: str, dtype: Any
+) -> None:
+    pair = Pair(on_device, name, dtype)
+    pair.step(*range(STEPS))
+    trained = [[array(param).copy() for param in params] for params in pair.params]
+    pair.each(lambda optimizer, params: optimizer.eval())
+    exact = is_exact(pair.device.spec.coefficients)
+    for mine, theirs in zip(*pair.params, strict=True):
+        assert_agrees(array(theirs), array(mine), exact)
+    assert not equal_bits(array(pair.params[0][0]), trained[0][0])
+    pair.each(lambda optimizer, params: optimizer.train())
+    for params, before in zip(pair.params, trained, strict=True):
+        assert all(equal_bits(array(param), each) for param, each in zip(params, before, strict=True))
 
 
 def test_steps_go_to_the_current_stream_without_a_look_at_the_device(
