@@ -42,9 +42,9 @@ def test_the_same_call_gives_the_same_numbers(file: str, case: dict[str, Any], b
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("case", read("timm")["cases"], ids=lambda case: f"{case['optimizer']}-{case['config']}")
-def test_timms_caution(case: dict[str, Any], backend: str) -> None:
-    """AdamWLegacy(caution=True), also without weight decay, and Lion."""
-    config = {**case["config"], "betas": tuple(case["config"]["betas"])}
+def test_timms_optimizers(case: dict[str, Any], backend: str) -> None:
+    """AdamWLegacy(caution=True), also without weight decay, and Lion; Lamb and Lars."""
+    config = {name: tuple(value) if name == "betas" else value for name, value in case["config"].items()}
     optimizer = getattr(fastopt, case["optimizer"])(np.array(read("timm")["params0"]), backend=backend, **config)
     actual = trajectory(optimizer, read("timm")["grads"])
     np.testing.assert_allclose(actual, case["trajectory"], rtol=1e-12, atol=1e-14)
