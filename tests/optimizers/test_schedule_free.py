@@ -305,8 +305,10 @@ def test_options_that_change_parameters_without_the_average_are_refused(name: st
             {"projection": fastopt.constraints.NonNegative()},
             "projection is not possible with .*: its average would not",
         ),
-        ({"prox": fastopt.constraints.GroupLasso(0.1)}, "prox is not possible with .*: its average would not follow"),
-        ({"prox": fastopt.constraints.L1(0.1)}, "prox is not possible"),
+        *(
+            ({"prox": prox}, "prox is not possible with .*: its average would not follow")
+            for prox in (fastopt.constraints.GroupLasso(0.1), fastopt.constraints.L1(0.1))
+        ),
         ({"state_dtype": {"z": "bfloat16"}}, r"state_dtype\['z'\] must be 'float32'"),
     ):
         with pytest.raises(ValueError, match=why):

@@ -167,7 +167,7 @@ def test_every_proximal_step_has_a_rate_and_no_other() -> None:
         assert not spec.proximal or spec.proximal.keys() == set(spec.rules.values()), name
 
 
-@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if not spec.proximal])
+@pytest.mark.parametrize("name", [name for name, spec in SPECS.items() if not (spec.proximal or spec.average)])
 def test_a_proximal_step_without_a_rate_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"prox is not possible with {name}: its updates have no rate to do it with"):
         getattr(fastopt, name)(np.ones(3), prox=fastopt.constraints.L1(0.1))
