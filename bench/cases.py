@@ -51,8 +51,8 @@ class Variant:
     @property
     def terms(self) -> Terms | None:
         """What a step adds up before it updates anything."""
-        spec = SPECS[self.optimizer]
-        return spec.terms({**spec.defaults, **self.hyperparameters})
+        spec = SPECS.get(self.optimizer)  # there is none for calls that are no steps
+        return None if spec is None else spec.terms({**spec.defaults, **self.hyperparameters})
 
 
 def _variants(spec: Spec) -> list[Variant]:
