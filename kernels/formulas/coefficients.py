@@ -623,16 +623,25 @@ def share_of(weight, weight_sum):
     return select(weight_sum > 0, weight / weight_sum, 0)
 
 
+def weight_in_average(step, lr_max, r, weight_lr_power):
+    return step**r * lr_max**weight_lr_power
+
+
+def step_of_param(z_step_size, momentum, average_weight):
+    """The step size of a point between `z`, which moves by its own, and the average, which moves by a share of that."""
+    return z_step_size * (1 - momentum * (1 - average_weight))
+
+
 def schedule_free_adamw(
     step, lr, beta1, beta2, eps, weight_decay, warmup_steps, r, weight_lr_power, weight_sum, lr_max
 ):
     is_first = first(step)
     z_step_size = warmed_up(step, lr, warmup_steps)
     lr_max = maximum(z_step_size, lr_max)
-    weight = step**r * lr_max**weight_lr_power
+    weight = weight_in_average(step, lr_max, r, weight_lr_power)
     weight_sum = weight_sum + weight
     average_weight = share_of(weight, weight_sum)
-    param_step_size = z_step_size * (1 - beta1 * (1 - average_weight))
+    param_step_size = step_of_param(z_step_size, beta1, average_weight)
     one_minus_beta2 = 1 - beta2
     direction = sqrt(1 - beta2**step)
     eps_in = 0
@@ -658,10 +667,10 @@ def schedule_free_sgd(step, lr, momentum, warmup_steps, r, weight_lr_power, weig
     is_first = first(step)
     z_step_size = warmed_up(step, lr, warmup_steps)
     lr_max = maximum(z_step_size, lr_max)
-    weight = step**r * lr_max**weight_lr_power
+    weight = weight_in_average(step, lr_max, r, weight_lr_power)
     weight_sum = weight_sum + weight
     average_weight = share_of(weight, weight_sum)
-    param_step_size = z_step_size * (1 - momentum * (1 - average_weight))
+    param_step_size = step_of_param(z_step_size, momentum, average_weight)
     return is_first, average_weight, param_step_size, z_step_size, weight_sum, lr_max
 
 

@@ -583,6 +583,11 @@ def prodigy_sums_over_all(param, grad, s, p0, is_first, s_keep, s_weight, distan
     return distance_sum, s_sum
 
 
+def step_beside_average(param, z, update, average_weight, param_step_size):
+    """A step from where a parameter is, once the average has taken up the last `z`."""
+    return lerp(param, z, average_weight) - param_step_size * update
+
+
 def schedule_free_adamw(
     param,
     grad,
@@ -602,13 +607,13 @@ def schedule_free_adamw(
     z = begun(z, param, is_first)
     exp_avg_sq = average_square(exp_avg_sq, grad, beta2, one_minus_beta2)
     update = decayed_direction(param, grad, exp_avg_sq, direction, eps_in, eps_out, param_weight)
-    param = lerp(param, z, average_weight) - param_step_size * update
+    param = step_beside_average(param, z, update, average_weight, param_step_size)
     z = z - z_step_size * update
     return param, z, exp_avg_sq
 
 
 def schedule_free_sgd(param, grad, z, is_first, average_weight, param_step_size, z_step_size):
     z = begun(z, param, is_first)
-    param = lerp(param, z, average_weight) - param_step_size * grad
+    param = step_beside_average(param, z, grad, average_weight, param_step_size)
     z = z - z_step_size * grad
     return param, z
