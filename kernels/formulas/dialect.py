@@ -181,8 +181,8 @@ def _targets(statement: ast.Assign) -> list[str]:
     return [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
-ADDED_UP = "a rule sees one element; what it needs to know of all together, `sums` adds up"
-BEYOND = "a rule sees one element, and of all others sums alone; rows and columns, matrices and sorting are beyond it"
+ADDED_UP = "custom rules are element-wise; what they need to know of all together, `sums` adds up"
+BEYOND = "custom rules are element-wise, but for sums; rows and columns, matrices and sorting are beyond them"
 
 WHOLE = {
     **dict.fromkeys(("dot", "inner", "mean", "nanmean", "nansum", "norm", "std", "sum", "var", "vdot"), ADDED_UP),
